@@ -1,0 +1,22 @@
+"""Inputs, outputs and attributes that several ops share, each described in one place."""
+
+from __future__ import annotations
+
+from onnx_cbp.custom_ops.operator import Attribute, Tensor
+
+X = Tensor("X", "T", "X", "Input data of rank 2 or more, channels at `axis`.")
+Y = Tensor("Y", "T", "X", "Normalised data.")
+DY = Tensor("dY", "T", "X", "Gradient of the loss with respect to Y.")
+DX = Tensor("dX", "T", "X", "Gradient of the loss with respect to X.")
+SCALE = Tensor("scale", "U", "C", "Scale (gamma) of every channel.")
+B = Tensor("B", "U", "C", "Bias (beta) of every channel.")
+MEAN = Tensor("mean", "U", "C", "Mean of every channel.")
+VAR = Tensor("var", "U", "C", "Biased (population) variance of every channel.")
+INV_STD = Tensor("inv_std", "U", "C", "1 / sqrt(var + epsilon) of every channel.")
+SCALE_GRAD = Tensor("scale_grad", "U", "C", "sum(dY * (X - mean) * inv_std) of every channel.")
+BIAS_GRAD = Tensor("bias_grad", "U", "C", "sum(dY) of every channel.")
+COUNT = Tensor("count", "int64", "", "Elements per channel (M).")
+
+AXIS = Attribute("axis", 1, "Axis of the channels, in [-rank, rank - 1]. -1 is NHWC.")
+EPSILON = Attribute("epsilon", 1e-5, "Added to the variance before the square root.")
+STASH_TYPE = Attribute("stash_type", 1, "Type of the statistics: 1 float, 11 double.")

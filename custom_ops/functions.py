@@ -1,0 +1,39 @@
+"""Function bodies: the ops in standard ONNX, for runtimes that have no library of ours."""
+
+from __future__ import annotations
+
+import onnx
+import onnx.parser
+
+from onnx_cbp.custom_ops.bodies import MIXED_TYPES_OPSET, OLDEST_OPSET
+from onnx_cbp.custom_ops.operator import DOMAIN, Operator
+from onnx_cbp.errors import OnnxCbpError
+
+
+def make_function(operator: Operator, opset: int) -> onnx.FunctionProto:
+    """The body of an op for a model that imports `opset` of the default domain.
+
+    Below opset 15, which brought CastLike, the body serves float data with float statistics only.
+
+    Raises:
+        OnnxCbpError: the opset is older than the oldest that bodies are written for (14).
+    """
+    if opset < OLDEST_OPSET:
+        raise OnnxCbpError(
+            f"function bodies need opset {OLDEST_OPSET} or newer, the model imports opset {opset}: convert it with "
+            "onnx.version_converter, or rewrite it without 'portable'"
+        )
+    inputs = ", ".join(t.name for t in operator.inputs)
+    outputs = ", ".join(t.name for t in operator.outputs)
+    attributes = ", ".join(a.name for a in operator.attributes)
+    function = onnx.parser.parse_function(
+        f'<opset_import: ["" : {opset}], domain: "{DOMAIN}">\n'
+        f"{operator.name} <{attributes}> ({inputs}) => ({outputs}) {{{operator.body(opset)}}}"
+    )
+    function.doc_string = operator.doc
+    return function
+
+
+def serves_mixed_types(opset: int) -> bool:
+    """Whether bodies of this opset serve types other than float throughout."""
+    return opset >= MIXED_TYPES_OPSET

@@ -1,0 +1,105 @@
+"""The native library: where it is, and its plain C functions (docs/native_interface.md)."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnx_cbp.custom_ops.operator import Arrays, Operator
+from onnx_cbp.errors import OnnxCbpError
+
+_FILE_NAME = "libonnx_cbp.so"
+
+
+def find_library() -> Path | None:
+    """The native library's file; None in a pure-Python installation."""
+    # importlib.resources, because in an editable install the library does not lie beside this file.
+    path = resources.files("onnx_cbp.custom_ops") / _FILE_NAME
+    return Path(str(path)) if path.is_file() else None
+
+
+def get_library_path() -> str:
+    """Path of the native op library, for `SessionOptions.register_custom_ops_library`.
+
+    Raises:
+        OnnxCbpError: this installation has no native library.
+    """
+    path = find_library()
+    if path is None:
+        raise OnnxCbpError(
+            "this installation of onnx-cbp has no native library: reinstall it without ONNX_CBP_NATIVE=OFF, or use "
+            "register(session_options, backend='python')"
+        )
+    return str(path)
+
+
+@functools.cache
+def load_library() -> ctypes.CDLL | None:
+    """The native library, loaded for its C functions; None in a pure-Python installation."""
+    path = find_library()
+    return None if path is None else ctypes.CDLL(str(path))
+
+
+def call_native(
+    operator: Operator, inputs: Sequence[np.ndarray], attributes: Mapping[str, Any]
+) -> Arrays:
+    """Run an op's C++ kernel on numpy arrays, on this thread.
+
+    Raises:
+        ValueError: an input or attribute that does not fit, in one line.
+        OnnxCbpError: this installation has no native library.
+    """
+    library = load_library()
+    if library is None:
+        get_library_path()  # says what is missing and what to do
+    binding = operator.bind(inputs, attributes)
+    arrays = [np.ascontiguousarray(value).reshape(value.shape) for value in inputs]
+    outputs = tuple(
+        np.empty(shape, dtype)
+        for shape, dtype in zip(binding.output_shapes, binding.output_dtypes, strict=True)
+    )
+    error = _function(operator)(*_arguments(operator, binding.layout, arrays, outputs, attributes))
+    if error is not None:
+        raise ValueError(f"{operator}: {error.decode()}")
+    return outputs
+
+
+@functools.cache
+def _function(operator: Operator) -> Any:
+    function = getattr(load_library(), f"onnx_cbp_{_snake_case(operator.name)}")
+    function.restype = ctypes.c_char_p
+    return function
+
+
+def _arguments(
+    operator: Operator,
+    layout: Any,
+    inputs: Sequence[np.ndarray],
+    outputs: Sequence[np.ndarray],
+    attributes: Mapping[str, Any],
+) -> list[Any]:
+    """Types, sizes, attributes, inputs, outputs: the order of every function in c_api.h."""
+    formals = zip(operator.inputs + operator.outputs, (*inputs, *outputs), strict=True)
+    numbers = {t.type: onnx.helper.np_dtype_to_tensor_dtype(value.dtype) for t, value in formals}
+    arguments: list[Any] = [ctypes.c_int(numbers[name]) for name in ("T", "U") if name in numbers]
+    sizes = (
+        (layout.outer, layout.channels, layout.inner) if operator.has_data else (layout.channels,)
+    )
+    arguments += [ctypes.c_int64(size) for size in sizes]
+    for attribute in operator.attributes:
+        if attribute.name not in ("axis", "stash_type"):  # both are in the sizes and types
+            kind = ctypes.c_double if isinstance(attribute.default, float) else ctypes.c_int
+            arguments.append(kind(attributes[attribute.name]))
+    arguments += [ctypes.c_void_p(array.ctypes.data) for array in (*inputs, *outputs)]
+    return arguments
+
+
+def _snake_case(name: str) -> str:
+    return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")

@@ -1,0 +1,228 @@
+"""How an op is described: once, as an :class:`Operator`, from which every part of it is made.
+
+Schema, reference evaluation, function body and Python op all read the same description, and all of them check their
+inputs with :meth:`Operator.bind`. Only the C++ ops repeat names and order; a test holds them against this.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+
+DOMAIN = "onnx_cbp"
+OPSET_VERSION = 1
+
+#: ONNX's numbers of the types that statistics, scale and B may have (U in the op table).
+STATISTICS_TYPES = {onnx.TensorProto.FLOAT: np.float32, onnx.TensorProto.DOUBLE: np.float64}
+
+Arrays = tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One input or output.
+
+    Attributes:
+        name: the formal name.
+        type: "T" (type of X), "U" (type of the statistics) or "int64".
+        shape: "X" (shape of X), "C" (one value a channel) or "" (a scalar).
+        doc: one line for the schema.
+    """
+
+    name: str
+    type: str
+    shape: str
+    doc: str
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """One attribute; its type is that of its default (int or float)."""
+
+    name: str
+    default: int | float
+    doc: str
+
+
+@dataclass(frozen=True)
+class Layout:
+    """X seen as [outer, channels, inner]: the dimensions before, at and after the channel axis."""
+
+    outer: int
+    channels: int
+    inner: int
+
+    @property
+    def count(self) -> int:
+        """Elements per channel: M in the formulas."""
+        return self.outer * self.inner
+
+    def per_channel(self, vector: np.ndarray) -> np.ndarray:
+        """The vector [C] in a shape that broadcasts over [outer, channels, inner]."""
+        return vector.reshape(1, self.channels, 1)
+
+
+@dataclass(frozen=True)
+class Binding:
+    """What an op's inputs and attributes amount to, after they were checked."""
+
+    layout: Layout
+    output_shapes: tuple[tuple[int, ...], ...]
+    output_dtypes: tuple[np.dtype, ...]
+
+
+@dataclass(frozen=True)
+class Operator:
+    """An op of the domain.
+
+    Attributes:
+        name: op type.
+        doc: what it computes, with the formula.
+        inputs, outputs: in order; arity is fixed.
+        attributes: in order; the order in which the C function takes those it needs.
+        reference: the float64 oracle: float64 arrays (X and dY as [outer, channels, inner]) and int64 count in, then
+            the layout and the attributes by name -> a tuple of float64 arrays.
+        body: statements of the function body in ONNX's textual syntax, for a given opset of the default domain.
+    """
+
+    name: str
+    doc: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    attributes: tuple[Attribute, ...]
+    reference: Callable[..., Arrays] = field(repr=False)
+    body: Callable[[int], str] = field(repr=False)
+
+    @property
+    def has_data(self) -> bool:
+        """Whether the op sees X (RunningStats sees only per-channel vectors)."""
+        return any(t.shape == "X" for t in self.inputs)
+
+    def bind(self, inputs: Sequence[np.ndarray], attributes: Mapping[str, Any]) -> Binding:
+        """Check inputs and attributes and derive the outputs' shapes and types.
+
+        Raises:
+            ValueError: one line that names the op, the input or attribute, its value and the mend.
+        """
+        if len(inputs) != len(self.inputs):
+            names = ", ".join(t.name for t in self.inputs)
+            raise ValueError(f"{self}: {len(inputs)} inputs, expected {len(self.inputs)}: {names}")
+        arrays = dict(zip((t.name for t in self.inputs), inputs, strict=True))
+        layout, data_shape = self._layout(arrays, attributes)
+        self._check_attributes(attributes)
+        types = self._check_types(arrays, attributes)
+        shapes = {"X": data_shape, "C": (layout.channels,), "": ()}
+        for t in self.inputs:
+            if arrays[t.name].shape != shapes[t.shape]:
+                raise ValueError(
+                    f"{self}: input '{t.name}' has shape {list(arrays[t.name].shape)}, expected "
+                    f"{list(shapes[t.shape])}" + self._shape_reason(t, attributes)
+                )
+        if "count" in arrays and arrays["count"] < 0:
+            raise ValueError(
+                f"{self}: input 'count' is {int(arrays['count'])}; it must be 0 or more"
+            )
+        return Binding(
+            layout,
+            tuple(shapes[t.shape] for t in self.outputs),
+            tuple(types[t.type] for t in self.outputs),
+        )
+
+    def evaluate(self, *inputs: np.ndarray, **attributes: Any) -> Arrays:
+        """The float64 oracle on arrays of any float type: outputs in float64 (count in int64), not rounded to U or T."""
+        binding = self.bind(inputs, attributes)
+        wide = [
+            value if t.type == "int64" else np.asarray(value, np.float64)
+            for t, value in zip(self.inputs, inputs, strict=True)
+        ]
+        layout = binding.layout
+        planes = [
+            value.reshape(layout.outer, layout.channels, layout.inner) if t.shape == "X" else value
+            for t, value in zip(self.inputs, wide, strict=True)
+        ]
+        with np.errstate(all="ignore"):  # NaN and Inf in the data are the caller's affair
+            results = self.reference(*planes, layout=layout, **attributes)
+        return tuple(
+            np.asarray(value).reshape(shape)
+            for value, shape in zip(results, binding.output_shapes, strict=True)
+        )
+
+    def __str__(self) -> str:
+        return f"{DOMAIN}.{self.name}"
+
+    def _layout(
+        self, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]
+    ) -> tuple[Layout, tuple[int, ...]]:
+        if not self.has_data:
+            vector = self.inputs[0].name
+            if arrays[vector].ndim != 1:
+                raise ValueError(
+                    f"{self}: input '{vector}' has shape {list(arrays[vector].shape)}, expected one value a channel"
+                )
+            return Layout(1, arrays[vector].shape[0], 1), ()
+        shape = arrays["X"].shape
+        rank = len(shape)
+        if rank < 2:
+            raise ValueError(
+                f"{self}: input 'X' has shape {list(shape)}; it needs a batch and a channel axis, rank 2 or more"
+            )
+        axis = attributes["axis"]
+        if not -rank <= axis < rank:
+            raise ValueError(
+                f"{self}: attribute 'axis' is {axis}, out of range for X of shape {list(shape)}; "
+                f"use {-rank} to {rank - 1}"
+            )
+        axis %= rank
+        return Layout(math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])), shape
+
+    def _check_attributes(self, attributes: Mapping[str, Any]) -> None:
+        expected = {a.name for a in self.attributes}
+        if set(attributes) != expected:
+            raise ValueError(
+                f"{self}: attributes {sorted(attributes)}, expected {sorted(expected)}"
+            )
+        if attributes.get("stash_type", 1) not in STATISTICS_TYPES:
+            raise ValueError(
+                f"{self}: attribute 'stash_type' is {attributes['stash_type']}; use 1 (float) or 11 (double)"
+            )
+        if not attributes.get("epsilon", 0.0) >= 0.0:
+            raise ValueError(
+                f"{self}: attribute 'epsilon' is {attributes['epsilon']}; it must be 0 or more"
+            )
+
+    def _check_types(
+        self, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]
+    ) -> dict[str, np.dtype]:
+        """The dtypes of T, U and int64; every input has the one that its type name stands for."""
+        types: dict[str, np.dtype] = {"int64": np.dtype(np.int64)}
+        if "stash_type" in attributes:
+            types["U"] = np.dtype(STATISTICS_TYPES[attributes["stash_type"]])
+        for t in self.inputs:
+            dtype = arrays[t.name].dtype
+            if t.type == "U" and dtype not in (np.float32, np.float64):
+                raise ValueError(
+                    f"{self}: input '{t.name}' has type {dtype}, expected float32 or float64"
+                )
+            if dtype != types.setdefault(t.type, dtype):
+                raise ValueError(
+                    f"{self}: input '{t.name}' has type {dtype}, expected {types[t.type]}"
+                )
+        if "T" in types and types["T"].name not in ("float16", "bfloat16", "float32", "float64"):
+            raise ValueError(
+                f"{self}: X has type {types['T']}, expected float16, bfloat16, float32 or float64"
+            )
+        return types
+
+    def _shape_reason(self, tensor: Tensor, attributes: Mapping[str, Any]) -> str:
+        if tensor.shape == "X":
+            return ", the shape of X"
+        if tensor.shape == "C":
+            return ", one value a channel" + (
+                f" (axis {attributes['axis']} of X)" if "axis" in attributes else ""
+            )
+        return ", a scalar"

@@ -1,0 +1,82 @@
+"""ChannelBackprop: the input gradient of a normalisation over the batch."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnx_cbp.custom_ops import bodies, formals
+from onnx_cbp.custom_ops.operator import Arrays, Layout, Operator
+
+
+def _reference(
+    dY: np.ndarray,
+    X: np.ndarray,
+    scale: np.ndarray,
+    mean: np.ndarray,
+    inv_std: np.ndarray,
+    scale_grad: np.ndarray,
+    bias_grad: np.ndarray,
+    count: np.ndarray,
+    *,
+    layout: Layout,
+    axis: int,
+) -> Arrays:
+    column = layout.per_channel
+    m = max(int(count), 1)
+    x_hat = (X - column(mean)) * column(inv_std)
+    return (
+        column(scale * inv_std) * (dY - column(bias_grad) / m - x_hat * column(scale_grad) / m),
+    )
+
+
+def _body(opset: int) -> str:
+    return (
+        bodies.CONSTANTS
+        + bodies.AS_PLANES
+        + bodies.planes("X", opset, like="scale")
+        + bodies.planes("dY", opset, like="scale")
+        + f"""
+    one_scalar = Squeeze (one, zero)
+    count_or_one = Max (count, one_scalar)
+    {bodies.count_like("m", "count_or_one", "scale", opset)}
+    mean_bias_grad = Div (bias_grad, m)
+    mean_scale_grad = Div (scale_grad, m)
+    coefficient = Mul (scale, inv_std)
+"""
+        + bodies.per_channel("mean", "inv_std", "mean_bias_grad", "mean_scale_grad", "coefficient")
+        + f"""
+    centred = Sub (X_planes, mean_column)
+    x_hat = Mul (centred, inv_std_column)
+    through_var = Mul (x_hat, mean_scale_grad_column)
+    without_mean = Sub (dY_planes, mean_bias_grad_column)
+    without_both = Sub (without_mean, through_var)
+    dx_planes = Mul (without_both, coefficient_column)
+    dx_u = Reshape <allowzero = 1> (dx_planes, x_shape)
+    {bodies.cast_like("dX", "dx_u", "X", opset)}
+"""
+    )
+
+
+OPERATOR = Operator(
+    name="ChannelBackprop",
+    doc="""Gradient of the loss with respect to the input of a normalisation over the batch:
+
+    dX = scale * inv_std * (dY - bias_grad / count - x_hat * scale_grad / count),  x_hat = (X - mean) * inv_std
+
+with scale_grad and bias_grad from ChannelBackpropStats. `count` is the number of elements per channel that the statistics
+were taken over; it exceeds X's own where they were synchronised across replicas.""",
+    inputs=(
+        formals.DY,
+        formals.X,
+        formals.SCALE,
+        formals.MEAN,
+        formals.INV_STD,
+        formals.SCALE_GRAD,
+        formals.BIAS_GRAD,
+        formals.COUNT,
+    ),
+    outputs=(formals.DX,),
+    attributes=(formals.AXIS,),
+    reference=_reference,
+    body=_body,
+)

@@ -1,0 +1,53 @@
+"""ChannelBackpropStats: the per-channel sums that the gradient of a normalisation needs (Caffe2's op)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnx_cbp.custom_ops import bodies, formals
+from onnx_cbp.custom_ops.operator import Arrays, Layout, Operator
+
+
+def _reference(
+    X: np.ndarray,
+    mean: np.ndarray,
+    inv_std: np.ndarray,
+    dY: np.ndarray,
+    *,
+    layout: Layout,
+    axis: int,
+) -> Arrays:
+    x_hat = (X - layout.per_channel(mean)) * layout.per_channel(inv_std)
+    return (dY * x_hat).sum(axis=(0, 2)), dY.sum(axis=(0, 2))
+
+
+def _body(opset: int) -> str:
+    return (
+        bodies.CONSTANTS
+        + bodies.AS_PLANES
+        + bodies.planes("X", opset, like="mean")
+        + bodies.planes("dY", opset, like="mean")
+        + bodies.per_channel("mean", "inv_std")
+        + """
+    centred = Sub (X_planes, mean_column)
+    x_hat = Mul (centred, inv_std_column)
+    products = Mul (dY_planes, x_hat)
+    scale_grad = ReduceSum <keepdims = 0> (products, other_axes)
+    bias_grad = ReduceSum <keepdims = 0> (dY_planes, other_axes)
+"""
+    )
+
+
+OPERATOR = Operator(
+    name="ChannelBackpropStats",
+    doc="""Gradients of a normalisation's scale and bias, which are also the sums its input gradient needs:
+
+    scale_grad = sum(dY * (X - mean) * inv_std),  bias_grad = sum(dY)
+
+over all axes but the channels. Caffe2's op, inputs in its order.""",
+    inputs=(formals.X, formals.MEAN, formals.INV_STD, formals.DY),
+    outputs=(formals.SCALE_GRAD, formals.BIAS_GRAD),
+    attributes=(formals.AXIS,),
+    reference=_reference,
+    body=_body,
+)

@@ -1,0 +1,59 @@
+"""ChannelNormalize: normalisation with given statistics."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnx_cbp.custom_ops import bodies, formals
+from onnx_cbp.custom_ops.operator import Arrays, Layout, Operator
+
+
+def _reference(
+    X: np.ndarray,
+    scale: np.ndarray,
+    B: np.ndarray,
+    mean: np.ndarray,
+    var: np.ndarray,
+    *,
+    layout: Layout,
+    axis: int,
+    epsilon: float,
+) -> Arrays:
+    column = layout.per_channel
+    return (column(scale / np.sqrt(var + epsilon)) * (X - column(mean)) + column(B),)
+
+
+def _body(opset: int) -> str:
+    return (
+        bodies.CONSTANTS
+        + bodies.AS_PLANES
+        + bodies.planes("X", opset, like="scale")
+        + f"""
+    epsilon_float = Constant <value_float: float = @epsilon> ()
+    {bodies.cast_like("epsilon_u", "epsilon_float", "var", opset)}
+    shifted_var = Add (var, epsilon_u)
+    std = Sqrt (shifted_var)
+    coefficient = Div (scale, std)
+"""
+        + bodies.per_channel("mean", "coefficient", "B")
+        + f"""
+    centred = Sub (X_planes, mean_column)
+    scaled = Mul (centred, coefficient_column)
+    y_planes = Add (scaled, B_column)
+    y_u = Reshape <allowzero = 1> (y_planes, x_shape)
+    {bodies.cast_like("Y", "y_u", "X", opset)}
+"""
+    )
+
+
+OPERATOR = Operator(
+    name="ChannelNormalize",
+    doc="""Normalises every channel of X with the given statistics:
+
+    Y = scale * (X - mean) / sqrt(var + epsilon) + B""",
+    inputs=(formals.X, formals.SCALE, formals.B, formals.MEAN, formals.VAR),
+    outputs=(formals.Y,),
+    attributes=(formals.AXIS, formals.EPSILON),
+    reference=_reference,
+    body=_body,
+)

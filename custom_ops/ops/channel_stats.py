@@ -1,0 +1,64 @@
+"""ChannelStats: mean, biased variance and count of every channel."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnx_cbp.custom_ops import bodies, formals
+from onnx_cbp.custom_ops.operator import Arrays, Layout, Operator
+
+
+def _reference(X: np.ndarray, *, layout: Layout, axis: int, stash_type: int) -> Arrays:
+    count = max(layout.count, 1)
+    mean = X.sum(axis=(0, 2)) / count
+    # Two passes: the textbook E[x^2] - E[x]^2 loses every digit at a large offset.
+    var = np.square(X - layout.per_channel(mean)).sum(axis=(0, 2)) / count
+    return mean, var, np.asarray(layout.count, np.int64)
+
+
+def _body(opset: int) -> str:
+    # The mean of a large offset is rounded; `rest` is what the rounding left, and the variance is corrected by it.
+    return (
+        bodies.CONSTANTS
+        + bodies.AS_PLANES
+        + """
+    own_planes = Reshape <allowzero = 1> (X, planes_shape)
+    x_planes = Cast <to: int = @stash_type> (own_planes)
+    count_1d = Mul (outer, inner)
+    count = Squeeze (count_1d, zero)
+    count_or_one = Max (count_1d, one)
+    n = Cast <to: int = @stash_type> (count_or_one)
+    first_sum = ReduceSum <keepdims = 1> (x_planes, other_axes)
+    first_mean = Div (first_sum, n)
+    first_centred = Sub (x_planes, first_mean)
+    correction_sum = ReduceSum <keepdims = 1> (first_centred, other_axes)
+    correction = Div (correction_sum, n)
+    mean_planes = Add (first_mean, correction)
+    mean = Squeeze (mean_planes, other_axes)
+    centred = Sub (x_planes, mean_planes)
+    rest_sum = ReduceSum <keepdims = 0> (centred, other_axes)
+    rest = Div (rest_sum, n)
+    rest_square = Mul (rest, rest)
+    squares = Mul (centred, centred)
+    squares_sum = ReduceSum <keepdims = 0> (squares, other_axes)
+    mean_square = Div (squares_sum, n)
+    signed_var = Sub (mean_square, rest_square)
+    var = Abs (signed_var)
+"""
+    )
+
+
+OPERATOR = Operator(
+    name="ChannelStats",
+    doc="""Mean, biased variance and element count of every channel of X, over all axes but the channels:
+
+    mean = sum(X) / M,  var = sum((X - mean)^2) / M,  count = M
+
+The standard deviation is sqrt(var + epsilon). Accumulation is shifted, so a large offset does not cost digits. An empty
+batch (M = 0) gives zeros. Caffe2's op of this name gives sums; moments merge robustly across replicas, sums do not.""",
+    inputs=(formals.X,),
+    outputs=(formals.MEAN, formals.VAR, formals.COUNT),
+    attributes=(formals.AXIS, formals.STASH_TYPE),
+    reference=_reference,
+    body=_body,
+)

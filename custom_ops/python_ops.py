@@ -1,0 +1,114 @@
+"""The ops as onnxruntime-extensions Python ops, for float and double.
+
+They call the C++ kernels through the library's plain C functions where the library is there, numpy otherwise. An
+exception that leaves a Python op ends the process (onnxruntime-extensions 0.15), so none does: the op answers with NaN,
+logs the error, and keeps it for `raise_python_op_error`.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Any
+
+import numpy as np
+
+from onnx_cbp.custom_ops.library import call_native, find_library
+from onnx_cbp.custom_ops.operator import DOMAIN, STATISTICS_TYPES, Arrays, Operator
+from onnx_cbp.custom_ops.ops import OPERATORS
+from onnx_cbp.errors import OnnxCbpError
+
+_log = logging.getLogger("onnx_cbp")
+_first_error: list[Exception] = []
+
+
+def compute(operator: Operator, *inputs: np.ndarray, **attributes: Any) -> Arrays:
+    """An op on numpy arrays: the C++ kernel where the library is there, numpy in float64 otherwise.
+
+    Raises:
+        ValueError: an input or attribute that does not fit, in one line.
+    """
+    if find_library() is not None:
+        return call_native(operator, inputs, attributes)
+    dtypes = operator.bind(inputs, attributes).output_dtypes
+    results = operator.evaluate(*inputs, **attributes)
+    with np.errstate(over="ignore"):
+        return tuple(np.asarray(r).astype(d) for r, d in zip(results, dtypes, strict=True))
+
+
+def raise_python_op_error() -> None:
+    """Raise the first error that a Python op met since the last call, if there was one.
+
+    ONNX Runtime cannot hear of an error inside a Python op: the session goes on with NaN. Call this after `run`.
+
+    Raises:
+        OnnxCbpError: the error, in one line.
+    """
+    if _first_error:
+        error = _first_error.pop()
+        raise OnnxCbpError(str(error)) from error
+
+
+def _guarded(operator: Operator, *inputs: np.ndarray, **attributes: Any) -> Any:
+    try:
+        _check_stash_type(inputs, attributes)
+        results = compute(operator, *inputs, **attributes)
+    except Exception as error:  # nothing may leave a Python op
+        if not _first_error:
+            _first_error.append(error)
+        _log.error("%s; this Python op returns NaN", error)
+        results = _not_a_number(operator, inputs)
+    return results if len(results) > 1 else results[0]
+
+
+def _check_stash_type(inputs: tuple[np.ndarray, ...], attributes: dict[str, Any]) -> None:
+    kind = STATISTICS_TYPES.get(attributes.get("stash_type", 0))
+    if kind is not None and inputs[0].dtype != kind:
+        raise ValueError(
+            f"{DOMAIN}.ChannelStats: attribute 'stash_type' is {attributes['stash_type']} and X has type "
+            f"{inputs[0].dtype}; the Python backend needs both alike: use the native one"
+        )
+
+
+def _not_a_number(operator: Operator, inputs: tuple[np.ndarray, ...]) -> Arrays:
+    """NaN (count: 0) in outputs of a shape that downstream ops can take; which one does not matter."""
+    shapes = {"X": inputs[0].shape, "C": (1,), "": ()}
+    return tuple(
+        np.zeros((), np.int64)
+        if t.type == "int64"
+        else np.full(shapes[t.shape], np.nan, np.float32)
+        for t in operator.outputs
+    )
+
+
+@functools.cache
+def define_python_ops() -> None:
+    """Define every op with onnxruntime-extensions, overloaded by type. Done once a process."""
+    from onnxruntime_extensions import PyCustomOpDef, onnx_op
+
+    numbers = {"float": PyCustomOpDef.dt_float, "double": PyCustomOpDef.dt_double}
+    attribute_numbers = {int: PyCustomOpDef.dt_int64, float: PyCustomOpDef.dt_float}
+    for operator in OPERATORS.values():
+        for types in _overloads(operator):
+            declared = {name: numbers[kind] for name, kind in types.items()}
+            declared["int64"] = PyCustomOpDef.dt_int64
+            onnx_op(
+                op_type=f"{DOMAIN}::{operator.name}",
+                inputs=[declared[t.type] for t in operator.inputs],
+                outputs=[declared[t.type] for t in operator.outputs],
+                attrs={a.name: attribute_numbers[type(a.default)] for a in operator.attributes},
+            )(functools.partial(_guarded, operator))
+
+
+def _overloads(operator: Operator) -> list[dict[str, str]]:
+    """The types T and U of each overload.
+
+    ONNX Runtime tells overloads apart by their inputs. Where no input is of type U (ChannelStats), U follows T.
+    """
+    input_types = {t.type for t in operator.inputs}
+    kinds = ("float", "double")
+    if "T" not in input_types:
+        return [{"U": kind} for kind in kinds]
+    if "U" not in input_types:
+        return [{"T": kind, "U": kind} for kind in kinds]
+    return [{"T": t, "U": u} for t in kinds for u in kinds]

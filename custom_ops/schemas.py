@@ -1,0 +1,93 @@
+"""ONNX schemas of the ops: they show in `onnx.defs`, and onnx's checker and shape inference use them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx
+import onnx.defs
+from onnx.defs import OpSchema
+
+from onnx_cbp.custom_ops.operator import DOMAIN, OPSET_VERSION, Operator, Tensor
+from onnx_cbp.custom_ops.ops import OPERATORS
+
+_TYPES = {
+    "T": ["tensor(float16)", "tensor(bfloat16)", "tensor(float)", "tensor(double)"],
+    "U": ["tensor(float)", "tensor(double)"],
+}
+_TYPE_DOCS = {"T": "Type of the data.", "U": "Type of the statistics, of scale and of B."}
+
+
+def _formal(tensor: Tensor) -> OpSchema.FormalParameter:
+    type_string = tensor.type if tensor.type in _TYPES else f"tensor({tensor.type})"
+    return OpSchema.FormalParameter(tensor.name, type_string, tensor.doc)
+
+
+def make_schema(operator: Operator) -> OpSchema:
+    """The schema of an op, with shape inference where the installed onnx takes one (1.18 and newer)."""
+    used = [name for name in _TYPES if any(t.type == name for t in operator.inputs + operator.outputs)]
+    schema = OpSchema(
+        operator.name,
+        DOMAIN,
+        OPSET_VERSION,
+        operator.doc,
+        inputs=[_formal(t) for t in operator.inputs],
+        outputs=[_formal(t) for t in operator.outputs],
+        type_constraints=[(name, _TYPES[name], _TYPE_DOCS[name]) for name in used],
+        attributes=[
+            OpSchema.Attribute(a.name, onnx.helper.make_attribute(a.name, a.default), a.doc)
+            for a in operator.attributes
+        ],
+    )
+    if hasattr(schema, "set_type_and_shape_inference_function"):
+        schema.set_type_and_shape_inference_function(lambda context: _infer(operator, context))
+    return schema
+
+
+def register_schemas() -> None:
+    """Register every schema of the domain with onnx. Safe to call twice."""
+    for operator in OPERATORS.values():
+        if not onnx.defs.has(operator.name, DOMAIN):
+            onnx.defs.register_schema(make_schema(operator))
+
+
+def _infer(operator: Operator, context: Any) -> None:
+    """Types and shapes of the outputs from those of the inputs; what is unknown stays unknown."""
+    inputs = {t.name: context.get_input_type(i) for i, t in enumerate(operator.inputs)}
+    elements = {"int64": onnx.TensorProto.INT64}
+    for t in operator.inputs:
+        proto = inputs[t.name]
+        if proto is not None and proto.tensor_type.elem_type:
+            elements.setdefault(t.type, proto.tensor_type.elem_type)
+    if any(a.name == "stash_type" for a in operator.attributes):
+        stash = context.get_attribute("stash_type")
+        elements["U"] = stash.i if stash is not None else onnx.TensorProto.FLOAT
+    shapes = _shapes(operator, inputs, context)
+    for index, t in enumerate(operator.outputs):
+        if t.type not in elements:
+            continue
+        proto = onnx.TypeProto()
+        proto.tensor_type.elem_type = elements[t.type]
+        if t.shape in shapes:
+            proto.tensor_type.shape.CopyFrom(shapes[t.shape])
+        context.set_output_type(index, proto)
+
+
+def _shapes(
+    operator: Operator, inputs: dict[str, onnx.TypeProto | None], context: Any
+) -> dict[str, onnx.TensorShapeProto]:
+    shapes = {"": onnx.TensorShapeProto()}
+    for t in operator.inputs:
+        proto = inputs[t.name]
+        if proto is not None and proto.tensor_type.HasField("shape"):
+            shapes.setdefault(t.shape, proto.tensor_type.shape)
+    if "X" in shapes and "C" not in shapes:
+        attribute = context.get_attribute("axis")
+        axis = attribute.i if attribute is not None else 1
+        rank = len(shapes["X"].dim)
+        if not -rank <= axis < rank:
+            context_error = f"{operator}: attribute 'axis' is {axis}, out of range for rank {rank}"
+            raise onnx.shape_inference.InferenceError(context_error)
+        shapes["C"] = onnx.TensorShapeProto()
+        shapes["C"].dim.add().CopyFrom(shapes["X"].dim[axis % rank])
+    return shapes
