@@ -1,0 +1,19 @@
+"""Graph passes on onnx-ir models: find batch norms in every dialect, put channel ops in their place."""
+
+from onnx_cbp.graph_passes.analysis import find_sites
+from onnx_cbp.graph_passes.attach_functions import AttachFunctionsPass
+from onnx_cbp.graph_passes.replace_backward import ReplaceBackwardPass
+from onnx_cbp.graph_passes.replace_forward import ReplaceForwardPass
+from onnx_cbp.graph_passes.sites import BackwardSite, ForwardSite, LeftAlone, Site, label
+
+__all__ = [
+    "AttachFunctionsPass",
+    "BackwardSite",
+    "ForwardSite",
+    "LeftAlone",
+    "ReplaceBackwardPass",
+    "ReplaceForwardPass",
+    "Site",
+    "find_sites",
+    "label",
+]

@@ -1,0 +1,61 @@
+"""The one analysis that finds every batch norm of a model, in every dialect, and says whether it can be rewritten."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import onnx_ir as ir
+from onnx_ir.traversal import RecursiveGraphIterator
+
+from onnx_cbp.graph_passes.dialects import DIALECTS
+from onnx_cbp.graph_passes.sites import BackwardSite, ForwardSite, LeftAlone, Site
+
+DATA_TYPES = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
+
+def find_sites(model: ir.Model) -> Iterator[Site]:
+    """Every batch norm of the model, in the order of its nodes: main graph, subgraphs, model-local functions.
+
+    Each is read when it is asked for, so a pass may replace one before it goes on to the next.
+    """
+    for node, opset in list(_nodes(model)):
+        site = _site(node, opset)
+        if site is not None:
+            yield site
+
+
+def _nodes(model: ir.Model) -> Iterator[tuple[ir.Node, int]]:
+    """Every node with the opset that its domain has where it stands."""
+    for holder in (model.graph, *model.functions.values()):
+        imports = holder.opset_imports or model.opset_imports
+        for node in RecursiveGraphIterator(holder):
+            yield node, imports.get(node.domain, 1)
+
+
+def _site(node: ir.Node, opset: int) -> Site | None:
+    for dialect in DIALECTS:
+        site = dialect.recognise(node, opset)
+        if site is None:
+            continue
+        if isinstance(site, LeftAlone):
+            return site
+        reason = _obstacle(site)
+        return site if reason is None else LeftAlone(node, site.form, reason)
+    return None
+
+
+def _obstacle(site: ForwardSite | BackwardSite) -> str | None:
+    """Why the channel ops cannot take this site's values; None if they can."""
+    shape = site.X.shape
+    if shape is not None and len(shape) < 2:
+        return f"'{site.X.name}' has shape {shape}: batch norm needs rank 2 or more"
+    for field in dataclasses.fields(site):
+        value = getattr(site, field.name)
+        if not isinstance(value, ir.Value) or value.dtype is None:
+            continue
+        if value.dtype not in DATA_TYPES:
+            return f"'{value.name}' has type {value.dtype}: use float, double, float16 or bfloat16"
+    if site.scale.dtype is None:
+        return f"the type of '{site.scale.name}' is not known: run onnx.shape_inference on the model first"
+    return None

@@ -1,0 +1,6 @@
+"""The forms in which batch norms come, one file a form. Each has `recognise(node, opset) -> Site | None`."""
+
+from onnx_cbp.graph_passes.dialects import channel_ops, onnx_batch_normalization, ort_training
+
+#: Tried in this order; the first that recognises a node decides.
+DIALECTS = (onnx_batch_normalization, ort_training, channel_ops)

@@ -1,0 +1,142 @@
+"""Putting a few nodes in the place of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import onnx_ir as ir
+from onnx_ir.traversal import RecursiveGraphIterator
+
+from onnx_cbp.custom_ops import DOMAIN, OPSET_VERSION
+from onnx_cbp.graph_passes.sites import label
+
+
+class Names:
+    """Names that no value and no node of the model has yet."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self._taken = set(_names(model))
+
+    def fresh(self, wanted: str) -> str:
+        """`wanted`, with a number behind it where it is taken."""
+        name, number = wanted, 1
+        while name in self._taken:
+            name, number = f"{wanted}_{number}", number + 1
+        self._taken.add(name)
+        return name
+
+
+def _names(model: ir.Model) -> Iterator[str]:
+    for holder in (model.graph, *model.functions.values()):
+        yield from (value.name or "" for value in holder.inputs)
+        for node in RecursiveGraphIterator(holder):
+            yield node.name or ""
+            yield from (value.name or "" for value in (*node.inputs, *node.outputs) if value)
+            for attribute in node.attributes.values():
+                if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
+                    yield from (value.name or "" for value in attribute.as_graph().inputs)
+    yield from model.graph.initializers
+
+
+class Splice:
+    """Collects the nodes that will stand in the place of one node; nothing changes before `commit`."""
+
+    def __init__(self, node: ir.Node, names: Names) -> None:
+        self.node = node
+        self._label = label(node)
+        self._names = names
+        self._nodes: list[ir.Node] = []
+        self._heirs: list[tuple[ir.Value, ir.Value]] = []
+
+    def add(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        outputs: Sequence[tuple[str, ir.DataType | None, ir.Shape | None]],
+        attributes: Mapping[str, int | float | ir.TensorProtocol] | None = None,
+        domain: str = "",
+    ) -> tuple[ir.Value, ...]:
+        """Append a node; each output is given as (suffix of its name, type, shape)."""
+        values = tuple(
+            ir.Value(
+                name=self._names.fresh(f"{self._label}/{suffix}"),
+                type=None if dtype is None else ir.TensorType(dtype),
+                shape=shape,
+            )
+            for suffix, dtype, shape in outputs
+        )
+        node = ir.node(
+            op_type,
+            inputs=inputs,
+            attributes=attributes,
+            domain=domain,
+            outputs=values,
+            name=self._names.fresh(f"{self._label}/{op_type}"),
+            doc_string=self.node.doc_string,
+            metadata_props=dict(self.node.metadata_props),
+        )
+        self._nodes.append(node)
+        return values
+
+    def channel_op(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        outputs: Sequence[tuple[str, ir.DataType | None, ir.Shape | None]],
+        **attributes: int | float,
+    ) -> tuple[ir.Value, ...]:
+        """Append one of our ops, with every attribute written."""
+        return self.add(op_type, inputs, outputs, attributes, DOMAIN)
+
+    def constant(self, suffix: str, tensor: ir.TensorProtocol) -> ir.Value:
+        """Append a constant; a node, because a function has no initializers."""
+        output = (suffix, tensor.dtype, ir.Shape(tensor.shape))
+        return self.add("Constant", (), (output,), {"value": tensor})[0]
+
+    def cast(self, value: ir.Value, dtype: ir.DataType, suffix: str) -> ir.Value:
+        """`value` in another type; `value` itself where it has that type already."""
+        if value.dtype == dtype:
+            return value
+        return self.add("Cast", (value,), ((suffix, dtype, value.shape),), {"to": dtype.value})[0]
+
+    def hand_over(self, old: ir.Value | None, new: ir.Value) -> ir.Value:
+        """Let `new` be what `old` was: its name, type, shape, metadata and uses."""
+        if old is None:
+            return new
+        if old.dtype is not None and new.dtype not in (None, old.dtype):
+            new = self.cast(new, old.dtype, "as_before")
+        self._heirs.append((old, new))
+        return new
+
+    def commit(self) -> None:
+        """Insert the new nodes before the old one, hand its values over and remove it."""
+        holder = self.node.graph
+        assert holder is not None
+        holder.insert_before(self.node, self._nodes)
+        for old, new in self._heirs:
+            old.replace_all_uses_with(new, replace_graph_outputs=True)
+            new.type = old.type if old.type is not None else new.type
+            new.shape = old.shape if old.shape is not None else new.shape
+            new.doc_string = old.doc_string
+            new.metadata_props.update(old.metadata_props)
+            name, old.name = old.name, None
+            new.name = name
+        holder.remove(self.node, safe=True)
+
+
+def is_used(value: ir.Value | None) -> bool:
+    """Whether anything reads the value."""
+    return value is not None and (bool(value.uses()) or value.is_graph_output())
+
+
+def statistics_type(scale: ir.Value) -> ir.DataType:
+    """The type of the statistics of a batch norm with this scale: double for double, float for everything else."""
+    return ir.DataType.DOUBLE if scale.dtype == ir.DataType.DOUBLE else ir.DataType.FLOAT
+
+
+def import_domain(model: ir.Model) -> None:
+    """Import our domain wherever one of its nodes stands."""
+    model.opset_imports[DOMAIN] = OPSET_VERSION
+    for function in model.functions.values():
+        if any(node.domain == DOMAIN for node in RecursiveGraphIterator(function)):
+            function.opset_imports[DOMAIN] = OPSET_VERSION

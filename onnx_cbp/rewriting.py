@@ -1,0 +1,176 @@
+"""The front door of the graph passes: what a model's batch norms are, and the model with channel ops in their place."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import InPlacePass, Sequential
+
+from onnx_cbp.custom_ops.schemas import register_schemas
+from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.graph_passes import (
+    AttachFunctionsPass,
+    BackwardSite,
+    ForwardSite,
+    LeftAlone,
+    ReplaceBackwardPass,
+    ReplaceForwardPass,
+    Site,
+    find_sites,
+    label,
+)
+from onnx_cbp.graph_passes.replace_forward import is_parameter
+from onnx_cbp.graph_passes.splice import is_used
+from onnx_cbp.model_io import load_model
+
+_log = logging.getLogger("onnx_cbp")
+
+ModelSource = onnx.ModelProto | str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One batch norm of a model.
+
+    Attributes:
+        node: name of the node (of its first output, where it has none).
+        form: the form it has in the model.
+        shape: shape of X as text, "?" where it is not known.
+        rewritten: whether `rewrite` replaces it.
+        explanation: what replaces it, or why nothing does.
+    """
+
+    node: str
+    form: str
+    shape: str
+    rewritten: bool
+    explanation: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """The finding as JSON-ready values."""
+        return asdict(self)
+
+
+def inspect(model: ModelSource) -> list[Finding]:
+    """Every batch norm of a model, forward and backward, and what `rewrite` would do with it.
+
+    Args:
+        model: a model or the path of one; it is not changed.
+
+    Raises:
+        OnnxCbpError: the file cannot be read, or the model is not valid ONNX.
+    """
+    return [_finding(site) for site in find_sites(_to_ir(_read(model)))]
+
+
+def rewrite(
+    model: ModelSource,
+    *,
+    portable: bool = False,
+    synchronize: bool = False,
+    data_parallel: bool = False,
+) -> onnx.ModelProto:
+    """Put channel ops in the place of every batch norm that trains, forward and backward.
+
+    Handles ONNX Runtime training artifacts (BatchNormInternal, BatchNormalizationGrad) and BatchNormalization with
+    training_mode = 1. Value names and metadata stay; running statistics go on being updated. A batch norm that cannot
+    be rewritten is left as it is and named in a log line (logger "onnx_cbp"); `inspect` says the same as data.
+
+    Args:
+        model: a model or the path of one; it is not changed.
+        portable: attach the ops' function bodies, so that the model also runs where no library of ours is.
+        synchronize, data_parallel: not available yet.
+
+    Returns:
+        The rewritten model; a copy of the model where there is nothing to rewrite.
+
+    Raises:
+        OnnxCbpError: the file cannot be read, the model is not valid ONNX, or `portable` is asked of an opset that the
+            bodies do not serve.
+    """
+    for name, value in (("synchronize", synchronize), ("data_parallel", data_parallel)):
+        if value:
+            raise OnnxCbpError(f"{name}=True is not available in this version of onnx-cbp")
+    source = _read(model)
+    result = _to_ir(source)
+    sites = list(find_sites(result))
+    for site in sites:
+        if isinstance(site, LeftAlone):
+            _log.info("node '%s' (%s) is left alone: %s", label(site.node), site.form, site.reason)
+    if all(isinstance(site, LeftAlone) for site in sites):
+        _log.warning("nothing to rewrite: the model has no batch norm that trains")
+    passes: list[InPlacePass] = [ReplaceForwardPass(), ReplaceBackwardPass()]
+    if portable:
+        passes.append(AttachFunctionsPass())
+    if not Sequential(*passes)(result).modified:
+        copy = onnx.ModelProto()
+        copy.CopyFrom(source)
+        return copy
+    register_schemas()
+    return _to_proto(result, source)
+
+
+def _read(model: ModelSource) -> onnx.ModelProto:
+    return model if isinstance(model, onnx.ModelProto) else load_model(model)
+
+
+def _to_ir(model: onnx.ModelProto) -> ir.Model:
+    try:
+        return ir.from_proto(model)
+    except Exception as error:  # onnx-ir wraps whatever it meets
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = " ".join(str(cause).split())
+        raise OnnxCbpError(f"the model is not valid ONNX: {reason}") from error
+
+
+def _to_proto(result: ir.Model, source: onnx.ModelProto) -> onnx.ModelProto:
+    model = ir.to_proto(result)
+    # onnx-ir does not carry these two; a rewrite never touches what they hold.
+    model.training_info.extend(source.training_info)
+    model.graph.sparse_initializer.extend(source.graph.sparse_initializer)
+    return model
+
+
+def _finding(site: Site) -> Finding:
+    X = site.node.inputs[0] if isinstance(site, LeftAlone) and site.node.inputs else None
+    X = site.X if not isinstance(site, LeftAlone) else X
+    shape = "?" if X is None or X.shape is None else str(X.shape)
+    return Finding(
+        node=label(site.node),
+        form=site.form,
+        shape=shape,
+        rewritten=not isinstance(site, LeftAlone),
+        explanation=_explain(site),
+    )
+
+
+def _explain(site: Site) -> str:
+    if isinstance(site, LeftAlone):
+        return f"left alone: {site.reason}"
+    if isinstance(site, BackwardSite):
+        return "ChannelBackpropStats" + (" + ChannelBackprop" if site.dX is not None else "")
+    explanation = "ChannelStats + ChannelNormalize"
+    return explanation + _running_statistics(site)
+
+
+def _running_statistics(site: ForwardSite) -> str:
+    running = site.running_mean
+    if running is None:
+        return ""
+    if site.updates_in_place and is_parameter(running):
+        return " + RunningStats, written in place"
+    if is_used(site.updated_mean) or is_used(site.updated_var):
+        return " + RunningStats"
+    if site.updates_in_place:
+        return (
+            f"; running statistics '{running.name}' are constants of the graph, so no step can keep them: "
+            "name them in frozen_params when you generate the artifacts"
+        )
+    return "; running statistics are not outputs of the graph, so nothing keeps them"
