@@ -93,10 +93,11 @@ def _arguments(
         (layout.outer, layout.channels, layout.inner) if operator.has_data else (layout.channels,)
     )
     arguments += [ctypes.c_int64(size) for size in sizes]
+    stored = operator.as_stored(attributes)
     for attribute in operator.attributes:
         if attribute.name not in ("axis", "stash_type"):  # both are in the sizes and types
             kind = ctypes.c_double if isinstance(attribute.default, float) else ctypes.c_int
-            arguments.append(kind(attributes[attribute.name]))
+            arguments.append(kind(stored[attribute.name]))
     arguments += [ctypes.c_void_p(array.ctypes.data) for array in (*inputs, *outputs)]
     return arguments
 

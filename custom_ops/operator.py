@@ -136,6 +136,7 @@ class Operator:
     def evaluate(self, *inputs: np.ndarray, **attributes: Any) -> Arrays:
         """The float64 oracle on arrays of any float type: outputs in float64 (count in int64), not rounded to U or T."""
         binding = self.bind(inputs, attributes)
+        attributes = self.as_stored(attributes)
         wide = [
             value if t.type == "int64" else np.asarray(value, np.float64)
             for t, value in zip(self.inputs, inputs, strict=True)
@@ -151,6 +152,15 @@ class Operator:
             np.asarray(value).reshape(shape)
             for value, shape in zip(results, binding.output_shapes, strict=True)
         )
+
+    def as_stored(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
+        """The attributes as ONNX stores them: a float has 32 bits there, so a momentum of 0.9 is not quite 0.9."""
+        return {
+            a.name: float(np.float32(attributes[a.name]))
+            if isinstance(a.default, float)
+            else int(attributes[a.name])
+            for a in self.attributes
+        }
 
     def __str__(self) -> str:
         return f"{DOMAIN}.{self.name}"

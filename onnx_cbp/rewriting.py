@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes import InPlacePass, Sequential
+from onnx_ir.passes import InPlacePass
 
 from onnx_cbp.custom_ops.schemas import register_schemas
 from onnx_cbp.errors import OnnxCbpError
@@ -107,7 +107,8 @@ def rewrite(
     passes: list[InPlacePass] = [ReplaceForwardPass(), ReplaceBackwardPass()]
     if portable:
         passes.append(AttachFunctionsPass())
-    if not Sequential(*passes)(result).modified:
+    # One by one, not as a Sequential: that would bury our one-line errors in its own.
+    if not any([step(result).modified for step in passes]):
         copy = onnx.ModelProto()
         copy.CopyFrom(source)
         return copy

@@ -21,7 +21,7 @@ def _reference(
     if m == 0:
         return (running,)
     factor = m / max(m - 1, 1) if unbiased else 1.0
-    return (running * momentum + batch * factor * (1.0 - float(momentum)),)
+    return (running * momentum + batch * factor * (1.0 - momentum),)
 
 
 def _body(opset: int) -> str:

@@ -1,0 +1,23 @@
+# Needs python3 (3.10 or newer, with venv) and g++; everything else is installed into folders of this checkout.
+PYTHON ?= python3
+TOOLS = .venv-tools
+NOX = $(TOOLS)/bin/nox --non-interactive
+
+.PHONY: test lint demo clean
+
+test: $(TOOLS)/ready
+	$(NOX) --session test test_pure_python
+
+lint: $(TOOLS)/ready
+	$(NOX) --session lint
+
+demo: $(TOOLS)/ready
+	$(NOX) --session demo
+
+$(TOOLS)/ready:
+	$(PYTHON) -m venv --clear $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet 'nox>=2025.2.9'
+	touch $@
+
+clean:
+	rm -rf $(TOOLS) .nox build dist

@@ -1,0 +1,87 @@
+"""Every environment that the project is built, tested and shown in. `make` calls it; see the README."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.4.15"
+nox.options.sessions = ["lint", "test"]
+nox.options.error_on_missing_interpreters = True
+nox.options.reuse_venv = "yes"
+
+ROOT = Path(__file__).parent
+DIST = ROOT / "dist"
+TEST_TOOLS = ["pytest>=8"]
+
+#: Extras of the wheel, and what else stands in each environment.
+ENVIRONMENTS = {
+    "stock": ("cpu", []),
+    "training": ("training,demo", []),
+}
+#: onnxruntime-training-cpu ended before Python 3.13.
+NEWEST_PYTHON = {"training": (3, 12)}
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build the one wheel that every environment installs; warnings of the C++ compiler are errors."""
+    for old in DIST.glob("onnx_cbp-*.whl"):
+        old.unlink()
+    session.run(
+        *("python", "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(DIST)),
+        *("-C", "cmake.define.ONNX_CBP_WERROR=ON", "."),
+    )
+
+
+@nox.session(requires=["build"])
+@nox.parametrize("environment", list(ENVIRONMENTS), ids=list(ENVIRONMENTS))
+def test(session: nox.Session, environment: str) -> None:
+    """Run the tests against one onnxruntime distribution."""
+    newest = NEWEST_PYTHON.get(environment)
+    if newest and sys.version_info[:2] > newest:
+        session.skip(f"'{environment}' is not to be had for Python {sys.version.split()[0]}")
+    extras, more = ENVIRONMENTS[environment]
+    session.install(f"{_wheel()}[{extras}]", *more, *TEST_TOOLS)
+    _install_again(session)
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def test_pure_python(session: nox.Session) -> None:
+    """Run the tests of the ops, the passes and the command line on an installation without the native library."""
+    session.install("-C", "cmake.define.ONNX_CBP_NATIVE=OFF", ".[cpu]", *TEST_TOOLS)
+    session.run("pytest", *(session.posargs or ["tests/ops", "tests/passes", "tests/cli"]))
+
+
+@nox.session(requires=["build"])
+def lint(session: nox.Session) -> None:
+    """Ruff, mypy and clang-format; the build has compiled with -Wall -Wextra -Werror."""
+    session.install(
+        f"{_wheel()}[cpu]", "ruff==0.17.6", "mypy==2.4.1", "clang-format==23.1.5", "nox"
+    )
+    _install_again(session)
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("mypy", "-p", "onnx_cbp")
+    sources = [str(p) for p in (ROOT / "custom_ops" / "native").rglob("*") if p.suffix in (".h", ".cc")]
+    session.run("clang-format", "--dry-run", "--Werror", *sources)
+
+
+@nox.session(requires=["build"])
+def demo(session: nox.Session) -> None:
+    """Train the sample network on handwritten digits, original against rewritten."""
+    session.install(f"{_wheel()}[training,demo]")
+    _install_again(session)
+    session.run("python", "examples/digits.py", *session.posargs)
+
+
+def _wheel() -> Path:
+    return next(DIST.glob("onnx_cbp-*.whl"))
+
+
+def _install_again(session: nox.Session) -> None:
+    """The version number does not tell two builds apart; a reused environment must have the newest."""
+    session.install("--no-deps", "--force-reinstall", str(_wheel()))

@@ -1,0 +1,168 @@
+"""Wrong shapes, types and attributes into every op: one line that names op, input and mend; nothing crashes."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from support.ops import NUMBERS, make_case, op_model, session
+
+import onnx_cbp
+from onnx_cbp.custom_ops import DOMAIN, OPERATORS
+from onnx_cbp.custom_ops.library import call_native
+
+NATIVE = pytest.param("native", marks=pytest.mark.native)
+INPUTS = [(name, t.name) for name, op in OPERATORS.items() for t in op.inputs]
+
+
+def _loose_model(case, **attributes):
+    """The op with inputs of unknown shape, so that a wrong one is met at run time."""
+    operator = case.operator
+    node = helper.make_node(
+        operator.name,
+        [t.name for t in operator.inputs],
+        [f"{t.name}_out" for t in operator.outputs],
+        name="the_node",
+        domain=DOMAIN,
+        **{**case.attributes, **attributes},
+    )
+    inputs = [
+        helper.make_tensor_value_info(name, NUMBERS[value.dtype.name], None)
+        for name, value in case.feeds.items()
+    ]
+    dtypes = operator.bind(case.inputs, case.attributes).output_dtypes
+    outputs = [
+        helper.make_tensor_value_info(f"{t.name}_out", NUMBERS[dtype.name], None)
+        for t, dtype in zip(operator.outputs, dtypes, strict=True)
+    ]
+    return helper.make_model(
+        helper.make_graph([node], "g", inputs, outputs),
+        opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid(DOMAIN, 1)],
+        ir_version=8,
+    )
+
+
+def _error(backend, case, feeds, **attributes):
+    """The one line that running the op ends in."""
+    runner = session(_loose_model(case, **attributes), backend)
+    if backend == "native":
+        with pytest.raises(Exception, match=f"{DOMAIN}.{case.operator.name}") as caught:
+            runner.run(None, feeds)
+        return str(caught.value)
+    runner.run(None, feeds)
+    with pytest.raises(onnx_cbp.OnnxCbpError) as caught:
+        onnx_cbp.raise_python_op_error()
+    onnx_cbp.raise_python_op_error()  # told once
+    return str(caught.value)
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    logging.getLogger("onnx_cbp").setLevel(logging.CRITICAL)
+    yield
+    logging.getLogger("onnx_cbp").setLevel(logging.NOTSET)
+
+
+@pytest.mark.parametrize("backend", ["python", NATIVE])
+@pytest.mark.parametrize(("name", "wrong"), INPUTS)
+def test_a_wrong_shape_names_op_and_input(backend, name, wrong):
+    case = make_case(name, (2, 3, 4))
+    value = case.feeds[wrong]
+    bad = value.reshape(-1)[:1] if value.ndim != 1 else np.resize(value, value.size + 2)
+    message = _error(backend, case, {**case.feeds, wrong: bad})
+    assert "\n" not in message.strip()
+    assert case.operator.name in message
+    if name == "RunningStats" and wrong == "running":
+        wrong = "batch"  # whichever of the two is wrong, it is the second that does not fit the first
+    assert f"'{wrong}'" in message or (value.ndim == 3 and "'X'" in message)
+    if backend == "native":
+        assert "the_node" in message
+
+
+@pytest.mark.parametrize("backend", ["python", NATIVE])
+@pytest.mark.parametrize("axis", [3, -4, 99])
+@pytest.mark.parametrize("name", [n for n, op in OPERATORS.items() if op.has_data])
+def test_an_axis_out_of_range(backend, name, axis):
+    case = make_case(name, (2, 3, 4))
+    message = _error(backend, case, case.feeds, axis=axis)
+    assert "'axis'" in message
+    assert str(axis) in message
+
+
+@pytest.mark.parametrize("backend", ["python", NATIVE])
+def test_a_negative_count(backend):
+    case = make_case("ChannelBackprop", (2, 3, 4))
+    feeds = {**case.feeds, "count": np.array(-1, np.int64)}
+    assert "'count'" in _error(backend, case, feeds)
+
+
+@pytest.mark.parametrize("backend", ["python", NATIVE])
+@pytest.mark.parametrize(("name", "wrong"), INPUTS)
+def test_a_type_that_no_overload_takes_is_refused_when_the_session_is_made(backend, name, wrong):
+    case = make_case(name, (2, 3, 4))
+    model = _loose_model(case)
+    for value in model.graph.input:
+        if value.name == wrong:
+            value.type.tensor_type.elem_type = TensorProto.INT32
+    with pytest.raises(Exception, match=rf"{name}|the_node"):
+        session(model, backend)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("backend", ["python", NATIVE])
+def test_a_missing_input_is_refused_when_the_session_is_made(backend, name):
+    case = make_case(name, (2, 3, 4))
+    model = _loose_model(case)
+    if len(case.inputs) == 1:
+        model.graph.node[0].input.append("X")  # one too many, where none can be left out
+    else:
+        del model.graph.node[0].input[-1]
+    with pytest.raises(Exception, match=rf"{name}|the_node"):
+        session(model, backend)
+
+
+@pytest.mark.native
+def test_a_wrong_stash_type():
+    case = make_case("ChannelStats", (2, 3, 4))
+    with pytest.raises(Exception, match="stash_type"):
+        session(_loose_model(case, stash_type=7), "native").run(None, case.feeds)
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("epsilon", [-1.0, float("nan")])
+def test_a_wrong_epsilon(epsilon):
+    case = make_case("ChannelNormalize", (2, 3, 4))
+    with pytest.raises(Exception, match="epsilon"):
+        session(_loose_model(case, epsilon=epsilon), "native").run(None, case.feeds)
+
+
+def test_python_ops_name_a_stash_type_that_they_do_not_serve():
+    case = make_case("ChannelStats", (2, 3, 4))
+    model = _loose_model(case, stash_type=TensorProto.DOUBLE)
+    session(model, "python").run(None, case.feeds)
+    with pytest.raises(onnx_cbp.OnnxCbpError, match="stash_type"):
+        onnx_cbp.raise_python_op_error()
+
+
+@pytest.mark.native
+def test_the_c_functions_check_too():
+    case = make_case("ChannelNormalize", (2, 3, 4))
+    with pytest.raises(ValueError, match="'scale' has shape \\[4\\], expected \\[3\\]"):
+        call_native(
+            case.operator, case.replace(scale=np.ones(4, np.float32)).inputs, case.attributes
+        )
+
+
+def test_the_schema_refuses_what_it_does_not_know():
+    from onnx_cbp.custom_ops.schemas import register_schemas
+
+    register_schemas()
+    model = op_model(make_case("ChannelStats", (2, 3, 4)))
+    onnx.checker.check_model(model)
+    (node,) = [n for n in model.graph.node if n.domain == DOMAIN]
+    node.attribute.append(helper.make_attribute("nonsense", 1))
+    with pytest.raises(onnx.checker.ValidationError, match="nonsense"):
+        onnx.checker.check_model(model)

@@ -1,0 +1,35 @@
+"""The same bits from run to run, for every number of threads and through every door to the kernels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from support.ops import make_case, op_model, run, session
+
+from onnx_cbp.custom_ops import OPERATORS
+from onnx_cbp.custom_ops.library import call_native
+
+pytestmark = pytest.mark.native
+
+SHAPES = [
+    ((16, 8, 56, 56), 1),
+    ((64, 3, 1000), 1),
+    ((3, 64, 7, 7), 1),
+    ((2, 1, 300, 301), 1),
+    ((20000, 5), 1),
+    ((16, 30, 30, 24), -1),
+]
+
+
+@pytest.mark.parametrize(("shape", "axis"), SHAPES, ids=str)
+@pytest.mark.parametrize("name", OPERATORS)
+def test_bit_identical_for_every_number_of_threads(name, shape, axis):
+    case = make_case(name, shape, axis=axis)
+    want = run(case, "native", threads=1)
+    for threads in (2, 3, 4):
+        runner = session(op_model(case), "native", threads=threads)
+        for _ in range(3):
+            for got, expected in zip(runner.run(None, case.feeds), want, strict=True):
+                np.testing.assert_array_equal(got, expected)
+    for got, expected in zip(call_native(case.operator, case.inputs, case.attributes), want, strict=True):
+        np.testing.assert_array_equal(got, expected)

@@ -1,0 +1,118 @@
+"""Every op has all its parts: schema, documentation, inference, Python op that calls the C++ kernel."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import helper
+from support.ops import make_case, op_model, run, session
+
+import onnx_cbp
+from onnx_cbp.custom_ops import DOMAIN, OPERATORS, python_ops
+from onnx_cbp.custom_ops.schemas import register_schemas
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_the_schema_shows_in_onnx(name):
+    register_schemas()
+    register_schemas()  # safe to call twice
+    schema = onnx.defs.get_schema(name, domain=DOMAIN)
+    operator = OPERATORS[name]
+    assert [p.name for p in schema.inputs] == [t.name for t in operator.inputs]
+    assert [p.name for p in schema.outputs] == [t.name for t in operator.outputs]
+    assert set(schema.attributes) == {a.name for a in operator.attributes}
+    assert "=" in schema.doc, "documentation gives the formula"
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_onnx_infers_types_and_shapes(name):
+    if not hasattr(onnx.defs.OpSchema, "set_type_and_shape_inference_function"):
+        pytest.skip(f"onnx {onnx.__version__} takes no inference function for a schema from Python")
+    register_schemas()
+    case = make_case(name, (2, 3, 4), axis=2)
+    model = op_model(case)
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    values = {v.name: v.type.tensor_type for v in inferred.graph.value_info}
+    binding = case.operator.bind(case.inputs, case.attributes)
+    for t, shape, dtype in zip(
+        case.operator.outputs, binding.output_shapes, binding.output_dtypes, strict=True
+    ):
+        found = values[f"{t.name}_out"]
+        assert tuple(d.dim_value for d in found.shape.dim) == shape
+        assert found.elem_type == helper.np_dtype_to_tensor_dtype(dtype)
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("name", OPERATORS)
+def test_onnx_runtime_infers_shapes_of_native_ops(name):
+    case = make_case(name, (2, 3, 4))
+    model = op_model(case)
+    for output in model.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    found = [o.shape for o in session(model, "native").get_outputs()]
+    shapes = case.operator.bind(case.inputs, case.attributes).output_shapes
+    assert found == [list(shape) for shape in shapes]
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("name", OPERATORS)
+def test_the_python_op_calls_the_cpp_kernel(name, monkeypatch):
+    calls = []
+
+    def spy(operator, inputs, attributes):
+        results = python_ops_call_native(operator, inputs, attributes)
+        calls.append(operator.name)
+        return results
+
+    python_ops_call_native = python_ops.call_native
+    monkeypatch.setattr(python_ops, "call_native", spy)
+    case = make_case(name, (2, 3, 4))
+    results = run(case, "python")
+    onnx_cbp.raise_python_op_error()
+    assert calls == [name]
+    for got, want in zip(results, run(case, "native"), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_the_python_op_needs_no_library(name, monkeypatch):
+    monkeypatch.setattr(python_ops, "find_library", lambda: None)
+    case = make_case(name, (2, 3, 4))
+    results = run(case, "python")
+    onnx_cbp.raise_python_op_error()
+    for got, want in zip(results, case.operator.evaluate(*case.inputs, **case.attributes), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
+
+
+def test_register_is_safe_to_call_twice():
+    options = ort.SessionOptions()
+    onnx_cbp.register(options)
+    onnx_cbp.register(options)
+    model = op_model(make_case("ChannelStats", (2, 3, 4)))
+    for _ in range(2):  # one SessionOptions serves several sessions
+        ort.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+
+
+def test_register_names_the_backends_it_knows():
+    with pytest.raises(onnx_cbp.OnnxCbpError, match="'auto', 'native', 'python'"):
+        onnx_cbp.register(ort.SessionOptions(), "cuda")
+
+
+@pytest.mark.native
+def test_register_refuses_a_second_backend():
+    options = ort.SessionOptions()
+    onnx_cbp.register(options, "native")
+    with pytest.raises(onnx_cbp.OnnxCbpError, match="native ops already"):
+        onnx_cbp.register(options, "python")
+
+
+def test_a_pure_python_installation_says_what_to_do(monkeypatch):
+    from onnx_cbp.custom_ops import library
+
+    monkeypatch.setattr(library, "find_library", lambda: None)
+    with pytest.raises(onnx_cbp.OnnxCbpError, match="ONNX_CBP_NATIVE"):
+        onnx_cbp.get_library_path()

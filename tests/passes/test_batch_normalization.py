@@ -1,0 +1,212 @@
+"""BatchNormalization with training_mode = 1, as exporters write it."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+from support.models import FORWARD, fresh_batch_norm, op_types, parse
+from support.ops import session
+
+import onnx_cbp
+
+
+def _feeds(model, seed=0):
+    rng = np.random.default_rng(seed)
+    feeds = {}
+    for value in model.graph.input:
+        shape = [d.dim_value or 5 for d in value.type.tensor_type.shape.dim]
+        feeds[value.name] = rng.uniform(0.5, 2.0, shape).astype(np.float32)
+    return feeds
+
+
+def _assert_same_results(original, rewritten, backend, tolerance=2e-6):
+    feeds = _feeds(original)
+    want = session(original, None).run(None, feeds)
+    for got, expected in zip(session(rewritten, backend).run(None, feeds), want, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("backend", ["python", pytest.param("native", marks=pytest.mark.native)])
+def test_results_and_running_statistics_are_the_originals(backend):
+    model = parse(FORWARD)
+    rewritten = onnx_cbp.rewrite(model)
+    assert "BatchNormalization" not in op_types(rewritten)
+    assert op_types(rewritten).count("RunningStats") == 2
+    _assert_same_results(model, rewritten, backend)
+
+
+def test_the_result_is_a_valid_model_and_the_input_is_untouched():
+    model = parse(FORWARD)
+    before = model.SerializeToString(deterministic=True)
+    rewritten = onnx_cbp.rewrite(model)
+    assert model.SerializeToString(deterministic=True) == before
+    onnx.checker.check_model(rewritten, full_check=True)
+    assert [o.name for o in rewritten.graph.output] == ["y", "new_mean", "new_var"]
+    assert [o.type for o in rewritten.graph.output] == [o.type for o in model.graph.output]
+    assert [i for i in rewritten.graph.input] == [i for i in model.graph.input]
+
+
+def test_a_second_rewrite_changes_nothing():
+    once = onnx_cbp.rewrite(parse(FORWARD))
+    twice = onnx_cbp.rewrite(once)
+    assert twice.SerializeToString(deterministic=True) == once.SerializeToString(deterministic=True)
+
+
+def test_new_values_carry_type_and_shape():
+    rewritten = onnx_cbp.rewrite(parse(FORWARD))
+    known = {v.name: v.type.tensor_type for v in rewritten.graph.value_info}
+    known |= {v.name: v.type.tensor_type for v in rewritten.graph.output}
+    for node in rewritten.graph.node:
+        for name in node.output:
+            assert known[name].elem_type, name
+            assert known[name].HasField("shape"), name
+
+
+def test_metadata_stays():
+    model = parse(FORWARD)
+    model.doc_string, model.producer_name, model.model_version = "doc", "exporter", 7
+    helper.set_model_props(model, {"trained": "never"})
+    model.graph.doc_string = "graph doc"
+    node = model.graph.node[0]
+    node.name, node.doc_string = "bn1", "from layer1"
+    node.metadata_props.add(key="pkg", value="layer1.bn")
+    model.training_info.add().initialization.name = "init"
+    rewritten = onnx_cbp.rewrite(model)
+    assert (rewritten.doc_string, rewritten.producer_name, rewritten.model_version) == (
+        "doc",
+        "exporter",
+        7,
+    )
+    assert rewritten.metadata_props == model.metadata_props
+    assert rewritten.graph.doc_string == "graph doc"
+    assert rewritten.training_info == model.training_info
+    for new in rewritten.graph.node:
+        assert new.name.startswith("bn1/")
+        assert new.doc_string == "from layer1"
+        assert new.metadata_props == node.metadata_props
+
+
+def test_names_that_are_taken_are_not_taken_twice():
+    text = FORWARD.replace("x, gamma", "y_mean, gamma").replace(
+        "float[N, 3, H, W] x,", "float[N, 3, H, W] y_mean,"
+    )
+    model = parse(text)
+    model.graph.node[0].name = "y"
+    model.graph.input[0].name = "y/mean"
+    model.graph.node[0].input[0] = "y/mean"
+    rewritten = onnx_cbp.rewrite(model)
+    onnx.checker.check_model(rewritten, full_check=True)
+    names = [o for node in rewritten.graph.node for o in node.output]
+    assert len(set(names)) == len(names)
+    assert "y/mean" not in names
+
+
+def test_running_statistics_that_nothing_reads_are_not_computed():
+    assert "RunningStats" not in op_types(onnx_cbp.rewrite(fresh_batch_norm(0.9)))
+
+
+def test_nodes_without_names_and_batch_norms_in_a_row():
+    model = parse("""
+<ir_version: 8, opset_import: ["" : 17]>
+agraph (float[N, 2] x, float[2] s, float[2] b, float[2] m, float[2] v) => (float[N, 2] y, float[N, 2] z)
+{
+    a, am, av = BatchNormalization <training_mode: int = 1> (x, s, b, m, v)
+    c, cm, cv = BatchNormalization <training_mode: int = 1> (a, s, b, m, v)
+    d, dm, dv = BatchNormalization <training_mode: int = 1> (c, b, s, cm, v)
+    e = Relu (c)
+    y = Add (e, d)
+    z = Identity (a)
+}""")
+    rewritten = onnx_cbp.rewrite(model)
+    assert op_types(rewritten).count("ChannelStats") == 3
+    assert op_types(rewritten).count("RunningStats") == 1, "only cm is read"
+    onnx.checker.check_model(rewritten, full_check=True)
+    _assert_same_results(model, rewritten, "auto", tolerance=1e-5)
+
+
+def test_subgraphs():
+    model = parse("""
+<ir_version: 8, opset_import: ["" : 17]>
+agraph (float[N, 2] x, float[2] s, float[2] b, float[2] m, float[2] v, bool c) => (float[N, 2] y)
+{
+    y = If (c) <
+        then_branch = g1 () => (float[N, 2] t) {
+            t, tm, tv = BatchNormalization <training_mode: int = 1> (x, s, b, m, v) },
+        else_branch = g2 () => (float[N, 2] e) { e = Neg (x) }
+    >
+}""")
+    rewritten = onnx_cbp.rewrite(model)
+    onnx.checker.check_model(rewritten, full_check=True)
+    feeds = _feeds(model)
+    for condition in (True, False):
+        feeds["c"] = np.array(condition)
+        want = session(model, None).run(None, feeds)[0]
+        got = session(rewritten, "auto").run(None, feeds)[0]
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_model_local_functions():
+    model = parse("""
+<ir_version: 8, opset_import: ["" : 17, "local" : 1]>
+agraph (float[N, 2] x, float[2] s, float[2] b, float[2] m, float[2] v) => (float[N, 2] y)
+{
+    y = local.block (x, s, b, m, v)
+}
+<domain: "local", opset_import: ["" : 17]>
+block (x, s, b, m, v) => (y)
+{
+    n, nm, nv = BatchNormalization <training_mode: int = 1> (x, s, b, m, v)
+    y = Relu (n)
+}""")
+    # Inside a function no value has a type of its own, and the statistics' type is written into ChannelStats.
+    (finding,) = onnx_cbp.inspect(model)
+    assert not finding.rewritten
+    assert "'s' is not known" in finding.explanation
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (("training_mode: int = 1", "training_mode: int = 0"), "running statistics"),
+        (("float[N, 3, H, W]", "float[3]"), "rank 2 or more"),
+    ],
+)
+def test_what_cannot_be_rewritten_is_left_alone_and_named(change, reason, caplog):
+    text = FORWARD.replace(*change)
+    model = onnx.parser.parse_model(text)
+    model.graph.node[0].name = "stubborn"
+    with caplog.at_level(logging.INFO, "onnx_cbp"):
+        rewritten = onnx_cbp.rewrite(model)
+    assert rewritten == model
+    assert rewritten is not model
+    (finding,) = onnx_cbp.inspect(model)
+    assert not finding.rewritten
+    assert finding.node == "stubborn"
+    assert reason in finding.explanation
+    assert "stubborn" in caplog.text
+    assert reason in caplog.text
+    assert "nothing to rewrite" in caplog.text
+
+
+def test_one_stubborn_batch_norm_does_not_stop_the_others():
+    model = parse("""
+<ir_version: 8, opset_import: ["" : 17]>
+agraph (float[N, 2] x, float[2] s, float[2] b, float[2] m, float[2] v) => (float[N, 2] y)
+{
+    a, am, av = BatchNormalization <training_mode: int = 1> (x, s, b, m, v)
+    y = BatchNormalization (a, s, b, m, v)
+}""")
+    rewritten = onnx_cbp.rewrite(model)
+    assert op_types(rewritten) == ["ChannelStats", "ChannelNormalize", "BatchNormalization"]
+    assert [f.rewritten for f in onnx_cbp.inspect(model)] == [True, False]
+    _assert_same_results(model, rewritten, "auto", tolerance=1e-5)
+
+
+@pytest.mark.parametrize("flag", ["synchronize", "data_parallel"])
+def test_what_is_not_available_says_so(flag):
+    with pytest.raises(onnx_cbp.OnnxCbpError, match=flag):
+        onnx_cbp.rewrite(parse(FORWARD), **{flag: True})

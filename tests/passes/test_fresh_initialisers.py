@@ -1,0 +1,39 @@
+"""Stock ONNX Runtime computes a fresh batch norm wrongly; the rewritten one is right."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from support.models import fresh_batch_norm
+from support.ops import session
+
+import onnx_cbp
+
+X = (5 + 3 * np.random.default_rng(0).normal(size=(2, 4, 3))).astype(np.float32)
+WANT = (X - X.mean((0, 2), keepdims=True, dtype=np.float64)) / np.sqrt(
+    X.var((0, 2), keepdims=True, dtype=np.float64) + 1e-5
+)
+
+
+def _error(runner):
+    return np.abs(runner.run(None, {"x": X})[0] - WANT).max()
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
+def test_stock_onnx_runtime_gets_it_wrong(momentum):
+    model = fresh_batch_norm(momentum)
+    assert _error(session(model, None)) > 1.0
+    unoptimised = {"graph_optimization_level": ort.GraphOptimizationLevel.ORT_DISABLE_ALL}
+    assert _error(session(model, None, **unoptimised)) < 1e-5
+
+
+@pytest.mark.parametrize("backend", ["python", pytest.param("native", marks=pytest.mark.native)])
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9, 1.0])
+def test_the_rewritten_one_is_right(momentum, backend):
+    assert _error(session(onnx_cbp.rewrite(fresh_batch_norm(momentum)), backend)) < 1e-5
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9, 1.0])
+def test_the_portable_one_is_right_without_a_library(momentum):
+    assert _error(session(onnx_cbp.rewrite(fresh_batch_norm(momentum), portable=True), None)) < 1e-5

@@ -1,0 +1,40 @@
+"""Models with function bodies run with no library."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+from support.models import FORWARD, parse
+
+import onnx_cbp
+from onnx_cbp.custom_ops import DOMAIN
+
+
+def test_bodies_are_attached_only_when_asked_for():
+    model = parse(FORWARD)
+    assert not onnx_cbp.rewrite(model).functions
+    portable = onnx_cbp.rewrite(model, portable=True)
+    onnx.checker.check_model(portable, full_check=True)
+    used = {node.op_type for node in portable.graph.node if node.domain == DOMAIN}
+    assert {f.name for f in portable.functions} == used
+
+
+def test_a_rewritten_model_can_be_made_portable_afterwards():
+    rewritten = onnx_cbp.rewrite(parse(FORWARD))
+    portable = onnx_cbp.rewrite(rewritten, portable=True)
+    assert {f.name for f in portable.functions} == {"ChannelStats", "ChannelNormalize", "RunningStats"}
+    assert onnx_cbp.rewrite(portable, portable=True) == portable
+
+
+def test_an_old_ir_version_that_has_no_functions_is_raised():
+    model = parse(FORWARD)
+    model.ir_version = 7
+    assert onnx_cbp.rewrite(model).ir_version == 7
+    assert onnx_cbp.rewrite(model, portable=True).ir_version == 8
+
+
+def test_types_that_the_opset_cannot_mix_are_refused():
+    model = parse(FORWARD.replace("float[", "double[").replace('"" : 17', '"" : 14'))
+    with pytest.raises(onnx_cbp.OnnxCbpError, match=r"opset 15 or newer.*imports opset 14"):
+        onnx_cbp.rewrite(model, portable=True)
+    assert onnx_cbp.rewrite(model)

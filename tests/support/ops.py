@@ -1,0 +1,174 @@
+"""One op at a time: inputs for it, a model of it, and every way there is to run it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
+
+import onnx_cbp
+from onnx_cbp.custom_ops import DOMAIN, OPERATORS, Operator
+from onnx_cbp.custom_ops.functions import make_function
+from onnx_cbp.custom_ops.references import OP_RUNS
+
+NUMBERS = {
+    "float32": TensorProto.FLOAT,
+    "float64": TensorProto.DOUBLE,
+    "float16": TensorProto.FLOAT16,
+    "bfloat16": TensorProto.BFLOAT16,
+    "int64": TensorProto.INT64,
+}
+DTYPES = {
+    "float32": np.dtype(np.float32),
+    "float64": np.dtype(np.float64),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """An op with inputs and attributes."""
+
+    operator: Operator
+    inputs: tuple[np.ndarray, ...]
+    attributes: dict[str, Any]
+
+    @property
+    def feeds(self) -> dict[str, np.ndarray]:
+        return {t.name: v for t, v in zip(self.operator.inputs, self.inputs, strict=True)}
+
+    def replace(self, **changes: np.ndarray) -> Case:
+        """The case with some inputs exchanged."""
+        feeds = {**self.feeds, **changes}
+        return Case(self.operator, tuple(feeds.values()), self.attributes)
+
+
+def make_case(
+    name: str,
+    shape: tuple[int, ...],
+    *,
+    axis: int = 1,
+    data: str = "float32",
+    statistics: str = "float32",
+    seed: int = 0,
+    X: np.ndarray | None = None,
+    **attributes: Any,
+) -> Case:
+    """Random inputs for an op; the statistics given to it belong to X, as they do in a network."""
+    operator = OPERATORS[name]
+    rng = np.random.default_rng(seed)
+    channels = shape[axis]
+    U = DTYPES[statistics]
+    X = rng.normal(3.0, 2.0, shape) if X is None else X
+    X = X.astype(DTYPES[data])
+    wide = X.astype(np.float64)
+    others = tuple(i for i in range(X.ndim) if i != axis % X.ndim)
+    count = int(np.prod([X.shape[i] for i in others]))
+    with np.errstate(all="ignore"):
+        mean = wide.sum(axis=others) / max(count, 1)
+        var = np.square(wide - np.expand_dims(mean, others)).sum(axis=others) / max(count, 1)
+    values = {
+        "X": X,
+        "dY": rng.normal(0.1, 1.0, shape).astype(DTYPES[data]),
+        "scale": rng.normal(1.0, 0.5, channels).astype(U),
+        "B": rng.normal(0.0, 0.5, channels).astype(U),
+        "mean": mean.astype(U),
+        "var": var.astype(U),
+        "inv_std": (1.0 / np.sqrt(var + 1e-5)).astype(U),
+        "scale_grad": rng.normal(0.0, 5.0, channels).astype(U),
+        "bias_grad": rng.normal(0.0, 5.0, channels).astype(U),
+        "count": np.array(count, np.int64),
+        "running": rng.normal(0.0, 1.0, channels).astype(U),
+        "batch": rng.uniform(0.5, 2.0, channels).astype(U),
+    }
+    defaults = {a.name: a.default for a in operator.attributes}
+    if "axis" in defaults:
+        defaults["axis"] = axis
+    if "stash_type" in defaults:
+        defaults["stash_type"] = NUMBERS[statistics]
+    defaults.update(attributes)
+    return Case(operator, tuple(values[t.name] for t in operator.inputs), defaults)
+
+
+def op_model(case: Case, *, opset: int = 17, bodies: bool = False) -> onnx.ModelProto:
+    """A model of the one op. 16-bit tensors enter and leave as float: numpy cannot feed bfloat16 to ONNX Runtime."""
+    operator = case.operator
+    binding = operator.bind(case.inputs, case.attributes)
+    nodes, inputs, outputs = [], [], []
+    for t, value in zip(operator.inputs, case.inputs, strict=True):
+        number = NUMBERS[value.dtype.name]
+        wide = TensorProto.FLOAT if value.dtype.itemsize == 2 else number
+        inputs.append(helper.make_tensor_value_info(t.name, wide, value.shape))
+        nodes.append(helper.make_node("Cast", [t.name], [f"{t.name}_in"], to=number))
+    nodes.append(
+        helper.make_node(
+            operator.name,
+            [f"{t.name}_in" for t in operator.inputs],
+            [f"{t.name}_out" for t in operator.outputs],
+            name="the_node",
+            domain=DOMAIN,
+            **case.attributes,
+        )
+    )
+    for t, dtype, shape in zip(
+        operator.outputs, binding.output_dtypes, binding.output_shapes, strict=True
+    ):
+        wide = TensorProto.FLOAT if dtype.itemsize == 2 else NUMBERS[dtype.name]
+        outputs.append(helper.make_tensor_value_info(f"{t.name}_result", wide, shape))
+        nodes.append(helper.make_node("Cast", [f"{t.name}_out"], [f"{t.name}_result"], to=wide))
+    model = helper.make_model(
+        helper.make_graph(nodes, operator.name, inputs, outputs),
+        opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, 1)],
+        ir_version=8,
+    )
+    if bodies:
+        model.functions.append(make_function(operator, opset))
+    return model
+
+
+def feeds_of(case: Case) -> dict[str, np.ndarray]:
+    """The inputs as the model of `op_model` takes them."""
+    return {
+        name: value.astype(np.float32) if value.dtype.itemsize == 2 else value
+        for name, value in case.feeds.items()
+    }
+
+
+def session(model: onnx.ModelProto, backend: str | None, *, threads: int = 1, **options: Any) -> Any:
+    """A session of a model with the ops of a backend (None: no library)."""
+    session_options = ort.SessionOptions()
+    session_options.intra_op_num_threads = threads
+    session_options.log_severity_level = 4  # errors are asserted on, not read
+    for name, value in options.items():
+        setattr(session_options, name, value)
+    if backend is not None:
+        onnx_cbp.register(session_options, backend)
+    return ort.InferenceSession(
+        model.SerializeToString(), session_options, providers=["CPUExecutionProvider"]
+    )
+
+
+def run(case: Case, backend: str, *, threads: int = 1, opset: int = 17) -> list[np.ndarray]:
+    """Run an op in ONNX Runtime: by a backend's ops, or ("bodies") by its function body without any library."""
+    model = op_model(case, opset=opset, bodies=backend == "bodies")
+    registered = None if backend == "bodies" else backend
+    return session(model, registered, threads=threads).run(None, feeds_of(case))
+
+
+def run_reference(case: Case, *, opset: int = 17) -> list[np.ndarray]:
+    """Run an op in onnx's reference evaluator, with our OpRun."""
+    model = op_model(case, opset=opset)
+    results = ReferenceEvaluator(model, new_ops=OP_RUNS).run(None, feeds_of(case))
+    return [np.asarray(value) for value in results]
+
+
+def exact(case: Case) -> list[np.ndarray]:
+    """The float64 oracle, not rounded."""
+    return list(case.operator.evaluate(*case.inputs, **case.attributes))
