@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_cbp.custom_ops.operator import Arrays, Operator
+from onnx_cbp.custom_ops.operator import STRUCTURAL_ATTRIBUTES, Arrays, Operator
 from onnx_cbp.errors import OnnxCbpError
 
 _FILE_NAME = "libonnx_cbp.so"
@@ -47,9 +47,7 @@ def load_library() -> ctypes.CDLL | None:
     return None if path is None else ctypes.CDLL(str(path))
 
 
-def call_native(
-    operator: Operator, inputs: Sequence[np.ndarray], attributes: Mapping[str, Any]
-) -> Arrays:
+def call_native(operator: Operator, inputs: Sequence[np.ndarray], attributes: Mapping[str, Any]) -> Arrays:
     """Run an op's C++ kernel on numpy arrays, on this thread.
 
     Raises:
@@ -62,8 +60,7 @@ def call_native(
     binding = operator.bind(inputs, attributes)
     arrays = [np.ascontiguousarray(value).reshape(value.shape) for value in inputs]
     outputs = tuple(
-        np.empty(shape, dtype)
-        for shape, dtype in zip(binding.output_shapes, binding.output_dtypes, strict=True)
+        np.empty(shape, dtype) for shape, dtype in zip(binding.output_shapes, binding.output_dtypes, strict=True)
     )
     error = _function(operator)(*_arguments(operator, binding.layout, arrays, outputs, attributes))
     if error is not None:
@@ -89,13 +86,11 @@ def _arguments(
     formals = zip(operator.inputs + operator.outputs, (*inputs, *outputs), strict=True)
     numbers = {t.type: onnx.helper.np_dtype_to_tensor_dtype(value.dtype) for t, value in formals}
     arguments: list[Any] = [ctypes.c_int(numbers[name]) for name in ("T", "U") if name in numbers]
-    sizes = (
-        (layout.outer, layout.channels, layout.inner) if operator.has_data else (layout.channels,)
-    )
+    sizes = (layout.outer, layout.channels, layout.inner) if operator.has_data else (layout.channels,)
     arguments += [ctypes.c_int64(size) for size in sizes]
     stored = operator.as_stored(attributes)
     for attribute in operator.attributes:
-        if attribute.name not in ("axis", "stash_type"):  # both are in the sizes and types
+        if attribute.name not in STRUCTURAL_ATTRIBUTES:  # these are in the sizes and types
             kind = ctypes.c_double if isinstance(attribute.default, float) else ctypes.c_int
             arguments.append(kind(stored[attribute.name]))
     arguments += [ctypes.c_void_p(array.ctypes.data) for array in (*inputs, *outputs)]

@@ -20,6 +20,9 @@ OPSET_VERSION = 1
 #: ONNX's numbers of the types that statistics, scale and B may have (U in the op table).
 STATISTICS_TYPES = {onnx.TensorProto.FLOAT: np.float32, onnx.TensorProto.DOUBLE: np.float64}
 
+#: Attributes that say how to read X and what type to answer in: the layout and the types hold them.
+STRUCTURAL_ATTRIBUTES = ("axis", "stash_type")
+
 Arrays = tuple[np.ndarray, ...]
 
 
@@ -86,7 +89,7 @@ class Operator:
         inputs, outputs: in order; arity is fixed.
         attributes: in order; the order in which the C function takes those it needs.
         reference: the float64 oracle: float64 arrays (X and dY as [outer, channels, inner]) and int64 count in, then
-            the layout and the attributes by name -> a tuple of float64 arrays.
+            the layout (where the op sees X) and the other attributes by name -> a tuple of float64 arrays.
         body: statements of the function body in ONNX's textual syntax, for a given opset of the default domain.
     """
 
@@ -124,9 +127,7 @@ class Operator:
                     f"{list(shapes[t.shape])}" + self._shape_reason(t, attributes)
                 )
         if "count" in arrays and arrays["count"] < 0:
-            raise ValueError(
-                f"{self}: input 'count' is {int(arrays['count'])}; it must be 0 or more"
-            )
+            raise ValueError(f"{self}: input 'count' is {int(arrays['count'])}; it must be 0 or more")
         return Binding(
             layout,
             tuple(shapes[t.shape] for t in self.outputs),
@@ -134,9 +135,10 @@ class Operator:
         )
 
     def evaluate(self, *inputs: np.ndarray, **attributes: Any) -> Arrays:
-        """The float64 oracle on arrays of any float type: outputs in float64 (count in int64), not rounded to U or T."""
+        """The float64 oracle: outputs in float64 (count in int64), not rounded to U or T."""
         binding = self.bind(inputs, attributes)
-        attributes = self.as_stored(attributes)
+        stored = self.as_stored(attributes)
+        computed = {name: value for name, value in stored.items() if name not in STRUCTURAL_ATTRIBUTES}
         wide = [
             value if t.type == "int64" else np.asarray(value, np.float64)
             for t, value in zip(self.inputs, inputs, strict=True)
@@ -147,18 +149,15 @@ class Operator:
             for t, value in zip(self.inputs, wide, strict=True)
         ]
         with np.errstate(all="ignore"):  # NaN and Inf in the data are the caller's affair
-            results = self.reference(*planes, layout=layout, **attributes)
+            results = self.reference(*planes, **({"layout": layout} if self.has_data else {}), **computed)
         return tuple(
-            np.asarray(value).reshape(shape)
-            for value, shape in zip(results, binding.output_shapes, strict=True)
+            np.asarray(value).reshape(shape) for value, shape in zip(results, binding.output_shapes, strict=True)
         )
 
     def as_stored(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
         """The attributes as ONNX stores them: a float has 32 bits there, so a momentum of 0.9 is not quite 0.9."""
         return {
-            a.name: float(np.float32(attributes[a.name]))
-            if isinstance(a.default, float)
-            else int(attributes[a.name])
+            a.name: float(np.float32(attributes[a.name])) if isinstance(a.default, float) else int(attributes[a.name])
             for a in self.attributes
         }
 
@@ -193,21 +192,15 @@ class Operator:
     def _check_attributes(self, attributes: Mapping[str, Any]) -> None:
         expected = {a.name for a in self.attributes}
         if set(attributes) != expected:
-            raise ValueError(
-                f"{self}: attributes {sorted(attributes)}, expected {sorted(expected)}"
-            )
+            raise ValueError(f"{self}: attributes {sorted(attributes)}, expected {sorted(expected)}")
         if attributes.get("stash_type", 1) not in STATISTICS_TYPES:
             raise ValueError(
                 f"{self}: attribute 'stash_type' is {attributes['stash_type']}; use 1 (float) or 11 (double)"
             )
         if not attributes.get("epsilon", 0.0) >= 0.0:
-            raise ValueError(
-                f"{self}: attribute 'epsilon' is {attributes['epsilon']}; it must be 0 or more"
-            )
+            raise ValueError(f"{self}: attribute 'epsilon' is {attributes['epsilon']}; it must be 0 or more")
 
-    def _check_types(
-        self, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]
-    ) -> dict[str, np.dtype]:
+    def _check_types(self, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> dict[str, np.dtype]:
         """The dtypes of T, U and int64; every input has the one that its type name stands for."""
         types: dict[str, np.dtype] = {"int64": np.dtype(np.int64)}
         if "stash_type" in attributes:
@@ -215,24 +208,16 @@ class Operator:
         for t in self.inputs:
             dtype = arrays[t.name].dtype
             if t.type == "U" and dtype not in (np.float32, np.float64):
-                raise ValueError(
-                    f"{self}: input '{t.name}' has type {dtype}, expected float32 or float64"
-                )
+                raise ValueError(f"{self}: input '{t.name}' has type {dtype}, expected float32 or float64")
             if dtype != types.setdefault(t.type, dtype):
-                raise ValueError(
-                    f"{self}: input '{t.name}' has type {dtype}, expected {types[t.type]}"
-                )
+                raise ValueError(f"{self}: input '{t.name}' has type {dtype}, expected {types[t.type]}")
         if "T" in types and types["T"].name not in ("float16", "bfloat16", "float32", "float64"):
-            raise ValueError(
-                f"{self}: X has type {types['T']}, expected float16, bfloat16, float32 or float64"
-            )
+            raise ValueError(f"{self}: X has type {types['T']}, expected float16, bfloat16, float32 or float64")
         return types
 
     def _shape_reason(self, tensor: Tensor, attributes: Mapping[str, Any]) -> str:
         if tensor.shape == "X":
             return ", the shape of X"
         if tensor.shape == "C":
-            return ", one value a channel" + (
-                f" (axis {attributes['axis']} of X)" if "axis" in attributes else ""
-            )
+            return ", one value a channel" + (f" (axis {attributes['axis']} of X)" if "axis" in attributes else "")
         return ", a scalar"

@@ -15,7 +15,7 @@ from onnx_cbp.custom_ops.schemas import make_schema
 def _op_run(operator: Operator) -> type[OpRun]:
     """An OpRun that evaluates in float64 and rounds once, to the output types of the op."""
 
-    def _run(self: OpRun, *inputs: np.ndarray, **attributes: Any) -> tuple[np.ndarray, ...]:
+    def _run(_self: OpRun, *inputs: np.ndarray, **attributes: Any) -> tuple[np.ndarray, ...]:
         # A one-element result of another op may arrive as a numpy scalar.
         arrays = [np.asarray(value) for value in inputs]
         dtypes = operator.bind(arrays, attributes).output_dtypes

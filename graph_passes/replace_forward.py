@@ -104,12 +104,21 @@ def _replace(site: ForwardSite, names: Names, writes: _InPlaceWrites) -> None:
     ):
         written = site.updates_in_place and running is not None and is_parameter(running)
         if running is not None and (written or is_used(updated)):
-            _update(splice, name, running, batch, count, updated, site.momentum, writes if written else None)
+            _update(
+                splice,
+                name,
+                running,
+                batch,
+                count,
+                updated,
+                site.momentum,
+                writes if written else None,
+            )
     splice.commit()
 
 
 def is_parameter(running: ir.Value) -> bool:
-    """Whether a running statistic outlives the step: it is fed by the caller. An initializer is a constant of the session."""
+    """Whether the caller feeds a running statistic, so that it outlives the step; an initializer is a constant."""
     return running.is_graph_input() and not running.is_initializer()
 
 

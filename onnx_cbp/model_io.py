@@ -58,9 +58,7 @@ def save_model(model: onnx.ModelProto, path: str | os.PathLike[str]) -> None:
         with _scratch(file) as scratch:
             if model.ByteSize() > _LARGEST_MESSAGE:
                 data = f"{file.name}.data"
-                onnx.save_model(
-                    model, str(scratch / file.name), save_as_external_data=True, location=data
-                )
+                onnx.save_model(model, str(scratch / file.name), save_as_external_data=True, location=data)
                 (scratch / data).replace(file.parent / data)
             else:
                 onnx.save_model(model, str(scratch / file.name))

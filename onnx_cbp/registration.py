@@ -36,9 +36,7 @@ def register(session_options: Any, backend: str = "auto") -> None:
         raise OnnxCbpError(
             f"these session options have the {earlier} ops already; use new SessionOptions for backend {backend!r}"
         )
-    session_options.register_custom_ops_library(
-        get_library_path() if backend == "native" else _python_library_path()
-    )
+    session_options.register_custom_ops_library(get_library_path() if backend == "native" else _python_library_path())
     _registered[session_options] = backend
 
 

@@ -84,7 +84,8 @@ def rewrite(
     Args:
         model: a model or the path of one; it is not changed.
         portable: attach the ops' function bodies, so that the model also runs where no library of ours is.
-        synchronize, data_parallel: not available yet.
+        synchronize: not available yet.
+        data_parallel: not available yet.
 
     Returns:
         The rewritten model; a copy of the model where there is nothing to rewrite.
@@ -107,8 +108,10 @@ def rewrite(
     passes: list[InPlacePass] = [ReplaceForwardPass(), ReplaceBackwardPass()]
     if portable:
         passes.append(AttachFunctionsPass())
-    # One by one, not as a Sequential: that would bury our one-line errors in its own.
-    if not any([step(result).modified for step in passes]):
+    modified = False
+    for step in passes:  # not a Sequential: that would bury our one-line errors in its own
+        modified |= step(result).modified
+    if not modified:
         copy = onnx.ModelProto()
         copy.CopyFrom(source)
         return copy

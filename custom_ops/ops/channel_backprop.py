@@ -19,14 +19,11 @@ def _reference(
     count: np.ndarray,
     *,
     layout: Layout,
-    axis: int,
 ) -> Arrays:
     column = layout.per_channel
     m = max(int(count), 1)
     x_hat = (X - column(mean)) * column(inv_std)
-    return (
-        column(scale * inv_std) * (dY - column(bias_grad) / m - x_hat * column(scale_grad) / m),
-    )
+    return (column(scale * inv_std) * (dY - column(bias_grad) / m - x_hat * column(scale_grad) / m),)
 
 
 def _body(opset: int) -> str:
@@ -63,8 +60,8 @@ OPERATOR = Operator(
 
     dX = scale * inv_std * (dY - bias_grad / count - x_hat * scale_grad / count),  x_hat = (X - mean) * inv_std
 
-with scale_grad and bias_grad from ChannelBackpropStats. `count` is the number of elements per channel that the statistics
-were taken over; it exceeds X's own where they were synchronised across replicas.""",
+with scale_grad and bias_grad from ChannelBackpropStats. `count` is the number of elements per channel that the
+statistics were taken over; it exceeds X's own where they were synchronised across replicas.""",
     inputs=(
         formals.DY,
         formals.X,

@@ -15,7 +15,6 @@ def _reference(
     dY: np.ndarray,
     *,
     layout: Layout,
-    axis: int,
 ) -> Arrays:
     x_hat = (X - layout.per_channel(mean)) * layout.per_channel(inv_std)
     return (dY * x_hat).sum(axis=(0, 2)), dY.sum(axis=(0, 2))

@@ -16,7 +16,6 @@ def _reference(
     var: np.ndarray,
     *,
     layout: Layout,
-    axis: int,
     epsilon: float,
 ) -> Arrays:
     column = layout.per_channel

@@ -8,7 +8,7 @@ from onnx_cbp.custom_ops import bodies, formals
 from onnx_cbp.custom_ops.operator import Arrays, Layout, Operator
 
 
-def _reference(X: np.ndarray, *, layout: Layout, axis: int, stash_type: int) -> Arrays:
+def _reference(X: np.ndarray, *, layout: Layout) -> Arrays:
     count = max(layout.count, 1)
     mean = X.sum(axis=(0, 2)) / count
     # Two passes: the textbook E[x^2] - E[x]^2 loses every digit at a large offset.
@@ -16,7 +16,7 @@ def _reference(X: np.ndarray, *, layout: Layout, axis: int, stash_type: int) -> 
     return mean, var, np.asarray(layout.count, np.int64)
 
 
-def _body(opset: int) -> str:
+def _body(_opset: int) -> str:
     # The mean of a large offset is rounded; `rest` is what the rounding left, and the variance is corrected by it.
     return (
         bodies.CONSTANTS

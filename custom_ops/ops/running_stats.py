@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnx_cbp.custom_ops import bodies, formals
-from onnx_cbp.custom_ops.operator import Arrays, Attribute, Layout, Operator, Tensor
+from onnx_cbp.custom_ops.operator import Arrays, Attribute, Operator, Tensor
 
 
 def _reference(
@@ -13,7 +13,6 @@ def _reference(
     batch: np.ndarray,
     count: np.ndarray,
     *,
-    layout: Layout,
     momentum: float,
     unbiased: int,
 ) -> Arrays:
@@ -59,8 +58,8 @@ OPERATOR = Operator(
     updated = running * momentum + batch * (1 - momentum)
 
 `momentum` is ONNX's: the part that is kept (PyTorch's is the part that is replaced). With unbiased = 1 the batch value is
-multiplied by count / (count - 1), as PyTorch does for the variance; a single element has no unbiased variance and is
-taken as it is. Nothing observed (count = 0) leaves the running value as it was. Pure: it never writes its input.""",
+multiplied by count / (count - 1), as PyTorch does for the variance; a single element has no unbiased variance and
+is taken as it is. Nothing observed (count = 0) leaves the running value as it was. Pure: it never writes its input.""",
     inputs=(
         Tensor("running", "U", "C", "Running value before the step."),
         Tensor("batch", "U", "C", "Mean or biased variance of the batch."),

@@ -29,9 +29,7 @@ def _forward(node: ir.Node) -> Site:
     if missing or optional_output(node, 0) is None:
         return LeftAlone(node, form, f"'{missing or 'Y'}' is missing: the model is not valid")
     if not attribute(node, "training_mode", 1):
-        return LeftAlone(
-            node, form, "it normalises with running statistics: there is nothing to train"
-        )
+        return LeftAlone(node, form, "it normalises with running statistics: there is nothing to train")
     X, scale, B, running_mean, running_var = node.inputs[:5]
     assert X is not None
     assert scale is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from support.ops import exact, make_case, run
 
 pytestmark = pytest.mark.native

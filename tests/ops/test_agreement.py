@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support.ops import exact, make_case, run, run_reference
 
 from onnx_cbp.custom_ops import OPERATORS
+from support.ops import exact, make_case, run, run_reference
 
 SHAPES = [
     ((4, 3), 1),

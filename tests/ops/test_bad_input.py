@@ -8,11 +8,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from support.ops import NUMBERS, make_case, op_model, session
 
 import onnx_cbp
 from onnx_cbp.custom_ops import DOMAIN, OPERATORS
 from onnx_cbp.custom_ops.library import call_native
+from support.ops import NUMBERS, make_case, op_model, session
 
 NATIVE = pytest.param("native", marks=pytest.mark.native)
 INPUTS = [(name, t.name) for name, op in OPERATORS.items() for t in op.inputs]
@@ -30,8 +30,7 @@ def _loose_model(case, **attributes):
         **{**case.attributes, **attributes},
     )
     inputs = [
-        helper.make_tensor_value_info(name, NUMBERS[value.dtype.name], None)
-        for name, value in case.feeds.items()
+        helper.make_tensor_value_info(name, NUMBERS[value.dtype.name], None) for name, value in case.feeds.items()
     ]
     dtypes = operator.bind(case.inputs, case.attributes).output_dtypes
     outputs = [
@@ -151,9 +150,7 @@ def test_python_ops_name_a_stash_type_that_they_do_not_serve():
 def test_the_c_functions_check_too():
     case = make_case("ChannelNormalize", (2, 3, 4))
     with pytest.raises(ValueError, match="'scale' has shape \\[4\\], expected \\[3\\]"):
-        call_native(
-            case.operator, case.replace(scale=np.ones(4, np.float32)).inputs, case.attributes
-        )
+        call_native(case.operator, case.replace(scale=np.ones(4, np.float32)).inputs, case.attributes)
 
 
 def test_the_schema_refuses_what_it_does_not_know():

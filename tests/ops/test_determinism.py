@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support.ops import make_case, op_model, run, session
 
 from onnx_cbp.custom_ops import OPERATORS
 from onnx_cbp.custom_ops.library import call_native
+from support.ops import make_case, op_model, run, session
 
 pytestmark = pytest.mark.native
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support.ops import Case, run
 
 from onnx_cbp.custom_ops import OPERATORS
+from support.ops import Case, run
 
 EPSILON = 1e-3
 

@@ -7,11 +7,11 @@ import onnx
 import onnxruntime as ort
 import pytest
 from onnx import helper
-from support.ops import make_case, op_model, run, session
 
 import onnx_cbp
 from onnx_cbp.custom_ops import DOMAIN, OPERATORS, python_ops
 from onnx_cbp.custom_ops.schemas import register_schemas
+from support.ops import make_case, op_model, run, session
 
 
 @pytest.mark.parametrize("name", OPERATORS)
@@ -36,9 +36,7 @@ def test_onnx_infers_types_and_shapes(name):
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
     values = {v.name: v.type.tensor_type for v in inferred.graph.value_info}
     binding = case.operator.bind(case.inputs, case.attributes)
-    for t, shape, dtype in zip(
-        case.operator.outputs, binding.output_shapes, binding.output_dtypes, strict=True
-    ):
+    for t, shape, dtype in zip(case.operator.outputs, binding.output_shapes, binding.output_dtypes, strict=True):
         found = values[f"{t.name}_out"]
         assert tuple(d.dim_value for d in found.shape.dim) == shape
         assert found.elem_type == helper.np_dtype_to_tensor_dtype(dtype)
@@ -92,9 +90,7 @@ def test_register_is_safe_to_call_twice():
     onnx_cbp.register(options)
     model = op_model(make_case("ChannelStats", (2, 3, 4)))
     for _ in range(2):  # one SessionOptions serves several sessions
-        ort.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def test_register_names_the_backends_it_knows():

@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
-from support.models import FORWARD, fresh_batch_norm, op_types, parse
-from support.ops import session
 
 import onnx_cbp
+from support.models import FORWARD, fresh_batch_norm, op_types, parse
+from support.ops import session
 
 
 def _feeds(model, seed=0):
@@ -47,7 +47,7 @@ def test_the_result_is_a_valid_model_and_the_input_is_untouched():
     onnx.checker.check_model(rewritten, full_check=True)
     assert [o.name for o in rewritten.graph.output] == ["y", "new_mean", "new_var"]
     assert [o.type for o in rewritten.graph.output] == [o.type for o in model.graph.output]
-    assert [i for i in rewritten.graph.input] == [i for i in model.graph.input]
+    assert list(rewritten.graph.input) == list(model.graph.input)
 
 
 def test_a_second_rewrite_changes_nothing():
@@ -91,9 +91,7 @@ def test_metadata_stays():
 
 
 def test_names_that_are_taken_are_not_taken_twice():
-    text = FORWARD.replace("x, gamma", "y_mean, gamma").replace(
-        "float[N, 3, H, W] x,", "float[N, 3, H, W] y_mean,"
-    )
+    text = FORWARD.replace("x, gamma", "y_mean, gamma").replace("float[N, 3, H, W] x,", "float[N, 3, H, W] y_mean,")
     model = parse(text)
     model.graph.node[0].name = "y"
     model.graph.input[0].name = "y/mean"

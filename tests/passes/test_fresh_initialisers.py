@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime as ort
 import pytest
-from support.models import fresh_batch_norm
-from support.ops import session
 
 import onnx_cbp
+from support.models import fresh_batch_norm
+from support.ops import session
 
 X = (5 + 3 * np.random.default_rng(0).normal(size=(2, 4, 3))).astype(np.float32)
 WANT = (X - X.mean((0, 2), keepdims=True, dtype=np.float64)) / np.sqrt(

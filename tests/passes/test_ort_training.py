@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from support.models import TRAINING, op_types, parse
-from support.ops import session
 
 import onnx_cbp
+from support.models import TRAINING, op_types, parse
+from support.ops import session
 
 NATIVE = pytest.param("native", marks=pytest.mark.native)
 

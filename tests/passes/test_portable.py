@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import onnx
 import pytest
-from support.models import FORWARD, parse
 
 import onnx_cbp
 from onnx_cbp.custom_ops import DOMAIN
+from support.models import FORWARD, parse
 
 
 def test_bodies_are_attached_only_when_asked_for():
@@ -22,7 +22,11 @@ def test_bodies_are_attached_only_when_asked_for():
 def test_a_rewritten_model_can_be_made_portable_afterwards():
     rewritten = onnx_cbp.rewrite(parse(FORWARD))
     portable = onnx_cbp.rewrite(rewritten, portable=True)
-    assert {f.name for f in portable.functions} == {"ChannelStats", "ChannelNormalize", "RunningStats"}
+    assert {f.name for f in portable.functions} == {
+        "ChannelStats",
+        "ChannelNormalize",
+        "RunningStats",
+    }
     assert onnx_cbp.rewrite(portable, portable=True) == portable
 
 

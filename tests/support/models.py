@@ -54,8 +54,7 @@ def fresh_batch_norm(momentum: float, channels: int = 4) -> onnx.ModelProto:
     )
     x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", channels, "L"]) for n in "xy")
     initializers = [
-        numpy_helper.from_array(np.full(channels, value, np.float32), name)
-        for name, value in values.items()
+        numpy_helper.from_array(np.full(channels, value, np.float32), name) for name, value in values.items()
     ]
     return helper.make_model(
         helper.make_graph([node], "fresh", [x], [y], initializers),

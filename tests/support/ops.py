@@ -117,9 +117,7 @@ def op_model(case: Case, *, opset: int = 17, bodies: bool = False) -> onnx.Model
             **case.attributes,
         )
     )
-    for t, dtype, shape in zip(
-        operator.outputs, binding.output_dtypes, binding.output_shapes, strict=True
-    ):
+    for t, dtype, shape in zip(operator.outputs, binding.output_dtypes, binding.output_shapes, strict=True):
         wide = TensorProto.FLOAT if dtype.itemsize == 2 else NUMBERS[dtype.name]
         outputs.append(helper.make_tensor_value_info(f"{t.name}_result", wide, shape))
         nodes.append(helper.make_node("Cast", [f"{t.name}_out"], [f"{t.name}_result"], to=wide))
@@ -136,8 +134,7 @@ def op_model(case: Case, *, opset: int = 17, bodies: bool = False) -> onnx.Model
 def feeds_of(case: Case) -> dict[str, np.ndarray]:
     """The inputs as the model of `op_model` takes them."""
     return {
-        name: value.astype(np.float32) if value.dtype.itemsize == 2 else value
-        for name, value in case.feeds.items()
+        name: value.astype(np.float32) if value.dtype.itemsize == 2 else value for name, value in case.feeds.items()
     }
 
 
@@ -150,9 +147,7 @@ def session(model: onnx.ModelProto, backend: str | None, *, threads: int = 1, **
         setattr(session_options, name, value)
     if backend is not None:
         onnx_cbp.register(session_options, backend)
-    return ort.InferenceSession(
-        model.SerializeToString(), session_options, providers=["CPUExecutionProvider"]
-    )
+    return ort.InferenceSession(model.SerializeToString(), session_options, providers=["CPUExecutionProvider"])
 
 
 def run(case: Case, backend: str, *, threads: int = 1, opset: int = 17) -> list[np.ndarray]:
