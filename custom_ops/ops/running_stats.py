@@ -57,9 +57,10 @@ OPERATOR = Operator(
 
     updated = running * momentum + batch * (1 - momentum)
 
-`momentum` is ONNX's: the part that is kept (PyTorch's is the part that is replaced). With unbiased = 1 the batch value is
-multiplied by count / (count - 1), as PyTorch does for the variance; a single element has no unbiased variance and
-is taken as it is. Nothing observed (count = 0) leaves the running value as it was. Pure: it never writes its input.""",
+`momentum` is what ONNX calls so: the part that is kept (PyTorch's is the part that is replaced). With unbiased = 1 the
+batch value is multiplied by count / (count - 1), as PyTorch does for the variance; a single element has no unbiased
+variance and is taken as it is. Nothing observed (count = 0) leaves the running value as it was. Pure: it never writes
+its input.""",
     inputs=(
         Tensor("running", "U", "C", "Running value before the step."),
         Tensor("batch", "U", "C", "Mean or biased variance of the batch."),
