@@ -16,8 +16,8 @@ from onnx_cbp.errors import OnnxCbpError
 _LARGEST_MESSAGE = 2**31 - 1
 
 
-def load_model(path: str | os.PathLike[str]) -> onnx.ModelProto:
-    """Read a model with its external data.
+def load_model(path: str | os.PathLike[str], *, external_data: bool = True) -> onnx.ModelProto:
+    """Read a model, with its external data where that is asked for.
 
     Raises:
         OnnxCbpError: one line: no such file, a folder, no ONNX model, external data that is not there.
@@ -35,6 +35,8 @@ def load_model(path: str | os.PathLike[str]) -> onnx.ModelProto:
         raise OnnxCbpError(f"'{file}' is not an ONNX model, or is cut short") from None
     if not model.ir_version or not (model.graph.node or model.graph.output):
         raise OnnxCbpError(f"'{file}' is not an ONNX model: it has no IR version or no graph")
+    if not external_data:
+        return model
     try:
         onnx.load_external_data_for_model(model, str(file.parent))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:

@@ -1,0 +1,119 @@
+"""One run of one model in ONNX Runtime, with errors that say what to do."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnx_cbp.checking.graphs import nodes
+from onnx_cbp.custom_ops import DOMAIN
+from onnx_cbp.custom_ops.library import find_library
+from onnx_cbp.custom_ops.python_ops import raise_python_op_error
+from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.model_io import save_model
+from onnx_cbp.registration import register
+
+_FATAL_ONLY = 4
+_UNKNOWN_OP = re.compile(r"com\.microsoft[:.](\w+)\(-?\d+\) is not a registered function/op")
+
+
+def run(
+    what: str,
+    source: onnx.ModelProto | str | os.PathLike[str],
+    graph: onnx.ModelProto,
+    feeds: dict[str, np.ndarray],
+    *,
+    as_written: bool,
+    seed: int,
+) -> dict[str, Any]:
+    """Run a model once; what it writes in place is in `feeds` afterwards.
+
+    Args:
+        what: what to call the model in an error.
+        source: the model or its path.
+        graph: the model, with or without its external data.
+        feeds: the inputs.
+        as_written: without graph optimisations.
+        seed: of ONNX Runtime's own random ops, such as Dropout.
+
+    Returns:
+        The outputs by name.
+
+    Raises:
+        OnnxCbpError: the model cannot be loaded or run, in one line.
+    """
+    ort = _onnxruntime()
+    options = ort.SessionOptions()
+    options.log_severity_level = _FATAL_ONLY  # errors are raised too, and printed by whoever called
+    if as_written:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if _needs_our_ops(graph):
+        register(options)
+    try:
+        ort.set_seed(seed)
+        with _loadable(source) as loadable:
+            session = ort.InferenceSession(loadable, options, providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        return dict(zip(names, session.run(names, feeds), strict=True))
+    except OnnxCbpError:
+        raise
+    except Exception as error:  # the exceptions of ONNX Runtime have no base of their own
+        raise OnnxCbpError(_explain(what, str(error), ort.__version__)) from error
+    finally:
+        raise_python_op_error()
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise OnnxCbpError(
+            "ONNX Runtime is not installed: pip install 'onnx-cbp[cpu]', or 'onnx-cbp[training]' for training artifacts"
+        ) from None
+    return onnxruntime
+
+
+def _needs_our_ops(graph: onnx.ModelProto) -> bool:
+    """Whether the model uses our ops: where it brings their bodies, the library is welcome but not needed."""
+    bodies = {(f.domain, f.name) for f in graph.functions}
+    holders = [graph.graph.node, *(f.node for f in graph.functions)]
+    used = {n.op_type for holder in holders for n in nodes(holder) if n.domain == DOMAIN}
+    if all((DOMAIN, op_type) in bodies for op_type in used):
+        return bool(used) and find_library() is not None
+    return True
+
+
+@contextmanager
+def _loadable(source: onnx.ModelProto | str | os.PathLike[str]) -> Iterator[str | bytes]:
+    """What an InferenceSession takes: a path, or the bytes of a model that fits into them."""
+    if not isinstance(source, onnx.ModelProto):
+        yield os.fspath(source)
+        return
+    try:
+        serialized = source.SerializeToString()
+    except Exception:  # over 2 GiB; the type differs from protobuf to protobuf
+        with tempfile.TemporaryDirectory() as folder:
+            copy = onnx.ModelProto()
+            copy.CopyFrom(source)
+            save_model(copy, Path(folder) / "model.onnx")
+            yield str(Path(folder) / "model.onnx")
+    else:
+        yield serialized
+
+
+def _explain(what: str, message: str, version: str) -> str:
+    unknown = _UNKNOWN_OP.search(message)
+    if unknown:
+        return (
+            f"{what} uses com.microsoft.{unknown[1]}, which onnxruntime {version} does not have: training artifacts "
+            "need the training build, pip install 'onnx-cbp[training]'"
+        )
+    return f"{what} cannot be run: {' '.join(message.split())}"

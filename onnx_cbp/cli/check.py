@@ -1,0 +1,120 @@
+"""`onnx-cbp check`: does the rewritten model compute what the original computes."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnx_cbp.cli.progress import steps
+
+if TYPE_CHECKING:
+    from onnx_cbp.checking import Difference
+
+_TOO_FAR_APART = 1
+
+
+@click.command()
+@click.argument("model", type=click.Path())
+@click.argument("out", type=click.Path())
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random inputs.")
+@click.option(
+    "--batch", type=click.IntRange(min=1), default=8, show_default=True, help="What symbolic dimensions become."
+)
+@click.option(
+    "--rtol",
+    type=click.FloatRange(min=0),
+    help="Largest relative difference allowed.  [default: 1e-4; 1e-2 for float16, 5e-2 for bfloat16]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON document instead of a table.")
+def check(model: str, out: str, seed: int, batch: int, rtol: float | None, as_json: bool) -> None:
+    """Run MODEL and its rewritten form OUT on the same random inputs, and compare what they compute.
+
+    Compares every graph output and, in training graphs, what the models write in place: gradients and running
+    statistics. A difference is relative to the largest value of the result, or to 1% of the largest gradient (running
+    statistic, output) of all where that is more: a gradient that is zero in exact arithmetic is nothing but rounding
+    error. A loss is judged alone. MODEL runs without graph optimisations, which give some batch norms wrong values.
+
+    Exit status: 0 within tolerance, 1 too far apart, 2 a model that cannot be read or run.
+    """
+    from onnx_cbp.checking import compare
+
+    if rtol is not None and math.isnan(rtol):
+        raise click.BadParameter("nan is no tolerance", param_hint="'--rtol'")
+    with steps([f"running {model} and {out}"]) as step:
+        next(step)
+        differences = compare(model, out, seed=seed, batch=batch)
+    good = all(d.within(rtol) for d in differences)
+    if as_json:
+        document = {"original": model, "rewritten": out, "seed": seed, "batch": batch, "within_tolerance": good}
+        document["differences"] = [_as_dict(d, rtol) for d in differences]
+        click.echo(json.dumps(document, indent=2))
+    else:
+        _print(differences, rtol)
+    sys.exit(0 if good else _TOO_FAR_APART)
+
+
+def _as_dict(difference: Difference, rtol: float | None) -> dict[str, Any]:
+    return {
+        **difference.as_dict(),
+        "tolerance": _tolerance(difference, rtol),
+        "within_tolerance": difference.within(rtol),
+    }
+
+
+def _tolerance(difference: Difference, rtol: float | None) -> float:
+    from onnx_cbp.checking import default_tolerance
+
+    return default_tolerance(difference.dtype) if rtol is None else rtol
+
+
+def _print(differences: list[Difference], rtol: float | None) -> None:
+    from rich.text import Text
+
+    from onnx_cbp.cli.text import console, printable, say, table
+
+    # Flags say only that an accumulator has run: where they agree, they are not worth a row.
+    flags = [d for d in differences if d.dtype == "bool" and d.within(rtol)]
+    rows: list[tuple[str | Text, ...]] = []
+    for d in (d for d in differences if d not in flags):
+        verdict = "ok" if d.within(rtol) else d.problem or "too far apart"
+        rows.append(
+            (
+                d.name,
+                d.kind,
+                _number(d.largest),
+                _number(d.absolute),
+                _number(d.relative),
+                Text(printable(verdict), style="green" if d.within(rtol) else "bold red"),
+            )
+        )
+    columns = ("result", "kind", "largest", "difference", "relative", "")
+    out = console()
+    if rows:
+        out.print(table(columns, rows, right=("largest", "difference", "relative")))
+    say(out, _verdict(differences, len(flags), rtol))
+
+
+def _verdict(differences: list[Difference], flags: int, rtol: float | None) -> str:
+    bad = [d for d in differences if not d.within(rtol)]
+    if not bad:
+        worst = max((d.relative for d in differences), default=0.0)
+        equal = f", {flags} flags equal" if flags else ""
+        return (
+            f"within tolerance: {len(differences) - flags} results{equal}, largest relative difference {_number(worst)}"
+        )
+    reasons = [
+        f"'{d.name}': {d.problem}" if d.problem else f"'{d.name}' is {_number(d.relative)} off"
+        for d in sorted(bad, key=lambda d: -d.relative)
+    ]
+    more = f", and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+    return f"not within tolerance: {'; '.join(reasons[:3])}{more}"
+
+
+def _number(value: float) -> str:
+    if math.isnan(value):
+        return "-"
+    return f"{value:.2e}" if value else "0"

@@ -1,0 +1,61 @@
+"""Errors as one line on stderr and an exit status."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from onnx_cbp.cli.text import one_line
+from onnx_cbp.errors import OnnxCbpError
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+class OneLineErrors(click.Group):
+    """A group whose commands may raise: nobody sees a traceback."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Run a command and exit with its status."""
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **extra)
+        # The library logs what the commands print; without a handler Python would print it as well.
+        logging.getLogger("onnx_cbp").addHandler(logging.NullHandler())
+        try:
+            status = super().main(*args, standalone_mode=False, **extra)
+            sys.stdout.flush()
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except (click.Abort, KeyboardInterrupt):
+            _fail("interrupted", INTERRUPTED)
+        except OnnxCbpError as error:
+            _fail(str(error))
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                _reader_went_away()
+            where = f"'{error.filename}': " if error.filename else ""
+            _fail(f"{where}{error.strerror or error}")
+        except MemoryError:
+            _fail("out of memory")
+        except Exception as error:
+            if os.environ.get("ONNX_CBP_TRACEBACK"):
+                raise
+            _fail(f"unexpected {type(error).__name__}: {error} (set ONNX_CBP_TRACEBACK=1 to see where, and report it)")
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(message: str, status: int = BAD_INPUT) -> NoReturn:
+    click.echo(f"onnx-cbp: {one_line(message)}", err=True)
+    sys.exit(status)
+
+
+def _reader_went_away() -> NoReturn:
+    """`onnx-cbp ... | head`: say nothing, also when Python flushes stdout at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)
