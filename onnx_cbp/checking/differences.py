@@ -13,6 +13,8 @@ import numpy as np
 #: nothing of its own to be held against.
 FLOOR = 0.01
 
+_NOISE_MARGIN = 3
+
 _TOLERANCES = {"float64": 1e-4, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
 
 
@@ -29,6 +31,8 @@ class Difference:
         absolute: the largest absolute difference.
         relative: `absolute` over `largest`; where the result is much smaller than the others of its kind, over 1% of
             the largest of them (a loss is judged alone). Of what must be equal (integers, flags): 0 or infinity.
+        noise: how far the original is from itself on inputs that are a few units in the last place off, relatively: the
+            most of all results of this kind. Measured only where some result is not within its tolerance.
         problem: why the two cannot be compared, in one clause; None if they can.
     """
 
@@ -40,11 +44,17 @@ class Difference:
     absolute: float
     relative: float
     problem: str | None = None
+    noise: float = 0.0
+
+    def tolerance(self, rtol: float | None = None) -> float:
+        """The relative difference allowed: `rtol`, else that of the type or 3 times the noise, whichever is more."""
+        if rtol is not None:
+            return rtol
+        return max(default_tolerance(self.dtype), _NOISE_MARGIN * self.noise)
 
     def within(self, rtol: float | None = None) -> bool:
-        """Whether the results agree; the tolerance is that of the type where none is given."""
-        limit = default_tolerance(self.dtype) if rtol is None else rtol
-        return self.problem is None and self.relative <= limit
+        """Whether the results agree."""
+        return self.problem is None and self.relative <= self.tolerance(rtol)
 
     def as_dict(self) -> dict[str, Any]:
         """The difference as JSON-ready values; what is not finite is None."""

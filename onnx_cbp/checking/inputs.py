@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
 
 from onnx_cbp.checking.graphs import dimensions, fed_inputs
-from onnx_cbp.checking.roles import Kind, Role, find_roles
+from onnx_cbp.checking.roles import Kind, Role
 from onnx_cbp.errors import OnnxCbpError
 
 _TYPES: dict[int, type[np.generic]] = {
@@ -27,14 +28,13 @@ _TYPES: dict[int, type[np.generic]] = {
 }
 
 
-def make_inputs(model: onnx.ModelProto, seed: int, batch: int) -> dict[str, np.ndarray]:
+def make_inputs(model: onnx.ModelProto, roles: Mapping[str, Role], seed: int, batch: int) -> dict[str, np.ndarray]:
     """An array for every input that a caller must give.
 
     Raises:
         OnnxCbpError: an input whose type numpy and ONNX Runtime do not share, or whose rank is not known.
     """
     generator = np.random.default_rng(seed)
-    roles = find_roles(model, batch)
     return {
         value.name: _array(generator, roles[value.name], *_type_and_shape(value, batch)) for value in fed_inputs(model)
     }

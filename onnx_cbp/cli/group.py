@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import click
@@ -20,14 +22,24 @@ INTERRUPTED = 130
 class OneLineErrors(click.Group):
     """A group whose commands may raise: nobody sees a traceback."""
 
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
         """Run a command and exit with its status."""
         if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **extra)
+            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         # The library logs what the commands print; without a handler Python would print it as well.
         logging.getLogger("onnx_cbp").addHandler(logging.NullHandler())
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # A node may be called what the terminal's encoding cannot say.
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
-            status = super().main(*args, standalone_mode=False, **extra)
+            status = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
             sys.stdout.flush()
         except click.ClickException as error:
             error.show()
