@@ -1,0 +1,138 @@
+// The element types of X: how they are read into and written from the type that is computed in.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace onnx_cbp {
+
+// ONNX's numbers (TensorProto.DataType).
+enum ElementType : int { kFloat = 1, kInt64 = 7, kFloat16 = 10, kDouble = 11, kBFloat16 = 16 };
+
+struct Float16 {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
+
+inline uint32_t BitsOf(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+inline float FloatOf(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+inline float Load(float value) { return value; }
+inline double Load(double value) { return value; }
+inline float Load(BFloat16 value) { return FloatOf(static_cast<uint32_t>(value.bits) << 16); }
+inline float Load(Float16 value) {
+  const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16;
+  const uint32_t magnitude = static_cast<uint32_t>(value.bits & 0x7fffu) << 13;
+  // The exponent's bias differs by 112; scaling by 2^112 adds it, and makes subnormals right on the way.
+  float scaled = FloatOf(magnitude) * FloatOf(0x77800000u);
+  if ((value.bits & 0x7c00u) == 0x7c00u) scaled = FloatOf(magnitude | 0x7f800000u);  // Inf and NaN
+  return FloatOf(BitsOf(scaled) | sign);
+}
+
+inline void Store(float value, float* out) { *out = value; }
+inline void Store(double value, double* out) { *out = value; }
+inline void Store(double value, float* out) { *out = static_cast<float>(value); }
+inline void Store(float value, BFloat16* out) {
+  uint32_t bits = BitsOf(value);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) {
+    bits |= 0x00400000u;  // rounding could turn a NaN into Inf
+  } else {
+    bits += 0x7fffu + ((bits >> 16) & 1u);  // to nearest, ties to even
+  }
+  out->bits = static_cast<uint16_t>(bits >> 16);
+}
+inline void Store(float value, Float16* out) {
+  const uint32_t bits = BitsOf(value);
+  const uint32_t sign = (bits >> 16) & 0x8000u;
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  uint32_t half;
+  if (magnitude > 0x7f800000u) {
+    half = 0x7e00u;
+  } else if (magnitude >= 0x477ff000u) {
+    half = 0x7c00u;  // rounds to 65536 or more
+  } else if (magnitude < 0x38800000u) {
+    // Subnormal: adding 0.5 puts the unit in the last place of a half at the last place of the float.
+    half = BitsOf(FloatOf(magnitude) + 0.5f) - BitsOf(0.5f);
+  } else {
+    half = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+  }
+  out->bits = static_cast<uint16_t>(half | sign);
+}
+inline void Store(double value, BFloat16* out) { Store(static_cast<float>(value), out); }
+inline void Store(double value, Float16* out) { Store(static_cast<float>(value), out); }
+
+// What elementwise kernels compute in: double where data or statistics are double, float otherwise.
+template <typename T, typename U>
+struct ComputeTypeOf {
+  using Type = float;
+};
+template <typename U>
+struct ComputeTypeOf<double, U> {
+  using Type = double;
+};
+template <typename T>
+struct ComputeTypeOf<T, double> {
+  using Type = double;
+};
+template <>
+struct ComputeTypeOf<double, double> {
+  using Type = double;
+};
+template <typename T, typename U>
+using ComputeType = typename ComputeTypeOf<T, U>::Type;
+
+// Calls f(T{}) with the data type of this number; false where there is none.
+template <typename F>
+bool DispatchData(int type, F&& f) {
+  switch (type) {
+    case kFloat:
+      f(float{});
+      return true;
+    case kDouble:
+      f(double{});
+      return true;
+    case kFloat16:
+      f(Float16{});
+      return true;
+    case kBFloat16:
+      f(BFloat16{});
+      return true;
+    default:
+      return false;
+  }
+}
+
+// Calls f(U{}) with the type of statistics of this number; false where there is none.
+template <typename F>
+bool DispatchStatistics(int type, F&& f) {
+  switch (type) {
+    case kFloat:
+      f(float{});
+      return true;
+    case kDouble:
+      f(double{});
+      return true;
+    default:
+      return false;
+  }
+}
+
+// Calls f(T{}, U{}); false where a type is unknown.
+template <typename F>
+bool Dispatch(int data, int statistics, F&& f) {
+  bool known = false;
+  return DispatchData(data, [&](auto t) { known = DispatchStatistics(statistics, [&](auto u) { f(t, u); }); }) && known;
+}
+
+}  // namespace onnx_cbp

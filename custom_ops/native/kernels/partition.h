@@ -1,0 +1,75 @@
+// How a tensor is cut into tasks. The cuts depend on the shape alone, so every result is the same bits for every
+// number of threads.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+namespace onnx_cbp {
+
+// X seen as [outer, channels, inner]: the dimensions before, at and after the channel axis.
+struct Layout {
+  int64_t outer;
+  int64_t channels;
+  int64_t inner;
+
+  bool empty() const { return outer == 0 || channels == 0 || inner == 0; }
+};
+
+// The part of a tensor that one task works on: some outer indices, some channels, some of each plane.
+struct Block {
+  int64_t outer_begin, outer_end;
+  int64_t channel_begin, channel_end;
+  int64_t inner_begin, inner_end;
+
+  int64_t channels() const { return channel_end - channel_begin; }
+  int64_t inner() const { return inner_end - inner_begin; }
+  // Elements per channel.
+  int64_t count() const { return (outer_end - outer_begin) * inner(); }
+};
+
+class Partition {
+ public:
+  explicit Partition(const Layout& layout) : layout_(layout) {
+    if (layout.empty()) return;
+    inner_per_block_ = std::min(layout.inner, kElements);
+    // A block reads runs of channels * inner elements: long enough for the memory, short enough for the first cache.
+    const int64_t channels = std::max<int64_t>(1, kRun / inner_per_block_);
+    channels_per_block_ = std::min(layout.channels, channels);
+    const int64_t outer = std::max<int64_t>(1, kElements / (channels_per_block_ * inner_per_block_));
+    outer_per_block_ = std::min(layout.outer, outer);
+    inner_blocks_ = CeilDiv(layout.inner, inner_per_block_);
+    channel_blocks_ = CeilDiv(layout.channels, channels_per_block_);
+    outer_blocks_ = CeilDiv(layout.outer, outer_per_block_);
+  }
+
+  int64_t tasks() const { return parts() * channel_blocks_; }
+  // Blocks that share a channel: their partial results are merged in the order of their numbers.
+  int64_t parts() const { return outer_blocks_ * inner_blocks_; }
+
+  int64_t part(int64_t task) const { return task / channel_blocks_; }
+
+  Block block(int64_t task) const {
+    const int64_t channel = task % channel_blocks_ * channels_per_block_;
+    const int64_t inner = part(task) % inner_blocks_ * inner_per_block_;
+    const int64_t outer = part(task) / inner_blocks_ * outer_per_block_;
+    return {outer,   std::min(layout_.outer, outer + outer_per_block_),
+            channel, std::min(layout_.channels, channel + channels_per_block_),
+            inner,   std::min(layout_.inner, inner + inner_per_block_)};
+  }
+
+  // Elements per channel of the blocks of a part.
+  int64_t count(int64_t part) const { return block(part * channel_blocks_).count(); }
+
+ private:
+  static constexpr int64_t kElements = 1 << 16;
+  static constexpr int64_t kRun = 1 << 11;
+
+  static int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+  Layout layout_;
+  int64_t outer_per_block_ = 0, channels_per_block_ = 0, inner_per_block_ = 0;
+  int64_t outer_blocks_ = 0, channel_blocks_ = 0, inner_blocks_ = 0;
+};
+
+}  // namespace onnx_cbp

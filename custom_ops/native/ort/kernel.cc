@@ -1,0 +1,174 @@
+#include "kernel.h"
+
+#include <numeric>
+
+namespace onnx_cbp {
+namespace {
+
+using Shape = std::vector<int64_t>;
+
+std::string ToString(const Shape& shape) {
+  std::string text = "[";
+  for (size_t i = 0; i < shape.size(); ++i) text += (i ? "," : "") + std::to_string(shape[i]);
+  return text + "]";
+}
+
+int64_t Product(const Shape& shape, size_t begin, size_t end) {
+  return std::accumulate(shape.begin() + static_cast<int64_t>(begin), shape.begin() + static_cast<int64_t>(end),
+                         int64_t{1}, std::multiplies<>());
+}
+
+// ONNX Runtime's intra-op pool.
+class OrtExecutor final : public Executor {
+ public:
+  explicit OrtExecutor(const Ort::KernelContext& context) : context_(context) {}
+
+  void Run(int64_t tasks, Task run, void* state) const override {
+    struct Work {
+      Task run;
+      void* state;
+    } work{run, state};
+    context_.ParallelFor(
+        [](void* user, size_t task) {
+          const Work* own = static_cast<const Work*>(user);
+          own->run(own->state, static_cast<int64_t>(task));
+        },
+        static_cast<size_t>(tasks), 0, &work);
+  }
+
+ private:
+  const Ort::KernelContext& context_;
+};
+
+// An attribute, or the default where the node has none; an attribute of another type is an error.
+template <typename V, typename Get>
+V Read(Get get, const OrtKernelInfo* info, const char* name, V fallback, bool* wrong_type) {
+  V value = fallback;
+  Ort::Status status{get(info, name, &value)};
+  if (status.IsOK()) return value;
+  // ONNX Runtime answers the same status for "absent" and "of another type"; its text tells which.
+  const std::string text = status.GetErrorMessage();
+  *wrong_type = text.find("No attribute") == std::string::npos;
+  return fallback;
+}
+
+}  // namespace
+
+struct Kernel::Shapes {
+  Shape data;
+  Layout layout;
+
+  Shape of(ShapeOf kind) const {
+    if (kind == ShapeOf::kData) return data;
+    if (kind == ShapeOf::kChannels) return {layout.channels};
+    return {};
+  }
+};
+
+Kernel::Kernel(const OpSpec& spec, int data_type, int statistics_type, const OrtKernelInfo* info)
+    : spec_(spec), data_type_(data_type), statistics_type_(statistics_type) {
+  const OrtApi& api = Ort::GetApi();
+  size_t length = 0;
+  Ort::ThrowOnError(api.KernelInfo_GetNodeName(info, nullptr, &length));
+  node_.resize(length);
+  Ort::ThrowOnError(api.KernelInfo_GetNodeName(info, node_.data(), &length));
+  if (!node_.empty()) node_.pop_back();  // the terminating zero
+
+  for (const char* name : spec_.attributes) {
+    bool wrong_type = false;
+    const std::string own = name;
+    if (own == "axis") {
+      attributes_.axis = Read(api.KernelInfoGetAttribute_int64, info, name, attributes_.axis, &wrong_type);
+    } else if (own == "stash_type") {
+      attributes_.stash_type = Read(api.KernelInfoGetAttribute_int64, info, name, attributes_.stash_type, &wrong_type);
+    } else if (own == "unbiased") {
+      attributes_.unbiased = Read(api.KernelInfoGetAttribute_int64, info, name, attributes_.unbiased, &wrong_type);
+    } else if (own == "epsilon") {
+      attributes_.epsilon = Read(api.KernelInfoGetAttribute_float, info, name, attributes_.epsilon, &wrong_type);
+    } else if (own == "momentum") {
+      attributes_.momentum = Read(api.KernelInfoGetAttribute_float, info, name, attributes_.momentum, &wrong_type);
+    }
+    if (wrong_type) {
+      Fail("attribute '" + own + "' has the wrong type: epsilon and momentum are floats, the others ints");
+    }
+  }
+  if (attributes_.stash_type != 1 && attributes_.stash_type != 11) {
+    Fail("attribute 'stash_type' is " + std::to_string(attributes_.stash_type) + "; use 1 (float) or 11 (double)");
+  }
+  if (!(attributes_.epsilon >= 0.0f)) {
+    Fail("attribute 'epsilon' is " + std::to_string(attributes_.epsilon) + "; it must be 0 or more");
+  }
+}
+
+void Kernel::Fail(const std::string& what) const {
+  const std::string node = node_.empty() ? "" : " (node '" + node_ + "')";
+  throw Ort::Exception("onnx_cbp." + std::string(spec_.name) + node + ": " + what, ORT_INVALID_ARGUMENT);
+}
+
+OrtStatusPtr Kernel::ComputeV2(OrtKernelContext* context) noexcept {
+  return StatusOf([&] {
+    Ort::KernelContext wrapped(context);
+    Compute(wrapped);
+  });
+}
+
+void Kernel::Compute(Ort::KernelContext& context) const {
+  const Shapes shapes = CheckInputs(context);
+  std::vector<const void*> inputs;
+  for (size_t i = 0; i < spec_.inputs.size(); ++i) inputs.push_back(context.GetInput(i).GetTensorRawData());
+  std::vector<void*> outputs;
+  for (size_t i = 0; i < spec_.outputs.size(); ++i) {
+    outputs.push_back(context.GetOutput(i, shapes.of(spec_.outputs[i].shape)).GetTensorMutableRawData());
+  }
+  for (size_t i = 0; i < spec_.inputs.size(); ++i) {
+    if (spec_.inputs[i].type != TypeOf::kCount) continue;
+    const int64_t count = *static_cast<const int64_t*>(inputs[i]);
+    if (count < 0) Fail("input 'count' is " + std::to_string(count) + "; it must be 0 or more");
+  }
+  const OrtExecutor executor(context);
+  const Call call{data_type_, statistics_type_, shapes.layout, attributes_, inputs, outputs, executor};
+  if (!spec_.run(call)) Fail("no kernel for these types");
+}
+
+Kernel::Shapes Kernel::CheckInputs(const Ort::KernelContext& context) const {
+  std::vector<Shape> actual;
+  for (size_t i = 0; i < spec_.inputs.size(); ++i) {
+    actual.push_back(context.GetInput(i).GetTensorTypeAndShapeInfo().GetShape());
+  }
+  Shapes shapes{{}, {1, 0, 1}};
+  std::string reason;
+  const int x = spec_.data_input();
+  if (x < 0) {
+    if (actual[0].size() != 1) {
+      Fail("input '" + std::string(spec_.inputs[0].name) + "' has shape " + ToString(actual[0]) +
+           ", expected one value a channel");
+    }
+    shapes.layout.channels = actual[0][0];
+  } else {
+    shapes.data = actual[static_cast<size_t>(x)];
+    const int64_t rank = static_cast<int64_t>(shapes.data.size());
+    if (rank < 2) {
+      Fail("input 'X' has shape " + ToString(shapes.data) + "; it needs a batch and a channel axis, rank 2 or more");
+    }
+    if (attributes_.axis < -rank || attributes_.axis >= rank) {
+      Fail("attribute 'axis' is " + std::to_string(attributes_.axis) + ", out of range for X of shape " +
+           ToString(shapes.data) + "; use " + std::to_string(-rank) + " to " + std::to_string(rank - 1));
+    }
+    const size_t axis = static_cast<size_t>(attributes_.axis < 0 ? attributes_.axis + rank : attributes_.axis);
+    shapes.layout = {Product(shapes.data, 0, axis), shapes.data[axis],
+                     Product(shapes.data, axis + 1, shapes.data.size())};
+    reason = " (axis " + std::to_string(attributes_.axis) + " of X " + ToString(shapes.data) + ")";
+  }
+  for (size_t i = 0; i < spec_.inputs.size(); ++i) {
+    const Formal& formal = spec_.inputs[i];
+    if (actual[i] == shapes.of(formal.shape)) continue;
+    const std::string expected = formal.shape == ShapeOf::kData       ? ", the shape of X"
+                                 : formal.shape == ShapeOf::kChannels ? ", one value a channel" + reason
+                                                                      : ", a scalar";
+    Fail("input '" + std::string(formal.name) + "' has shape " + ToString(actual[i]) + ", expected " +
+         ToString(shapes.of(formal.shape)) + expected);
+  }
+  return shapes;
+}
+
+}  // namespace onnx_cbp

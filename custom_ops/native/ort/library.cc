@@ -1,0 +1,65 @@
+// The library's door: ONNX Runtime calls RegisterCustomOps when the library is registered with session options.
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "../kernels/element_types.h"
+#include "channel_op.h"
+
+namespace onnx_cbp {
+namespace {
+
+uint32_t api_version = ORT_API_VERSION;
+
+// "1.17.3" -> 17.
+uint32_t MinorVersion(const char* version) {
+  const char* dot = std::strchr(version, '.');
+  return dot ? static_cast<uint32_t>(std::atoi(dot + 1)) : 0;
+}
+
+std::vector<std::unique_ptr<ChannelOp>> MakeOps() {
+  std::vector<std::unique_ptr<ChannelOp>> ops;
+  for (const OpSpec* spec :
+       {&kChannelStats, &kChannelNormalize, &kChannelBackpropStats, &kChannelBackprop, &kRunningStats}) {
+    const std::vector<int> data_types =
+        spec->data_input() < 0 ? std::vector<int>{kFloat} : std::vector<int>{kFloat, kDouble, kFloat16, kBFloat16};
+    for (int data : data_types) {
+      for (int statistics : {kFloat, kDouble}) ops.push_back(std::make_unique<ChannelOp>(*spec, data, statistics));
+    }
+  }
+  return ops;
+}
+
+// Ops and domain live as long as the process: ONNX Runtime keeps pointers to them in every session.
+Ort::CustomOpDomain& Domain() {
+  static const std::vector<std::unique_ptr<ChannelOp>> ops = MakeOps();
+  static Ort::CustomOpDomain* domain = [] {
+    auto* made = new Ort::CustomOpDomain("onnx_cbp");
+    for (const auto& op : ops) made->Add(op.get());
+    return made;
+  }();
+  return *domain;
+}
+
+}  // namespace
+
+uint32_t ApiVersion() { return api_version; }
+
+}  // namespace onnx_cbp
+
+extern "C" __attribute__((visibility("default"))) OrtStatus* ORT_API_CALL RegisterCustomOps(OrtSessionOptions* options,
+                                                                                            const OrtApiBase* base) {
+  using onnx_cbp::kOldestApi;
+  const uint32_t runtime = onnx_cbp::MinorVersion(base->GetVersionString());
+  onnx_cbp::api_version = std::min<uint32_t>(ORT_API_VERSION, runtime);
+  const OrtApi* api = base->GetApi(onnx_cbp::api_version);
+  if (api == nullptr || runtime < kOldestApi) {
+    // Every runtime has the first version of the interface, to say so with.
+    return base->GetApi(1)->CreateStatus(ORT_NOT_IMPLEMENTED,
+                                         "onnx_cbp needs ONNX Runtime 1.17 or newer: upgrade onnxruntime");
+  }
+  Ort::InitApi(api);
+  return onnx_cbp::StatusOf([&] { Ort::UnownedSessionOptions(options).Add(onnx_cbp::Domain()); });
+}

@@ -1,0 +1,81 @@
+// What the adapter knows of an op. An op is one file: its formals, and the call of its kernel.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "../kernels/executor.h"
+#include "../kernels/partition.h"
+
+namespace onnx_cbp {
+
+enum class TypeOf { kData, kStatistics, kCount };  // T, U, int64
+enum class ShapeOf { kData, kChannels, kScalar };  // the shape of X, [C], []
+
+struct Formal {
+  const char* name;
+  TypeOf type;
+  ShapeOf shape;
+};
+
+// Attributes that some op has; each op reads those that its spec names.
+struct Attributes {
+  int64_t axis = 1;
+  int64_t stash_type = 1;
+  float epsilon = 1e-5f;
+  float momentum = 0.9f;
+  int64_t unbiased = 0;
+};
+
+struct Call {
+  int data_type;
+  int statistics_type;
+  Layout layout;
+  const Attributes& attributes;
+  const std::vector<const void*>& inputs;
+  const std::vector<void*>& outputs;
+  const Executor& executor;
+
+  template <typename T>
+  const T* input(size_t index) const {
+    return static_cast<const T*>(inputs[index]);
+  }
+};
+
+struct OpSpec {
+  const char* name;
+  std::vector<Formal> inputs;
+  std::vector<Formal> outputs;
+  std::vector<const char*> attributes;
+  bool (*run)(const Call& call);
+
+  bool has_attribute(const char* attribute) const;
+  // Index of X among the inputs, -1 where the op sees per-channel vectors only.
+  int data_input() const;
+  // Whether an input tells the type of the statistics; otherwise the attribute stash_type does.
+  bool has_statistics_input() const;
+};
+
+// Formals that several ops share.
+namespace formal {
+constexpr Formal kX{"X", TypeOf::kData, ShapeOf::kData};
+constexpr Formal kY{"Y", TypeOf::kData, ShapeOf::kData};
+constexpr Formal kDY{"dY", TypeOf::kData, ShapeOf::kData};
+constexpr Formal kDX{"dX", TypeOf::kData, ShapeOf::kData};
+constexpr Formal kScale{"scale", TypeOf::kStatistics, ShapeOf::kChannels};
+constexpr Formal kB{"B", TypeOf::kStatistics, ShapeOf::kChannels};
+constexpr Formal kMean{"mean", TypeOf::kStatistics, ShapeOf::kChannels};
+constexpr Formal kVar{"var", TypeOf::kStatistics, ShapeOf::kChannels};
+constexpr Formal kInvStd{"inv_std", TypeOf::kStatistics, ShapeOf::kChannels};
+constexpr Formal kScaleGrad{"scale_grad", TypeOf::kStatistics, ShapeOf::kChannels};
+constexpr Formal kBiasGrad{"bias_grad", TypeOf::kStatistics, ShapeOf::kChannels};
+constexpr Formal kCount{"count", TypeOf::kCount, ShapeOf::kScalar};
+}  // namespace formal
+
+extern const OpSpec kChannelStats;
+extern const OpSpec kChannelNormalize;
+extern const OpSpec kChannelBackpropStats;
+extern const OpSpec kChannelBackprop;
+extern const OpSpec kRunningStats;
+
+}  // namespace onnx_cbp

@@ -1,0 +1,19 @@
+#include "../../kernels/channel_backprop_stats.h"
+
+#include "../op_spec.h"
+
+namespace onnx_cbp {
+
+const OpSpec kChannelBackpropStats{
+    "ChannelBackpropStats",
+    {formal::kX, formal::kMean, formal::kInvStd, formal::kDY},
+    {formal::kScaleGrad, formal::kBiasGrad},
+    {"axis"},
+    [](const Call& call) {
+      const auto& in = call.inputs;
+      return ChannelBackpropStats(call.data_type, call.statistics_type, call.executor, call.layout, in[0], in[1], in[2],
+                                  in[3], call.outputs[0], call.outputs[1]);
+    },
+};
+
+}  // namespace onnx_cbp

@@ -1,0 +1,18 @@
+#include "../../kernels/channel_stats.h"
+
+#include "../op_spec.h"
+
+namespace onnx_cbp {
+
+const OpSpec kChannelStats{
+    "ChannelStats",
+    {formal::kX},
+    {formal::kMean, formal::kVar, formal::kCount},
+    {"axis", "stash_type"},
+    [](const Call& call) {
+      return ChannelStats(call.data_type, call.statistics_type, call.executor, call.layout, call.inputs[0],
+                          call.outputs[0], call.outputs[1], static_cast<int64_t*>(call.outputs[2]));
+    },
+};
+
+}  // namespace onnx_cbp

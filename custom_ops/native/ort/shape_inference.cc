@@ -1,0 +1,109 @@
+#include "shape_inference.h"
+
+#include <memory>
+#include <string>
+
+namespace onnx_cbp {
+namespace {
+
+// A dimension is a number, or -1 with the name it has ("" where it has none).
+struct Dimensions {
+  std::vector<int64_t> numbers;
+  std::vector<std::string> names;
+
+  void Append(int64_t number, const char* name) {
+    numbers.push_back(number);
+    names.emplace_back(name ? name : "");
+  }
+};
+
+struct Known {
+  ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+  Dimensions dimensions;
+};
+
+Known InputOf(const OrtShapeInferContext* context, size_t index) {
+  const OrtApi& api = Ort::GetApi();
+  OrtTensorTypeAndShapeInfo* info = nullptr;  // owned by the context
+  Ort::ThrowOnError(api.ShapeInferContext_GetInputTypeShape(context, index, &info));
+  Known known;
+  if (info == nullptr) return known;
+  Ort::ThrowOnError(api.GetTensorElementType(info, &known.type));
+  size_t rank = 0;
+  Ort::ThrowOnError(api.GetDimensionsCount(info, &rank));
+  std::vector<int64_t> numbers(rank);
+  std::vector<const char*> names(rank, nullptr);
+  if (rank > 0) {
+    Ort::ThrowOnError(api.GetDimensions(info, numbers.data(), rank));
+    Ort::ThrowOnError(api.GetSymbolicDimensions(info, names.data(), rank));
+  }
+  for (size_t i = 0; i < rank; ++i) known.dimensions.Append(numbers[i], names[i]);
+  return known;
+}
+
+int64_t IntAttribute(const OrtShapeInferContext* context, const char* name, int64_t fallback) {
+  const OrtApi& api = Ort::GetApi();
+  const OrtOpAttr* attribute = nullptr;
+  Ort::Status found{api.ShapeInferContext_GetAttribute(context, name, &attribute)};
+  if (!found.IsOK() || attribute == nullptr) return fallback;
+  int64_t value = fallback;
+  size_t size = 0;
+  Ort::Status read{api.ReadOpAttr(attribute, ORT_OP_ATTR_INT, &value, sizeof value, &size)};
+  return read.IsOK() ? value : fallback;
+}
+
+void SetOutput(OrtShapeInferContext* context, size_t index, ONNXTensorElementDataType type,
+               const Dimensions& dimensions) {
+  const OrtApi& api = Ort::GetApi();
+  OrtTensorTypeAndShapeInfo* made = nullptr;
+  Ort::ThrowOnError(api.CreateTensorTypeAndShapeInfo(&made));
+  const std::unique_ptr<OrtTensorTypeAndShapeInfo, void (*)(OrtTensorTypeAndShapeInfo*)> info(
+      made, api.ReleaseTensorTypeAndShapeInfo);
+  Ort::ThrowOnError(api.SetTensorElementType(made, type));
+  std::vector<const char*> names;
+  for (const std::string& name : dimensions.names) names.push_back(name.c_str());
+  Ort::ThrowOnError(api.SetDimensions(made, dimensions.numbers.data(), dimensions.numbers.size()));
+  Ort::ThrowOnError(api.SetSymbolicDimensions(made, names.data(), names.size()));
+  Ort::ThrowOnError(api.ShapeInferContext_SetOutputTypeShape(context, index, made));
+}
+
+}  // namespace
+
+void InferShapes(const OpSpec& spec, OrtShapeInferContext* context) {
+  Known data, statistics;
+  for (size_t i = 0; i < spec.inputs.size(); ++i) {
+    const Formal& formal = spec.inputs[i];
+    const bool is_x = static_cast<int>(i) == spec.data_input();
+    if (is_x) data = InputOf(context, i);
+    if (formal.type == TypeOf::kStatistics && statistics.dimensions.numbers.empty()) statistics = InputOf(context, i);
+  }
+  if (!spec.has_statistics_input()) {
+    // Any other value is refused when the node's kernel is made, with a better text.
+    const bool is_double = IntAttribute(context, "stash_type", 1) == ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE;
+    statistics.type = is_double ? ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+  }
+  // A rank of 0 means that the rank is unknown. The axis is checked when the node runs, with a better text.
+  const int64_t rank = static_cast<int64_t>(data.dimensions.numbers.size());
+  int64_t axis = IntAttribute(context, "axis", 1);
+  if (axis < 0) axis += rank;
+  if (axis >= 0 && axis < rank) {
+    const size_t c = static_cast<size_t>(axis);
+    statistics.dimensions = {};
+    statistics.dimensions.Append(data.dimensions.numbers[c], data.dimensions.names[c].c_str());
+  } else if (statistics.dimensions.numbers.size() != 1) {
+    statistics.dimensions = {};
+    statistics.dimensions.Append(-1, "");
+  }
+  for (size_t i = 0; i < spec.outputs.size(); ++i) {
+    const Formal& formal = spec.outputs[i];
+    if (formal.type == TypeOf::kCount) {
+      SetOutput(context, i, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, {});
+    } else if (formal.shape == ShapeOf::kChannels) {
+      SetOutput(context, i, statistics.type, statistics.dimensions);
+    } else if (rank > 0) {
+      SetOutput(context, i, data.type, data.dimensions);
+    }
+  }
+}
+
+}  // namespace onnx_cbp
