@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, EncodeError
 
 from onnx_cbp.errors import OnnxCbpError
 
@@ -54,19 +54,32 @@ def save_model(model: onnx.ModelProto, path: str | os.PathLike[str]) -> None:
     file = Path(path)
     if file.is_dir():
         raise OnnxCbpError(f"'{file}' is a folder: name the .onnx file to write")
+    if file.exists() and not file.is_file():
+        # A file put in the place of /dev/null, say, would harm everything that writes there.
+        raise OnnxCbpError(f"'{file}' is no regular file: name an .onnx file to write")
+    file = file.resolve()  # a link stays a link, to the new file
     if not file.parent.is_dir():
         raise OnnxCbpError(f"'{file}' cannot be written: the folder '{file.parent}' does not exist")
     try:
         with _scratch(file) as scratch:
-            if model.ByteSize() > _LARGEST_MESSAGE:
+            if _exceeds_one_message(model):
                 data = f"{file.name}.data"
                 onnx.save_model(model, str(scratch / file.name), save_as_external_data=True, location=data)
+                # Newer onnx keeps the data to its owner; it is as public as the model.
+                (scratch / data).chmod((scratch / file.name).stat().st_mode)
                 (scratch / data).replace(file.parent / data)
             else:
                 onnx.save_model(model, str(scratch / file.name))
             (scratch / file.name).replace(file)
     except OSError as error:
         raise OnnxCbpError(f"'{file}' cannot be written: {error.strerror or error}") from None
+
+
+def _exceeds_one_message(model: onnx.ModelProto) -> bool:
+    try:
+        return model.ByteSize() > _LARGEST_MESSAGE
+    except EncodeError:  # protobuf's usual backend cannot even count that far
+        return True
 
 
 @contextlib.contextmanager

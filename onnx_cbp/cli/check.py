@@ -38,9 +38,9 @@ def check(model: str, out: str, seed: int, batch: int, rtol: float | None, as_js
     statistic, output) of all where that is more: a gradient that is zero in exact arithmetic is nothing but rounding
     error. A loss is judged alone.
 
-    In a deep network rounding decides whether a ReLU near zero lets a gradient pass. So where something is too far apart
-    and --rtol is not given, MODEL is also compared with itself on inputs 16 units in the last place off, and 3 times that
-    difference is allowed.
+    In a deep network rounding decides whether a ReLU near zero lets a gradient pass. So where something is too far
+    apart and --rtol is not given, MODEL is also compared with itself on inputs 16 units in the last place off, and 3
+    times that difference is allowed.
 
     MODEL runs without graph optimisations, which give some batch norms wrong values.
 
