@@ -1,0 +1,88 @@
+"""Exports the sample networks and makes ONNX Runtime training artifacts of them. Needs PyTorch; see README.md.
+
+    python models/export.py resnet_digits
+    python models/export.py --all
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import click
+import onnx
+import torch
+from architectures import ARCHITECTURES
+
+FOLDER = Path(__file__).parent
+SEED = 0
+OPSET = 17
+
+
+def export_forward(module: torch.nn.Module, example: torch.Tensor) -> onnx.ModelProto:
+    """The forward graph in training mode, batch norms whole: what the legacy exporter writes."""
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        # Deprecated, but PyTorch's newer exporter writes batch norms in inference form only.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.onnx.export(
+            module.train(),
+            (example,),
+            file,
+            dynamo=False,
+            training=torch.onnx.TrainingMode.TRAINING,
+            do_constant_folding=False,
+            opset_version=OPSET,
+            input_names=["x"],
+            output_names=["logits"],
+            dynamic_axes={"x": {0: "N"}, "logits": {0: "N"}},
+        )
+    return onnx.load_from_string(file.getvalue())
+
+
+def generate(forward: onnx.ModelProto, folder: Path) -> None:
+    """Training, evaluation and optimiser graphs and the checkpoint, from a forward graph."""
+    from onnxruntime.training import artifacts
+
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [tensor.name for tensor in forward.graph.initializer]
+    statistics = [name for name in names if name.endswith(("running_mean", "running_var"))]
+    trained = [name for name in names if name not in statistics and "num_batches_tracked" not in name]
+    artifacts.generate_artifacts(
+        forward,
+        requires_grad=trained,
+        frozen_params=statistics,  # so that they are parameters of the checkpoint, which a step can update
+        loss=artifacts.LossType.CrossEntropyLoss,
+        optimizer=artifacts.OptimType.AdamW,
+        artifact_directory=str(folder),
+        additional_output_names=["logits"],
+    )
+
+
+def mend_eval_model(path: Path) -> None:
+    """Drop the outputs that a batch norm has in training form only; ONNX Runtime leaves them, and refuses to load them."""
+    model = onnx.load(path)
+    for node in model.graph.node:
+        if node.op_type == "BatchNormalization":
+            del node.output[1:]
+    onnx.save(model, path)
+
+
+@click.command()
+@click.argument("names", nargs=-1, type=click.Choice(sorted(ARCHITECTURES)))
+@click.option("--all", "every", is_flag=True, help="Export every network.")
+def main(names: tuple[str, ...], every: bool) -> None:
+    """Export the networks NAMES into folders of their names beside this script."""
+    for name in sorted(ARCHITECTURES) if every else names:
+        torch.manual_seed(SEED)
+        module, example = ARCHITECTURES[name]()
+        folder = FOLDER / name
+        generate(export_forward(module, example), folder)
+        mend_eval_model(folder / "eval_model.onnx")
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        click.echo(f"{folder}: {size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()

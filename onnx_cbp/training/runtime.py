@@ -1,0 +1,57 @@
+"""ONNX Runtime's training modules, importable without PyTorch."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.machinery
+import importlib.util
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+from onnx_cbp.errors import OnnxCbpError
+
+_PACKAGE = "onnxruntime.training"
+
+
+def load_api() -> Any:
+    """The module `onnxruntime.training.api`: CheckpointState, Module, Optimizer.
+
+    Raises:
+        OnnxCbpError: the installed onnxruntime is not the training build.
+    """
+    return _load("api")
+
+
+def load_artifacts() -> Any:
+    """The module `onnxruntime.training.artifacts`: generate_artifacts, LossType, OptimType.
+
+    Raises:
+        OnnxCbpError: the installed onnxruntime is not the training build.
+    """
+    return _load("artifacts")
+
+
+def _load(module: str) -> Any:
+    # The package's __init__ imports PyTorch for what is not used here; without PyTorch, a bare package object stands
+    # in for it, and its modules import as they are.
+    if _PACKAGE not in sys.modules and importlib.util.find_spec("torch") is None:
+        sys.modules[_PACKAGE] = _bare_package()
+    try:
+        return importlib.import_module(f"{_PACKAGE}.{module}")
+    except ImportError as error:
+        raise OnnxCbpError(
+            f"the installed onnxruntime cannot train ({error}): pip install 'onnx-cbp[training]' in an environment "
+            "that has no other onnxruntime"
+        ) from error
+
+
+def _bare_package() -> types.ModuleType:
+    spec = importlib.util.find_spec("onnxruntime")
+    if spec is None or spec.origin is None:
+        raise OnnxCbpError("onnxruntime is not installed: pip install 'onnx-cbp[training]'")
+    package = types.ModuleType(_PACKAGE)
+    package.__path__ = [str(Path(spec.origin).parent / "training")]
+    package.__spec__ = importlib.machinery.ModuleSpec(_PACKAGE, None, is_package=True)
+    return package
