@@ -117,7 +117,9 @@ def _verdict(differences: list[Difference], flags: int, rtol: float | None) -> s
         if rtol is None and noise:
             apart += f" (rounding moves the original itself by {_number(noise)})"
         equal = f", {flags} flags equal" if flags else ""
-        return f"within tolerance: {len(differences) - flags} results{equal}, largest relative difference {apart}"
+        number = len(differences) - flags
+        results = "1 result" if number == 1 else f"{number} results"
+        return f"within tolerance: {results}{equal}, largest relative difference {apart}"
     reasons = [
         f"'{d.name}': {d.problem}" if d.problem else f"'{d.name}' is {_number(d.relative)} off"
         for d in sorted(bad, key=lambda d: -d.relative)

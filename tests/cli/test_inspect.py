@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import onnx
+import pytest
+
+from support.models import parse
+
+MIXED = """
+<ir_version: 8, opset_import: ["" : 17]>
+agraph (float[N, 3, 4] x, float[3] s, float[3] b, float[3] m, float[3] v) => (float[N, 3, 4] z)
+{
+    [trains] y, rm, rv = BatchNormalization <training_mode: int = 1> (x, s, b, m, v)
+    [frozen] z = BatchNormalization (y, s, b, m, v)
+}
+"""
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    path = tmp_path / "mixed.onnx"
+    model = parse(MIXED.replace("[trains] ", "").replace("[frozen] ", ""))
+    model.graph.node[0].name, model.graph.node[1].name = "trains", "frozen"
+    onnx.save(model, path)
+    return path
+
+
+def test_a_table_and_one_line(run, mixed):
+    result = run("inspect", mixed)
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    lines = result.stdout.splitlines()
+    assert any("trains" in line and "[N,3,4]" in line and "ChannelStats" in line for line in lines)
+    assert any("frozen" in line and "left alone" in line for line in lines)
+    assert lines[-1] == "2 batch norm nodes: 1 would be rewritten, 1 left alone"
+
+
+def test_json(run, mixed):
+    result = run("inspect", mixed, "--json")
+    document = json.loads(result.stdout)
+    assert document["model"] == str(mixed)
+    assert document["counts"] == {"total": 2, "rewritten": 1, "left_alone": 1}
+    assert [f["node"] for f in document["findings"]] == ["trains", "frozen"]
+    assert set(document["findings"][0]) == {"node", "form", "shape", "rewritten", "explanation"}
+    assert [f["rewritten"] for f in document["findings"]] == [True, False]
+
+
+def test_nothing_found(run, plain):
+    result = run("inspect", plain)
+    assert (result.exit_code, result.stdout.strip()) == (
+        0,
+        "0 batch norm nodes: 0 would be rewritten, 0 left alone",
+    )
+    assert json.loads(run("inspect", plain, "--json").stdout)["findings"] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("/layer" * 60 + "/bn", "/layer" * 60 + "/bn"),
+        ("bn[bold]:smile:[/bold]", "bn[bold]:smile:[/bold]"),  # no markup
+        ("bn\x1b[31m\nred", r"bn\x1b[31m\nred"),  # no control over the terminal, one line
+        ("bn\N{GREEK SMALL LETTER GAMMA}", "bn\N{GREEK SMALL LETTER GAMMA}"),
+    ],
+)
+def test_names_come_out_whole(run, tmp_path, mixed, name, shown):
+    model = onnx.load(mixed)
+    model.graph.node[0].name = name
+    onnx.save(model, tmp_path / "named.onnx")
+    assert any(shown in line for line in run("inspect", tmp_path / "named.onnx").stdout.splitlines())
+
+
+def test_names_survive_an_encoding_that_lacks_them(tmp_path, mixed):
+    model = onnx.load(mixed)
+    model.graph.node[0].name = "bn\N{GREEK SMALL LETTER GAMMA}"
+    onnx.save(model, tmp_path / "named.onnx")
+    result = subprocess.run(
+        [sys.executable, "-P", "-m", "onnx_cbp.cli", "inspect", str(tmp_path / "named.onnx")],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert r"bn\u03b3" in result.stdout
+    assert result.stderr == ""

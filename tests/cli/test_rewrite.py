@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import onnx_cbp
+from support.models import op_types, parse
+
+
+def test_writes_what_the_library_makes(run, forward, tmp_path):
+    out = tmp_path / "out.onnx"
+    result = run("rewrite", forward, "-o", out)
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    assert "1 batch norm node: 1 rewritten, 0 left alone" in result.stdout
+    assert result.stdout.splitlines()[-1] == f"wrote {out}"
+    assert onnx.load(out) == onnx_cbp.rewrite(forward)
+    assert "ChannelStats" in op_types(onnx.load(out))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["forward.onnx", "out.onnx"]
+
+
+def test_out_may_be_the_model(run, forward):
+    expected = onnx_cbp.rewrite(forward)
+    assert run("rewrite", forward, "-o", forward).exit_code == 0
+    assert onnx.load(forward) == expected
+
+
+def test_a_second_rewrite_changes_nothing(run, forward, tmp_path):
+    once, twice = tmp_path / "once.onnx", tmp_path / "twice.onnx"
+    run("rewrite", forward, "-o", once)
+    result = run("rewrite", once, "-o", twice)
+    assert result.exit_code == 0
+    assert "rewritten already" in result.stdout
+    assert f"nothing to rewrite: wrote {twice}, which is {once} unchanged" in result.stdout
+    assert once.read_bytes() == twice.read_bytes()
+
+
+def test_nothing_to_rewrite(run, plain, tmp_path):
+    out = tmp_path / "out.onnx"
+    result = run("rewrite", plain, "-o", out)
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    assert "nothing to rewrite" in result.stdout
+    assert onnx.load(out) == onnx.load(plain)
+
+
+def test_portable(run, forward, tmp_path):
+    out = tmp_path / "out.onnx"
+    result = run("rewrite", forward, "-o", out, "--portable")
+    functions = {f.name for f in onnx.load(out).functions}
+    assert functions == {"ChannelStats", "ChannelNormalize", "RunningStats"}
+    assert "with 3 function bodies attached" in result.stdout
+
+
+def test_what_is_left_alone_says_why(run, tmp_path):
+    model = parse("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        agraph (float[N, 3, 4] x, float[3] s, float[3] b, float[3] m, float[3] v) => (float[N, 3, 4] y)
+        { y = BatchNormalization (x, s, b, m, v) }
+    """)
+    onnx.save(model, tmp_path / "frozen.onnx")
+    result = run("rewrite", tmp_path / "frozen.onnx", "-o", tmp_path / "out.onnx")
+    assert result.exit_code == 0
+    assert "there is nothing to train" in result.stdout
+
+
+def test_external_data(run, tmp_path, forward):
+    model = onnx.load(forward)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32([1, 2, 3]), "gamma"))
+    del model.graph.input[1]
+    onnx.save_model(
+        model,
+        str(tmp_path / "big.onnx"),
+        save_as_external_data=True,
+        location="big.data",
+        size_threshold=0,
+        convert_attribute=False,
+    )
+    assert (tmp_path / "big.data").stat().st_size
+    out = tmp_path / "elsewhere" / "out.onnx"
+    out.parent.mkdir()
+    assert run("rewrite", tmp_path / "big.onnx", "-o", out).exit_code == 0
+    assert run("check", tmp_path / "big.onnx", out).exit_code == 0
+    (tmp_path / "big.data").unlink()
+    result = run("rewrite", tmp_path / "big.onnx", "-o", out)
+    assert result.exit_code == 2
+    assert "external data cannot be read" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_models_too_large_for_one_message(run, forward, tmp_path, monkeypatch):
+    monkeypatch.setattr("onnx_cbp.model_io._LARGEST_MESSAGE", 10)
+    model = onnx.load(forward)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(*_large("beta")))
+    model.graph.input.remove(model.graph.input[2])
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 2000
+    for value in (*model.graph.input[1:], *model.graph.output[1:]):
+        value.type.tensor_type.shape.dim[0].dim_value = 2000
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 2000
+    onnx.save(model, forward)
+    out = tmp_path / "out.onnx"
+    assert run("rewrite", forward, "-o", out).exit_code == 0
+    data = tmp_path / "out.onnx.data"
+    assert data.stat().st_size == 8000
+    assert data.stat().st_mode == out.stat().st_mode
+    assert run("check", forward, out).exit_code == 0
+
+
+def _large(name):
+    return np.linspace(-1, 1, 2000, dtype=np.float32), name
+
+
+def test_a_link_stays_a_link(run, forward, tmp_path):
+    target, link = tmp_path / "target.onnx", tmp_path / "link.onnx"
+    target.write_bytes(b"old")
+    link.symlink_to(target)
+    assert run("rewrite", forward, "-o", link).exit_code == 0
+    assert link.is_symlink()
+    assert onnx.load(target) == onnx_cbp.rewrite(forward)
+
+
+@pytest.mark.parametrize("option", ["--synchronize", "--data-parallel"])
+def test_options_reach_the_library(run, forward, tmp_path, monkeypatch, option):
+    asked = {}
+
+    def rewrite(model, **options):
+        asked.update(options)
+        return model
+
+    monkeypatch.setattr(onnx_cbp, "rewrite", rewrite)
+    run("rewrite", forward, "-o", tmp_path / "out.onnx", option)
+    name = option.strip("-").replace("-", "_")
+    assert [key for key, value in asked.items() if value] == [name]
+
+
+class TestNothingIsHalfWritten:
+    @pytest.fixture
+    def out(self, tmp_path):
+        """An older file, which must survive."""
+        path = tmp_path / "out.onnx"
+        path.write_bytes(b"older")
+        return path
+
+    @pytest.fixture(autouse=True)
+    def _old_file_survives(self, out, forward):
+        yield
+        assert out.read_bytes() == b"older"
+        assert sorted(p.name for p in out.parent.iterdir()) == ["forward.onnx", "out.onnx"]
+
+    def test_full_disk(self, run, forward, out, monkeypatch):
+        def half(model, path, **options):
+            Path(path).write_bytes(b"half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(onnx, "save_model", half)
+        result = run("rewrite", forward, "-o", out)
+        assert result.exit_code == 2
+        assert result.stderr == f"onnx-cbp: '{out}' cannot be written: No space left on device\n"
+
+    @pytest.mark.parametrize("signal", [KeyboardInterrupt])
+    def test_interrupted(self, run, forward, out, monkeypatch, signal):
+        def half(model, path, **options):
+            Path(path).write_bytes(b"half")
+            raise signal
+
+        monkeypatch.setattr(onnx, "save_model", half)
+        result = run("rewrite", forward, "-o", out)
+        assert result.exit_code == 130
+        assert "Traceback" not in result.stderr
+
+    def test_bad_model(self, run, forward, out):
+        forward.write_bytes(forward.read_bytes()[:-20])
+        assert run("rewrite", forward, "-o", out).exit_code == 2
+
+
+def test_devices_are_not_replaced(run, forward):
+    result = run("rewrite", forward, "-o", "/dev/null")
+    assert result.exit_code == 2
+    assert result.stderr == "onnx-cbp: '/dev/null' is no regular file: name an .onnx file to write\n"
+    assert Path("/dev/null").is_char_device()
