@@ -23,6 +23,7 @@ from onnx_cbp.checking.inputs import make_inputs
 from onnx_cbp.checking.roles import Kind, Role, find_roles, written_in_place
 from onnx_cbp.checking.rounding import RUNS, slightly_off
 from onnx_cbp.checking.sessions import run
+from onnx_cbp.checking.yardstick import as_meant
 from onnx_cbp.model_io import load_model
 
 ModelSource = onnx.ModelProto | str | os.PathLike[str]
@@ -58,7 +59,8 @@ def compare(original: ModelSource, rewritten: ModelSource, *, seed: int = 0, bat
     # Without optimisations, because they break the yardstick: ConstantSharing makes a fresh batch norm's scale and
     # running variance one tensor, which BatchNormalization writes over while it still reads it (onnxruntime#29790).
     # The rewritten model runs as a user would run it.
-    yardstick = _Runner(_name("original", original), original, first, written, True, seed)
+    meant = as_meant(original, first)
+    yardstick = _Runner(_name("original", original), meant, first, written, True, seed)
     candidate = _Runner(_name("rewritten", rewritten), rewritten, second, written, False, seed)
     before, after = yardstick.results(feeds), candidate.results(feeds)
     kinds = {name: _kind(name, value, roles) for name, value in before.items()}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _TOO_FAR_APART = 1
 
 
-@click.command()
+@click.command(short_help="Compare what two models compute.")
 @click.argument("model", type=click.Path())
 @click.argument("out", type=click.Path())
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random inputs.")

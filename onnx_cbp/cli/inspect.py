@@ -9,7 +9,7 @@ import click
 from onnx_cbp.cli.progress import steps
 
 
-@click.command()
+@click.command(short_help="Show the batch norms of a model.")
 @click.argument("model", type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON document instead of a table.")
 def inspect(model: str, as_json: bool) -> None:

@@ -1,0 +1,65 @@
+"""The original as it is meant, where ONNX Runtime does not compute what it says."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+
+import onnx
+
+from onnx_cbp.checking.graphs import is_standard, nodes
+from onnx_cbp.model_io import load_model
+
+_STATISTICS = (3, 4)
+_Holder = onnx.GraphProto | onnx.FunctionProto
+
+
+def as_meant(
+    source: onnx.ModelProto | str | os.PathLike[str], graph: onnx.ModelProto
+) -> onnx.ModelProto | str | os.PathLike[str]:
+    """The model to run: the source itself, unless its batch norms would harm what they share.
+
+    ONNX Runtime's BatchNormalization writes its running statistics over those that it reads. Where the running variance
+    and the scale, say, are one tensor (what de-duplicating tools make of a fresh model), it destroys the scale while it
+    still reads it. Such statistics are copied first. Unlike merging by the optimiser, this cannot be switched off.
+    """
+    reads = Counter(name for holder in _holders(graph) for n in holder.node for name in n.input)
+    if not any(reads[n.input[i]] > 1 for h in _holders(graph) for n in h.node for i in _written(n)):
+        return source
+    model = onnx.ModelProto()
+    model.CopyFrom(source if isinstance(source, onnx.ModelProto) else load_model(source))
+    for number, holder in enumerate(_holders(model)):
+        _copy_statistics(holder, f"onnx_cbp_check/{number}")
+    return model
+
+
+def _copy_statistics(holder: _Holder, prefix: str) -> None:
+    result = []
+    for node in holder.node:
+        for index in _written(node):
+            own = f"{prefix}/{len(result)}"
+            # Not Identity: ONNX Runtime lets its output be its input.
+            result.append(onnx.helper.make_node("Concat", [node.input[index]], [own], axis=0))
+            node.input[index] = own
+        result.append(node)
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in result]
+    del holder.node[:]
+    holder.node.extend(copies)
+
+
+def _written(node: onnx.NodeProto) -> tuple[int, ...]:
+    """The inputs that ONNX Runtime writes over although the model does not say so."""
+    training = any(a.name == "training_mode" and a.i for a in node.attribute)
+    return _STATISTICS if is_standard(node) and node.op_type == "BatchNormalization" and training else ()
+
+
+def _holders(model: onnx.ModelProto) -> Iterator[_Holder]:
+    """The main graph, the functions, and every subgraph."""
+    for root in (model.graph, *model.functions):
+        yield root
+        for node in nodes(root.node):
+            for attribute in node.attribute:
+                if attribute.HasField("g"):
+                    yield attribute.g
+                yield from attribute.graphs
