@@ -59,9 +59,7 @@ def test_pure_python(session: nox.Session) -> None:
 @nox.session(requires=["build"])
 def lint(session: nox.Session) -> None:
     """Ruff, mypy and clang-format; the build has compiled with -Wall -Wextra -Werror."""
-    session.install(
-        f"{_wheel()}[cpu]", "ruff==0.17.6", "mypy==2.4.1", "clang-format==23.1.5", "nox"
-    )
+    session.install(f"{_wheel()}[cpu]", "ruff==0.17.6", "mypy==2.4.1", "clang-format==23.1.5", "nox")
     _install_again(session)
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")

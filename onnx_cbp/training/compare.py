@@ -6,16 +6,19 @@ second graph starts from the state that the first one had, and what is compared 
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.training.runtime import load_api
 
+#: Inputs of a training graph in its order, the labels last; types and shapes are the graph's own.
 Batch = Sequence[np.ndarray]
 
 
@@ -60,15 +63,35 @@ class Trainer:
 
     @classmethod
     def load(cls, artifacts: Artifacts, session_options: Any = None) -> Trainer:
-        """Load a training graph from its artifacts."""
+        """Load a training graph from its artifacts.
+
+        Args:
+            artifacts: the files; each trainer has a state of its own, also from the same checkpoint.
+            session_options: an `onnxruntime.SessionOptions`, with the ops registered if the graph has any.
+
+        Raises:
+            OnnxCbpError: one line: no training build of onnxruntime, or a file that is not there or does not load.
+        """
         api = load_api()
-        state = api.CheckpointState.load_checkpoint(str(artifacts.checkpoint))
         eval_model = None if artifacts.eval_model is None else str(artifacts.eval_model)
-        module = api.Module(str(artifacts.training_model), state, eval_model, session_options=session_options)
-        return cls(state, module, api.Optimizer(str(artifacts.optimizer_model), module))
+        for file in (artifacts.checkpoint, artifacts.training_model, artifacts.optimizer_model, artifacts.eval_model):
+            # ONNX Runtime names neither the file nor what is wrong with it.
+            if file is not None and not file.is_file():
+                raise OnnxCbpError(f"'{file}' {'is a folder' if file.is_dir() else 'does not exist'}")
+        with _naming(artifacts.checkpoint):
+            state = api.CheckpointState.load_checkpoint(str(artifacts.checkpoint))
+        with _naming(artifacts.training_model, artifacts.eval_model):  # one call loads both
+            module = api.Module(str(artifacts.training_model), state, eval_model, session_options=session_options)
+        with _naming(artifacts.optimizer_model):
+            optimizer = api.Optimizer(str(artifacts.optimizer_model), module)
+        return cls(state, module, optimizer)
 
     def forward_backward(self, batch: Batch) -> float:
-        """Run the training graph on a batch; gradients replace those of the batch before. Returns the loss."""
+        """Run the training graph on a batch; gradients replace those of the batch before.
+
+        Returns:
+            The loss, which is the graph's first output. Running statistics are updated, parameters are not.
+        """
         self.module.train()
         self.module.lazy_reset_grad()
         result = self.module(*batch)
@@ -81,19 +104,17 @@ class Trainer:
         return loss
 
     def values(self) -> dict[str, np.ndarray]:
-        """A copy of every parameter, running statistics among them."""
+        """A copy of every parameter by name, running statistics among them, in their own types and shapes."""
         return {name: np.array(parameter.data) for name, parameter in self.state.parameters}
 
     def set_values(self, values: Mapping[str, np.ndarray]) -> None:
-        """Set parameters."""
+        """Set parameters by name; the arrays have the parameters' types and shapes, and are copied."""
         for name, value in values.items():
             self.state.parameters[name].data = value
 
     def gradients(self) -> dict[str, np.ndarray]:
-        """A copy of every trained parameter's gradient."""
-        return {
-            name: np.array(parameter.grad) for name, parameter in self.state.parameters if parameter.requires_grad
-        }
+        """A copy of every trained parameter's gradient, as the last `forward_backward` left it."""
+        return {name: np.array(parameter.grad) for name, parameter in self.state.parameters if parameter.requires_grad}
 
 
 @dataclass
@@ -102,17 +123,20 @@ class StepDifferences:
 
     Attributes:
         loss: relative to the loss.
-        gradients: by parameter, relative to the tensor's largest gradient, or to `negligible` of the largest of all
-            gradients where that is more: a gradient that is zero in exact arithmetic, such as that of a bias before a
-            batch norm, is rounding and nothing else.
-        statistics: by running statistic, relative to its largest value.
-        steps: number of steps compared.
+        gradients: by parameter, relative to the tensor's largest gradient. A tensor whose largest gradient is below
+            `negligible` of the largest of all is held against that instead: what is zero in exact arithmetic, such as
+            the gradient of a bias before a batch norm, is rounding and nothing else.
+        statistics: by running statistic, relative to its largest value; also by any other value that a graph writes
+            by itself, before the optimiser does.
+        by_step: for each step, the largest of its gradients' differences. A ReLU whose input is within rounding of
+            zero may pass in one graph and not in the other; such a step stands out by orders of magnitude, in the
+            same way as the original's does when its input is changed by one ulp.
     """
 
-    loss: float
-    gradients: dict[str, float]
-    statistics: dict[str, float]
-    steps: int
+    loss: float = 0.0
+    gradients: dict[str, float] = field(default_factory=dict)
+    statistics: dict[str, float] = field(default_factory=dict)
+    by_step: list[float] = field(default_factory=list)
 
     @property
     def largest_gradient(self) -> float:
@@ -126,7 +150,7 @@ class StepDifferences:
 
 
 def compare_steps(
-    original: Trainer, other: Trainer, batches: Iterable[Batch], *, negligible: float = 1e-3
+    original: Trainer, other: Trainer, batches: Iterable[Batch], *, negligible: float = 1e-5
 ) -> StepDifferences:
     """Train the original; before each of its steps, let the other take the same step from the same state.
 
@@ -134,33 +158,61 @@ def compare_steps(
         original: trained on every batch.
         other: set to the original's parameters before each step; its optimiser is not used.
         batches: inputs of the training graph, labels last.
-        negligible: a tensor whose largest gradient is below this part of the largest of all is held against that.
+        negligible: the part of the largest of all gradients below which a tensor's gradient is held against that.
 
     Returns:
         The largest differences over the steps.
     """
-    result = StepDifferences(0.0, {}, {}, 0)
+    result = StepDifferences()
     for batch in batches:
         before = original.values()
         other.set_values(before)
         other_loss = other.forward_backward(batch)
         loss = original.forward_backward(batch)
-        result.steps += 1
         result.loss = max(result.loss, abs(other_loss - loss) / max(abs(loss), 1e-12))
-        _keep_largest(result.gradients, original.gradients(), other.gradients(), negligible)
+        gradients = gradient_differences(original.gradients(), other.gradients(), negligible)
+        result.by_step.append(max(gradients.values(), default=0.0))
+        _keep_largest(result.gradients, gradients)
         after, other_after = original.values(), other.values()
-        written = {name: value for name, value in after.items() if not np.array_equal(value, before[name])}
-        _keep_largest(result.statistics, written, {name: other_after[name] for name in written}, 0.0)
+        # Of either graph: one that forgets a statistic is wrong, and so is one that writes what is not its to write.
+        written = {
+            name: value
+            for name, value in after.items()
+            if not (np.array_equal(value, before[name]) and np.array_equal(other_after[name], before[name]))
+        }
+        _keep_largest(result.statistics, gradient_differences(written, other_after, 0.0))
         original.optimizer.step()
     return result
 
 
-def _keep_largest(
-    largest: dict[str, float], want: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray], negligible: float
-) -> None:
+def gradient_differences(
+    want: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray], negligible: float = 1e-5
+) -> dict[str, float]:
+    """The largest difference of each tensor, as `StepDifferences` describes it."""
     of_all = max((float(np.abs(value).max(initial=0.0)) for value in want.values()), default=0.0)
+    differences = {}
     for name, value in want.items():
-        size = max(float(np.abs(value).max(initial=0.0)), negligible * of_all, 1e-30)
-        difference = float(np.abs(got[name] - value).max(initial=0.0)) / size
+        size = float(np.abs(value).max(initial=0.0))
+        if size < negligible * of_all:
+            size = of_all
+        difference = float(np.abs(got[name] - value).max(initial=0.0)) / max(size, 1e-30)
         # A NaN is a difference too, and the largest there is.
-        largest[name] = max(largest.get(name, 0.0), difference if np.isfinite(difference) else np.inf)
+        differences[name] = difference if np.isfinite(difference) else float("inf")
+    return differences
+
+
+@contextlib.contextmanager
+def _naming(*files: Path | None) -> Iterator[None]:
+    """Name the files in whatever ONNX Runtime raises, in one line; its exceptions have no common class."""
+    try:
+        yield
+    except Exception as error:
+        # What stands before the mark is where in ONNX Runtime's source it happened.
+        reason = " ".join(str(error).split("[ONNXRuntimeError] :")[-1].split())
+        names = " or ".join(f"'{file}'" for file in files if file is not None)
+        raise OnnxCbpError(f"{names} does not load: {reason}") from error
+
+
+def _keep_largest(largest: dict[str, float], differences: Mapping[str, float]) -> None:
+    for name, difference in differences.items():
+        largest[name] = max(largest.get(name, 0.0), difference)

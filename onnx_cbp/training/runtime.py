@@ -36,11 +36,15 @@ def load_artifacts() -> Any:
 def _load(module: str) -> Any:
     # The package's __init__ imports PyTorch for what is not used here; without PyTorch, a bare package object stands
     # in for it, and its modules import as they are.
+    stand_in = None
     if _PACKAGE not in sys.modules and importlib.util.find_spec("torch") is None:
-        sys.modules[_PACKAGE] = _bare_package()
+        stand_in = sys.modules[_PACKAGE] = _bare_package()
     try:
         return importlib.import_module(f"{_PACKAGE}.{module}")
     except ImportError as error:
+        if stand_in is not None:
+            # Left behind, it would let `import onnxruntime.training` succeed with nothing in it.
+            del sys.modules[_PACKAGE]
         raise OnnxCbpError(
             f"the installed onnxruntime cannot train ({error}): pip install 'onnx-cbp[training]' in an environment "
             "that has no other onnxruntime"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from support.models import FORWARD, parse
-from support.ops import session
 
 import onnx_cbp
+from support.models import FORWARD, parse
+from support.ops import session
 
 
 def _batch_norm(offset: float) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:

@@ -70,19 +70,19 @@ class Network:
 
     def activation(self, x: str) -> str:
         """Relu, another activation, or none."""
-        kind = self.rng.choice(["Relu", "Relu", "Sigmoid", "Tanh", "none"])
+        kind = self.rng.choice(["Relu", "Relu", "Tanh", "none"])
         return x if kind == "none" else self.op(str(kind), x)
 
 
 def random_network(seed: int, rank: int) -> onnx.ModelProto:
     """A classifier of float data [N, C, ...] with CLASSES logits, every structure chosen by the seed.
 
-    Has batch norms with and without ReLU, in a row, sharing an input, with several consumers; residual sums and
+    Has batch norms with and without ReLU, sharing an input, with several consumers; residual sums and
     concatenations; odd numbers of channels.
     """
     net = Network(rank, np.random.default_rng(seed))
     rng = net.rng
-    channels = int(rng.choice([1, 2, 3]))
+    channels = int(rng.choice([5, 7, 9] if rank == 2 else [1, 2, 3]))
     shape = ("N", channels, *(int(s) for s in rng.integers(4, 7, rank - 2)))
     x, width = "x", channels
     for _ in range(int(rng.integers(2, 4))):
@@ -90,17 +90,19 @@ def random_network(seed: int, rank: int) -> onnx.ModelProto:
         x = net.linear(x, width, new_width, bias=bool(rng.integers(2)))
         x = net.activation(net.batch_norm(x, new_width))
         width = new_width
-        kind = rng.choice(["residual", "shared input", "concatenation", "in a row"])
+        kind = rng.choice(["residual", "shared input", "concatenation", "two consumers"])
+        # Never a batch norm straight into a batch norm: the first one's gradients are zero but for epsilon.
+        inner = net.linear(x, width, width, bias=bool(rng.integers(2)))
         if kind == "residual":
-            inner = net.batch_norm(net.linear(x, width, width, bias=False), width)
-            x = net.activation(net.op("Add", inner, x))
+            x = net.activation(net.op("Add", net.batch_norm(inner, width), x))
         elif kind == "shared input":
-            x = net.op("Add", net.batch_norm(x, width), net.activation(net.batch_norm(x, width)))
+            x = net.op("Add", net.batch_norm(inner, width), net.activation(net.batch_norm(inner, width)))
         elif kind == "concatenation":
-            x = net.op("Concat", x, net.batch_norm(x, width), axis=1)
+            x = net.op("Concat", x, net.batch_norm(inner, width), axis=1)
             width *= 2
         else:
-            x = net.activation(net.batch_norm(net.batch_norm(x, width), width))
+            normal = net.batch_norm(inner, width)
+            x = net.op("Mul", net.activation(normal), net.op("Sigmoid", normal))
     if rank > 2:
         x = net.op("Flatten", net.op("GlobalAveragePool", x), axis=1)
     net.parameter("fc.weight", rng.normal(0, width**-0.5, (CLASSES, width)))
@@ -123,7 +125,9 @@ def random_batches(model: onnx.ModelProto, steps: int, seed: int) -> list[tuple[
     dims = model.graph.input[0].type.tensor_type.shape.dim
     batches = []
     for step in range(steps):
-        n = 5 if step == steps - 1 else 8
+        # A batch norm over very few values is ill-conditioned: one ulp in, many out.
+        n = 33 if len(dims) == 2 else 8
+        n = n - 3 if step == steps - 1 else n
         x = rng.normal(0.5, 2.0, (n, *(d.dim_value for d in dims[1:]))).astype(np.float32)
         batches.append((x, rng.integers(0, CLASSES, n)))
     return batches
