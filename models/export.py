@@ -1,7 +1,7 @@
 """Exports the sample networks and makes ONNX Runtime training artifacts of them. Needs PyTorch; see README.md.
 
-    python models/export.py resnet_digits
-    python models/export.py --all
+Run it as `python models/export.py resnet_digits` or `python models/export.py --all`: the same versions of PyTorch and
+ONNX Runtime write the same bytes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,13 @@ from pathlib import Path
 
 import click
 import onnx
-import torch
+
+try:
+    import torch
+    from onnxruntime.training import artifacts
+except ImportError as error:
+    raise SystemExit(f"export.py: {error}; models/README.md says what to install") from error
+
 from architectures import ARCHITECTURES
 
 FOLDER = Path(__file__).parent
@@ -26,6 +32,8 @@ def export_forward(module: torch.nn.Module, example: torch.Tensor) -> onnx.Model
     with warnings.catch_warnings():
         # Deprecated, but PyTorch's newer exporter writes batch norms in inference form only.
         warnings.simplefilter("ignore", DeprecationWarning)
+        # It counts the batches in a buffer that nothing reads; the count is left out on purpose.
+        warnings.filterwarnings("ignore", message=".*num_batches_tracked", category=UserWarning)
         torch.onnx.export(
             module.train(),
             (example,),
@@ -43,9 +51,7 @@ def export_forward(module: torch.nn.Module, example: torch.Tensor) -> onnx.Model
 
 def generate(forward: onnx.ModelProto, folder: Path) -> None:
     """Training, evaluation and optimiser graphs and the checkpoint, from a forward graph."""
-    from onnxruntime.training import artifacts
-
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)  # generate_artifacts wants it to be there
     names = [tensor.name for tensor in forward.graph.initializer]
     statistics = [name for name in names if name.endswith(("running_mean", "running_var"))]
     trained = [name for name in names if name not in statistics and "num_batches_tracked" not in name]
@@ -61,7 +67,11 @@ def generate(forward: onnx.ModelProto, folder: Path) -> None:
 
 
 def mend_eval_model(path: Path) -> None:
-    """Drop the outputs that a batch norm has in training form only; ONNX Runtime leaves them, and refuses to load them."""
+    """Make the evaluation graph load.
+
+    generate_artifacts sets training_mode to 0 and leaves the two outputs, running mean and variance, that a batch norm
+    has in training form only; ONNX Runtime then refuses its own graph.
+    """
     model = onnx.load(path)
     for node in model.graph.node:
         if node.op_type == "BatchNormalization":
@@ -74,6 +84,8 @@ def mend_eval_model(path: Path) -> None:
 @click.option("--all", "every", is_flag=True, help="Export every network.")
 def main(names: tuple[str, ...], every: bool) -> None:
     """Export the networks NAMES into folders of their names beside this script."""
+    if bool(names) == every:
+        raise click.UsageError(f"name networks ({', '.join(sorted(ARCHITECTURES))}), or say --all")
     for name in sorted(ARCHITECTURES) if every else names:
         torch.manual_seed(SEED)
         module, example = ARCHITECTURES[name]()

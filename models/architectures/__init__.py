@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from architectures import resnet_digits
+
+from . import resnet_digits
 
 #: Name -> function that makes (module, example input).
 ARCHITECTURES: dict[str, Callable[[], tuple[torch.nn.Module, torch.Tensor]]] = {

@@ -130,7 +130,7 @@ class StepDifferences:
             by itself, before the optimiser does.
         by_step: for each step, the largest of its gradients' differences. A ReLU whose input is within rounding of
             zero may pass in one graph and not in the other; such a step stands out by orders of magnitude, in the
-            same way as the original's does when its input is changed by one ulp.
+            same way as the original's does against itself when its weights are moved by one ulp.
     """
 
     loss: float = 0.0
