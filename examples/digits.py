@@ -133,8 +133,8 @@ def show(runs: dict[str, Run], differences: StepDifferences, test: tuple[np.ndar
     if above:
         # Not hidden in the median: some seeds have such steps, and a reader has to know what they can be.
         table.caption += (
-            f" {above} of the steps are above {GRADIENT_BOUND:.0e}. One ReLU whose input is within rounding of zero, and "
-            "passes in one graph only, does that; so does moving the original's own weights by one ulp."
+            f" {above} of the steps are above {GRADIENT_BOUND:.0e}. One ReLU whose input is within rounding of zero, "
+            "and passes in one graph only, can do that; so can moving the original's own weights by one ulp."
         )
     table.caption_justify = "left"
     return table
