@@ -1,5 +1,5 @@
-/* The kernels as plain C functions, for callers that have no ONNX Runtime: the Python ops and the tests.
- * docs/native_interface.md has the conventions. */
+/* The kernels as plain C functions, for callers that have no ONNX Runtime: the Python ops and the
+ * tests. docs/native_interface.md has the conventions. */
 #ifndef ONNX_CBP_C_API_H_
 #define ONNX_CBP_C_API_H_
 
@@ -13,26 +13,29 @@ extern "C" {
 
 ONNX_CBP_EXPORT const char* onnx_cbp_version(void);
 
-ONNX_CBP_EXPORT const char* onnx_cbp_channel_stats(int x_type, int stats_type, int64_t outer, int64_t channels,
-                                                   int64_t inner, const void* x, void* mean, void* var, int64_t* count);
+ONNX_CBP_EXPORT const char* onnx_cbp_channel_stats(int x_type, int stats_type, int64_t outer,
+                                                   int64_t channels, int64_t inner, const void* x,
+                                                   void* mean, void* var, int64_t* count);
 
-ONNX_CBP_EXPORT const char* onnx_cbp_channel_normalize(int x_type, int stats_type, int64_t outer, int64_t channels,
-                                                       int64_t inner, double epsilon, const void* x, const void* scale,
-                                                       const void* b, const void* mean, const void* var, void* y);
+ONNX_CBP_EXPORT const char* onnx_cbp_channel_normalize(int x_type, int stats_type, int64_t outer,
+                                                       int64_t channels, int64_t inner,
+                                                       double epsilon, const void* x,
+                                                       const void* scale, const void* b,
+                                                       const void* mean, const void* var, void* y);
 
-ONNX_CBP_EXPORT const char* onnx_cbp_channel_backprop_stats(int x_type, int stats_type, int64_t outer, int64_t channels,
-                                                            int64_t inner, const void* x, const void* mean,
-                                                            const void* inv_std, const void* dy, void* scale_grad,
-                                                            void* bias_grad);
+ONNX_CBP_EXPORT const char* onnx_cbp_channel_backprop_stats(
+    int x_type, int stats_type, int64_t outer, int64_t channels, int64_t inner, const void* x,
+    const void* mean, const void* inv_std, const void* dy, void* scale_grad, void* bias_grad);
 
-ONNX_CBP_EXPORT const char* onnx_cbp_channel_backprop(int x_type, int stats_type, int64_t outer, int64_t channels,
-                                                      int64_t inner, const void* dy, const void* x, const void* scale,
-                                                      const void* mean, const void* inv_std, const void* scale_grad,
-                                                      const void* bias_grad, const int64_t* count, void* dx);
+ONNX_CBP_EXPORT const char* onnx_cbp_channel_backprop(
+    int x_type, int stats_type, int64_t outer, int64_t channels, int64_t inner, const void* dy,
+    const void* x, const void* scale, const void* mean, const void* inv_std, const void* scale_grad,
+    const void* bias_grad, const int64_t* count, void* dx);
 
-ONNX_CBP_EXPORT const char* onnx_cbp_running_stats(int stats_type, int64_t channels, double momentum, int unbiased,
-                                                   const void* running, const void* batch, const int64_t* count,
-                                                   void* updated);
+ONNX_CBP_EXPORT const char* onnx_cbp_running_stats(int stats_type, int64_t channels,
+                                                   double momentum, int unbiased,
+                                                   const void* running, const void* batch,
+                                                   const int64_t* count, void* updated);
 
 #ifdef __cplusplus
 }

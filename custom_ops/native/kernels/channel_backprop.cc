@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "clones.h"
 #include "traverse.h"
 
 namespace onnx_cbp {
@@ -12,55 +13,68 @@ struct Coefficients {
   V center, through_var, through_mean, slope;
 };
 
+template <typename T, typename V>
+ONNX_CBP_CLONES void BackpropBlock(const Layout& layout, const Block& block,
+                                   const Coefficients<V>* channels, const T* dy, const T* x,
+                                   T* dx) {
+  const auto element = [](V dy_i, V x_i, const Coefficients<V>& k) {
+    return k.slope * (dy_i - k.through_mean - (x_i - k.center) * k.through_var);
+  };
+  if (MapsByRow(layout)) {
+    const auto row = RepeatForRow(layout, block, channels);
+    ForEachRow(layout, block, [&](int64_t offset) {
+      const T* dy_row = dy + offset;
+      const T* x_row = x + offset;
+      T* out = dx + offset;
+      for (size_t i = 0; i < row.size(); ++i)
+        Store(element(Load(dy_row[i]), Load(x_row[i]), row[i]), &out[i]);
+    });
+  } else {
+    ForEachPlane(layout, block, [&](int64_t c, int64_t offset) {
+      const Coefficients<V> k = channels[c];
+      const T* dy_plane = dy + offset;
+      const T* x_plane = x + offset;
+      T* out = dx + offset;
+      for (int64_t i = 0; i < block.inner(); ++i)
+        Store(element(Load(dy_plane[i]), Load(x_plane[i]), k), &out[i]);
+    });
+  }
+}
+
 template <typename T, typename U>
-void Run(const Executor& executor, const Layout& layout, const T* dy, const T* x, const U* scale, const U* mean,
-         const U* inv_std, const U* scale_grad, const U* bias_grad, int64_t count, T* dx) {
+void Run(const Executor& executor, const Layout& layout, const T* dy, const T* x, const U* scale,
+         const U* mean, const U* inv_std, const U* scale_grad, const U* bias_grad, int64_t count,
+         T* dx) {
   using V = ComputeType<T, U>;
   std::vector<Coefficients<V>> all(static_cast<size_t>(layout.channels));
   const double elements = static_cast<double>(std::max<int64_t>(count, 1));
   for (size_t c = 0; c < all.size(); ++c) {
     const double s = static_cast<double>(inv_std[c]);
-    all[c] = {static_cast<V>(mean[c]), static_cast<V>(s * (static_cast<double>(scale_grad[c]) / elements)),
+    all[c] = {static_cast<V>(mean[c]),
+              static_cast<V>(s * (static_cast<double>(scale_grad[c]) / elements)),
               static_cast<V>(static_cast<double>(bias_grad[c]) / elements),
               static_cast<V>(static_cast<double>(scale[c]) * s)};
   }
-  const auto element = [](V dy_i, V x_i, const Coefficients<V>& k) {
-    return k.slope * (dy_i - k.through_mean - (x_i - k.center) * k.through_var);
-  };
   const Partition partition(layout);
   executor.ForEach(partition.tasks(), [&](int64_t task) {
     const Block block = partition.block(task);
-    if (HasShortPlanes(layout)) {
-      const auto row = RepeatForRow(layout, block, all.data() + block.channel_begin);
-      ForEachRow(layout, block, [&](int64_t offset) {
-        const T* dy_row = dy + offset;
-        const T* x_row = x + offset;
-        T* out = dx + offset;
-        for (size_t i = 0; i < row.size(); ++i) Store(element(Load(dy_row[i]), Load(x_row[i]), row[i]), &out[i]);
-      });
-    } else {
-      ForEachPlane(layout, block, [&](int64_t c, int64_t offset) {
-        const Coefficients<V> k = all[static_cast<size_t>(block.channel_begin + c)];
-        const T* dy_plane = dy + offset;
-        const T* x_plane = x + offset;
-        T* out = dx + offset;
-        for (int64_t i = 0; i < block.inner(); ++i) Store(element(Load(dy_plane[i]), Load(x_plane[i]), k), &out[i]);
-      });
-    }
+    BackpropBlock(layout, block, all.data() + block.channel_begin, dy, x, dx);
   });
 }
 
 }  // namespace
 
-bool ChannelBackprop(int x_type, int stats_type, const Executor& executor, const Layout& layout, const void* dy,
-                     const void* x, const void* scale, const void* mean, const void* inv_std, const void* scale_grad,
-                     const void* bias_grad, const int64_t* count, void* dx) {
+bool ChannelBackprop(int x_type, int stats_type, const Executor& executor, const Layout& layout,
+                     const void* dy, const void* x, const void* scale, const void* mean,
+                     const void* inv_std, const void* scale_grad, const void* bias_grad,
+                     const int64_t* count, void* dx) {
   return Dispatch(x_type, stats_type, [&](auto t, auto u) {
     using T = decltype(t);
     using U = decltype(u);
-    Run(executor, layout, static_cast<const T*>(dy), static_cast<const T*>(x), static_cast<const U*>(scale),
-        static_cast<const U*>(mean), static_cast<const U*>(inv_std), static_cast<const U*>(scale_grad),
-        static_cast<const U*>(bias_grad), *count, static_cast<T*>(dx));
+    Run(executor, layout, static_cast<const T*>(dy), static_cast<const T*>(x),
+        static_cast<const U*>(scale), static_cast<const U*>(mean), static_cast<const U*>(inv_std),
+        static_cast<const U*>(scale_grad), static_cast<const U*>(bias_grad), *count,
+        static_cast<T*>(dx));
   });
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 namespace onnx_cbp {
 
@@ -34,10 +35,12 @@ inline float Load(BFloat16 value) { return FloatOf(static_cast<uint32_t>(value.b
 inline float Load(Float16 value) {
   const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16;
   const uint32_t magnitude = static_cast<uint32_t>(value.bits & 0x7fffu) << 13;
-  // The exponent's bias differs by 112; scaling by 2^112 adds it, and makes subnormals right on the way.
-  float scaled = FloatOf(magnitude) * FloatOf(0x77800000u);
-  if ((value.bits & 0x7c00u) == 0x7c00u) scaled = FloatOf(magnitude | 0x7f800000u);  // Inf and NaN
-  return FloatOf(BitsOf(scaled) | sign);
+  // The exponent's bias differs by 112; scaling by 2^112 adds it, and makes subnormals right on the
+  // way.
+  const uint32_t finite = BitsOf(FloatOf(magnitude) * FloatOf(0x77800000u));
+  const uint32_t scaled =
+      magnitude >= 0x0f800000u ? magnitude | 0x7f800000u : finite;  // Inf and NaN
+  return FloatOf(scaled | sign);
 }
 
 inline void Store(float value, float* out) { *out = value; }
@@ -45,28 +48,22 @@ inline void Store(double value, double* out) { *out = value; }
 inline void Store(double value, float* out) { *out = static_cast<float>(value); }
 inline void Store(float value, BFloat16* out) {
   uint32_t bits = BitsOf(value);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) {
-    bits |= 0x00400000u;  // rounding could turn a NaN into Inf
-  } else {
-    bits += 0x7fffu + ((bits >> 16) & 1u);  // to nearest, ties to even
-  }
+  const uint32_t rounded = bits + 0x7fffu + ((bits >> 16) & 1u);  // to nearest, ties to even
+  const uint32_t quiet = bits | 0x00400000u;  // rounding could turn a NaN into Inf
+  bits = (bits & 0x7fffffffu) > 0x7f800000u ? quiet : rounded;
   out->bits = static_cast<uint16_t>(bits >> 16);
 }
 inline void Store(float value, Float16* out) {
   const uint32_t bits = BitsOf(value);
   const uint32_t sign = (bits >> 16) & 0x8000u;
   const uint32_t magnitude = bits & 0x7fffffffu;
-  uint32_t half;
-  if (magnitude > 0x7f800000u) {
-    half = 0x7e00u;
-  } else if (magnitude >= 0x477ff000u) {
-    half = 0x7c00u;  // rounds to 65536 or more
-  } else if (magnitude < 0x38800000u) {
-    // Subnormal: adding 0.5 puts the unit in the last place of a half at the last place of the float.
-    half = BitsOf(FloatOf(magnitude) + 0.5f) - BitsOf(0.5f);
-  } else {
-    half = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
-  }
+  // Every case is computed and one is chosen: a branch could not become vector code.
+  const uint32_t normal = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+  // Adding 0.5 puts the unit in the last place of a subnormal half at the last place of the float.
+  const uint32_t subnormal = BitsOf(FloatOf(magnitude) + 0.5f) - BitsOf(0.5f);
+  uint32_t half = magnitude < 0x38800000u ? subnormal : normal;
+  half = magnitude >= 0x477ff000u ? 0x7c00u : half;  // rounds to 65536 or more
+  half = magnitude > 0x7f800000u ? 0x7e00u : half;   // NaN
   out->bits = static_cast<uint16_t>(half | sign);
 }
 inline void Store(double value, BFloat16* out) { Store(static_cast<float>(value), out); }
@@ -74,23 +71,8 @@ inline void Store(double value, Float16* out) { Store(static_cast<float>(value),
 
 // What elementwise kernels compute in: double where data or statistics are double, float otherwise.
 template <typename T, typename U>
-struct ComputeTypeOf {
-  using Type = float;
-};
-template <typename U>
-struct ComputeTypeOf<double, U> {
-  using Type = double;
-};
-template <typename T>
-struct ComputeTypeOf<T, double> {
-  using Type = double;
-};
-template <>
-struct ComputeTypeOf<double, double> {
-  using Type = double;
-};
-template <typename T, typename U>
-using ComputeType = typename ComputeTypeOf<T, U>::Type;
+using ComputeType =
+    std::conditional_t<std::is_same_v<T, double> || std::is_same_v<U, double>, double, float>;
 
 // Calls f(T{}) with the data type of this number; false where there is none.
 template <typename F>
@@ -132,7 +114,10 @@ bool DispatchStatistics(int type, F&& f) {
 template <typename F>
 bool Dispatch(int data, int statistics, F&& f) {
   bool known = false;
-  return DispatchData(data, [&](auto t) { known = DispatchStatistics(statistics, [&](auto u) { f(t, u); }); }) && known;
+  return DispatchData(
+             data,
+             [&](auto t) { known = DispatchStatistics(statistics, [&](auto u) { f(t, u); }); }) &&
+         known;
 }
 
 }  // namespace onnx_cbp

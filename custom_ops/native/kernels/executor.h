@@ -8,7 +8,8 @@ namespace onnx_cbp {
 
 class Executor {
  public:
-  // Calls run(state, task) once for every task in [0, tasks), in any order, and returns when all have ended.
+  // Calls run(state, task) once for every task in [0, tasks), in any order, and returns when all
+  // have ended.
   using Task = void (*)(void* state, int64_t task);
   virtual void Run(int64_t tasks, Task run, void* state) const = 0;
 

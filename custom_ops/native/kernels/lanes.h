@@ -1,5 +1,5 @@
-// Sums in a fixed number of lanes: the order of additions is written down, so the compiler may use vectors of any
-// width and the result stays the same bits.
+// Sums in a fixed number of lanes: the order of additions is written down, so the compiler may use
+// vectors of any width and the result stays the same bits.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// How a tensor is cut into tasks. The cuts depend on the shape alone, so every result is the same bits for every
-// number of threads.
+// How a tensor is cut into tasks. The cuts depend on the shape alone, so every result is the same
+// bits for every number of threads.
 #pragma once
 
 #include <algorithm>
@@ -9,6 +9,12 @@ namespace onnx_cbp {
 
 // X seen as [outer, channels, inner]: the dimensions before, at and after the channel axis.
 struct Layout {
+  // One channel is one long plane, however its elements are spread over the dimensions.
+  Layout(int64_t outer_size, int64_t channel_count, int64_t inner_size)
+      : outer(channel_count == 1 ? 1 : outer_size),
+        channels(channel_count),
+        inner(channel_count == 1 ? outer_size * inner_size : inner_size) {}
+
   int64_t outer;
   int64_t channels;
   int64_t inner;
@@ -16,7 +22,14 @@ struct Layout {
   bool empty() const { return outer == 0 || channels == 0 || inner == 0; }
 };
 
-// The part of a tensor that one task works on: some outer indices, some channels, some of each plane.
+// Planes are walked one by one where they are long enough to fill vectors; where they are not
+// (NHWC, whose planes have one element), a row of channels at once. A sum pays for the start and
+// the end of every plane, so it needs longer ones.
+inline bool SumsByRow(const Layout& layout) { return layout.inner < 64; }
+inline bool MapsByRow(const Layout& layout) { return layout.inner < 16; }
+
+// The part of a tensor that one task works on: some outer indices, some channels, some of each
+// plane.
 struct Block {
   int64_t outer_begin, outer_end;
   int64_t channel_begin, channel_end;
@@ -33,10 +46,14 @@ class Partition {
   explicit Partition(const Layout& layout) : layout_(layout) {
     if (layout.empty()) return;
     inner_per_block_ = std::min(layout.inner, kElements);
-    // A block reads runs of channels * inner elements: long enough for the memory, short enough for the first cache.
-    const int64_t channels = std::max<int64_t>(1, kRun / inner_per_block_);
+    // Long runs of neighbouring elements are what memory is fast at; every channel of a block costs
+    // scratch memory.
+    const int64_t channels =
+        SumsByRow(layout) ? kRow / layout.inner
+                          : std::min(kChannels, std::max<int64_t>(1, kRun / inner_per_block_));
     channels_per_block_ = std::min(layout.channels, channels);
-    const int64_t outer = std::max<int64_t>(1, kElements / (channels_per_block_ * inner_per_block_));
+    const int64_t outer =
+        std::max<int64_t>(1, kElements / (channels_per_block_ * inner_per_block_));
     outer_per_block_ = std::min(layout.outer, outer);
     inner_blocks_ = CeilDiv(layout.inner, inner_per_block_);
     channel_blocks_ = CeilDiv(layout.channels, channels_per_block_);
@@ -62,8 +79,10 @@ class Partition {
   int64_t count(int64_t part) const { return block(part * channel_blocks_).count(); }
 
  private:
-  static constexpr int64_t kElements = 1 << 16;
-  static constexpr int64_t kRun = 1 << 11;
+  static constexpr int64_t kElements = 1 << 17;
+  static constexpr int64_t kRun = 1 << 15;
+  static constexpr int64_t kChannels = 64;
+  static constexpr int64_t kRow = 1 << 10;
 
   static int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 

@@ -5,11 +5,6 @@
 
 namespace onnx_cbp {
 
-bool OpSpec::has_attribute(const char* attribute) const {
-  return std::any_of(attributes.begin(), attributes.end(),
-                     [&](const char* own) { return std::strcmp(own, attribute) == 0; });
-}
-
 int OpSpec::data_input() const {
   for (size_t i = 0; i < inputs.size(); ++i) {
     if (std::strcmp(inputs[i].name, "X") == 0) return static_cast<int>(i);
@@ -18,7 +13,8 @@ int OpSpec::data_input() const {
 }
 
 bool OpSpec::has_statistics_input() const {
-  return std::any_of(inputs.begin(), inputs.end(), [](const Formal& f) { return f.type == TypeOf::kStatistics; });
+  return std::any_of(inputs.begin(), inputs.end(),
+                     [](const Formal& f) { return f.type == TypeOf::kStatistics; });
 }
 
 }  // namespace onnx_cbp

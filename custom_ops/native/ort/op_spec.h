@@ -49,7 +49,6 @@ struct OpSpec {
   std::vector<const char*> attributes;
   bool (*run)(const Call& call);
 
-  bool has_attribute(const char* attribute) const;
   // Index of X among the inputs, -1 where the op sees per-channel vectors only.
   int data_input() const;
   // Whether an input tells the type of the statistics; otherwise the attribute stash_type does.

@@ -1,12 +1,20 @@
 #include "shape_inference.h"
 
+#include <atomic>
 #include <memory>
 #include <string>
 
 namespace onnx_cbp {
 namespace {
 
-// A dimension is a number, or -1 with the name it has ("" where it has none).
+// ONNX Runtime would keep -1 as the value of an output's dimension, which no other dimension then
+// fits. A name that nothing else has says the same as no name.
+std::string NewName() {
+  static std::atomic<uint64_t> names{0};
+  return "onnx_cbp_unknown_" + std::to_string(names++);
+}
+
+// A dimension is a number, or -1 with a name.
 struct Dimensions {
   std::vector<int64_t> numbers;
   std::vector<std::string> names;
@@ -14,6 +22,7 @@ struct Dimensions {
   void Append(int64_t number, const char* name) {
     numbers.push_back(number);
     names.emplace_back(name ? name : "");
+    if (number < 0 && names.back().empty()) names.back() = NewName();
   }
 };
 
@@ -75,14 +84,18 @@ void InferShapes(const OpSpec& spec, OrtShapeInferContext* context) {
     const Formal& formal = spec.inputs[i];
     const bool is_x = static_cast<int>(i) == spec.data_input();
     if (is_x) data = InputOf(context, i);
-    if (formal.type == TypeOf::kStatistics && statistics.dimensions.numbers.empty()) statistics = InputOf(context, i);
+    if (formal.type == TypeOf::kStatistics && statistics.dimensions.numbers.empty())
+      statistics = InputOf(context, i);
   }
   if (!spec.has_statistics_input()) {
     // Any other value is refused when the node's kernel is made, with a better text.
-    const bool is_double = IntAttribute(context, "stash_type", 1) == ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE;
-    statistics.type = is_double ? ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+    const bool is_double =
+        IntAttribute(context, "stash_type", 1) == ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE;
+    statistics.type =
+        is_double ? ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
   }
-  // A rank of 0 means that the rank is unknown. The axis is checked when the node runs, with a better text.
+  // A rank of 0 means that the rank is unknown. The axis is checked when the node runs, with a
+  // better text.
   const int64_t rank = static_cast<int64_t>(data.dimensions.numbers.size());
   int64_t axis = IntAttribute(context, "axis", 1);
   if (axis < 0) axis += rank;
