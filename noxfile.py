@@ -59,11 +59,13 @@ def test_pure_python(session: nox.Session) -> None:
 @nox.session(requires=["build"])
 def lint(session: nox.Session) -> None:
     """Ruff, mypy and clang-format; the build has compiled with -Wall -Wextra -Werror."""
-    session.install(f"{_wheel()}[cpu]", "ruff==0.17.6", "mypy==2.4.1", "clang-format==23.1.5", "nox")
+    session.install(f"{_wheel()}[cpu]", "ruff==0.17.6", "mypy==2.4.1", "types-protobuf", "clang-format==23.1.5", "nox")
     _install_again(session)
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
-    session.run("mypy", "-p", "onnx_cbp")
+    config = str(ROOT / "pyproject.toml")
+    with session.chdir(session.create_tmp()):  # elsewhere: here, the folder onnx_cbp is only a part of the package
+        session.run("mypy", "--config-file", config, "-p", "onnx_cbp")
     sources = [str(p) for p in (ROOT / "custom_ops" / "native").rglob("*") if p.suffix in (".h", ".cc")]
     session.run("clang-format", "--dry-run", "--Werror", *sources)
 

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
 
 from onnx_cbp.graph_passes.dialects import DIALECTS
+from onnx_cbp.graph_passes.scopes import scopes
 from onnx_cbp.graph_passes.sites import BackwardSite, ForwardSite, LeftAlone, Site
 
 DATA_TYPES = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
@@ -27,9 +28,9 @@ def find_sites(model: ir.Model) -> Iterator[Site]:
 
 def _nodes(model: ir.Model) -> Iterator[tuple[ir.Node, int]]:
     """Every node with the opset that its domain has where it stands."""
-    for holder in (model.graph, *model.functions.values()):
-        imports = holder.opset_imports or model.opset_imports
-        for node in RecursiveGraphIterator(holder):
+    for scope in scopes(model):
+        imports = scope.opset_imports or model.opset_imports
+        for node in RecursiveGraphIterator(scope):
             yield node, imports.get(node.domain, 1)
 
 

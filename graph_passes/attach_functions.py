@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
-from onnx_ir.traversal import RecursiveGraphIterator
 
 from onnx_cbp.custom_ops import DOMAIN, OPERATORS
 from onnx_cbp.custom_ops.functions import make_function, serves_mixed_types
 from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.graph_passes.scopes import all_nodes
 from onnx_cbp.graph_passes.sites import label
 
 _FUNCTIONS_SINCE_IR_VERSION = 8
@@ -26,12 +26,7 @@ class AttachFunctionsPass(InPlacePass):
         Raises:
             OnnxCbpError: the model's opset, or a type at this opset, is one that function bodies do not serve.
         """
-        nodes = [
-            node
-            for holder in (model.graph, *model.functions.values())
-            for node in RecursiveGraphIterator(holder)
-            if node.domain == DOMAIN
-        ]
+        nodes = [node for node in all_nodes(model) if node.domain == DOMAIN]
         opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
         if not serves_mixed_types(opset):
             _refuse_other_types_than_float(nodes, opset)
@@ -40,7 +35,7 @@ class AttachFunctionsPass(InPlacePass):
             key = (DOMAIN, name, "")
             if name in OPERATORS and key not in model.functions:
                 function = make_function(OPERATORS[name], opset)
-                model.functions[key] = ir.from_proto(function)
+                model.functions[key] = ir.serde.deserialize_function(function)
                 modified = True
         if modified and model.ir_version < _FUNCTIONS_SINCE_IR_VERSION:
             model.ir_version = _FUNCTIONS_SINCE_IR_VERSION

@@ -8,6 +8,7 @@ import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
 
 from onnx_cbp.custom_ops import DOMAIN, OPSET_VERSION
+from onnx_cbp.graph_passes.scopes import scopes
 from onnx_cbp.graph_passes.sites import label
 
 
@@ -27,9 +28,9 @@ class Names:
 
 
 def _names(model: ir.Model) -> Iterator[str]:
-    for holder in (model.graph, *model.functions.values()):
-        yield from (value.name or "" for value in holder.inputs)
-        for node in RecursiveGraphIterator(holder):
+    for scope in scopes(model):
+        yield from (value.name or "" for value in scope.inputs)
+        for node in RecursiveGraphIterator(scope):
             yield node.name or ""
             yield from (value.name or "" for value in (*node.inputs, *node.outputs) if value)
             for attribute in node.attributes.values():
@@ -90,7 +91,7 @@ class Splice:
 
     def constant(self, suffix: str, tensor: ir.TensorProtocol) -> ir.Value:
         """Append a constant; a node, because a function has no initializers."""
-        output = (suffix, tensor.dtype, ir.Shape(tensor.shape))
+        output = (suffix, tensor.dtype, ir.Shape(tuple(int(size) for size in tensor.shape.numpy())))
         return self.add("Constant", (), (output,), {"value": tensor})[0]
 
     def cast(self, value: ir.Value, dtype: ir.DataType, suffix: str) -> ir.Value:

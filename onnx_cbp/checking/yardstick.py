@@ -35,7 +35,7 @@ def as_meant(
 
 
 def _copy_statistics(holder: _Holder, prefix: str) -> None:
-    result = []
+    result: list[onnx.NodeProto] = []
     for node in holder.node:
         for index in _written(node):
             own = f"{prefix}/{len(result)}"
@@ -56,7 +56,8 @@ def _written(node: onnx.NodeProto) -> tuple[int, ...]:
 
 def _holders(model: onnx.ModelProto) -> Iterator[_Holder]:
     """The main graph, the functions, and every subgraph."""
-    for root in (model.graph, *model.functions):
+    roots: list[_Holder] = [model.graph, *model.functions]
+    for root in roots:
         yield root
         for node in nodes(root.node):
             for attribute in node.attribute:
