@@ -15,22 +15,40 @@ trap 'rm -rf "$work"' EXIT
 from_debian() {
   command -v apt-get >/dev/null && command -v dpkg >/dev/null || return 1
   mkdir -p "$work/lists/partial" "$work/cache/archives/partial" "$work/package" || return 1
-  apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 2>/dev/null | sort -u >"$work/mirrors"
+  # The system's settings (a proxy, say) without what it runs after an update: that would work on the system's own lists.
+  apt-config dump 2>/dev/null | grep -v -e '^APT::Update::' -e '^DPkg::' >"$work/apt.conf"
+  cat >>"$work/apt.conf" <<CONF
+Dir::Etc::main "/dev/null";
+Dir::Etc::parts "/dev/null";
+Dir::State::lists "$work/lists";
+Dir::Cache "$work/cache";
+APT::Sandbox::User "";
+Acquire::Retries "1";
+Acquire::http::Timeout "20";
+Acquire::https::Timeout "20";
+CONF
+  # What an update would fetch names every mirror, also where none was ever made.
+  private_apt_get update --print-uris | sed -n "s#^'\(.*\)/dists/.*#\1#p" | awk '!seen[$0]++' >"$work/mirrors"
+  # Newer systems trust a key only where a source names it.
+  keyring=$(ls /usr/share/keyrings/debian-archive-keyring.* 2>/dev/null | head -n 1)
+  cat >>"$work/apt.conf" <<CONF
+Dir::Etc::sourcelist "$work/sources.list";
+Dir::Etc::sourceparts "/dev/null";
+CONF
   while read -r mirror; do
-    echo "deb $mirror trixie main" >"$work/sources.list"
-    private() {
-      (cd "$work/package" && apt-get -qq \
-        -o Dir::Etc::sourcelist="$work/sources.list" -o Dir::Etc::sourceparts=/dev/null \
-        -o Dir::State::lists="$work/lists" -o Dir::Cache="$work/cache" \
-        -o APT::Sandbox::User= -o Acquire::Retries=1 -o Acquire::http::Timeout=20 \
-        "$@" </dev/null >/dev/null 2>&1)
-    }
-    if private update && private download libonnxruntime-dev &&
-      dpkg -x "$work"/package/libonnxruntime-dev_*.deb "$work/unpacked"; then
-      return 0
-    fi
+    for options in ${keyring:+"[signed-by=$keyring]"} ''; do
+      echo "deb $options $mirror trixie main" >"$work/sources.list"
+      if private_apt_get update >/dev/null && private_apt_get download libonnxruntime-dev >/dev/null &&
+        dpkg -x "$work"/package/libonnxruntime-dev_*.deb "$work/unpacked"; then
+        return 0
+      fi
+    done
   done <"$work/mirrors"
   return 1
+}
+
+private_apt_get() {
+  (cd "$work/package" && APT_CONFIG="$work/apt.conf" apt-get -q "$@" </dev/null 2>/dev/null)
 }
 
 from_release() {
@@ -41,14 +59,22 @@ from_release() {
   esac
   name=onnxruntime-linux-$machine-$release
   url=https://github.com/microsoft/onnxruntime/releases/download/v$release/$name.tgz
-  if command -v curl >/dev/null; then
-    curl -fsSL --connect-timeout 20 -o "$work/$name.tgz" "$url" 2>/dev/null || return 1
-  elif command -v wget >/dev/null; then
-    wget -q --timeout=20 --tries=2 -O "$work/$name.tgz" "$url" || return 1
-  else
-    return 1
-  fi
+  download "$url" "$work/$name.tgz" || return 1
   mkdir -p "$work/unpacked" && tar -xzf "$work/$name.tgz" -C "$work/unpacked" "$name/include"
+}
+
+download() {
+  if command -v curl >/dev/null; then
+    curl -fsSL --connect-timeout 20 --max-time 300 -o "$2" "$1" 2>/dev/null
+  elif command -v wget >/dev/null; then
+    wget -q --timeout=20 --tries=2 -O "$2" "$1" 2>/dev/null
+  else
+    python3 - "$1" "$2" 2>/dev/null <<'PYTHON'
+import shutil, sys, urllib.request
+with urllib.request.urlopen(sys.argv[1], timeout=20) as source, open(sys.argv[2], "wb") as target:
+    shutil.copyfileobj(source, target)
+PYTHON
+  fi
 }
 
 from_debian || from_release || exit 1
