@@ -11,6 +11,7 @@ from onnx_ir.traversal import RecursiveGraphIterator
 from onnx_cbp.graph_passes.dialects import DIALECTS
 from onnx_cbp.graph_passes.scopes import scopes
 from onnx_cbp.graph_passes.sites import BackwardSite, ForwardSite, LeftAlone, Site
+from onnx_cbp.graph_passes.types import Types
 
 DATA_TYPES = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
@@ -20,8 +21,9 @@ def find_sites(model: ir.Model) -> Iterator[Site]:
 
     Each is read when it is asked for, so a pass may replace one before it goes on to the next.
     """
+    types = Types(model)
     for node, opset in list(_nodes(model)):
-        site = _site(node, opset)
+        site = _site(node, opset, types)
         if site is not None:
             yield site
 
@@ -34,19 +36,19 @@ def _nodes(model: ir.Model) -> Iterator[tuple[ir.Node, int]]:
             yield node, imports.get(node.domain, 1)
 
 
-def _site(node: ir.Node, opset: int) -> Site | None:
+def _site(node: ir.Node, opset: int, types: Types) -> Site | None:
     for dialect in DIALECTS:
         site = dialect.recognise(node, opset)
         if site is None:
             continue
         if isinstance(site, LeftAlone):
             return site
-        reason = _obstacle(site)
+        reason = _obstacle(site, types)
         return site if reason is None else LeftAlone(node, site.form, reason)
     return None
 
 
-def _obstacle(site: ForwardSite | BackwardSite) -> str | None:
+def _obstacle(site: ForwardSite | BackwardSite, types: Types) -> str | None:
     """Why the channel ops cannot take this site's values; None if they can."""
     shape = site.X.shape
     if shape is not None and len(shape) < 2:
@@ -57,6 +59,6 @@ def _obstacle(site: ForwardSite | BackwardSite) -> str | None:
             continue
         if value.dtype not in DATA_TYPES:
             return f"'{value.name}' has type {value.dtype}: use float, double, float16 or bfloat16"
-    if site.scale.dtype is None:
+    if types.of(site.scale) is None:
         return f"the type of '{site.scale.name}' is not known: run onnx.shape_inference on the model first"
     return None

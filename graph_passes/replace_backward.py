@@ -7,8 +7,10 @@ from onnx_ir.passes import InPlacePass, PassResult
 
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.graph_passes.analysis import find_sites
+from onnx_cbp.graph_passes.scopes import import_domain
 from onnx_cbp.graph_passes.sites import BackwardSite
-from onnx_cbp.graph_passes.splice import Names, Splice, import_domain, statistics_type
+from onnx_cbp.graph_passes.splice import Names, Splice, statistics_type
+from onnx_cbp.graph_passes.types import Types
 
 
 class ReplaceBackwardPass(InPlacePass):
@@ -23,20 +25,20 @@ class ReplaceBackwardPass(InPlacePass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Rewrite the model in place."""
-        names = Names(model)
+        names, types = Names(model), Types(model)
         modified = False
         for site in find_sites(model):
             if isinstance(site, BackwardSite):
-                _replace(site, names)
+                _replace(site, names, types)
                 modified = True
         if modified:
             import_domain(model)
         return PassResult(model, modified)
 
 
-def _replace(site: BackwardSite, names: Names) -> None:
-    splice = Splice(site.node, names)
-    dtype = statistics_type(site.scale)
+def _replace(site: BackwardSite, names: Names, types: Types) -> None:
+    splice = Splice(site.node, names, types)
+    dtype = statistics_type(site.scale, types)
     vector = site.scale.shape
     scale = splice.cast(site.scale, dtype, "scale")
     mean = splice.cast(site.mean, dtype, "mean")

@@ -7,8 +7,10 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
 from onnx_cbp.graph_passes.analysis import find_sites
+from onnx_cbp.graph_passes.scopes import import_domain
 from onnx_cbp.graph_passes.sites import ForwardSite
-from onnx_cbp.graph_passes.splice import Names, Splice, import_domain, is_used, statistics_type
+from onnx_cbp.graph_passes.splice import Names, Splice, is_used, statistics_type
+from onnx_cbp.graph_passes.types import Types
 
 
 class ReplaceForwardPass(InPlacePass):
@@ -25,12 +27,12 @@ class ReplaceForwardPass(InPlacePass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Rewrite the model in place."""
-        names = Names(model)
+        names, types = Names(model), Types(model)
         writes = _InPlaceWrites()
         modified = False
         for site in find_sites(model):
             if isinstance(site, ForwardSite):
-                _replace(site, names, writes)
+                _replace(site, names, types, writes)
                 modified = True
         if modified:
             import_domain(model)
@@ -70,9 +72,9 @@ class _InPlaceWrites:
         self._writers[running, graph] = writer
 
 
-def _replace(site: ForwardSite, names: Names, writes: _InPlaceWrites) -> None:
-    splice = Splice(site.node, names)
-    dtype = statistics_type(site.scale)
+def _replace(site: ForwardSite, names: Names, types: Types, writes: _InPlaceWrites) -> None:
+    splice = Splice(site.node, names, types)
+    dtype = statistics_type(site.scale, types)
     vector = site.scale.shape
     scale = splice.cast(site.scale, dtype, "scale")
     B = splice.cast(site.B, dtype, "B")
@@ -96,6 +98,7 @@ def _replace(site: ForwardSite, names: Names, writes: _InPlaceWrites) -> None:
     )
     splice.hand_over(site.Y, Y)
     splice.hand_over(site.saved_mean, mean)
+    splice.hand_over(site.saved_var, var)
     if is_used(site.saved_inv_std):
         splice.hand_over(site.saved_inv_std, _inv_std(splice, var, site.epsilon))
     for name, running, batch, updated in (

@@ -20,8 +20,8 @@ class ForwardSite:
         running_mean, running_var: the running statistics before the step; None where the form has none.
         Y: its result.
         updated_mean, updated_var: the running statistics after the step; None where the form has none.
-        saved_mean, saved_inv_std: the batch mean and 1 / sqrt(batch variance + epsilon) that a backward site reads;
-            None where the form has none.
+        saved_mean, saved_var, saved_inv_std: the batch mean, the batch variance and 1 / sqrt(batch variance + epsilon)
+            for whom they were saved; None where the form has none.
         updates_in_place: the node also writes the updated statistics into running_mean and running_var.
     """
 
@@ -39,6 +39,7 @@ class ForwardSite:
     updated_mean: ir.Value | None
     updated_var: ir.Value | None
     saved_mean: ir.Value | None
+    saved_var: ir.Value | None
     saved_inv_std: ir.Value | None
     updates_in_place: bool
 

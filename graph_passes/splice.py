@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
 
-from onnx_cbp.custom_ops import DOMAIN, OPSET_VERSION
+from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.graph_passes.scopes import scopes
 from onnx_cbp.graph_passes.sites import label
+from onnx_cbp.graph_passes.types import Types
 
 
 class Names:
@@ -42,8 +43,9 @@ def _names(model: ir.Model) -> Iterator[str]:
 class Splice:
     """Collects the nodes that will stand in the place of one node; nothing changes before `commit`."""
 
-    def __init__(self, node: ir.Node, names: Names) -> None:
+    def __init__(self, node: ir.Node, names: Names, types: Types) -> None:
         self.node = node
+        self._types = types
         self._label = label(node)
         self._names = names
         self._nodes: list[ir.Node] = []
@@ -96,7 +98,7 @@ class Splice:
 
     def cast(self, value: ir.Value, dtype: ir.DataType, suffix: str) -> ir.Value:
         """`value` in another type; `value` itself where it has that type already."""
-        if value.dtype == dtype:
+        if self._types.of(value) == dtype:
             return value
         return self.add("Cast", (value,), ((suffix, dtype, value.shape),), {"to": dtype.value})[0]
 
@@ -130,14 +132,6 @@ def is_used(value: ir.Value | None) -> bool:
     return value is not None and (bool(value.uses()) or value.is_graph_output())
 
 
-def statistics_type(scale: ir.Value) -> ir.DataType:
+def statistics_type(scale: ir.Value, types: Types) -> ir.DataType:
     """The type of the statistics of a batch norm with this scale: double for double, float for everything else."""
-    return ir.DataType.DOUBLE if scale.dtype == ir.DataType.DOUBLE else ir.DataType.FLOAT
-
-
-def import_domain(model: ir.Model) -> None:
-    """Import our domain wherever one of its nodes stands."""
-    model.opset_imports[DOMAIN] = OPSET_VERSION
-    for function in model.functions.values():
-        if any(node.domain == DOMAIN for node in RecursiveGraphIterator(function)):
-            function.opset_imports[DOMAIN] = OPSET_VERSION
+    return ir.DataType.DOUBLE if types.of(scale) == ir.DataType.DOUBLE else ir.DataType.FLOAT

@@ -24,6 +24,7 @@ from onnx_cbp.graph_passes import (
     find_sites,
     label,
 )
+from onnx_cbp.graph_passes.inference import infer_shapes
 from onnx_cbp.graph_passes.replace_forward import is_parameter
 from onnx_cbp.graph_passes.splice import is_used
 from onnx_cbp.model_io import load_model
@@ -65,7 +66,9 @@ def inspect(model: ModelSource) -> list[Finding]:
     Raises:
         OnnxCbpError: the file cannot be read, or the model is not valid ONNX.
     """
-    return [_finding(site) for site in find_sites(_to_ir(_read(model)))]
+    analysed = _to_ir(_read(model))
+    infer_shapes(analysed)  # for the reader
+    return [_finding(site) for site in find_sites(analysed)]
 
 
 def rewrite(

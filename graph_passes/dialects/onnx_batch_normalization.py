@@ -12,7 +12,6 @@ from onnx_cbp.graph_passes.dialects._reading import (
 )
 from onnx_cbp.graph_passes.sites import ForwardSite, LeftAlone, Site
 
-_TRAINING_MODE_SINCE = 14
 _INPUTS = ("X", "scale", "B", "input_mean", "input_var")
 
 
@@ -20,29 +19,21 @@ def recognise(node: ir.Node, opset: int) -> Site | None:
     """The batch norm that `node` is, None if it is none. `opset` is that of the node's own domain."""
     if node.domain not in ("", "ai.onnx") or node.op_type != "BatchNormalization":
         return None
-    if opset < _TRAINING_MODE_SINCE:
-        training = any(optional_output(node, index) is not None for index in (1, 2, 3, 4))
-        form = f"BatchNormalization-{opset} ({'training' if training else 'inference'} form)"
-        if not training:
-            return _inference(node, form)
-        return LeftAlone(
-            node,
-            form,
-            f"the training form of opset {opset} is not supported yet: convert the model to opset 14 or newer",
-        )
     referred = refers_to_function_attribute(node)
     if referred:
-        return LeftAlone(
-            node,
-            "BatchNormalization",
-            f"attribute '{referred}' comes from the caller of a model-local function: inline the function first",
-        )
-    if not attribute(node, "training_mode", 0):
-        return _inference(node, "BatchNormalization (inference form)")
-    form = "BatchNormalization (training_mode = 1)"
+        form = "BatchNormalization"
+        reason = f"attribute '{referred}' comes from the caller of a model-local function: inline the function first"
+        return LeftAlone(node, form, reason)
+    training, sign = _trains(node, opset)
+    form = f"BatchNormalization-{opset} ({sign})"
+    if not training:
+        return LeftAlone(node, form, "it normalises with running statistics: there is nothing to train")
     missing = first_missing(node, _INPUTS)
     if missing or optional_output(node, 0) is None:
         return LeftAlone(node, form, f"'{missing or 'Y'}' is missing: the model is not valid ONNX")
+    if opset < 9 and not attribute(node, "spatial", 1):
+        reason = "spatial = 0 asks for statistics of every single activation: only those of a channel are supported"
+        return LeftAlone(node, form, reason)
     X, scale, B, running_mean, running_var = node.inputs[:5]
     assert X is not None
     assert scale is not None
@@ -61,11 +52,20 @@ def recognise(node: ir.Node, opset: int) -> Site | None:
         Y=node.outputs[0],
         updated_mean=optional_output(node, 1),
         updated_var=optional_output(node, 2),
-        saved_mean=None,
+        saved_mean=optional_output(node, 3),
+        saved_var=optional_output(node, 4),
         saved_inv_std=None,
         updates_in_place=False,
     )
 
 
-def _inference(node: ir.Node, form: str) -> LeftAlone:
-    return LeftAlone(node, form, "it normalises with running statistics: there is nothing to train")
+def _trains(node: ir.Node, opset: int) -> tuple[bool, str]:
+    """Whether the node normalises with the statistics of its batch, and by what it says so."""
+    if opset < 7:
+        testing = bool(attribute(node, "is_test", 0))
+        return not testing, f"is_test = {int(testing)}"
+    if opset < 14:
+        training = any(optional_output(node, index) is not None for index in range(1, 5))
+        return training, "with training outputs" if training else "inference form"
+    training = bool(attribute(node, "training_mode", 0))
+    return training, "training_mode = 1" if training else "inference form"

@@ -50,6 +50,7 @@ def _forward(node: ir.Node) -> Site:
         updated_mean=optional_output(node, 1),
         updated_var=optional_output(node, 2),
         saved_mean=optional_output(node, 3),
+        saved_var=None,
         saved_inv_std=optional_output(node, 4),
         updates_in_place=True,
     )

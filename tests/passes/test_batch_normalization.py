@@ -147,8 +147,7 @@ agraph (float[N, 2] x, float[2] s, float[2] b, float[2] m, float[2] v, bool c) =
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
-def test_model_local_functions():
-    model = parse("""
+FUNCTION = """
 <ir_version: 8, opset_import: ["" : 17, "local" : 1]>
 agraph (float[N, 2] x, float[2] s, float[2] b, float[2] m, float[2] v) => (float[N, 2] y)
 {
@@ -159,8 +158,30 @@ block (x, s, b, m, v) => (y)
 {
     n, nm, nv = BatchNormalization <training_mode: int = 1> (x, s, b, m, v)
     y = Relu (n)
-}""")
-    # Inside a function no value has a type of its own, and the statistics' type is written into ChannelStats.
+}"""
+
+
+@pytest.mark.parametrize("kind", ["float", "double"])
+@pytest.mark.parametrize("portable", [False, True])
+def test_model_local_functions(kind, portable):
+    # Inside a function no value has a type of its own; the statistics' type, which ChannelStats spells out, is that
+    # of the callers' scale.
+    model = parse(FUNCTION.replace("float[", f"{kind}["))
+    rewritten = onnx_cbp.rewrite(model, portable=portable)
+    onnx.checker.check_model(rewritten, full_check=True)
+    feeds = {name: value.astype(kind.replace("float", "float32")) for name, value in _feeds(model).items()}
+    want = session(model, None).run(None, feeds)[0]
+    got = session(rewritten, None if portable else "auto").run(None, feeds)[0]
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_a_function_that_is_called_with_several_types_is_left_alone():
+    model = parse(FUNCTION)
+    call = model.graph.node[0]
+    for name in call.input:
+        model.graph.node.append(helper.make_node("Cast", [name], [f"{name}_d"], to=onnx.TensorProto.DOUBLE))
+    inputs = [f"{name}_d" for name in call.input]
+    model.graph.node.append(helper.make_node("block", inputs, ["z"], domain="local"))
     (finding,) = onnx_cbp.inspect(model)
     assert not finding.rewritten
     assert "'s' is not known" in finding.explanation
