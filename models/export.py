@@ -7,6 +7,8 @@ ONNX Runtime write the same bytes.
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import onnx
 
 try:
     import torch
-    from onnxruntime.training import artifacts
+    from onnxruntime.training import artifacts, onnxblock
 except ImportError as error:
     raise SystemExit(f"export.py: {error}; models/README.md says what to install") from error
 
@@ -29,6 +31,7 @@ OPSET = 17
 def export_forward(module: torch.nn.Module, example: torch.Tensor) -> onnx.ModelProto:
     """The forward graph in training mode, batch norms whole: what the legacy exporter writes."""
     file = io.BytesIO()
+    start = {name: value.detach().clone().numpy() for name, value in module.state_dict().items()}
     with warnings.catch_warnings():
         # Deprecated, but PyTorch's newer exporter writes batch norms in inference form only.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -46,7 +49,29 @@ def export_forward(module: torch.nn.Module, example: torch.Tensor) -> onnx.Model
             output_names=["logits"],
             dynamic_axes={"x": {0: "N"}, "logits": {0: "N"}},
         )
-    return onnx.load_from_string(file.getvalue())
+    forward = onnx.load_from_string(file.getvalue())
+    for tensor in forward.graph.initializer:
+        # The exporter runs the network once, and in training mode that moves the running statistics.
+        if tensor.name in start:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(start[tensor.name], tensor.name))
+    return forward
+
+
+class CrossEntropyLoss(onnxblock.loss.CrossEntropyLoss):
+    """ONNX Runtime's cross entropy, with labels of the shape that the loss reads.
+
+    It declares the labels as the logits without their last dimension. The classes are in the second one: logits
+    [N, C, H, W] are judged by labels [N, H, W], and a graph with the declared ones refuses them.
+    """
+
+    def build(self, scores_input_name: str, labels_name: str = "labels") -> str:
+        """Append the loss to the graph under construction; the name of its output."""
+        loss = super().build(scores_input_name, labels_name)
+        values = {value.name: value for value in (*self.base.graph.input, *self.base.graph.output)}
+        shape = values[labels_name].type.tensor_type.shape
+        shape.CopyFrom(values[scores_input_name].type.tensor_type.shape)
+        del shape.dim[1]
+        return loss
 
 
 def generate(forward: onnx.ModelProto, folder: Path) -> None:
@@ -59,7 +84,7 @@ def generate(forward: onnx.ModelProto, folder: Path) -> None:
         forward,
         requires_grad=trained,
         frozen_params=statistics,  # so that they are parameters of the checkpoint, which a step can update
-        loss=artifacts.LossType.CrossEntropyLoss,
+        loss=CrossEntropyLoss(),
         optimizer=artifacts.OptimType.AdamW,
         artifact_directory=str(folder),
         additional_output_names=["logits"],
@@ -79,6 +104,17 @@ def mend_eval_model(path: Path) -> None:
     onnx.save(model, path)
 
 
+def export(name: str) -> None:
+    """Export one network into the folder of its name."""
+    torch.manual_seed(SEED)
+    module, example = ARCHITECTURES[name]()
+    folder = FOLDER / name
+    generate(export_forward(module, example), folder)
+    mend_eval_model(folder / "eval_model.onnx")
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    click.echo(f"{folder}: {size / 1e6:.2f} MB")
+
+
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(sorted(ARCHITECTURES)))
 @click.option("--all", "every", is_flag=True, help="Export every network.")
@@ -86,14 +122,13 @@ def main(names: tuple[str, ...], every: bool) -> None:
     """Export the networks NAMES into folders of their names beside this script."""
     if bool(names) == every:
         raise click.UsageError(f"name networks ({', '.join(sorted(ARCHITECTURES))}), or say --all")
-    for name in sorted(ARCHITECTURES) if every else names:
-        torch.manual_seed(SEED)
-        module, example = ARCHITECTURES[name]()
-        folder = FOLDER / name
-        generate(export_forward(module, example), folder)
-        mend_eval_model(folder / "eval_model.onnx")
-        size = sum(file.stat().st_size for file in folder.iterdir())
-        click.echo(f"{folder}: {size / 1e6:.2f} MB")
+    names = tuple(sorted(ARCHITECTURES)) if every else names
+    if len(names) == 1:
+        export(names[0])
+        return
+    for name in names:
+        # ONNX Runtime numbers the names that it makes up over all graphs of a process: to each network its own.
+        subprocess.run([sys.executable, __file__, name], check=True)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,12 @@ from collections.abc import Callable
 
 import torch
 
-from . import resnet_digits
+from . import conv1d_signals, mobilenet_digits, resnet_digits, unet_digits
 
 #: Name -> function that makes (module, example input).
 ARCHITECTURES: dict[str, Callable[[], tuple[torch.nn.Module, torch.Tensor]]] = {
+    "conv1d_signals": conv1d_signals.make,
+    "mobilenet_digits": mobilenet_digits.make,
     "resnet_digits": resnet_digits.make,
+    "unet_digits": unet_digits.make,
 }
