@@ -2,10 +2,14 @@
 
 #include <new>
 
+#include "kernels/batch_norm_grad.h"
+#include "kernels/batch_norm_train.h"
 #include "kernels/channel_backprop.h"
 #include "kernels/channel_backprop_stats.h"
+#include "kernels/channel_backprop_stats_grad.h"
 #include "kernels/channel_normalize.h"
 #include "kernels/channel_stats.h"
+#include "kernels/channel_stats_merge.h"
 #include "kernels/running_stats.h"
 
 namespace {
@@ -77,5 +81,41 @@ const char* onnx_cbp_running_stats(int stats_type, int64_t channels, double mome
   return Guard(1, channels, 1, [&](const auto&, const Layout&) {
     return onnx_cbp::RunningStats(stats_type, channels, momentum, unbiased != 0, running, batch,
                                   count, updated);
+  });
+}
+
+const char* onnx_cbp_channel_stats_merge(int stats_type, int64_t replicas, int64_t channels, const void* mean,
+                                         const void* var, const int64_t* count, void* merged_mean, void* merged_var,
+                                         int64_t* merged_count) {
+  return Guard(replicas, channels, 1, [&](const auto&, const Layout&) {
+    return onnx_cbp::ChannelStatsMerge(stats_type, replicas, channels, mean, var, count, merged_mean, merged_var,
+                                       merged_count);
+  });
+}
+
+const char* onnx_cbp_channel_backprop_stats_grad(int x_type, int stats_type, int64_t outer, int64_t channels,
+                                                 int64_t inner, const void* x, const void* mean, const void* inv_std,
+                                                 const void* dy, const void* d_scale_grad, const void* d_bias_grad,
+                                                 void* dx, void* d_mean, void* d_inv_std, void* d_dy) {
+  return Guard(outer, channels, inner, [&](const auto& executor, const Layout& layout) {
+    return onnx_cbp::ChannelBackpropStatsGrad(x_type, stats_type, executor, layout, x, mean, inv_std, dy, d_scale_grad,
+                                              d_bias_grad, dx, d_mean, d_inv_std, d_dy);
+  });
+}
+
+const char* onnx_cbp_batch_norm_train(int x_type, int stats_type, int64_t outer, int64_t channels, int64_t inner,
+                                      double epsilon, const void* x, const void* scale, const void* b, void* y,
+                                      void* mean, void* var, int64_t* count) {
+  return Guard(outer, channels, inner, [&](const auto& executor, const Layout& layout) {
+    return onnx_cbp::BatchNormTrain(x_type, stats_type, executor, layout, epsilon, x, scale, b, y, mean, var, count);
+  });
+}
+
+const char* onnx_cbp_batch_norm_grad(int x_type, int stats_type, int64_t outer, int64_t channels, int64_t inner,
+                                     const void* dy, const void* x, const void* scale, const void* mean,
+                                     const void* inv_std, void* dx, void* scale_grad, void* bias_grad) {
+  return Guard(outer, channels, inner, [&](const auto& executor, const Layout& layout) {
+    return onnx_cbp::BatchNormGrad(x_type, stats_type, executor, layout, dy, x, scale, mean, inv_std, dx, scale_grad,
+                                   bias_grad);
   });
 }

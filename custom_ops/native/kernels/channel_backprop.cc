@@ -4,6 +4,7 @@
 
 #include "clones.h"
 #include "traverse.h"
+#include "vectors.h"
 
 namespace onnx_cbp {
 namespace {
@@ -41,19 +42,16 @@ ONNX_CBP_CLONES void BackpropBlock(const Layout& layout, const Block& block,
   }
 }
 
-template <typename T, typename U>
-void Run(const Executor& executor, const Layout& layout, const T* dy, const T* x, const U* scale,
-         const U* mean, const U* inv_std, const U* scale_grad, const U* bias_grad, int64_t count,
-         T* dx) {
-  using V = ComputeType<T, U>;
+template <typename T, typename V>
+void Run(const Executor& executor, const Layout& layout, const T* dy, const T* x,
+         const std::vector<double>& scale, const std::vector<double>& mean,
+         const std::vector<double>& inv_std, const std::vector<double>& scale_grad,
+         const std::vector<double>& bias_grad, int64_t count, T* dx) {
   std::vector<Coefficients<V>> all(static_cast<size_t>(layout.channels));
   const double elements = static_cast<double>(std::max<int64_t>(count, 1));
   for (size_t c = 0; c < all.size(); ++c) {
-    const double s = static_cast<double>(inv_std[c]);
-    all[c] = {static_cast<V>(mean[c]),
-              static_cast<V>(s * (static_cast<double>(scale_grad[c]) / elements)),
-              static_cast<V>(static_cast<double>(bias_grad[c]) / elements),
-              static_cast<V>(static_cast<double>(scale[c]) * s)};
+    all[c] = {static_cast<V>(mean[c]), static_cast<V>(inv_std[c] * (scale_grad[c] / elements)),
+              static_cast<V>(bias_grad[c] / elements), static_cast<V>(scale[c] * inv_std[c])};
   }
   const Partition partition(layout);
   executor.ForEach(partition.tasks(), [&](int64_t task) {
@@ -64,18 +62,26 @@ void Run(const Executor& executor, const Layout& layout, const T* dy, const T* x
 
 }  // namespace
 
+bool Backprop(int x_type, int stats_type, const Executor& executor, const Layout& layout,
+              const void* dy, const void* x, const std::vector<double>& scale,
+              const std::vector<double>& mean, const std::vector<double>& inv_std,
+              const std::vector<double>& scale_grad, const std::vector<double>& bias_grad,
+              int64_t count, void* dx) {
+  return Dispatch(x_type, stats_type, [&](auto t, auto u) {
+    using T = decltype(t);
+    Run<T, ComputeType<T, decltype(u)>>(executor, layout, static_cast<const T*>(dy),
+                                        static_cast<const T*>(x), scale, mean, inv_std, scale_grad,
+                                        bias_grad, count, static_cast<T*>(dx));
+  });
+}
+
 bool ChannelBackprop(int x_type, int stats_type, const Executor& executor, const Layout& layout,
                      const void* dy, const void* x, const void* scale, const void* mean,
                      const void* inv_std, const void* scale_grad, const void* bias_grad,
                      const int64_t* count, void* dx) {
-  return Dispatch(x_type, stats_type, [&](auto t, auto u) {
-    using T = decltype(t);
-    using U = decltype(u);
-    Run(executor, layout, static_cast<const T*>(dy), static_cast<const T*>(x),
-        static_cast<const U*>(scale), static_cast<const U*>(mean), static_cast<const U*>(inv_std),
-        static_cast<const U*>(scale_grad), static_cast<const U*>(bias_grad), *count,
-        static_cast<T*>(dx));
-  });
+  const auto wide = [&](const void* vector) { return ToDouble(stats_type, vector, layout.channels); };
+  return Backprop(x_type, stats_type, executor, layout, dy, x, wide(scale), wide(mean),
+                  wide(inv_std), wide(scale_grad), wide(bias_grad), *count, dx);
 }
 
 }  // namespace onnx_cbp

@@ -5,6 +5,7 @@
 
 #include "clones.h"
 #include "traverse.h"
+#include "vectors.h"
 
 namespace onnx_cbp {
 namespace {
@@ -37,15 +38,18 @@ ONNX_CBP_CLONES void NormalizeBlock(const Layout& layout, const Block& block,
   }
 }
 
-template <typename T, typename U>
-void Run(const Executor& executor, const Layout& layout, double epsilon, const T* x, const U* scale,
-         const U* b, const U* mean, const U* var, T* y) {
-  using V = ComputeType<T, U>;
+template <typename T, typename V>
+void Run(const Executor& executor, const Layout& layout, double epsilon, const T* x,
+         const std::vector<double>& scale, const std::vector<double>& b,
+         const std::vector<double>& mean, const std::vector<double>& var, T* y) {
   std::vector<Coefficients<V>> all(static_cast<size_t>(layout.channels));
   for (size_t c = 0; c < all.size(); ++c) {
-    const double std = std::sqrt(static_cast<double>(var[c]) + epsilon);
-    all[c] = {static_cast<V>(mean[c]), static_cast<V>(static_cast<double>(scale[c]) / std),
-              static_cast<V>(b[c])};
+    const double slope = scale[c] / std::sqrt(var[c] + epsilon);
+    const V center = static_cast<V>(mean[c]);
+    // What rounding takes from the mean goes into the offset.
+    const double rest = mean[c] - static_cast<double>(center);
+    const double offset = rest == 0.0 ? b[c] : b[c] - rest * slope;
+    all[c] = {center, static_cast<V>(slope), static_cast<V>(offset)};
   }
   const Partition partition(layout);
   executor.ForEach(partition.tasks(), [&](int64_t task) {
@@ -56,16 +60,23 @@ void Run(const Executor& executor, const Layout& layout, double epsilon, const T
 
 }  // namespace
 
+bool Normalize(int x_type, int stats_type, const Executor& executor, const Layout& layout,
+               double epsilon, const void* x, const std::vector<double>& scale,
+               const std::vector<double>& b, const std::vector<double>& mean,
+               const std::vector<double>& var, void* y) {
+  return Dispatch(x_type, stats_type, [&](auto t, auto u) {
+    using T = decltype(t);
+    Run<T, ComputeType<T, decltype(u)>>(executor, layout, epsilon, static_cast<const T*>(x), scale,
+                                        b, mean, var, static_cast<T*>(y));
+  });
+}
+
 bool ChannelNormalize(int x_type, int stats_type, const Executor& executor, const Layout& layout,
                       double epsilon, const void* x, const void* scale, const void* b,
                       const void* mean, const void* var, void* y) {
-  return Dispatch(x_type, stats_type, [&](auto t, auto u) {
-    using T = decltype(t);
-    using U = decltype(u);
-    Run(executor, layout, epsilon, static_cast<const T*>(x), static_cast<const U*>(scale),
-        static_cast<const U*>(b), static_cast<const U*>(mean), static_cast<const U*>(var),
-        static_cast<T*>(y));
-  });
+  const auto wide = [&](const void* vector) { return ToDouble(stats_type, vector, layout.channels); };
+  return Normalize(x_type, stats_type, executor, layout, epsilon, x, wide(scale), wide(b), wide(mean),
+                   wide(var), y);
 }
 
 }  // namespace onnx_cbp

@@ -77,10 +77,21 @@ V Read(Get get, const OrtKernelInfo* info, const char* name, V fallback, bool* w
 struct Kernel::Shapes {
   Shape data;
   Layout layout;
+  int64_t replicas = 0;
 
   Shape of(ShapeOf kind) const {
-    if (kind == ShapeOf::kData) return data;
-    if (kind == ShapeOf::kChannels) return {layout.channels};
+    switch (kind) {
+      case ShapeOf::kData:
+        return data;
+      case ShapeOf::kChannels:
+        return {layout.channels};
+      case ShapeOf::kReplicas:
+        return {replicas};
+      case ShapeOf::kReplicaChannels:
+        return {replicas, layout.channels};
+      case ShapeOf::kScalar:
+        break;
+    }
     return {};
   }
 };
@@ -164,12 +175,15 @@ void Kernel::Compute(Ort::KernelContext& context) const {
   }
   for (size_t i = 0; i < spec_.inputs.size(); ++i) {
     if (spec_.inputs[i].type != TypeOf::kCount) continue;
-    const int64_t count = *static_cast<const int64_t*>(inputs[i]);
-    if (count < 0) Fail("input 'count' is " + std::to_string(count) + "; it must be 0 or more");
+    const int64_t* counts = static_cast<const int64_t*>(inputs[i]);
+    const int64_t size = spec_.inputs[i].shape == ShapeOf::kReplicas ? shapes.replicas : 1;
+    for (int64_t r = 0; r < size; ++r) {
+      if (counts[r] < 0) Fail("input 'count' is " + std::to_string(counts[r]) + "; it must be 0 or more");
+    }
   }
   const OrtExecutor executor(context);
-  const Call call{data_type_, statistics_type_, shapes.layout, attributes_,
-                  inputs,     outputs,          executor};
+  const Call call{data_type_, statistics_type_, shapes.layout, shapes.replicas,
+                  attributes_, inputs, outputs, executor};
   if (!spec_.run(call)) Fail("no kernel for these types");
 }
 
@@ -182,11 +196,13 @@ Kernel::Shapes Kernel::CheckInputs(const Ort::KernelContext& context) const {
   std::string reason;
   const int x = spec_.data_input();
   if (x < 0) {
-    if (actual[0].size() != 1) {
+    const bool replicas = spec_.inputs[0].shape == ShapeOf::kReplicaChannels;
+    if (actual[0].size() != (replicas ? 2 : 1)) {
       Fail("input '" + std::string(spec_.inputs[0].name) + "' has shape " + ToString(actual[0]) +
-           ", expected one value a channel");
+           ", expected " + (replicas ? "[R,C]" : "[C]") + " (R replicas, C channels)");
     }
-    shapes.layout = Layout(1, actual[0][0], 1);
+    shapes.layout = Layout(1, actual[0].back(), 1);
+    shapes.replicas = replicas ? actual[0].front() : 0;
   } else {
     shapes.data = actual[static_cast<size_t>(x)];
     const int64_t rank = static_cast<int64_t>(shapes.data.size());
@@ -211,7 +227,9 @@ Kernel::Shapes Kernel::CheckInputs(const Ort::KernelContext& context) const {
     const std::string expected = formal.shape == ShapeOf::kData ? ", the shape of X"
                                  : formal.shape == ShapeOf::kChannels
                                      ? ", one value a channel" + reason
-                                     : ", a scalar";
+                                 : formal.shape == ShapeOf::kScalar
+                                     ? ", a scalar"
+                                     : " (R replicas, C channels)";
     Fail("input '" + std::string(formal.name) + "' has shape " + ToString(actual[i]) +
          ", expected " + ToString(shapes.of(formal.shape)) + expected);
   }

@@ -10,7 +10,8 @@
 namespace onnx_cbp {
 
 enum class TypeOf { kData, kStatistics, kCount };  // T, U, int64
-enum class ShapeOf { kData, kChannels, kScalar };  // the shape of X, [C], []
+// The shape of X, [C], [], [R], [R, C].
+enum class ShapeOf { kData, kChannels, kScalar, kReplicas, kReplicaChannels };
 
 struct Formal {
   const char* name;
@@ -31,6 +32,7 @@ struct Call {
   int data_type;
   int statistics_type;
   Layout layout;
+  int64_t replicas;
   const Attributes& attributes;
   const std::vector<const void*>& inputs;
   const std::vector<void*>& outputs;
@@ -72,9 +74,13 @@ constexpr Formal kCount{"count", TypeOf::kCount, ShapeOf::kScalar};
 }  // namespace formal
 
 extern const OpSpec kChannelStats;
+extern const OpSpec kChannelStatsMerge;
 extern const OpSpec kChannelNormalize;
 extern const OpSpec kChannelBackpropStats;
 extern const OpSpec kChannelBackprop;
+extern const OpSpec kChannelBackpropStatsGrad;
 extern const OpSpec kRunningStats;
+extern const OpSpec kBatchNormTrain;
+extern const OpSpec kBatchNormGrad;
 
 }  // namespace onnx_cbp

@@ -84,8 +84,12 @@ void InferShapes(const OpSpec& spec, OrtShapeInferContext* context) {
     const Formal& formal = spec.inputs[i];
     const bool is_x = static_cast<int>(i) == spec.data_input();
     if (is_x) data = InputOf(context, i);
-    if (formal.type == TypeOf::kStatistics && statistics.dimensions.numbers.empty())
-      statistics = InputOf(context, i);
+    if (formal.type != TypeOf::kStatistics || !statistics.dimensions.numbers.empty()) continue;
+    statistics = InputOf(context, i);
+    if (formal.shape == ShapeOf::kReplicaChannels && statistics.dimensions.numbers.size() == 2) {
+      statistics.dimensions.numbers.erase(statistics.dimensions.numbers.begin());
+      statistics.dimensions.names.erase(statistics.dimensions.names.begin());
+    }
   }
   if (!spec.has_statistics_input()) {
     // Any other value is refused when the node's kernel is made, with a better text.

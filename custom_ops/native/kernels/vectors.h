@@ -1,0 +1,30 @@
+// Per-channel vectors of the type of the statistics, as doubles: they are short, and what is computed from them is rounded
+// once, at the end.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "element_types.h"
+
+namespace onnx_cbp {
+
+// The vector in double; empty where the type is unknown.
+inline std::vector<double> ToDouble(int type, const void* vector, int64_t size) {
+  std::vector<double> wide;
+  DispatchStatistics(type, [&](auto u) {
+    const auto* values = static_cast<const decltype(u)*>(vector);
+    wide.assign(values, values + size);
+  });
+  return wide;
+}
+
+// Rounds a vector to the type.
+inline void FromDouble(const std::vector<double>& wide, int type, void* vector) {
+  DispatchStatistics(type, [&](auto u) {
+    auto* values = static_cast<decltype(u)*>(vector);
+    for (size_t i = 0; i < wide.size(); ++i) values[i] = static_cast<decltype(u)>(wide[i]);
+  });
+}
+
+}  // namespace onnx_cbp
