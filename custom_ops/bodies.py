@@ -1,13 +1,15 @@
 """Statements that function bodies share, in ONNX's textual syntax.
 
 A body is written for any rank: `Flatten` at the channel axis gives the sizes before and after it, and X becomes
-[outer, channels, inner]. `allowzero` keeps empty tensors empty.
+[outer, channels, inner].
 """
 
 from __future__ import annotations
 
+#: ReduceSum, Squeeze and Unsqueeze take their axes as inputs from here on.
+OLDEST_OPSET = 13
 #: Reshape has `allowzero` from here on.
-OLDEST_OPSET = 14
+ALLOWZERO_OPSET = 14
 #: CastLike exists from here on; below it, bodies serve float models only (T = U = float).
 MIXED_TYPES_OPSET = 15
 
@@ -35,9 +37,20 @@ AS_PLANES = """
 def planes(name: str, opset: int, like: str) -> str:
     """`name` as [outer, channels, inner] in the type of `like`: value `{name}_planes`."""
     return f"""
-    {name}_own_planes = Reshape <allowzero = 1> ({name}, planes_shape)
+    {name}_own_planes = {reshape(opset)} ({name}, planes_shape)
     {cast_like(f"{name}_planes", f"{name}_own_planes", like, opset)}
 """
+
+
+def restore(name: str, planes_name: str, like: str, opset: int) -> str:
+    """The value `name`: planes in the shape of X again, in the type of `like`."""
+    return f"""{name}_u = {reshape(opset)} ({planes_name}, x_shape)
+    {cast_like(name, f"{name}_u", like, opset)}"""
+
+
+def reshape(opset: int) -> str:
+    """Reshape that keeps an empty dimension empty. Before `allowzero`, it does so for an empty batch only."""
+    return "Reshape <allowzero = 1>" if opset >= ALLOWZERO_OPSET else "Reshape"
 
 
 def per_channel(*names: str) -> str:

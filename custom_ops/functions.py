@@ -23,12 +23,15 @@ def make_function(operator: Operator, opset: int) -> onnx.FunctionProto:
             f"function bodies need opset {OLDEST_OPSET} or newer, the model imports opset {opset}: convert it with "
             "onnx.version_converter, or rewrite it without 'portable'"
         )
-    inputs = ", ".join(t.name for t in operator.inputs)
+    results = {t.name for t in operator.outputs}
+    # One name, one value: an input that has the name of an output is called otherwise in the body.
+    inputs = ", ".join(f"{t.name}_in" if t.name in results else t.name for t in operator.inputs)
     outputs = ", ".join(t.name for t in operator.outputs)
     attributes = ", ".join(a.name for a in operator.attributes)
+    attributes = f"<{attributes}> " if attributes else ""
     function = onnx.parser.parse_function(
         f'<opset_import: ["" : {opset}], domain: "{DOMAIN}">\n'
-        f"{operator.name} <{attributes}> ({inputs}) => ({outputs}) {{{operator.body(opset)}}}"
+        f"{operator.name} {attributes}({inputs}) => ({outputs}) {{{operator.body(opset)}}}"
     )
     function.doc_string = operator.doc
     return function

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_cbp.custom_ops.operator import STRUCTURAL_ATTRIBUTES, Arrays, Operator
+from onnx_cbp.custom_ops.operator import STRUCTURAL_ATTRIBUTES, Arrays, Binding, Operator
 from onnx_cbp.errors import OnnxCbpError
 
 _FILE_NAME = "libonnx_cbp.so"
@@ -62,7 +62,7 @@ def call_native(operator: Operator, inputs: Sequence[np.ndarray], attributes: Ma
     outputs = tuple(
         np.empty(shape, dtype) for shape, dtype in zip(binding.output_shapes, binding.output_dtypes, strict=True)
     )
-    error = _function(operator)(*_arguments(operator, binding.layout, arrays, outputs, attributes))
+    error = _function(operator)(*_arguments(operator, binding, arrays, outputs, attributes))
     if error is not None:
         raise ValueError(f"{operator}: {error.decode()}")
     return outputs
@@ -77,7 +77,7 @@ def _function(operator: Operator) -> Any:
 
 def _arguments(
     operator: Operator,
-    layout: Any,
+    binding: Binding,
     inputs: Sequence[np.ndarray],
     outputs: Sequence[np.ndarray],
     attributes: Mapping[str, Any],
@@ -86,8 +86,7 @@ def _arguments(
     formals = zip(operator.inputs + operator.outputs, (*inputs, *outputs), strict=True)
     numbers = {t.type: onnx.helper.np_dtype_to_tensor_dtype(value.dtype) for t, value in formals}
     arguments: list[Any] = [ctypes.c_int(numbers[name]) for name in ("T", "U") if name in numbers]
-    sizes = (layout.outer, layout.channels, layout.inner) if operator.has_data else (layout.channels,)
-    arguments += [ctypes.c_int64(size) for size in sizes]
+    arguments += [ctypes.c_int64(size) for size in binding.sizes]
     stored = operator.as_stored(attributes)
     for attribute in operator.attributes:
         if attribute.name not in STRUCTURAL_ATTRIBUTES:  # these are in the sizes and types

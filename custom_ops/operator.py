@@ -33,7 +33,7 @@ class Tensor:
     Attributes:
         name: the formal name.
         type: "T" (type of X), "U" (type of the statistics) or "int64".
-        shape: "X" (shape of X), "C" (one value a channel) or "" (a scalar).
+        shape: "X" (shape of X), or a letter for each dimension: "C" channels, "R" replicas; "" is a scalar.
         doc: one line for the schema.
     """
 
@@ -72,9 +72,17 @@ class Layout:
 
 @dataclass(frozen=True)
 class Binding:
-    """What an op's inputs and attributes amount to, after they were checked."""
+    """What an op's inputs and attributes amount to, after they were checked.
+
+    Attributes:
+        layout: of X; [1, channels, 1] for an op that sees per-channel vectors only.
+        sizes: what the C function is told: those of the layout, or of the dimensions of the first input.
+        output_shapes: in order.
+        output_dtypes: in order.
+    """
 
     layout: Layout
+    sizes: tuple[int, ...]
     output_shapes: tuple[tuple[int, ...], ...]
     output_dtypes: tuple[np.dtype, ...]
 
@@ -116,20 +124,20 @@ class Operator:
             names = ", ".join(t.name for t in self.inputs)
             raise ValueError(f"{self}: {len(inputs)} inputs, expected {len(self.inputs)}: {names}")
         arrays = dict(zip((t.name for t in self.inputs), inputs, strict=True))
-        layout, data_shape = self._layout(arrays, attributes)
+        layout, shapes, sizes = self._shapes(arrays, attributes)
         self._check_attributes(attributes)
         types = self._check_types(arrays, attributes)
-        shapes = {"X": data_shape, "C": (layout.channels,), "": ()}
         for t in self.inputs:
             if arrays[t.name].shape != shapes[t.shape]:
                 raise ValueError(
                     f"{self}: input '{t.name}' has shape {list(arrays[t.name].shape)}, expected "
                     f"{list(shapes[t.shape])}" + self._shape_reason(t, attributes)
                 )
-        if "count" in arrays and arrays["count"] < 0:
-            raise ValueError(f"{self}: input 'count' is {int(arrays['count'])}; it must be 0 or more")
+        if "count" in arrays and (arrays["count"] < 0).any():
+            raise ValueError(f"{self}: input 'count' is {arrays['count'].tolist()}; it must be 0 or more")
         return Binding(
             layout,
+            sizes,
             tuple(shapes[t.shape] for t in self.outputs),
             tuple(types[t.type] for t in self.outputs),
         )
@@ -164,16 +172,19 @@ class Operator:
     def __str__(self) -> str:
         return f"{DOMAIN}.{self.name}"
 
-    def _layout(
+    def _shapes(
         self, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]
-    ) -> tuple[Layout, tuple[int, ...]]:
+    ) -> tuple[Layout, dict[str, tuple[int, ...]], tuple[int, ...]]:
+        """The layout, the shape that each kind of tensor has, and the sizes for the C function."""
         if not self.has_data:
-            vector = self.inputs[0].name
-            if arrays[vector].ndim != 1:
-                raise ValueError(
-                    f"{self}: input '{vector}' has shape {list(arrays[vector].shape)}, expected one value a channel"
-                )
-            return Layout(1, arrays[vector].shape[0], 1), ()
+            first = self.inputs[0]
+            sizes = arrays[first.name].shape
+            if len(sizes) != len(first.shape):
+                expected = f"[{','.join(first.shape)}] (R replicas, C channels)"
+                raise ValueError(f"{self}: input '{first.name}' has shape {list(sizes)}, expected {expected}")
+            letters = dict(zip(first.shape, sizes, strict=True))
+            kinds = {t.shape: tuple(letters[letter] for letter in t.shape) for t in self.inputs + self.outputs}
+            return Layout(1, letters["C"], 1), kinds, sizes
         shape = arrays["X"].shape
         rank = len(shape)
         if rank < 2:
@@ -187,7 +198,9 @@ class Operator:
                 f"use {-rank} to {rank - 1}"
             )
         axis %= rank
-        return Layout(math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])), shape
+        layout = Layout(math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]))
+        kinds = {"X": shape, "C": (layout.channels,), "": ()}
+        return layout, kinds, (layout.outer, layout.channels, layout.inner)
 
     def _check_attributes(self, attributes: Mapping[str, Any]) -> None:
         expected = {a.name for a in self.attributes}
@@ -220,4 +233,4 @@ class Operator:
             return ", the shape of X"
         if tensor.shape == "C":
             return ", one value a channel" + (f" (axis {attributes['axis']} of X)" if "axis" in attributes else "")
-        return ", a scalar"
+        return ", a scalar" if not tensor.shape else f" ([{','.join(tensor.shape)}]: R replicas, C channels)"

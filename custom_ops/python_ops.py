@@ -72,9 +72,11 @@ def _check_stash_type(inputs: tuple[np.ndarray, ...], attributes: dict[str, Any]
 
 def _not_a_number(operator: Operator, inputs: tuple[np.ndarray, ...]) -> Arrays:
     """NaN (count: 0) in outputs of a shape that downstream ops can take; which one does not matter."""
-    shapes = {"X": inputs[0].shape, "C": (1,), "": ()}
+    shapes = {"X": inputs[0].shape}
     return tuple(
-        np.zeros((), np.int64) if t.type == "int64" else np.full(shapes[t.shape], np.nan, np.float32)
+        np.zeros((), np.int64)
+        if t.type == "int64"
+        else np.full(shapes.get(t.shape, (1,) * len(t.shape)), np.nan, np.float32)
         for t in operator.outputs
     )
 

@@ -76,18 +76,25 @@ def _infer(operator: Operator, context: Any) -> None:
 def _shapes(
     operator: Operator, inputs: dict[str, onnx.TypeProto | None], context: Any
 ) -> dict[str, onnx.TensorShapeProto]:
+    """The shape of each kind of tensor that the known shapes of the inputs tell of."""
     shapes = {"": onnx.TensorShapeProto()}
+    letters: dict[str, onnx.TensorShapeProto.Dimension] = {}
     for t in operator.inputs:
         proto = inputs[t.name]
-        if proto is not None and proto.tensor_type.HasField("shape"):
-            shapes.setdefault(t.shape, proto.tensor_type.shape)
-    if "X" in shapes and "C" not in shapes:
+        if proto is None or not proto.tensor_type.HasField("shape"):
+            continue
+        shapes.setdefault(t.shape, proto.tensor_type.shape)
+        if t.shape != "X" and len(proto.tensor_type.shape.dim) == len(t.shape):
+            for letter, dim in zip(t.shape, proto.tensor_type.shape.dim, strict=True):
+                letters.setdefault(letter, dim)
+    if "X" in shapes:
         attribute = context.get_attribute("axis")
         axis = attribute.i if attribute is not None else 1
         rank = len(shapes["X"].dim)
         if not -rank <= axis < rank:
-            context_error = f"{operator}: attribute 'axis' is {axis}, out of range for rank {rank}"
-            raise onnx.shape_inference.InferenceError(context_error)
-        shapes["C"] = onnx.TensorShapeProto()
-        shapes["C"].dim.add().CopyFrom(shapes["X"].dim[axis % rank])
+            error = f"{operator}: attribute 'axis' is {axis}, out of range for rank {rank}"
+            raise onnx.shape_inference.InferenceError(error)
+        letters["C"] = shapes["X"].dim[axis % rank]
+    if "C" in letters:
+        shapes["C"] = onnx.TensorShapeProto(dim=[letters["C"]])
     return shapes

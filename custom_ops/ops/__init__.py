@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from onnx_cbp.custom_ops.operator import Operator
 from onnx_cbp.custom_ops.ops import (
+    batch_norm_grad,
+    batch_norm_train,
     channel_backprop,
     channel_backprop_stats,
+    channel_backprop_stats_grad,
     channel_normalize,
     channel_stats,
+    channel_stats_merge,
     running_stats,
 )
 
@@ -16,9 +20,13 @@ OPERATORS: dict[str, Operator] = {
     module.OPERATOR.name: module.OPERATOR
     for module in (
         channel_stats,
+        channel_stats_merge,
         channel_normalize,
         channel_backprop_stats,
         channel_backprop,
+        channel_backprop_stats_grad,
         running_stats,
+        batch_norm_train,
+        batch_norm_grad,
     )
 }

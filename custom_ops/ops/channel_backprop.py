@@ -8,7 +8,7 @@ from onnx_cbp.custom_ops import bodies, formals
 from onnx_cbp.custom_ops.operator import Arrays, Layout, Operator
 
 
-def _reference(
+def reference(
     dY: np.ndarray,
     X: np.ndarray,
     scale: np.ndarray,
@@ -20,10 +20,33 @@ def _reference(
     *,
     layout: Layout,
 ) -> Arrays:
+    """Compute the input gradient, in float64: X and dY as [outer, channels, inner], the others [C]."""
     column = layout.per_channel
     m = max(int(count), 1)
     x_hat = (X - column(mean)) * column(inv_std)
     return (column(scale * inv_std) * (dY - column(bias_grad) / m - x_hat * column(scale_grad) / m),)
+
+
+def statements(opset: int) -> str:
+    """Statements from dY_planes, x_hat, the sums and count to dX."""
+    return (
+        f"""
+    one_scalar = Squeeze (one, zero)
+    count_or_one = Max (count, one_scalar)
+    {bodies.count_like("m", "count_or_one", "scale", opset)}
+    mean_bias_grad = Div (bias_grad, m)
+    mean_scale_grad = Div (scale_grad, m)
+    coefficient = Mul (scale, inv_std)
+"""
+        + bodies.per_channel("mean_bias_grad", "mean_scale_grad", "coefficient")
+        + f"""
+    through_var = Mul (x_hat, mean_scale_grad_column)
+    without_mean = Sub (dY_planes, mean_bias_grad_column)
+    without_both = Sub (without_mean, through_var)
+    dx_planes = Mul (without_both, coefficient_column)
+    {bodies.restore("dX", "dx_planes", "X", opset)}
+"""
+    )
 
 
 def _body(opset: int) -> str:
@@ -32,25 +55,12 @@ def _body(opset: int) -> str:
         + bodies.AS_PLANES
         + bodies.planes("X", opset, like="scale")
         + bodies.planes("dY", opset, like="scale")
-        + f"""
-    one_scalar = Squeeze (one, zero)
-    count_or_one = Max (count, one_scalar)
-    {bodies.count_like("m", "count_or_one", "scale", opset)}
-    mean_bias_grad = Div (bias_grad, m)
-    mean_scale_grad = Div (scale_grad, m)
-    coefficient = Mul (scale, inv_std)
-"""
-        + bodies.per_channel("mean", "inv_std", "mean_bias_grad", "mean_scale_grad", "coefficient")
-        + f"""
+        + bodies.per_channel("mean", "inv_std")
+        + """
     centred = Sub (X_planes, mean_column)
     x_hat = Mul (centred, inv_std_column)
-    through_var = Mul (x_hat, mean_scale_grad_column)
-    without_mean = Sub (dY_planes, mean_bias_grad_column)
-    without_both = Sub (without_mean, through_var)
-    dx_planes = Mul (without_both, coefficient_column)
-    dx_u = Reshape <allowzero = 1> (dx_planes, x_shape)
-    {bodies.cast_like("dX", "dx_u", "X", opset)}
 """
+        + statements(opset)
     )
 
 
@@ -74,6 +84,6 @@ statistics were taken over; it exceeds X's own where they were synchronised acro
     ),
     outputs=(formals.DX,),
     attributes=(formals.AXIS,),
-    reference=_reference,
+    reference=reference,
     body=_body,
 )

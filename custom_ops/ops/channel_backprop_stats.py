@@ -8,7 +8,7 @@ from onnx_cbp.custom_ops import bodies, formals
 from onnx_cbp.custom_ops.operator import Arrays, Layout, Operator
 
 
-def _reference(
+def reference(
     X: np.ndarray,
     mean: np.ndarray,
     inv_std: np.ndarray,
@@ -16,8 +16,19 @@ def _reference(
     *,
     layout: Layout,
 ) -> Arrays:
+    """Compute scale_grad [C] and bias_grad [C], in float64: X and dY as [outer, channels, inner]."""
     x_hat = (X - layout.per_channel(mean)) * layout.per_channel(inv_std)
     return (dY * x_hat).sum(axis=(0, 2)), dY.sum(axis=(0, 2))
+
+
+#: From X_planes, dY_planes, mean_column and inv_std_column to scale_grad and bias_grad.
+STATEMENTS = """
+    centred = Sub (X_planes, mean_column)
+    x_hat = Mul (centred, inv_std_column)
+    products = Mul (dY_planes, x_hat)
+    scale_grad = ReduceSum <keepdims = 0> (products, other_axes)
+    bias_grad = ReduceSum <keepdims = 0> (dY_planes, other_axes)
+"""
 
 
 def _body(opset: int) -> str:
@@ -27,13 +38,7 @@ def _body(opset: int) -> str:
         + bodies.planes("X", opset, like="mean")
         + bodies.planes("dY", opset, like="mean")
         + bodies.per_channel("mean", "inv_std")
-        + """
-    centred = Sub (X_planes, mean_column)
-    x_hat = Mul (centred, inv_std_column)
-    products = Mul (dY_planes, x_hat)
-    scale_grad = ReduceSum <keepdims = 0> (products, other_axes)
-    bias_grad = ReduceSum <keepdims = 0> (dY_planes, other_axes)
-"""
+        + STATEMENTS
     )
 
 
@@ -47,6 +52,6 @@ over all axes but the channels. Caffe2's op, inputs in its order.""",
     inputs=(formals.X, formals.MEAN, formals.INV_STD, formals.DY),
     outputs=(formals.SCALE_GRAD, formals.BIAS_GRAD),
     attributes=(formals.AXIS,),
-    reference=_reference,
+    reference=reference,
     body=_body,
 )

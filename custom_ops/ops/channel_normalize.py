@@ -8,7 +8,7 @@ from onnx_cbp.custom_ops import bodies, formals
 from onnx_cbp.custom_ops.operator import Arrays, Layout, Operator
 
 
-def _reference(
+def reference(
     X: np.ndarray,
     scale: np.ndarray,
     B: np.ndarray,
@@ -18,16 +18,15 @@ def _reference(
     layout: Layout,
     epsilon: float,
 ) -> Arrays:
+    """Compute Y, in float64: X as [outer, channels, inner], the others [C]."""
     column = layout.per_channel
     return (column(scale / np.sqrt(var + epsilon)) * (X - column(mean)) + column(B),)
 
 
-def _body(opset: int) -> str:
+def statements(opset: int) -> str:
+    """Statements from X_planes, scale, B, mean and var to Y."""
     return (
-        bodies.CONSTANTS
-        + bodies.AS_PLANES
-        + bodies.planes("X", opset, like="scale")
-        + f"""
+        f"""
     epsilon_float = Constant <value_float: float = @epsilon> ()
     {bodies.cast_like("epsilon_u", "epsilon_float", "var", opset)}
     shifted_var = Add (var, epsilon_u)
@@ -39,10 +38,13 @@ def _body(opset: int) -> str:
     centred = Sub (X_planes, mean_column)
     scaled = Mul (centred, coefficient_column)
     y_planes = Add (scaled, B_column)
-    y_u = Reshape <allowzero = 1> (y_planes, x_shape)
-    {bodies.cast_like("Y", "y_u", "X", opset)}
+    {bodies.restore("Y", "y_planes", "X", opset)}
 """
     )
+
+
+def _body(opset: int) -> str:
+    return bodies.CONSTANTS + bodies.AS_PLANES + bodies.planes("X", opset, like="scale") + statements(opset)
 
 
 OPERATOR = Operator(
@@ -53,6 +55,6 @@ OPERATOR = Operator(
     inputs=(formals.X, formals.SCALE, formals.B, formals.MEAN, formals.VAR),
     outputs=(formals.Y,),
     attributes=(formals.AXIS, formals.EPSILON),
-    reference=_reference,
+    reference=reference,
     body=_body,
 )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from onnx_cbp.custom_ops import bodies, formals
 from onnx_cbp.custom_ops.operator import Arrays, Layout, Operator
 
 
-def _reference(X: np.ndarray, *, layout: Layout) -> Arrays:
+def reference(X: np.ndarray, *, layout: Layout) -> Arrays:
+    """Compute mean [C], variance [C] and count, in float64: X as [outer, channels, inner]."""
     count = max(layout.count, 1)
     mean = X.sum(axis=(0, 2)) / count
     # Two passes: the textbook E[x^2] - E[x]^2 loses every digit at a large offset.
@@ -16,35 +19,42 @@ def _reference(X: np.ndarray, *, layout: Layout) -> Arrays:
     return mean, var, np.asarray(layout.count, np.int64)
 
 
-def _body(_opset: int) -> str:
+def statements(cast_count: Callable[[str, str], str]) -> str:
+    """Statements from X_planes to mean, var and count; `cast_count(result, count)` casts to their type."""
     # The mean of a large offset is rounded; `rest` is what the rounding left, and the variance is corrected by it.
-    return (
-        bodies.CONSTANTS
-        + bodies.AS_PLANES
-        + """
-    own_planes = Reshape <allowzero = 1> (X, planes_shape)
-    x_planes = Cast <to: int = @stash_type> (own_planes)
+    return f"""
     count_1d = Mul (outer, inner)
     count = Squeeze (count_1d, zero)
     count_or_one = Max (count_1d, one)
-    n = Cast <to: int = @stash_type> (count_or_one)
-    first_sum = ReduceSum <keepdims = 1> (x_planes, other_axes)
+    {cast_count("n", "count_or_one")}
+    first_sum = ReduceSum <keepdims = 1> (X_planes, other_axes)
     first_mean = Div (first_sum, n)
-    first_centred = Sub (x_planes, first_mean)
+    first_centred = Sub (X_planes, first_mean)
     correction_sum = ReduceSum <keepdims = 1> (first_centred, other_axes)
     correction = Div (correction_sum, n)
     mean_planes = Add (first_mean, correction)
     mean = Squeeze (mean_planes, other_axes)
-    centred = Sub (x_planes, mean_planes)
-    rest_sum = ReduceSum <keepdims = 0> (centred, other_axes)
+    deviations = Sub (X_planes, mean_planes)
+    rest_sum = ReduceSum <keepdims = 0> (deviations, other_axes)
     rest = Div (rest_sum, n)
     rest_square = Mul (rest, rest)
-    squares = Mul (centred, centred)
+    squares = Mul (deviations, deviations)
     squares_sum = ReduceSum <keepdims = 0> (squares, other_axes)
     mean_square = Div (squares_sum, n)
     signed_var = Sub (mean_square, rest_square)
     var = Abs (signed_var)
 """
+
+
+def _body(opset: int) -> str:
+    return (
+        bodies.CONSTANTS
+        + bodies.AS_PLANES
+        + f"""
+    own_planes = {bodies.reshape(opset)} (X, planes_shape)
+    X_planes = Cast <to: int = @stash_type> (own_planes)
+"""
+        + statements(lambda result, count: f"{result} = Cast <to: int = @stash_type> ({count})")
     )
 
 
@@ -59,6 +69,6 @@ batch (M = 0) gives zeros. Caffe2's op of this name gives sums; moments merge ro
     inputs=(formals.X,),
     outputs=(formals.MEAN, formals.VAR, formals.COUNT),
     attributes=(formals.AXIS, formals.STASH_TYPE),
-    reference=_reference,
+    reference=reference,
     body=_body,
 )

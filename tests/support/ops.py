@@ -86,8 +86,15 @@ def make_case(
         "bias_grad": rng.normal(0.0, 5.0, channels).astype(U),
         "count": np.array(count, np.int64),
         "running": rng.normal(0.0, 1.0, channels).astype(U),
+        "d_scale_grad": rng.normal(0.0, 2.0, channels).astype(U),
+        "d_bias_grad": rng.normal(0.0, 2.0, channels).astype(U),
         "batch": rng.uniform(0.5, 2.0, channels).astype(U),
     }
+    if name == "ChannelStatsMerge":  # the statistics of parts of different sizes, one of them empty
+        parts = np.array([count, 0, 2 * count + 1], np.int64)
+        values["mean"] = (mean + rng.normal(0.0, 1.0, (3, channels))).astype(U)
+        values["var"] = (var + rng.uniform(0.0, 1.0, (3, channels))).astype(U)
+        values["count"] = parts
     defaults = {a.name: a.default for a in operator.attributes}
     if "axis" in defaults:
         defaults["axis"] = axis

@@ -1,0 +1,47 @@
+"""BatchNormGrad: both backward steps in one op, for replicas that do not synchronise."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnx_cbp.custom_ops import bodies, formals
+from onnx_cbp.custom_ops.operator import Arrays, Layout, Operator
+from onnx_cbp.custom_ops.ops import channel_backprop, channel_backprop_stats
+
+
+def _reference(
+    dY: np.ndarray, X: np.ndarray, scale: np.ndarray, mean: np.ndarray, inv_std: np.ndarray, *, layout: Layout
+) -> Arrays:
+    sums = channel_backprop_stats.reference(X, mean, inv_std, dY, layout=layout)
+    count = np.asarray(layout.count, np.int64)
+    return (*channel_backprop.reference(dY, X, scale, mean, inv_std, *sums, count, layout=layout), *sums)
+
+
+def _body(opset: int) -> str:
+    return (
+        bodies.CONSTANTS
+        + bodies.AS_PLANES
+        + bodies.planes("X", opset, like="scale")
+        + bodies.planes("dY", opset, like="scale")
+        + bodies.per_channel("mean", "inv_std")
+        + channel_backprop_stats.STATEMENTS
+        + """
+    count_1d = Mul (outer, inner)
+    count = Squeeze (count_1d, zero)
+"""
+        + channel_backprop.statements(opset)
+    )
+
+
+OPERATOR = Operator(
+    name="BatchNormGrad",
+    doc="""ChannelBackpropStats and ChannelBackprop in one, with the count of X itself:
+
+    scale_grad = sum(dY * x_hat),  bias_grad = sum(dY),  x_hat = (X - mean) * inv_std
+    dX = scale * inv_std * (dY - bias_grad / M - x_hat * scale_grad / M)""",
+    inputs=(formals.DY, formals.X, formals.SCALE, formals.MEAN, formals.INV_STD),
+    outputs=(formals.DX, formals.SCALE_GRAD, formals.BIAS_GRAD),
+    attributes=(formals.AXIS,),
+    reference=_reference,
+    body=_body,
+)
