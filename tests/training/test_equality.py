@@ -73,11 +73,6 @@ def test_function_bodies_take_the_same_steps_without_a_library(rank, tmp_path):
     _assert_same_steps(generate(network, tmp_path), batches, tmp_path, backend=None, portable=True)
 
 
-@pytest.mark.parametrize("name", sorted(p.parent.name for p in MODELS.glob("*/training_model.onnx")))
-def test_sample_models(name, tmp_path):
-    _assert_same_steps(Artifacts.in_folder(MODELS / name), _digits(0), tmp_path)
-
-
 @pytest.mark.parametrize("rank", [2, 3, 4, 5])
 def test_running_statistics_after_steps_at_learning_rate_zero(rank, tmp_path):
     network = random_network(50 + rank, rank)
