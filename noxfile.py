@@ -20,9 +20,12 @@ TEST_TOOLS = ["pytest>=8"]
 ENVIRONMENTS = {
     "stock": ("cpu", []),
     "training": ("training,demo", []),
+    "oldest": ("cpu", ["onnxruntime==1.17.3", "numpy==1.26.4", "onnx==1.16.2"]),
 }
-#: onnxruntime-training-cpu ended before Python 3.13.
-NEWEST_PYTHON = {"training": (3, 12)}
+#: The newest Python that each can be had for.
+NEWEST_PYTHON = {"training": (3, 12), "oldest": (3, 12)}
+#: Where each environment puts models that it rewrote, for the others to run.
+EXCHANGE = ROOT / ".nox" / "exchange"
 
 
 @nox.session
@@ -46,7 +49,20 @@ def test(session: nox.Session, environment: str) -> None:
     extras, more = ENVIRONMENTS[environment]
     session.install(f"{_wheel()}[{extras}]", *more, *TEST_TOOLS)
     _install_again(session)
-    session.run("pytest", *session.posargs)
+    session.run("python", "tests/exchange/write.py", str(EXCHANGE / environment))
+    session.run("pytest", *(session.posargs or ["--ignore=tests/exchange"]))
+
+
+@nox.session(venv_backend="none")
+def exchange(session: nox.Session) -> None:
+    """Run in every environment what every other one rewrote; after the tests, in their environments."""
+    for environment in ENVIRONMENTS:
+        python = ROOT / ".nox" / f"test-{environment}" / "bin" / "python"
+        if not python.exists():
+            session.warn(f"'{environment}' is not to be had here")
+            continue
+        env = {"ONNX_CBP_EXCHANGE": str(EXCHANGE)}
+        session.run(str(python), "-m", "pytest", "tests/exchange", env=env, external=True)
 
 
 @nox.session

@@ -210,8 +210,8 @@ class Operator:
             raise ValueError(
                 f"{self}: attribute 'stash_type' is {attributes['stash_type']}; use 1 (float) or 11 (double)"
             )
-        if not attributes.get("epsilon", 0.0) >= 0.0:
-            raise ValueError(f"{self}: attribute 'epsilon' is {attributes['epsilon']}; it must be 0 or more")
+        if not 0.0 <= attributes.get("epsilon", 0.0) < math.inf:
+            raise ValueError(f"{self}: attribute 'epsilon' is {attributes['epsilon']}; it must be finite, 0 or more")
 
     def _check_types(self, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> dict[str, np.dtype]:
         """The dtypes of T, U and int64; every input has the one that its type name stands for."""

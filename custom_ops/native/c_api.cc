@@ -36,51 +36,44 @@ const char* Guard(int64_t outer, int64_t channels, int64_t inner, F&& kernel) {
 
 const char* onnx_cbp_version(void) { return ONNX_CBP_VERSION; }
 
-const char* onnx_cbp_channel_stats(int x_type, int stats_type, int64_t outer, int64_t channels,
-                                   int64_t inner, const void* x, void* mean, void* var,
-                                   int64_t* count) {
+const char* onnx_cbp_channel_stats(int x_type, int stats_type, int64_t outer, int64_t channels, int64_t inner,
+                                   const void* x, void* mean, void* var, int64_t* count) {
   return Guard(outer, channels, inner, [&](const auto& executor, const Layout& layout) {
     return onnx_cbp::ChannelStats(x_type, stats_type, executor, layout, x, mean, var, count);
   });
 }
 
-const char* onnx_cbp_channel_normalize(int x_type, int stats_type, int64_t outer, int64_t channels,
-                                       int64_t inner, double epsilon, const void* x,
-                                       const void* scale, const void* b, const void* mean,
-                                       const void* var, void* y) {
+const char* onnx_cbp_channel_normalize(int x_type, int stats_type, int64_t outer, int64_t channels, int64_t inner,
+                                       double epsilon, const void* x, const void* scale, const void* b,
+                                       const void* mean, const void* var, void* y) {
   return Guard(outer, channels, inner, [&](const auto& executor, const Layout& layout) {
-    return onnx_cbp::ChannelNormalize(x_type, stats_type, executor, layout, epsilon, x, scale, b,
-                                      mean, var, y);
+    return onnx_cbp::ChannelNormalize(x_type, stats_type, executor, layout, epsilon, x, scale, b, mean, var, y);
   });
 }
 
-const char* onnx_cbp_channel_backprop_stats(int x_type, int stats_type, int64_t outer,
-                                            int64_t channels, int64_t inner, const void* x,
-                                            const void* mean, const void* inv_std, const void* dy,
+const char* onnx_cbp_channel_backprop_stats(int x_type, int stats_type, int64_t outer, int64_t channels, int64_t inner,
+                                            const void* x, const void* mean, const void* inv_std, const void* dy,
                                             void* scale_grad, void* bias_grad) {
   return Guard(outer, channels, inner, [&](const auto& executor, const Layout& layout) {
-    return onnx_cbp::ChannelBackpropStats(x_type, stats_type, executor, layout, x, mean, inv_std,
-                                          dy, scale_grad, bias_grad);
+    return onnx_cbp::ChannelBackpropStats(x_type, stats_type, executor, layout, x, mean, inv_std, dy, scale_grad,
+                                          bias_grad);
   });
 }
 
-const char* onnx_cbp_channel_backprop(int x_type, int stats_type, int64_t outer, int64_t channels,
-                                      int64_t inner, const void* dy, const void* x,
-                                      const void* scale, const void* mean, const void* inv_std,
-                                      const void* scale_grad, const void* bias_grad,
+const char* onnx_cbp_channel_backprop(int x_type, int stats_type, int64_t outer, int64_t channels, int64_t inner,
+                                      const void* dy, const void* x, const void* scale, const void* mean,
+                                      const void* inv_std, const void* scale_grad, const void* bias_grad,
                                       const int64_t* count, void* dx) {
   return Guard(outer, channels, inner, [&](const auto& executor, const Layout& layout) {
-    return onnx_cbp::ChannelBackprop(x_type, stats_type, executor, layout, dy, x, scale, mean,
-                                     inv_std, scale_grad, bias_grad, count, dx);
+    return onnx_cbp::ChannelBackprop(x_type, stats_type, executor, layout, dy, x, scale, mean, inv_std, scale_grad,
+                                     bias_grad, count, dx);
   });
 }
 
-const char* onnx_cbp_running_stats(int stats_type, int64_t channels, double momentum, int unbiased,
-                                   const void* running, const void* batch, const int64_t* count,
-                                   void* updated) {
+const char* onnx_cbp_running_stats(int stats_type, int64_t channels, double momentum, int unbiased, const void* running,
+                                   const void* batch, const int64_t* count, void* updated) {
   return Guard(1, channels, 1, [&](const auto&, const Layout&) {
-    return onnx_cbp::RunningStats(stats_type, channels, momentum, unbiased != 0, running, batch,
-                                  count, updated);
+    return onnx_cbp::RunningStats(stats_type, channels, momentum, unbiased != 0, running, batch, count, updated);
   });
 }
 

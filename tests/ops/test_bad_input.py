@@ -131,7 +131,7 @@ def test_a_wrong_stash_type():
 
 
 @pytest.mark.native
-@pytest.mark.parametrize("epsilon", [-1.0, float("nan")])
+@pytest.mark.parametrize("epsilon", [-1.0, float("nan"), float("inf")])
 def test_a_wrong_epsilon(epsilon):
     case = make_case("ChannelNormalize", (2, 3, 4))
     with pytest.raises(Exception, match="epsilon"):

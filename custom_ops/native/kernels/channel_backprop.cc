@@ -15,9 +15,8 @@ struct Coefficients {
 };
 
 template <typename T, typename V>
-ONNX_CBP_CLONES void BackpropBlock(const Layout& layout, const Block& block,
-                                   const Coefficients<V>* channels, const T* dy, const T* x,
-                                   T* dx) {
+ONNX_CBP_CLONES void BackpropBlock(const Layout& layout, const Block& block, const Coefficients<V>* channels,
+                                   const T* dy, const T* x, T* dx) {
   const auto element = [](V dy_i, V x_i, const Coefficients<V>& k) {
     return k.slope * (dy_i - k.through_mean - (x_i - k.center) * k.through_var);
   };
@@ -27,8 +26,7 @@ ONNX_CBP_CLONES void BackpropBlock(const Layout& layout, const Block& block,
       const T* dy_row = dy + offset;
       const T* x_row = x + offset;
       T* out = dx + offset;
-      for (size_t i = 0; i < row.size(); ++i)
-        Store(element(Load(dy_row[i]), Load(x_row[i]), row[i]), &out[i]);
+      for (size_t i = 0; i < row.size(); ++i) Store(element(Load(dy_row[i]), Load(x_row[i]), row[i]), &out[i]);
     });
   } else {
     ForEachPlane(layout, block, [&](int64_t c, int64_t offset) {
@@ -36,16 +34,14 @@ ONNX_CBP_CLONES void BackpropBlock(const Layout& layout, const Block& block,
       const T* dy_plane = dy + offset;
       const T* x_plane = x + offset;
       T* out = dx + offset;
-      for (int64_t i = 0; i < block.inner(); ++i)
-        Store(element(Load(dy_plane[i]), Load(x_plane[i]), k), &out[i]);
+      for (int64_t i = 0; i < block.inner(); ++i) Store(element(Load(dy_plane[i]), Load(x_plane[i]), k), &out[i]);
     });
   }
 }
 
 template <typename T, typename V>
-void Run(const Executor& executor, const Layout& layout, const T* dy, const T* x,
-         const std::vector<double>& scale, const std::vector<double>& mean,
-         const std::vector<double>& inv_std, const std::vector<double>& scale_grad,
+void Run(const Executor& executor, const Layout& layout, const T* dy, const T* x, const std::vector<double>& scale,
+         const std::vector<double>& mean, const std::vector<double>& inv_std, const std::vector<double>& scale_grad,
          const std::vector<double>& bias_grad, int64_t count, T* dx) {
   std::vector<Coefficients<V>> all(static_cast<size_t>(layout.channels));
   const double elements = static_cast<double>(std::max<int64_t>(count, 1));
@@ -62,26 +58,22 @@ void Run(const Executor& executor, const Layout& layout, const T* dy, const T* x
 
 }  // namespace
 
-bool Backprop(int x_type, int stats_type, const Executor& executor, const Layout& layout,
-              const void* dy, const void* x, const std::vector<double>& scale,
-              const std::vector<double>& mean, const std::vector<double>& inv_std,
-              const std::vector<double>& scale_grad, const std::vector<double>& bias_grad,
-              int64_t count, void* dx) {
+bool Backprop(int x_type, int stats_type, const Executor& executor, const Layout& layout, const void* dy, const void* x,
+              const std::vector<double>& scale, const std::vector<double>& mean, const std::vector<double>& inv_std,
+              const std::vector<double>& scale_grad, const std::vector<double>& bias_grad, int64_t count, void* dx) {
   return Dispatch(x_type, stats_type, [&](auto t, auto u) {
     using T = decltype(t);
-    Run<T, ComputeType<T, decltype(u)>>(executor, layout, static_cast<const T*>(dy),
-                                        static_cast<const T*>(x), scale, mean, inv_std, scale_grad,
-                                        bias_grad, count, static_cast<T*>(dx));
+    Run<T, ComputeType<T, decltype(u)>>(executor, layout, static_cast<const T*>(dy), static_cast<const T*>(x), scale,
+                                        mean, inv_std, scale_grad, bias_grad, count, static_cast<T*>(dx));
   });
 }
 
-bool ChannelBackprop(int x_type, int stats_type, const Executor& executor, const Layout& layout,
-                     const void* dy, const void* x, const void* scale, const void* mean,
-                     const void* inv_std, const void* scale_grad, const void* bias_grad,
-                     const int64_t* count, void* dx) {
+bool ChannelBackprop(int x_type, int stats_type, const Executor& executor, const Layout& layout, const void* dy,
+                     const void* x, const void* scale, const void* mean, const void* inv_std, const void* scale_grad,
+                     const void* bias_grad, const int64_t* count, void* dx) {
   const auto wide = [&](const void* vector) { return ToDouble(stats_type, vector, layout.channels); };
-  return Backprop(x_type, stats_type, executor, layout, dy, x, wide(scale), wide(mean),
-                  wide(inv_std), wide(scale_grad), wide(bias_grad), *count, dx);
+  return Backprop(x_type, stats_type, executor, layout, dy, x, wide(scale), wide(mean), wide(inv_std), wide(scale_grad),
+                  wide(bias_grad), *count, dx);
 }
 
 }  // namespace onnx_cbp

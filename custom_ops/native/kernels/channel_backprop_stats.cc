@@ -16,8 +16,8 @@ struct Sums {
 };
 
 template <typename T, typename U>
-ONNX_CBP_CLONES void PlaneSums(const Layout& layout, const Block& block, const T* x, const U* mean,
-                               const T* dy, Sums* sums) {
+ONNX_CBP_CLONES void PlaneSums(const Layout& layout, const Block& block, const T* x, const U* mean, const T* dy,
+                               Sums* sums) {
   const size_t channels = static_cast<size_t>(block.channels());
   std::vector<Lanes> products(channels), gradients(channels);
   ForEachPlane(layout, block, [&](int64_t c, int64_t offset) {
@@ -39,8 +39,8 @@ ONNX_CBP_CLONES void PlaneSums(const Layout& layout, const Block& block, const T
 }
 
 template <typename T, typename U>
-ONNX_CBP_CLONES void RowSums(const Layout& layout, const Block& block, const T* x, const U* mean,
-                             const T* dy, Sums* sums) {
+ONNX_CBP_CLONES void RowSums(const Layout& layout, const Block& block, const T* x, const U* mean, const T* dy,
+                             Sums* sums) {
   const std::vector<U> center = RepeatForRow(layout, block, mean + block.channel_begin);
   const size_t length = center.size();
   std::vector<double> products(length), gradients(length);
@@ -52,8 +52,7 @@ ONNX_CBP_CLONES void RowSums(const Layout& layout, const Block& block, const T* 
       double product = products[i], gradient = gradients[i];
       for (int64_t row = 0; row < rows; ++row) {
         const double value = static_cast<double>(Load(dy_i[row * stride]));
-        product +=
-            value * (static_cast<double>(Load(x_i[row * stride])) - static_cast<double>(center[i]));
+        product += value * (static_cast<double>(Load(x_i[row * stride])) - static_cast<double>(center[i]));
         gradient += value;
       }
       products[i] = product;
@@ -68,8 +67,8 @@ ONNX_CBP_CLONES void RowSums(const Layout& layout, const Block& block, const T* 
 }
 
 template <typename T, typename U>
-void Run(const Executor& executor, const Layout& layout, const T* x, const U* mean,
-         const U* inv_std, const T* dy, U* scale_grad, U* bias_grad) {
+void Run(const Executor& executor, const Layout& layout, const T* x, const U* mean, const U* inv_std, const T* dy,
+         U* scale_grad, U* bias_grad) {
   const Partition partition(layout);
   std::vector<Sums> partial(static_cast<size_t>(partition.parts() * layout.channels));
   executor.ForEach(partition.tasks(), [&](int64_t task) {
@@ -91,23 +90,20 @@ void Run(const Executor& executor, const Layout& layout, const T* x, const U* me
   }
   for (size_t c = 0; c < total.size(); ++c) {
     // Nothing was summed: 0, also where inv_std is not finite.
-    scale_grad[c] =
-        static_cast<U>(layout.empty() ? 0.0 : total[c].product * static_cast<double>(inv_std[c]));
+    scale_grad[c] = static_cast<U>(layout.empty() ? 0.0 : total[c].product * static_cast<double>(inv_std[c]));
     bias_grad[c] = static_cast<U>(total[c].gradient);
   }
 }
 
 }  // namespace
 
-bool ChannelBackpropStats(int x_type, int stats_type, const Executor& executor,
-                          const Layout& layout, const void* x, const void* mean,
-                          const void* inv_std, const void* dy, void* scale_grad, void* bias_grad) {
+bool ChannelBackpropStats(int x_type, int stats_type, const Executor& executor, const Layout& layout, const void* x,
+                          const void* mean, const void* inv_std, const void* dy, void* scale_grad, void* bias_grad) {
   return Dispatch(x_type, stats_type, [&](auto t, auto u) {
     using T = decltype(t);
     using U = decltype(u);
-    Run(executor, layout, static_cast<const T*>(x), static_cast<const U*>(mean),
-        static_cast<const U*>(inv_std), static_cast<const T*>(dy), static_cast<U*>(scale_grad),
-        static_cast<U*>(bias_grad));
+    Run(executor, layout, static_cast<const T*>(x), static_cast<const U*>(mean), static_cast<const U*>(inv_std),
+        static_cast<const T*>(dy), static_cast<U*>(scale_grad), static_cast<U*>(bias_grad));
   });
 }
 

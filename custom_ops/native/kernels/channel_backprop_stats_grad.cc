@@ -14,9 +14,8 @@ struct Coefficients {
 };
 
 template <typename T, typename V>
-ONNX_CBP_CLONES void GradBlock(const Layout& layout, const Block& block,
-                               const Coefficients<V>* channels, const T* x, const T* dy, T* dx,
-                               T* d_dy) {
+ONNX_CBP_CLONES void GradBlock(const Layout& layout, const Block& block, const Coefficients<V>* channels, const T* x,
+                               const T* dy, T* dx, T* d_dy) {
   const auto element = [&](int64_t i, const Coefficients<V>& k) {
     Store(k.slope * Load(dy[i]), &dx[i]);
     Store(k.slope * (Load(x[i]) - k.center) + k.offset, &d_dy[i]);
@@ -36,11 +35,9 @@ ONNX_CBP_CLONES void GradBlock(const Layout& layout, const Block& block,
 
 }  // namespace
 
-bool ChannelBackpropStatsGrad(int x_type, int stats_type, const Executor& executor,
-                              const Layout& layout, const void* x, const void* mean,
-                              const void* inv_std, const void* dy, const void* d_scale_grad,
-                              const void* d_bias_grad, void* dx, void* d_mean, void* d_inv_std,
-                              void* d_dy) {
+bool ChannelBackpropStatsGrad(int x_type, int stats_type, const Executor& executor, const Layout& layout, const void* x,
+                              const void* mean, const void* inv_std, const void* dy, const void* d_scale_grad,
+                              const void* d_bias_grad, void* dx, void* d_mean, void* d_inv_std, void* d_dy) {
   const size_t channels = static_cast<size_t>(layout.channels);
   const auto wide = [&](const void* vector) { return ToDouble(stats_type, vector, layout.channels); };
   const std::vector<double> center = wide(mean), s = wide(inv_std), a = wide(d_scale_grad), b = wide(d_bias_grad);

@@ -16,11 +16,9 @@ struct Coefficients {
 };
 
 template <typename T, typename V>
-ONNX_CBP_CLONES void NormalizeBlock(const Layout& layout, const Block& block,
-                                    const Coefficients<V>* channels, const T* x, T* y) {
-  const auto element = [](V value, const Coefficients<V>& k) {
-    return (value - k.center) * k.slope + k.offset;
-  };
+ONNX_CBP_CLONES void NormalizeBlock(const Layout& layout, const Block& block, const Coefficients<V>* channels,
+                                    const T* x, T* y) {
+  const auto element = [](V value, const Coefficients<V>& k) { return (value - k.center) * k.slope + k.offset; };
   if (MapsByRow(layout)) {
     const auto row = RepeatForRow(layout, block, channels);
     ForEachRow(layout, block, [&](int64_t offset) {
@@ -39,9 +37,8 @@ ONNX_CBP_CLONES void NormalizeBlock(const Layout& layout, const Block& block,
 }
 
 template <typename T, typename V>
-void Run(const Executor& executor, const Layout& layout, double epsilon, const T* x,
-         const std::vector<double>& scale, const std::vector<double>& b,
-         const std::vector<double>& mean, const std::vector<double>& var, T* y) {
+void Run(const Executor& executor, const Layout& layout, double epsilon, const T* x, const std::vector<double>& scale,
+         const std::vector<double>& b, const std::vector<double>& mean, const std::vector<double>& var, T* y) {
   std::vector<Coefficients<V>> all(static_cast<size_t>(layout.channels));
   for (size_t c = 0; c < all.size(); ++c) {
     const double slope = scale[c] / std::sqrt(var[c] + epsilon);
@@ -60,23 +57,20 @@ void Run(const Executor& executor, const Layout& layout, double epsilon, const T
 
 }  // namespace
 
-bool Normalize(int x_type, int stats_type, const Executor& executor, const Layout& layout,
-               double epsilon, const void* x, const std::vector<double>& scale,
-               const std::vector<double>& b, const std::vector<double>& mean,
-               const std::vector<double>& var, void* y) {
+bool Normalize(int x_type, int stats_type, const Executor& executor, const Layout& layout, double epsilon,
+               const void* x, const std::vector<double>& scale, const std::vector<double>& b,
+               const std::vector<double>& mean, const std::vector<double>& var, void* y) {
   return Dispatch(x_type, stats_type, [&](auto t, auto u) {
     using T = decltype(t);
-    Run<T, ComputeType<T, decltype(u)>>(executor, layout, epsilon, static_cast<const T*>(x), scale,
-                                        b, mean, var, static_cast<T*>(y));
+    Run<T, ComputeType<T, decltype(u)>>(executor, layout, epsilon, static_cast<const T*>(x), scale, b, mean, var,
+                                        static_cast<T*>(y));
   });
 }
 
-bool ChannelNormalize(int x_type, int stats_type, const Executor& executor, const Layout& layout,
-                      double epsilon, const void* x, const void* scale, const void* b,
-                      const void* mean, const void* var, void* y) {
+bool ChannelNormalize(int x_type, int stats_type, const Executor& executor, const Layout& layout, double epsilon,
+                      const void* x, const void* scale, const void* b, const void* mean, const void* var, void* y) {
   const auto wide = [&](const void* vector) { return ToDouble(stats_type, vector, layout.channels); };
-  return Normalize(x_type, stats_type, executor, layout, epsilon, x, wide(scale), wide(b), wide(mean),
-                   wide(var), y);
+  return Normalize(x_type, stats_type, executor, layout, epsilon, x, wide(scale), wide(b), wide(mean), wide(var), y);
 }
 
 }  // namespace onnx_cbp

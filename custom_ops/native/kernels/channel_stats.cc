@@ -34,20 +34,18 @@ constexpr int64_t kPivotElements = 256;
 constexpr int64_t kPivotRows = 16;
 
 template <typename T>
-ONNX_CBP_CLONES void PlaneMoments(const Layout& layout, const Block& block, const T* x,
-                                  Moments* moments) {
+ONNX_CBP_CLONES void PlaneMoments(const Layout& layout, const Block& block, const T* x, Moments* moments) {
   const int64_t length = block.inner();
   const size_t channels = static_cast<size_t>(block.channels());
   std::vector<double> pivots(channels);
   std::vector<Lanes> sums(channels), squares(channels);
   ForEachPlane(layout,
-               {block.outer_begin, block.outer_begin + 1, block.channel_begin, block.channel_end,
-                block.inner_begin, block.inner_end},
+               {block.outer_begin, block.outer_begin + 1, block.channel_begin, block.channel_end, block.inner_begin,
+                block.inner_end},
                [&](int64_t c, int64_t offset) {
                  const int64_t count = std::min(length, kPivotElements);
                  Lanes lanes;
-                 ForEachLane(
-                     count, [&](int lane, int64_t i) { lanes.value[lane] += Load(x[offset + i]); });
+                 ForEachLane(count, [&](int lane, int64_t i) { lanes.value[lane] += Load(x[offset + i]); });
                  pivots[static_cast<size_t>(c)] = PivotOf(lanes.Sum(), static_cast<double>(count));
                });
   ForEachPlane(layout, block, [&](int64_t c, int64_t offset) {
@@ -65,14 +63,12 @@ ONNX_CBP_CLONES void PlaneMoments(const Layout& layout, const Block& block, cons
     squares[static_cast<size_t>(c)] = square;
   });
   for (size_t c = 0; c < channels; ++c) {
-    moments[c] = FromShiftedSums(pivots[c], sums[c].Sum(), squares[c].Sum(),
-                                 static_cast<double>(block.count()));
+    moments[c] = FromShiftedSums(pivots[c], sums[c].Sum(), squares[c].Sum(), static_cast<double>(block.count()));
   }
 }
 
 template <typename T>
-ONNX_CBP_CLONES void RowMoments(const Layout& layout, const Block& block, const T* x,
-                                Moments* moments) {
+ONNX_CBP_CLONES void RowMoments(const Layout& layout, const Block& block, const T* x, Moments* moments) {
   const size_t channels = static_cast<size_t>(block.channels());
   const size_t inner = static_cast<size_t>(layout.inner);
   const size_t length = channels * inner;
@@ -108,8 +104,7 @@ ONNX_CBP_CLONES void RowMoments(const Layout& layout, const Block& block, const 
     }
   });
   for (size_t c = 0; c < channels; ++c) {
-    moments[c] = FromShiftedSums(pivots[c], sum_of(sums, c), sum_of(squares, c),
-                                 static_cast<double>(block.count()));
+    moments[c] = FromShiftedSums(pivots[c], sum_of(sums, c), sum_of(squares, c), static_cast<double>(block.count()));
   }
 }
 
@@ -127,8 +122,7 @@ void Run(const Executor& executor, const Layout& layout, const T* x, U* mean, U*
   std::vector<Moments> partial(static_cast<size_t>(partition.parts() * layout.channels));
   executor.ForEach(partition.tasks(), [&](int64_t task) {
     const Block block = partition.block(task);
-    Moments* moments =
-        partial.data() + partition.part(task) * layout.channels + block.channel_begin;
+    Moments* moments = partial.data() + partition.part(task) * layout.channels + block.channel_begin;
     if (SumsByRow(layout)) {
       RowMoments(layout, block, x, moments);
     } else {
@@ -153,8 +147,8 @@ void Run(const Executor& executor, const Layout& layout, const T* x, U* mean, U*
 
 }  // namespace
 
-bool ChannelStats(int x_type, int stats_type, const Executor& executor, const Layout& layout,
-                  const void* x, void* mean, void* var, int64_t* count) {
+bool ChannelStats(int x_type, int stats_type, const Executor& executor, const Layout& layout, const void* x, void* mean,
+                  void* var, int64_t* count) {
   *count = layout.outer * layout.inner;
   return Dispatch(x_type, stats_type, [&](auto t, auto u) {
     using T = decltype(t);

@@ -41,8 +41,7 @@ inline float Load(Float16 value) {
   // The exponent's bias differs by 112; scaling by 2^112 adds it, and makes subnormals right on the
   // way.
   const uint32_t finite = BitsOf(FloatOf(magnitude) * FloatOf(0x77800000u));
-  const uint32_t scaled =
-      magnitude >= 0x0f800000u ? magnitude | 0x7f800000u : finite;  // Inf and NaN
+  const uint32_t scaled = magnitude >= 0x0f800000u ? magnitude | 0x7f800000u : finite;  // Inf and NaN
   return FloatOf(scaled | sign);
 }
 
@@ -52,7 +51,7 @@ inline void Store(double value, float* out) { *out = static_cast<float>(value); 
 inline void Store(float value, BFloat16* out) {
   uint32_t bits = BitsOf(value);
   const uint32_t rounded = bits + 0x7fffu + ((bits >> 16) & 1u);  // to nearest, ties to even
-  const uint32_t quiet = bits | 0x00400000u;  // rounding could turn a NaN into Inf
+  const uint32_t quiet = bits | 0x00400000u;                      // rounding could turn a NaN into Inf
   bits = (bits & 0x7fffffffu) > 0x7f800000u ? quiet : rounded;
   out->bits = static_cast<uint16_t>(bits >> 16);
 }
@@ -77,8 +76,7 @@ inline void Store(double value, Float16* out) { Store(static_cast<float>(value),
 
 // What elementwise kernels compute in: double where data or statistics are double, float otherwise.
 template <typename T, typename U>
-using ComputeType =
-    std::conditional_t<std::is_same_v<T, double> || std::is_same_v<U, double>, double, float>;
+using ComputeType = std::conditional_t<std::is_same_v<T, double> || std::is_same_v<U, double>, double, float>;
 
 // Calls f(T{}) with the data type of this number; false where there is none.
 template <typename F>
@@ -120,10 +118,7 @@ bool DispatchStatistics(int type, F&& f) {
 template <typename F>
 bool Dispatch(int data, int statistics, F&& f) {
   bool known = false;
-  return DispatchData(
-             data,
-             [&](auto t) { known = DispatchStatistics(statistics, [&](auto u) { f(t, u); }); }) &&
-         known;
+  return DispatchData(data, [&](auto t) { known = DispatchStatistics(statistics, [&](auto u) { f(t, u); }); }) && known;
 }
 
 }  // namespace onnx_cbp

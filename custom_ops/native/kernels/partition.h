@@ -49,11 +49,9 @@ class Partition {
     // Long runs of neighbouring elements are what memory is fast at; every channel of a block costs
     // scratch memory.
     const int64_t channels =
-        SumsByRow(layout) ? kRow / layout.inner
-                          : std::min(kChannels, std::max<int64_t>(1, kRun / inner_per_block_));
+        SumsByRow(layout) ? kRow / layout.inner : std::min(kChannels, std::max<int64_t>(1, kRun / inner_per_block_));
     channels_per_block_ = std::min(layout.channels, channels);
-    const int64_t outer =
-        std::max<int64_t>(1, kElements / (channels_per_block_ * inner_per_block_));
+    const int64_t outer = std::max<int64_t>(1, kElements / (channels_per_block_ * inner_per_block_));
     outer_per_block_ = std::min(layout.outer, outer);
     inner_blocks_ = CeilDiv(layout.inner, inner_per_block_);
     channel_blocks_ = CeilDiv(layout.channels, channels_per_block_);

@@ -13,8 +13,7 @@ template <typename F>
 void ForEachPlane(const Layout& layout, const Block& block, F&& plane) {
   for (int64_t outer = block.outer_begin; outer < block.outer_end; ++outer) {
     for (int64_t c = 0; c < block.channels(); ++c) {
-      plane(c,
-            (outer * layout.channels + block.channel_begin + c) * layout.inner + block.inner_begin);
+      plane(c, (outer * layout.channels + block.channel_begin + c) * layout.inner + block.inner_begin);
     }
   }
 }
@@ -34,23 +33,19 @@ void ForEachRow(const Layout& layout, const Block& block, F&& row) {
 template <typename F>
 void ForEachRowGroup(const Layout& layout, const Block& block, F&& rows) {
   constexpr int64_t kGroup = 8;
-  const auto offset = [&](int64_t outer) {
-    return (outer * layout.channels + block.channel_begin) * layout.inner;
-  };
+  const auto offset = [&](int64_t outer) { return (outer * layout.channels + block.channel_begin) * layout.inner; };
   int64_t outer = block.outer_begin;
   for (; outer + kGroup <= block.outer_end; outer += kGroup) {
     rows(std::integral_constant<int64_t, kGroup>{}, offset(outer));
   }
-  for (; outer < block.outer_end; ++outer)
-    rows(std::integral_constant<int64_t, 1>{}, offset(outer));
+  for (; outer < block.outer_end; ++outer) rows(std::integral_constant<int64_t, 1>{}, offset(outer));
 }
 
 // One value a channel, repeated for every element of a row.
 template <typename V>
 std::vector<V> RepeatForRow(const Layout& layout, const Block& block, const V* per_channel) {
   std::vector<V> row(static_cast<size_t>(block.channels() * layout.inner));
-  for (size_t i = 0; i < row.size(); ++i)
-    row[i] = per_channel[static_cast<int64_t>(i) / layout.inner];
+  for (size_t i = 0; i < row.size(); ++i) row[i] = per_channel[static_cast<int64_t>(i) / layout.inner];
   return row;
 }
 

@@ -1,5 +1,5 @@
-// Per-channel vectors of the type of the statistics, as doubles: they are short, and what is computed from them is rounded
-// once, at the end.
+// Per-channel vectors of the type of the statistics, as doubles: they are short, and what is computed from them is
+// rounded once, at the end.
 #pragma once
 
 #include <cstdint>

@@ -21,12 +21,8 @@ class ChannelOp : public Ort::CustomOpBase<ChannelOp, Kernel, true> {
   const char* GetName() const { return spec_.name; }
   size_t GetInputTypeCount() const { return spec_.inputs.size(); }
   size_t GetOutputTypeCount() const { return spec_.outputs.size(); }
-  ONNXTensorElementDataType GetInputType(size_t index) const {
-    return TypeNumber(spec_.inputs[index]);
-  }
-  ONNXTensorElementDataType GetOutputType(size_t index) const {
-    return TypeNumber(spec_.outputs[index]);
-  }
+  ONNXTensorElementDataType GetInputType(size_t index) const { return TypeNumber(spec_.inputs[index]); }
+  ONNXTensorElementDataType GetOutputType(size_t index) const { return TypeNumber(spec_.outputs[index]); }
 
   OrtStatusPtr CreateKernelV2(const OrtApi&, const OrtKernelInfo* info, void** kernel) const {
     return StatusOf([&] { *kernel = new Kernel(spec_, data_type_, statistics_type_, info); });

@@ -20,9 +20,8 @@ std::string ToString(const Shape& shape) {
 }
 
 int64_t Product(const Shape& shape, size_t begin, size_t end) {
-  return std::accumulate(shape.begin() + static_cast<int64_t>(begin),
-                         shape.begin() + static_cast<int64_t>(end), int64_t{1},
-                         std::multiplies<>());
+  return std::accumulate(shape.begin() + static_cast<int64_t>(begin), shape.begin() + static_cast<int64_t>(end),
+                         int64_t{1}, std::multiplies<>());
 }
 
 // ONNX Runtime's intra-op pool.
@@ -32,9 +31,8 @@ class OrtExecutor final : public Executor {
 
   void Run(int64_t tasks, Task run, void* state) const override {
     Work work{run, state};
-    context_.ParallelFor(
-        [](void* user, size_t task) { static_cast<Work*>(user)->Do(static_cast<int64_t>(task)); },
-        static_cast<size_t>(tasks), 0, &work);
+    context_.ParallelFor([](void* user, size_t task) { static_cast<Work*>(user)->Do(static_cast<int64_t>(task)); },
+                         static_cast<size_t>(tasks), 0, &work);
     if (work.error) std::rethrow_exception(work.error);
   }
 
@@ -109,47 +107,38 @@ Kernel::Kernel(const OpSpec& spec, int data_type, int statistics_type, const Ort
     bool wrong_type = false;
     const std::string own = name;
     if (own == "axis") {
-      attributes_.axis =
-          Read(api.KernelInfoGetAttribute_int64, info, name, attributes_.axis, &wrong_type);
+      attributes_.axis = Read(api.KernelInfoGetAttribute_int64, info, name, attributes_.axis, &wrong_type);
     } else if (own == "stash_type") {
-      attributes_.stash_type =
-          Read(api.KernelInfoGetAttribute_int64, info, name, attributes_.stash_type, &wrong_type);
+      attributes_.stash_type = Read(api.KernelInfoGetAttribute_int64, info, name, attributes_.stash_type, &wrong_type);
     } else if (own == "unbiased") {
-      attributes_.unbiased =
-          Read(api.KernelInfoGetAttribute_int64, info, name, attributes_.unbiased, &wrong_type);
+      attributes_.unbiased = Read(api.KernelInfoGetAttribute_int64, info, name, attributes_.unbiased, &wrong_type);
     } else if (own == "epsilon") {
-      attributes_.epsilon =
-          Read(api.KernelInfoGetAttribute_float, info, name, attributes_.epsilon, &wrong_type);
+      attributes_.epsilon = Read(api.KernelInfoGetAttribute_float, info, name, attributes_.epsilon, &wrong_type);
     } else if (own == "momentum") {
-      attributes_.momentum =
-          Read(api.KernelInfoGetAttribute_float, info, name, attributes_.momentum, &wrong_type);
+      attributes_.momentum = Read(api.KernelInfoGetAttribute_float, info, name, attributes_.momentum, &wrong_type);
     }
     if (wrong_type) {
-      Fail("attribute '" + own +
-           "' has the wrong type: epsilon and momentum are floats, the others ints");
+      Fail("attribute '" + own + "' has the wrong type: epsilon and momentum are floats, the others ints");
     }
   }
   if (attributes_.stash_type != 1 && attributes_.stash_type != 11) {
-    Fail("attribute 'stash_type' is " + std::to_string(attributes_.stash_type) +
-         "; use 1 (float) or 11 (double)");
+    Fail("attribute 'stash_type' is " + std::to_string(attributes_.stash_type) + "; use 1 (float) or 11 (double)");
   }
   if (!spec_.has_statistics_input() && attributes_.stash_type != statistics_type_) {
     // Before 1.19 the outputs' types come from the first overload that takes the inputs, whatever
     // an attribute says.
     Fail("attribute 'stash_type' is " + std::to_string(attributes_.stash_type) +
-         " but this ONNX Runtime makes the outputs " +
-         (statistics_type_ == kDouble ? "double" : "float") + ": use ONNX Runtime 1.19 or newer");
+         " but this ONNX Runtime makes the outputs " + (statistics_type_ == kDouble ? "double" : "float") +
+         ": use ONNX Runtime 1.19 or newer");
   }
   if (!(attributes_.epsilon >= 0.0f && std::isfinite(attributes_.epsilon))) {
-    Fail("attribute 'epsilon' is " + std::to_string(attributes_.epsilon) +
-         "; it must be finite, 0 or more");
+    Fail("attribute 'epsilon' is " + std::to_string(attributes_.epsilon) + "; it must be finite, 0 or more");
   }
 }
 
 void Kernel::Fail(const std::string& what) const {
   const std::string node = node_.empty() ? "" : " (node '" + node_ + "')";
-  throw Ort::Exception("onnx_cbp." + std::string(spec_.name) + node + ": " + what,
-                       ORT_INVALID_ARGUMENT);
+  throw Ort::Exception("onnx_cbp." + std::string(spec_.name) + node + ": " + what, ORT_INVALID_ARGUMENT);
 }
 
 OrtStatusPtr Kernel::ComputeV2(OrtKernelContext* context) noexcept {
@@ -166,12 +155,10 @@ OrtStatusPtr Kernel::ComputeV2(OrtKernelContext* context) noexcept {
 void Kernel::Compute(Ort::KernelContext& context) const {
   const Shapes shapes = CheckInputs(context);
   std::vector<const void*> inputs;
-  for (size_t i = 0; i < spec_.inputs.size(); ++i)
-    inputs.push_back(context.GetInput(i).GetTensorRawData());
+  for (size_t i = 0; i < spec_.inputs.size(); ++i) inputs.push_back(context.GetInput(i).GetTensorRawData());
   std::vector<void*> outputs;
   for (size_t i = 0; i < spec_.outputs.size(); ++i) {
-    outputs.push_back(
-        context.GetOutput(i, shapes.of(spec_.outputs[i].shape)).GetTensorMutableRawData());
+    outputs.push_back(context.GetOutput(i, shapes.of(spec_.outputs[i].shape)).GetTensorMutableRawData());
   }
   for (size_t i = 0; i < spec_.inputs.size(); ++i) {
     if (spec_.inputs[i].type != TypeOf::kCount) continue;
@@ -182,8 +169,7 @@ void Kernel::Compute(Ort::KernelContext& context) const {
     }
   }
   const OrtExecutor executor(context);
-  const Call call{data_type_, statistics_type_, shapes.layout, shapes.replicas,
-                  attributes_, inputs, outputs, executor};
+  const Call call{data_type_, statistics_type_, shapes.layout, shapes.replicas, attributes_, inputs, outputs, executor};
   if (!spec_.run(call)) Fail("no kernel for these types");
 }
 
@@ -198,8 +184,8 @@ Kernel::Shapes Kernel::CheckInputs(const Ort::KernelContext& context) const {
   if (x < 0) {
     const bool replicas = spec_.inputs[0].shape == ShapeOf::kReplicaChannels;
     if (actual[0].size() != (replicas ? 2 : 1)) {
-      Fail("input '" + std::string(spec_.inputs[0].name) + "' has shape " + ToString(actual[0]) +
-           ", expected " + (replicas ? "[R,C]" : "[C]") + " (R replicas, C channels)");
+      Fail("input '" + std::string(spec_.inputs[0].name) + "' has shape " + ToString(actual[0]) + ", expected " +
+           (replicas ? "[R,C]" : "[C]") + " (R replicas, C channels)");
     }
     shapes.layout = Layout(1, actual[0].back(), 1);
     shapes.replicas = replicas ? actual[0].front() : 0;
@@ -207,31 +193,26 @@ Kernel::Shapes Kernel::CheckInputs(const Ort::KernelContext& context) const {
     shapes.data = actual[static_cast<size_t>(x)];
     const int64_t rank = static_cast<int64_t>(shapes.data.size());
     if (rank < 2) {
-      Fail("input 'X' has shape " + ToString(shapes.data) +
-           "; it needs a batch and a channel axis, rank 2 or more");
+      Fail("input 'X' has shape " + ToString(shapes.data) + "; it needs a batch and a channel axis, rank 2 or more");
     }
     if (attributes_.axis < -rank || attributes_.axis >= rank) {
-      Fail("attribute 'axis' is " + std::to_string(attributes_.axis) +
-           ", out of range for X of shape " + ToString(shapes.data) + "; use " +
-           std::to_string(-rank) + " to " + std::to_string(rank - 1));
+      Fail("attribute 'axis' is " + std::to_string(attributes_.axis) + ", out of range for X of shape " +
+           ToString(shapes.data) + "; use " + std::to_string(-rank) + " to " + std::to_string(rank - 1));
     }
-    const size_t axis =
-        static_cast<size_t>(attributes_.axis < 0 ? attributes_.axis + rank : attributes_.axis);
-    shapes.layout = Layout(Product(shapes.data, 0, axis), shapes.data[axis],
-                           Product(shapes.data, axis + 1, shapes.data.size()));
+    const size_t axis = static_cast<size_t>(attributes_.axis < 0 ? attributes_.axis + rank : attributes_.axis);
+    shapes.layout =
+        Layout(Product(shapes.data, 0, axis), shapes.data[axis], Product(shapes.data, axis + 1, shapes.data.size()));
     reason = " (axis " + std::to_string(attributes_.axis) + " of X " + ToString(shapes.data) + ")";
   }
   for (size_t i = 0; i < spec_.inputs.size(); ++i) {
     const Formal& formal = spec_.inputs[i];
     if (actual[i] == shapes.of(formal.shape)) continue;
-    const std::string expected = formal.shape == ShapeOf::kData ? ", the shape of X"
-                                 : formal.shape == ShapeOf::kChannels
-                                     ? ", one value a channel" + reason
-                                 : formal.shape == ShapeOf::kScalar
-                                     ? ", a scalar"
-                                     : " (R replicas, C channels)";
-    Fail("input '" + std::string(formal.name) + "' has shape " + ToString(actual[i]) +
-         ", expected " + ToString(shapes.of(formal.shape)) + expected);
+    const std::string expected = formal.shape == ShapeOf::kData       ? ", the shape of X"
+                                 : formal.shape == ShapeOf::kChannels ? ", one value a channel" + reason
+                                 : formal.shape == ShapeOf::kScalar   ? ", a scalar"
+                                                                      : " (R replicas, C channels)";
+    Fail("input '" + std::string(formal.name) + "' has shape " + ToString(actual[i]) + ", expected " +
+         ToString(shapes.of(formal.shape)) + expected);
   }
   return shapes;
 }

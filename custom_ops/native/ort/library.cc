@@ -22,18 +22,16 @@ uint32_t MinorVersion(const char* version) {
 
 std::vector<std::unique_ptr<ChannelOp>> MakeOps() {
   std::vector<std::unique_ptr<ChannelOp>> ops;
-  for (const OpSpec* spec : {&kChannelStats, &kChannelStatsMerge, &kChannelNormalize,
-                             &kChannelBackpropStats, &kChannelBackprop, &kChannelBackpropStatsGrad,
-                             &kRunningStats, &kBatchNormTrain, &kBatchNormGrad}) {
+  for (const OpSpec* spec :
+       {&kChannelStats, &kChannelStatsMerge, &kChannelNormalize, &kChannelBackpropStats, &kChannelBackprop,
+        &kChannelBackpropStatsGrad, &kRunningStats, &kBatchNormTrain, &kBatchNormGrad}) {
     const std::vector<int> data_types =
-        spec->data_input() < 0 ? std::vector<int>{kFloat}
-                               : std::vector<int>{kFloat, kDouble, kFloat16, kBFloat16};
+        spec->data_input() < 0 ? std::vector<int>{kFloat} : std::vector<int>{kFloat, kDouble, kFloat16, kBFloat16};
     for (int data : data_types) {
       // Where no input tells the type of the statistics, ONNX Runtime before 1.19 takes the first
       // that it finds.
       const bool double_first = !spec->has_statistics_input() && data == kDouble;
-      for (int statistics :
-           double_first ? std::vector<int>{kDouble, kFloat} : std::vector<int>{kFloat, kDouble}) {
+      for (int statistics : double_first ? std::vector<int>{kDouble, kFloat} : std::vector<int>{kFloat, kDouble}) {
         ops.push_back(std::make_unique<ChannelOp>(*spec, data, statistics));
       }
     }
@@ -58,16 +56,16 @@ uint32_t ApiVersion() { return api_version; }
 
 }  // namespace onnx_cbp
 
-extern "C" __attribute__((visibility("default"))) OrtStatus* ORT_API_CALL
-RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
+extern "C" __attribute__((visibility("default"))) OrtStatus* ORT_API_CALL RegisterCustomOps(OrtSessionOptions* options,
+                                                                                            const OrtApiBase* base) {
   using onnx_cbp::kOldestApi;
   const uint32_t runtime = onnx_cbp::MinorVersion(base->GetVersionString());
   onnx_cbp::api_version = std::min<uint32_t>(ORT_API_VERSION, runtime);
   const OrtApi* api = base->GetApi(onnx_cbp::api_version);
   if (api == nullptr || runtime < kOldestApi) {
     // Every runtime has the first version of the interface, to say so with.
-    return base->GetApi(1)->CreateStatus(
-        ORT_NOT_IMPLEMENTED, "onnx_cbp needs ONNX Runtime 1.17 or newer: upgrade onnxruntime");
+    return base->GetApi(1)->CreateStatus(ORT_NOT_IMPLEMENTED,
+                                         "onnx_cbp needs ONNX Runtime 1.17 or newer: upgrade onnxruntime");
   }
   Ort::InitApi(api);
   return onnx_cbp::StatusOf([&] { Ort::UnownedSessionOptions(options).Add(onnx_cbp::Domain()); });

@@ -13,8 +13,7 @@ int OpSpec::data_input() const {
 }
 
 bool OpSpec::has_statistics_input() const {
-  return std::any_of(inputs.begin(), inputs.end(),
-                     [](const Formal& f) { return f.type == TypeOf::kStatistics; });
+  return std::any_of(inputs.begin(), inputs.end(), [](const Formal& f) { return f.type == TypeOf::kStatistics; });
 }
 
 }  // namespace onnx_cbp

@@ -93,10 +93,8 @@ void InferShapes(const OpSpec& spec, OrtShapeInferContext* context) {
   }
   if (!spec.has_statistics_input()) {
     // Any other value is refused when the node's kernel is made, with a better text.
-    const bool is_double =
-        IntAttribute(context, "stash_type", 1) == ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE;
-    statistics.type =
-        is_double ? ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+    const bool is_double = IntAttribute(context, "stash_type", 1) == ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE;
+    statistics.type = is_double ? ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
   }
   // A rank of 0 means that the rank is unknown. The axis is checked when the node runs, with a
   // better text.

@@ -11,8 +11,8 @@ const OpSpec kChannelBackpropStats{
     {"axis"},
     [](const Call& call) {
       const auto& in = call.inputs;
-      return ChannelBackpropStats(call.data_type, call.statistics_type, call.executor, call.layout,
-                                  in[0], in[1], in[2], in[3], call.outputs[0], call.outputs[1]);
+      return ChannelBackpropStats(call.data_type, call.statistics_type, call.executor, call.layout, in[0], in[1], in[2],
+                                  in[3], call.outputs[0], call.outputs[1]);
     },
 };
 

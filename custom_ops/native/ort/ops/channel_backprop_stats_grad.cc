@@ -6,10 +6,16 @@ namespace onnx_cbp {
 
 const OpSpec kChannelBackpropStatsGrad{
     "ChannelBackpropStatsGrad",
-    {formal::kX, formal::kMean, formal::kInvStd, formal::kDY,
-     {"d_scale_grad", TypeOf::kStatistics, ShapeOf::kChannels}, {"d_bias_grad", TypeOf::kStatistics, ShapeOf::kChannels}},
-    {{"dX", TypeOf::kData, ShapeOf::kData}, {"d_mean", TypeOf::kStatistics, ShapeOf::kChannels},
-     {"d_inv_std", TypeOf::kStatistics, ShapeOf::kChannels}, {"d_dY", TypeOf::kData, ShapeOf::kData}},
+    {formal::kX,
+     formal::kMean,
+     formal::kInvStd,
+     formal::kDY,
+     {"d_scale_grad", TypeOf::kStatistics, ShapeOf::kChannels},
+     {"d_bias_grad", TypeOf::kStatistics, ShapeOf::kChannels}},
+    {{"dX", TypeOf::kData, ShapeOf::kData},
+     {"d_mean", TypeOf::kStatistics, ShapeOf::kChannels},
+     {"d_inv_std", TypeOf::kStatistics, ShapeOf::kChannels},
+     {"d_dY", TypeOf::kData, ShapeOf::kData}},
     {"axis"},
     [](const Call& call) {
       const auto& in = call.inputs;

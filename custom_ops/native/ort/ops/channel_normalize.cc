@@ -12,8 +12,8 @@ const OpSpec kChannelNormalize{
     [](const Call& call) {
       const auto& in = call.inputs;
       return ChannelNormalize(call.data_type, call.statistics_type, call.executor, call.layout,
-                              static_cast<double>(call.attributes.epsilon), in[0], in[1], in[2],
-                              in[3], in[4], call.outputs[0]);
+                              static_cast<double>(call.attributes.epsilon), in[0], in[1], in[2], in[3], in[4],
+                              call.outputs[0]);
     },
 };
 

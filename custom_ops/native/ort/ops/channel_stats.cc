@@ -10,9 +10,8 @@ const OpSpec kChannelStats{
     {formal::kMean, formal::kVar, formal::kCount},
     {"axis", "stash_type"},
     [](const Call& call) {
-      return ChannelStats(call.data_type, call.statistics_type, call.executor, call.layout,
-                          call.inputs[0], call.outputs[0], call.outputs[1],
-                          static_cast<int64_t*>(call.outputs[2]));
+      return ChannelStats(call.data_type, call.statistics_type, call.executor, call.layout, call.inputs[0],
+                          call.outputs[0], call.outputs[1], static_cast<int64_t*>(call.outputs[2]));
     },
 };
 

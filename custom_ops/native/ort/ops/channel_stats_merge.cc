@@ -7,7 +7,8 @@ namespace onnx_cbp {
 const OpSpec kChannelStatsMerge{
     "ChannelStatsMerge",
     {{"mean", TypeOf::kStatistics, ShapeOf::kReplicaChannels},
-     {"var", TypeOf::kStatistics, ShapeOf::kReplicaChannels}, {"count", TypeOf::kCount, ShapeOf::kReplicas}},
+     {"var", TypeOf::kStatistics, ShapeOf::kReplicaChannels},
+     {"count", TypeOf::kCount, ShapeOf::kReplicas}},
     {formal::kMean, formal::kVar, formal::kCount},
     {},
     [](const Call& call) {

@@ -12,10 +12,9 @@ const OpSpec kRunningStats{
     {{"updated", TypeOf::kStatistics, ShapeOf::kChannels}},
     {"momentum", "unbiased"},
     [](const Call& call) {
-      return RunningStats(call.statistics_type, call.layout.channels,
-                          static_cast<double>(call.attributes.momentum),
-                          call.attributes.unbiased != 0, call.inputs[0], call.inputs[1],
-                          call.input<int64_t>(2), call.outputs[0]);
+      return RunningStats(call.statistics_type, call.layout.channels, static_cast<double>(call.attributes.momentum),
+                          call.attributes.unbiased != 0, call.inputs[0], call.inputs[1], call.input<int64_t>(2),
+                          call.outputs[0]);
     },
 };
 
