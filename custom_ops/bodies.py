@@ -16,6 +16,7 @@ MIXED_TYPES_OPSET = 15
 CONSTANTS = """
     zero = Constant <value = int64[1] {0}> ()
     one = Constant <value = int64[1] {1}> ()
+    one_count = Constant <value = int64 {1}> ()
     other_axes = Constant <value = int64[2] {0, 2}> ()
 """
 

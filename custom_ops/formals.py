@@ -19,4 +19,7 @@ COUNT = Tensor("count", "int64", "", "Elements per channel (M).")
 
 AXIS = Attribute("axis", 1, "Axis of the channels, in [-rank, rank - 1]. -1 is NHWC.")
 EPSILON = Attribute("epsilon", 1e-5, "Added to the variance before the square root.")
+MOMENTUM = Attribute("momentum", 0.9, "Part of the running value that is kept.")
+UNBIASED = Attribute("unbiased", 0, "1: the batch's variance is made unbiased.")
+RELU = Attribute("relu", 0, "1: what is negative in Y becomes 0.")
 STASH_TYPE = Attribute("stash_type", 1, "Type of the statistics: 1 float, 11 double.")

@@ -4,6 +4,7 @@
 
 #include "kernels/batch_norm_grad.h"
 #include "kernels/batch_norm_train.h"
+#include "kernels/batch_norm_train_update.h"
 #include "kernels/channel_backprop.h"
 #include "kernels/channel_backprop_stats.h"
 #include "kernels/channel_backprop_stats_grad.h"
@@ -100,7 +101,9 @@ const char* onnx_cbp_batch_norm_train(int x_type, int stats_type, int64_t outer,
                                       double epsilon, const void* x, const void* scale, const void* b, void* y,
                                       void* mean, void* var, int64_t* count) {
   return Guard(outer, channels, inner, [&](const auto& executor, const Layout& layout) {
-    return onnx_cbp::BatchNormTrain(x_type, stats_type, executor, layout, epsilon, x, scale, b, y, mean, var, count);
+    *count = layout.outer * layout.inner;
+    return onnx_cbp::BatchNormTrain(x_type, stats_type, executor, layout, epsilon, false, x, scale, b,
+                                    {y, mean, var, nullptr});
   });
 }
 
@@ -108,7 +111,29 @@ const char* onnx_cbp_batch_norm_grad(int x_type, int stats_type, int64_t outer, 
                                      const void* dy, const void* x, const void* scale, const void* mean,
                                      const void* inv_std, void* dx, void* scale_grad, void* bias_grad) {
   return Guard(outer, channels, inner, [&](const auto& executor, const Layout& layout) {
-    return onnx_cbp::BatchNormGrad(x_type, stats_type, executor, layout, dy, x, scale, mean, inv_std, dx, scale_grad,
+    return onnx_cbp::BatchNormGrad(x_type, stats_type, executor, layout, dy, nullptr, x, scale, mean, inv_std, dx,
+                                   scale_grad, bias_grad);
+  });
+}
+
+const char* onnx_cbp_batch_norm_train_update(int x_type, int stats_type, int64_t outer, int64_t channels, int64_t inner,
+                                             double epsilon, double momentum, int unbiased, int relu, const void* x,
+                                             const void* scale, const void* b, const void* running_mean,
+                                             const void* running_var, void* y, void* mean, void* inv_std,
+                                             void* updated_mean, void* updated_var) {
+  return Guard(outer, channels, inner, [&](const auto& executor, const Layout& layout) {
+    return onnx_cbp::BatchNormTrainUpdate(
+        x_type, stats_type, executor, layout, epsilon, relu != 0, x, scale, b,
+        {momentum, unbiased != 0, running_mean, running_var, updated_mean, updated_var}, y, mean, inv_std);
+  });
+}
+
+const char* onnx_cbp_batch_norm_relu_grad(int x_type, int stats_type, int64_t outer, int64_t channels, int64_t inner,
+                                          const void* dy, const void* y, const void* x, const void* scale,
+                                          const void* mean, const void* inv_std, void* dx, void* scale_grad,
+                                          void* bias_grad) {
+  return Guard(outer, channels, inner, [&](const auto& executor, const Layout& layout) {
+    return onnx_cbp::BatchNormGrad(x_type, stats_type, executor, layout, dy, y, x, scale, mean, inv_std, dx, scale_grad,
                                    bias_grad);
   });
 }

@@ -5,7 +5,9 @@ from __future__ import annotations
 from onnx_cbp.custom_ops.operator import Operator
 from onnx_cbp.custom_ops.ops import (
     batch_norm_grad,
+    batch_norm_relu_grad,
     batch_norm_train,
+    batch_norm_train_update,
     channel_backprop,
     channel_backprop_stats,
     channel_backprop_stats_grad,
@@ -27,6 +29,8 @@ OPERATORS: dict[str, Operator] = {
         channel_backprop_stats_grad,
         running_stats,
         batch_norm_train,
+        batch_norm_train_update,
         batch_norm_grad,
+        batch_norm_relu_grad,
     )
 }

@@ -9,12 +9,26 @@ from onnx_cbp.custom_ops.operator import Arrays, Layout, Operator
 from onnx_cbp.custom_ops.ops import channel_backprop, channel_backprop_stats
 
 
-def _reference(
+def reference(
     dY: np.ndarray, X: np.ndarray, scale: np.ndarray, mean: np.ndarray, inv_std: np.ndarray, *, layout: Layout
 ) -> Arrays:
+    """Compute dX, scale_grad and bias_grad in float64: X and dY as [outer, channels, inner]."""
     sums = channel_backprop_stats.reference(X, mean, inv_std, dY, layout=layout)
     count = np.asarray(layout.count, np.int64)
     return (*channel_backprop.reference(dY, X, scale, mean, inv_std, *sums, count, layout=layout), *sums)
+
+
+def statements(opset: int) -> str:
+    """Statements from X_planes and dY_planes to dX, scale_grad and bias_grad."""
+    return (
+        bodies.per_channel("mean", "inv_std")
+        + channel_backprop_stats.STATEMENTS
+        + """
+    count_1d = Mul (outer, inner)
+    count = Squeeze (count_1d, zero)
+"""
+        + channel_backprop.statements(opset)
+    )
 
 
 def _body(opset: int) -> str:
@@ -23,13 +37,7 @@ def _body(opset: int) -> str:
         + bodies.AS_PLANES
         + bodies.planes("X", opset, like="scale")
         + bodies.planes("dY", opset, like="scale")
-        + bodies.per_channel("mean", "inv_std")
-        + channel_backprop_stats.STATEMENTS
-        + """
-    count_1d = Mul (outer, inner)
-    count = Squeeze (count_1d, zero)
-"""
-        + channel_backprop.statements(opset)
+        + statements(opset)
     )
 
 
@@ -42,6 +50,6 @@ OPERATOR = Operator(
     inputs=(formals.DY, formals.X, formals.SCALE, formals.MEAN, formals.INV_STD),
     outputs=(formals.DX, formals.SCALE_GRAD, formals.BIAS_GRAD),
     attributes=(formals.AXIS,),
-    reference=_reference,
+    reference=reference,
     body=_body,
 )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from onnx_cbp.custom_ops import bodies, formals
-from onnx_cbp.custom_ops.operator import Arrays, Attribute, Operator, Tensor
+from onnx_cbp.custom_ops.operator import Arrays, Operator, Tensor
 
 
-def _reference(
+def reference(
     running: np.ndarray,
     batch: np.ndarray,
     count: np.ndarray,
@@ -16,6 +16,7 @@ def _reference(
     momentum: float,
     unbiased: int,
 ) -> Arrays:
+    """Compute the running value [C] after a step, in float64."""
     m = int(count)
     if m == 0:
         return (running,)
@@ -23,30 +24,39 @@ def _reference(
     return (running * momentum + batch * factor * (1.0 - momentum),)
 
 
+def statements(opset: int, batch: str, is_unbiased: str, like: str) -> str:
+    """Statements from running_{batch}, the batch's value and count to updated_{batch}; is_unbiased names a bool."""
+    return f"""
+    {batch}_empty = Less (count, one_count)
+    {batch}_less_one = Sub (count, one_count)
+    {batch}_degrees = Max ({batch}_less_one, one_count)
+    {bodies.count_like(f"{batch}_m", "count", like, opset)}
+    {bodies.count_like(f"{batch}_d", f"{batch}_degrees", like, opset)}
+    {batch}_bessel = Div ({batch}_m, {batch}_d)
+    {bodies.count_like(f"{batch}_unit", "one_count", like, opset)}
+    {batch}_factor = Where ({is_unbiased}, {batch}_bessel, {batch}_unit)
+    {batch}_momentum_float = Constant <value_float: float = @momentum> ()
+    {bodies.cast_like(f"{batch}_momentum", f"{batch}_momentum_float", like, opset)}
+    {batch}_remainder = Sub ({batch}_unit, {batch}_momentum)
+    {batch}_observed = Mul ({batch}, {batch}_factor)
+    {batch}_new_part = Mul ({batch}_observed, {batch}_remainder)
+    {batch}_old_part = Mul (running_{batch}, {batch}_momentum)
+    {batch}_moved = Add ({batch}_old_part, {batch}_new_part)
+    updated_{batch} = Where ({batch}_empty, running_{batch}, {batch}_moved)
+"""
+
+
 def _body(opset: int) -> str:
     return (
         bodies.CONSTANTS
-        + f"""
-    one_scalar = Squeeze (one, zero)
-    zero_scalar = Sub (one_scalar, one_scalar)
-    empty = Equal (count, zero_scalar)
-    less_one = Sub (count, one_scalar)
-    degrees = Max (less_one, one_scalar)
-    {bodies.count_like("m", "count", "running", opset)}
-    {bodies.count_like("d", "degrees", "running", opset)}
-    bessel = Div (m, d)
-    {bodies.count_like("unit", "one_scalar", "running", opset)}
+        + """
     unbiased_int = Constant <value_int: int = @unbiased> ()
     is_unbiased = Cast <to = 9> (unbiased_int)
-    factor = Where (is_unbiased, bessel, unit)
-    momentum_float = Constant <value_float: float = @momentum> ()
-    {bodies.cast_like("momentum_u", "momentum_float", "running", opset)}
-    remainder = Sub (unit, momentum_u)
-    observed = Mul (batch, factor)
-    new_part = Mul (observed, remainder)
-    old_part = Mul (running, momentum_u)
-    moved = Add (old_part, new_part)
-    updated = Where (empty, running, moved)
+    running_batch = Identity (running)
+"""
+        + statements(opset, "batch", "is_unbiased", like="running")
+        + """
+    updated = Identity (updated_batch)
 """
     )
 
@@ -68,9 +78,9 @@ its input.""",
     ),
     outputs=(Tensor("updated", "U", "C", "Running value after the step."),),
     attributes=(
-        Attribute("momentum", 0.9, "Part of the running value that is kept."),
-        Attribute("unbiased", 0, "1: `batch` is a variance to be made unbiased."),
+        formals.MOMENTUM,
+        formals.UNBIASED,
     ),
-    reference=_reference,
+    reference=reference,
     body=_body,
 )

@@ -1,26 +1,49 @@
 #include "batch_norm_grad.h"
 
-#include "channel_backprop.h"
-#include "channel_backprop_stats.h"
+#include "blocks/backprop.h"
+#include "blocks/sums.h"
+#include "schedule.h"
 #include "vectors.h"
 
 namespace onnx_cbp {
 
 bool BatchNormGrad(int x_type, int stats_type, const Executor& executor, const Layout& layout, const void* dy,
-                   const void* x, const void* scale, const void* mean, const void* inv_std, void* dx, void* scale_grad,
-                   void* bias_grad) {
+                   const void* y, const void* x, const void* scale, const void* mean, const void* inv_std, void* dx,
+                   void* scale_grad, void* bias_grad) {
   const size_t channels = static_cast<size_t>(layout.channels);
   const auto wide = [&](const void* vector) { return ToDouble(stats_type, vector, layout.channels); };
-  const std::vector<double> wide_mean = wide(mean), wide_inv_std = wide(inv_std);
+  const std::vector<double> gamma = wide(scale), center = wide(mean), s = wide(inv_std);
   std::vector<double> scale_sums(channels), bias_sums(channels);
-  if (!ChannelBackpropStats(x_type, kDouble, executor, layout, x, wide_mean.data(), wide_inv_std.data(), dy,
-                            scale_sums.data(), bias_sums.data())) {
-    return false;
-  }
-  FromDouble(scale_sums, stats_type, scale_grad);
-  FromDouble(bias_sums, stats_type, bias_grad);
-  return Backprop(x_type, stats_type, executor, layout, dy, x, wide(scale), wide_mean, wide_inv_std, scale_sums,
-                  bias_sums, layout.outer * layout.inner, dx);
+  const Partition partition(layout);
+  std::vector<Sums> partial(static_cast<size_t>(partition.parts()) * channels);
+  const double count = static_cast<double>(layout.outer * layout.inner);
+  const bool known = Dispatch(x_type, stats_type, [&](auto t, auto u) {
+    using T = decltype(t);
+    using V = ComputeType<T, decltype(u)>;
+    const T* const dys = static_cast<const T*>(dy);
+    const T* const ys = static_cast<const T*>(y);
+    const T* const xs = static_cast<const T*>(x);
+    std::vector<BackpropCoefficients<V>> coefficients(channels);
+    RunTwoSteps(
+        executor, partition, layout,
+        [&](int64_t task) {
+          const Block block = partition.block(task);
+          BlockSums(layout, block, xs, center.data(), dys, ys,
+                    partial.data() + partition.part(task) * layout.channels + block.channel_begin);
+        },
+        [&](int64_t begin, int64_t end) {
+          MergeSums(partition, layout, partial.data(), s.data(), begin, end, scale_sums.data(), bias_sums.data());
+          for (size_t c = static_cast<size_t>(begin); c < static_cast<size_t>(end); ++c) {
+            coefficients[c] =
+                MakeBackpropCoefficients<V>(gamma[c], center[c], s[c], scale_sums[c], bias_sums[c], count);
+          }
+        },
+        [&](int64_t task) {
+          const Block block = partition.block(task);
+          BackpropBlock(layout, block, coefficients.data() + block.channel_begin, dys, ys, xs, static_cast<T*>(dx));
+        });
+  });
+  return known && FromDouble(scale_sums, stats_type, scale_grad) && FromDouble(bias_sums, stats_type, bias_grad);
 }
 
 }  // namespace onnx_cbp

@@ -1,20 +1,51 @@
 #include "batch_norm_train.h"
 
-#include "channel_normalize.h"
-#include "channel_stats.h"
+#include <cmath>
+
+#include "blocks/moments.h"
+#include "blocks/normalize.h"
+#include "schedule.h"
 #include "vectors.h"
 
 namespace onnx_cbp {
 
 bool BatchNormTrain(int x_type, int stats_type, const Executor& executor, const Layout& layout, double epsilon,
-                    const void* x, const void* scale, const void* b, void* y, void* mean, void* var, int64_t* count) {
+                    bool relu, const void* x, const void* scale, const void* b, const BatchNormTrainOutputs& outputs) {
   const size_t channels = static_cast<size_t>(layout.channels);
-  std::vector<double> wide_mean(channels), wide_var(channels);
-  if (!ChannelStats(x_type, kDouble, executor, layout, x, wide_mean.data(), wide_var.data(), count)) return false;
-  FromDouble(wide_mean, stats_type, mean);
-  FromDouble(wide_var, stats_type, var);
-  return Normalize(x_type, stats_type, executor, layout, epsilon, x, ToDouble(stats_type, scale, layout.channels),
-                   ToDouble(stats_type, b, layout.channels), wide_mean, wide_var, y);
+  const std::vector<double> gamma = ToDouble(stats_type, scale, layout.channels);
+  const std::vector<double> beta = ToDouble(stats_type, b, layout.channels);
+  std::vector<double> mean(channels), var(channels), inv_std(channels);
+  const Partition partition(layout);
+  std::vector<Moments> partial(static_cast<size_t>(partition.parts()) * channels);
+  const bool known = Dispatch(x_type, stats_type, [&](auto t, auto u) {
+    using T = decltype(t);
+    using V = ComputeType<T, decltype(u)>;
+    std::vector<NormalizeCoefficients<V>> coefficients(channels);
+    RunTwoSteps(
+        executor, partition, layout,
+        [&](int64_t task) {
+          const Block block = partition.block(task);
+          BlockMoments(layout, block, static_cast<const T*>(x),
+                       partial.data() + partition.part(task) * layout.channels + block.channel_begin);
+        },
+        [&](int64_t begin, int64_t end) {
+          MergeMoments(partition, layout, partial.data(), begin, end, mean.data(), var.data());
+          for (size_t c = static_cast<size_t>(begin); c < static_cast<size_t>(end); ++c) {
+            inv_std[c] = 1.0 / std::sqrt(var[c] + epsilon);
+            coefficients[c] = MakeNormalizeCoefficients<V>(mean[c], inv_std[c], gamma[c], beta[c]);
+          }
+        },
+        [&](int64_t task) {
+          const Block block = partition.block(task);
+          NormalizeBlock(layout, block, coefficients.data() + block.channel_begin, static_cast<const T*>(x), relu,
+                         static_cast<T*>(outputs.y));
+        });
+  });
+  if (known && layout.empty()) {
+    for (double& value : inv_std) value = 1.0 / std::sqrt(epsilon);
+  }
+  return known && FromDouble(mean, stats_type, outputs.mean) && FromDouble(var, stats_type, outputs.var) &&
+         FromDouble(inv_std, stats_type, outputs.inv_std);
 }
 
 }  // namespace onnx_cbp

@@ -6,9 +6,17 @@
 
 namespace onnx_cbp {
 
-// ChannelStats and ChannelNormalize in one; y is made from mean and variance in double, before they are rounded to
-// the statistics type. False where a type is unknown.
+// Statistics of a batch and the batch normalised by them, in one pass over groups of channels. y is made from mean and
+// variance in double, before they are rounded to the statistics type. Outputs that are null are not written.
+struct BatchNormTrainOutputs {
+  void* y;
+  void* mean;
+  void* var;
+  void* inv_std;
+};
+
+// relu cuts off what is negative in y. False where a type is unknown.
 bool BatchNormTrain(int x_type, int stats_type, const Executor& executor, const Layout& layout, double epsilon,
-                    const void* x, const void* scale, const void* b, void* y, void* mean, void* var, int64_t* count);
+                    bool relu, const void* x, const void* scale, const void* b, const BatchNormTrainOutputs& outputs);
 
 }  // namespace onnx_cbp

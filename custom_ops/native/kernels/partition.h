@@ -62,6 +62,8 @@ class Partition {
   // Blocks that share a channel: their partial results are merged in the order of their numbers.
   int64_t parts() const { return outer_blocks_ * inner_blocks_; }
 
+  int64_t channel_blocks() const { return channel_blocks_; }
+
   int64_t part(int64_t task) const { return task / channel_blocks_; }
 
   Block block(int64_t task) const {

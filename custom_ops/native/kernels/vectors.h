@@ -19,11 +19,11 @@ inline std::vector<double> ToDouble(int type, const void* vector, int64_t size) 
   return wide;
 }
 
-// Rounds a vector to the type.
-inline void FromDouble(const std::vector<double>& wide, int type, void* vector) {
-  DispatchStatistics(type, [&](auto u) {
+// Rounds a vector to the type; a null one is not wanted. False where the type is unknown.
+inline bool FromDouble(const std::vector<double>& wide, int type, void* vector) {
+  return DispatchStatistics(type, [&](auto u) {
     auto* values = static_cast<decltype(u)*>(vector);
-    for (size_t i = 0; i < wide.size(); ++i) values[i] = static_cast<decltype(u)>(wide[i]);
+    for (size_t i = 0; values != nullptr && i < wide.size(); ++i) values[i] = static_cast<decltype(u)>(wide[i]);
   });
 }
 

@@ -112,6 +112,8 @@ Kernel::Kernel(const OpSpec& spec, int data_type, int statistics_type, const Ort
       attributes_.stash_type = Read(api.KernelInfoGetAttribute_int64, info, name, attributes_.stash_type, &wrong_type);
     } else if (own == "unbiased") {
       attributes_.unbiased = Read(api.KernelInfoGetAttribute_int64, info, name, attributes_.unbiased, &wrong_type);
+    } else if (own == "relu") {
+      attributes_.relu = Read(api.KernelInfoGetAttribute_int64, info, name, attributes_.relu, &wrong_type);
     } else if (own == "epsilon") {
       attributes_.epsilon = Read(api.KernelInfoGetAttribute_float, info, name, attributes_.epsilon, &wrong_type);
     } else if (own == "momentum") {

@@ -26,6 +26,7 @@ struct Attributes {
   float epsilon = 1e-5f;
   float momentum = 0.9f;
   int64_t unbiased = 0;
+  int64_t relu = 0;
 };
 
 struct Call {
@@ -81,6 +82,8 @@ extern const OpSpec kChannelBackprop;
 extern const OpSpec kChannelBackpropStatsGrad;
 extern const OpSpec kRunningStats;
 extern const OpSpec kBatchNormTrain;
+extern const OpSpec kBatchNormTrainUpdate;
 extern const OpSpec kBatchNormGrad;
+extern const OpSpec kBatchNormReluGrad;
 
 }  // namespace onnx_cbp

@@ -1,0 +1,61 @@
+"""BatchNormReluGrad: BatchNormGrad behind the gradient of a ReLU, in one op."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnx_cbp.custom_ops import bodies, formals
+from onnx_cbp.custom_ops.operator import Arrays, Layout, Operator, Tensor
+from onnx_cbp.custom_ops.ops import batch_norm_grad
+
+
+def _reference(
+    dY: np.ndarray,
+    Y: np.ndarray,
+    X: np.ndarray,
+    scale: np.ndarray,
+    mean: np.ndarray,
+    inv_std: np.ndarray,
+    *,
+    layout: Layout,
+) -> Arrays:
+    return batch_norm_grad.reference(np.where(Y > 0, dY, 0.0), X, scale, mean, inv_std, layout=layout)
+
+
+def _body(opset: int) -> str:
+    return (
+        bodies.CONSTANTS
+        + bodies.AS_PLANES
+        + bodies.planes("X", opset, like="scale")
+        + bodies.planes("Y", opset, like="scale")
+        + bodies.planes("dY", opset, like="scale").replace("dY_planes", "all_dY_planes")
+        + """
+    no_scale = Sub (scale, scale)
+    zero_column = Unsqueeze (no_scale, one)
+    passes = Greater (Y_planes, zero_column)
+    dY_planes = Where (passes, all_dY_planes, zero_column)
+"""
+        + batch_norm_grad.statements(opset)
+    )
+
+
+OPERATOR = Operator(
+    name="BatchNormReluGrad",
+    doc="""BatchNormGrad where the batch norm's result went through a ReLU: with Y the ReLU's result and dY its gradient,
+
+    dN = dY where Y > 0, else 0
+    scale_grad = sum(dN * x_hat),  bias_grad = sum(dN),  x_hat = (X - mean) * inv_std
+    dX = scale * inv_std * (dN - bias_grad / M - x_hat * scale_grad / M)""",
+    inputs=(
+        Tensor("dY", "T", "X", "Gradient of the loss with respect to the ReLU's result."),
+        Tensor("Y", "T", "X", "The ReLU's result."),
+        formals.X,
+        formals.SCALE,
+        formals.MEAN,
+        formals.INV_STD,
+    ),
+    outputs=(formals.DX, formals.SCALE_GRAD, formals.BIAS_GRAD),
+    attributes=(formals.AXIS,),
+    reference=_reference,
+    body=_body,
+)
