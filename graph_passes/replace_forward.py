@@ -1,6 +1,8 @@
-"""Replaces batch norms that train by ChannelStats, ChannelNormalize and RunningStats."""
+"""Replaces batch norms that train by ops of ours."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -14,16 +16,30 @@ from onnx_cbp.graph_passes.types import Types
 
 
 class ReplaceForwardPass(InPlacePass):
-    """Every `ForwardSite` becomes channel ops.
+    """Every `ForwardSite` becomes ops of ours.
+
+    With `one_pass`, for replicas that do not synchronise:
+
+        Y, mean, inv_std, updated_mean, updated_var = BatchNormTrainUpdate(X, scale, B, running_mean, running_var)
+        Y, mean, var, count = BatchNormTrain(X, scale, B)      where the running statistics are not asked for
+
+    Without it, in the steps between which statistics can be synchronised:
 
         mean, var, count = ChannelStats(X)
         Y = ChannelNormalize(X, scale, B, mean, var)
         updated = RunningStats(running, batch, count)          for mean and variance, where something reads it
-        InPlaceAccumulatorV2(running, updated, overwrite)      where the node wrote its running statistics in place
+
+    Either way, where the node wrote its running statistics in place:
+
+        InPlaceAccumulatorV2(running, updated, overwrite)
 
     The running statistics are written by a node of their own, after everything that reads them: an op that aliases
     them would bring back the wrong outputs that ONNX Runtime computes where equal initializers were merged.
     """
+
+    def __init__(self, *, one_pass: bool = False) -> None:
+        super().__init__()
+        self._one_pass = one_pass
 
     def call(self, model: ir.Model) -> PassResult:
         """Rewrite the model in place."""
@@ -32,7 +48,7 @@ class ReplaceForwardPass(InPlacePass):
         modified = False
         for site in find_sites(model):
             if isinstance(site, ForwardSite):
-                _replace(site, names, types, writes)
+                _replace(site, names, types, writes, self._one_pass)
                 modified = True
         if modified:
             import_domain(model)
@@ -72,52 +88,113 @@ class _InPlaceWrites:
         self._writers[running, graph] = writer
 
 
-def _replace(site: ForwardSite, names: Names, types: Types, writes: _InPlaceWrites) -> None:
+@dataclass(frozen=True)
+class _Running:
+    """A running statistic that a site updates.
+
+    Attributes:
+        name: "running_mean" or "running_var".
+        before: the value before the step, in its own type.
+        updated: the site's value after the step, if it has one.
+        written: the caller's array is written in place.
+    """
+
+    name: str
+    before: ir.Value
+    updated: ir.Value | None
+    written: bool
+
+
+def _running(site: ForwardSite) -> list[_Running]:
+    """The running statistics of a site that something asks for."""
+    result = []
+    for name, before, updated in (
+        ("running_mean", site.running_mean, site.updated_mean),
+        ("running_var", site.running_var, site.updated_var),
+    ):
+        if before is not None:
+            written = site.updates_in_place and is_parameter(before)
+            if written or is_used(updated):
+                result.append(_Running(name, before, updated, written))
+    return result
+
+
+def _replace(site: ForwardSite, names: Names, types: Types, writes: _InPlaceWrites, one_pass: bool) -> None:
     splice = Splice(site.node, names, types)
+    running = _running(site)
+    if one_pass and len(running) == 2 and not is_used(site.saved_var):
+        _in_one(site, splice, types, writes, running)
+    else:
+        _in_steps(site, splice, types, writes, running, one_pass)
+    splice.commit()
+
+
+def _in_one(site: ForwardSite, splice: Splice, types: Types, writes: _InPlaceWrites, running: list[_Running]) -> None:
+    dtype = statistics_type(site.scale, types)
+    vector = site.scale.shape
+    before = [splice.cast(_latest(each, splice, writes), dtype, each.name) for each in running]
+    Y, mean, inv_std, *updated = splice.channel_op(
+        "BatchNormTrainUpdate",
+        (site.X, splice.cast(site.scale, dtype, "scale"), splice.cast(site.B, dtype, "B"), *before),
+        (
+            ("Y", site.X.dtype, site.X.shape),
+            ("mean", dtype, vector),
+            ("inv_std", dtype, vector),
+            ("updated_running_mean", dtype, vector),
+            ("updated_running_var", dtype, vector),
+        ),
+        axis=site.axis,
+        epsilon=site.epsilon,
+        momentum=site.momentum,
+        unbiased=0,  # ONNX, and ONNX Runtime, keep the biased variance
+        relu=0,
+    )
+    splice.hand_over(site.Y, Y)
+    splice.hand_over(site.saved_mean, mean)
+    splice.hand_over(site.saved_inv_std, inv_std)
+    for each, new in zip(running, updated, strict=True):
+        _keep(each, new, splice, writes)
+
+
+def _in_steps(
+    site: ForwardSite,
+    splice: Splice,
+    types: Types,
+    writes: _InPlaceWrites,
+    running: list[_Running],
+    one_pass: bool,
+) -> None:
     dtype = statistics_type(site.scale, types)
     vector = site.scale.shape
     scale = splice.cast(site.scale, dtype, "scale")
     B = splice.cast(site.B, dtype, "B")
-    mean, var, count = splice.channel_op(
-        "ChannelStats",
-        (site.X,),
-        (
-            ("mean", dtype, vector),
-            ("var", dtype, vector),
-            ("count", ir.DataType.INT64, ir.Shape([])),
-        ),
-        axis=site.axis,
-        stash_type=dtype.value,
-    )
-    (Y,) = splice.channel_op(
-        "ChannelNormalize",
-        (site.X, scale, B, mean, var),
-        (("Y", site.X.dtype, site.X.shape),),
-        axis=site.axis,
-        epsilon=site.epsilon,
-    )
+    results = (("mean", dtype, vector), ("var", dtype, vector), ("count", ir.DataType.INT64, ir.Shape([])))
+    normal = ("Y", site.X.dtype, site.X.shape)
+    if one_pass:
+        Y, mean, var, count = splice.channel_op(
+            "BatchNormTrain", (site.X, scale, B), (normal, *results), axis=site.axis, epsilon=site.epsilon
+        )
+    else:
+        mean, var, count = splice.channel_op("ChannelStats", (site.X,), results, axis=site.axis, stash_type=dtype.value)
+        (Y,) = splice.channel_op(
+            "ChannelNormalize", (site.X, scale, B, mean, var), (normal,), axis=site.axis, epsilon=site.epsilon
+        )
     splice.hand_over(site.Y, Y)
     splice.hand_over(site.saved_mean, mean)
     splice.hand_over(site.saved_var, var)
     if is_used(site.saved_inv_std):
         splice.hand_over(site.saved_inv_std, _inv_std(splice, var, site.epsilon))
-    for name, running, batch, updated in (
-        ("running_mean", site.running_mean, mean, site.updated_mean),
-        ("running_var", site.running_var, var, site.updated_var),
-    ):
-        written = site.updates_in_place and running is not None and is_parameter(running)
-        if running is not None and (written or is_used(updated)):
-            _update(
-                splice,
-                name,
-                running,
-                batch,
-                count,
-                updated,
-                site.momentum,
-                writes if written else None,
-            )
-    splice.commit()
+    for each in running:
+        batch = mean if each.name == "running_mean" else var
+        before = splice.cast(_latest(each, splice, writes), dtype, each.name)
+        (new,) = splice.channel_op(
+            "RunningStats",
+            (before, batch, count),
+            ((f"updated_{each.name}", dtype, batch.shape),),
+            momentum=site.momentum,
+            unbiased=0,  # ONNX, and ONNX Runtime, keep the biased variance
+        )
+        _keep(each, new, splice, writes)
 
 
 def is_parameter(running: ir.Value) -> bool:
@@ -136,37 +213,23 @@ def _inv_std(splice: Splice, var: ir.Value, epsilon: float) -> ir.Value:
     return inv_std
 
 
-def _update(
-    splice: Splice,
-    name: str,
-    running: ir.Value,
-    batch: ir.Value,
-    count: ir.Value,
-    updated: ir.Value | None,
-    momentum: float,
-    writes: _InPlaceWrites | None,
-) -> None:
-    dtype = batch.dtype
-    assert dtype is not None
-    before = running if writes is None else writes.latest(running, splice.node.graph)
-    (new,) = splice.channel_op(
-        "RunningStats",
-        (splice.cast(before, dtype, name), batch, count),
-        ((f"updated_{name}", dtype, batch.shape),),
-        momentum=momentum,
-        unbiased=0,  # ONNX, and ONNX Runtime, keep the biased variance
-    )
-    if running.dtype is not None:
-        new = splice.cast(new, running.dtype, f"updated_{name}_as_before")
-    new = splice.hand_over(updated, new)
-    if writes is not None:
-        overwrite = splice.constant(f"{name}_overwrite", ir.tensor(np.array([True])))
+def _latest(running: _Running, splice: Splice, writes: _InPlaceWrites) -> ir.Value:
+    return writes.latest(running.before, splice.node.graph) if running.written else running.before
+
+
+def _keep(running: _Running, new: ir.Value, splice: Splice, writes: _InPlaceWrites) -> None:
+    """Give the updated statistic to whoever reads it, and write it in place where the site did."""
+    if running.before.dtype is not None:
+        new = splice.cast(new, running.before.dtype, f"updated_{running.name}_as_before")
+    new = splice.hand_over(running.updated, new)
+    if running.written:
+        overwrite = splice.constant(f"{running.name}_overwrite", ir.tensor(np.array([True])))
         (done,) = splice.add(
             "InPlaceAccumulatorV2",
-            (running, new, overwrite),
-            ((f"{name}_written", ir.DataType.BOOL, ir.Shape([1])),),
+            (running.before, new, overwrite),
+            ((f"{running.name}_written", ir.DataType.BOOL, ir.Shape([1])),),
             domain="com.microsoft",
         )
         writer = done.producer()
         assert writer is not None
-        writes.move(running, splice.node.graph, writer)
+        writes.move(running.before, splice.node.graph, writer)

@@ -16,6 +16,7 @@ from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes import (
     AttachFunctionsPass,
     BackwardSite,
+    FoldReluPass,
     ForwardSite,
     LeftAlone,
     ReplaceBackwardPass,
@@ -75,6 +76,8 @@ def rewrite(
     model: ModelSource,
     *,
     portable: bool = False,
+    one_pass: bool = True,
+    fold_relu: bool = True,
     synchronize: bool = False,
     data_parallel: bool = False,
 ) -> onnx.ModelProto:
@@ -87,6 +90,10 @@ def rewrite(
     Args:
         model: a model or the path of one; it is not changed.
         portable: attach the ops' function bodies, so that the model also runs where no library of ours is.
+        one_pass: do statistics and normalisation in one op, and the two backward steps in one, with less memory traffic
+            and fewer nodes. Without it they are the ops that statistics can be synchronised between.
+        fold_relu: fold a Relu into the one-pass op before it, and its gradient into that op's, where nothing else reads
+            the value in between. Only with one_pass.
         synchronize: not available yet.
         data_parallel: not available yet.
 
@@ -108,7 +115,9 @@ def rewrite(
             _log.info("node '%s' (%s) is left alone: %s", label(site.node), site.form, site.reason)
     if all(isinstance(site, LeftAlone) for site in sites):
         _log.warning("nothing to rewrite: the model has no batch norm that trains")
-    passes: list[InPlacePass] = [ReplaceForwardPass(), ReplaceBackwardPass()]
+    passes: list[InPlacePass] = [ReplaceForwardPass(one_pass=one_pass), ReplaceBackwardPass(one_pass=one_pass)]
+    if one_pass and fold_relu:
+        passes.append(FoldReluPass())
     if portable:
         passes.append(AttachFunctionsPass())
     modified = False
@@ -162,22 +171,21 @@ def _explain(site: Site) -> str:
     if isinstance(site, LeftAlone):
         return f"left alone: {site.reason}"
     if isinstance(site, BackwardSite):
-        return "ChannelBackpropStats" + (" + ChannelBackprop" if site.dX is not None else "")
-    explanation = "ChannelStats + ChannelNormalize"
-    return explanation + _running_statistics(site)
+        return "gradients by onnx_cbp ops" + ("" if site.dX is not None else "; nothing asks for that of the input")
+    return "batch statistics and normalisation by onnx_cbp ops; " + _running_statistics(site)
 
 
 def _running_statistics(site: ForwardSite) -> str:
     running = site.running_mean
     if running is None:
-        return ""
+        return "it has no running statistics"
     if site.updates_in_place and is_parameter(running):
-        return " + RunningStats, written in place"
+        return "running statistics are updated in place"
     if is_used(site.updated_mean) or is_used(site.updated_var):
-        return " + RunningStats"
+        return "running statistics go on being outputs"
     if site.updates_in_place:
         return (
-            f"; running statistics '{running.name}' are constants of the graph, so no step can keep them: "
+            f"running statistics '{running.name}' are constants of the graph, so no step can keep them: "
             "name them in frozen_params when you generate the artifacts"
         )
-    return "; running statistics are not outputs of the graph, so nothing keeps them"
+    return "running statistics are not outputs of the graph, so nothing keeps them"

@@ -41,7 +41,7 @@ def _body(opset: int) -> str:
 
 OPERATOR = Operator(
     name="BatchNormReluGrad",
-    doc="""BatchNormGrad where the batch norm's result went through a ReLU: with Y the ReLU's result and dY its gradient,
+    doc="""BatchNormGrad behind the gradient of a ReLU; Y is the ReLU's result and dY its gradient:
 
     dN = dY where Y > 0, else 0
     scale_grad = sum(dN * x_hat),  bias_grad = sum(dN),  x_hat = (X - mean) * inv_std

@@ -1,4 +1,4 @@
-"""BatchNormTrainUpdate: everything a batch norm does forward in one training step, for replicas that do not synchronise."""
+"""BatchNormTrainUpdate: all that a batch norm does forward in a step, for replicas that do not synchronise."""
 
 from __future__ import annotations
 

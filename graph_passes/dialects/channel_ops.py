@@ -7,7 +7,14 @@ import onnx_ir as ir
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.graph_passes.sites import LeftAlone, Site
 
-_ONE_A_SITE = {"ChannelNormalize": "forward", "ChannelBackpropStats": "backward"}
+_ONE_A_SITE = {
+    "ChannelNormalize": "forward",
+    "BatchNormTrain": "forward",
+    "BatchNormTrainUpdate": "forward",
+    "ChannelBackpropStats": "backward",
+    "BatchNormGrad": "backward",
+    "BatchNormReluGrad": "backward",
+}
 
 
 def recognise(node: ir.Node, opset: int) -> Site | None:  # noqa: ARG001 - one signature for every dialect

@@ -80,3 +80,13 @@ def _backward(node: ir.Node) -> Site:
         scale_grad=optional_output(node, 1),
         bias_grad=optional_output(node, 2),
     )
+
+
+def relu_gradient(node: ir.Node) -> tuple[ir.Value, ir.Value] | None:
+    """(dY, Y) of the gradient of a Relu with the result Y; None if the node is none."""
+    if (node.domain, node.op_type) != (DOMAIN, "ReluGrad") or first_missing(node, ("dY", "Y")):
+        return None
+    dY, Y = node.inputs[:2]
+    assert dY is not None
+    assert Y is not None
+    return dY, Y

@@ -11,9 +11,23 @@ from onnx_cbp.cli.progress import steps
 @click.argument("model", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), required=True, metavar="OUT", help="File to write; may be MODEL.")
 @click.option("--portable", is_flag=True, help="Attach function bodies: OUT also runs where onnx-cbp is not installed.")
+@click.option(
+    "--one-pass/--no-one-pass",
+    default=True,
+    help="One op for statistics and normalisation (the default), or the ops between which to synchronise.",
+)
+@click.option("--fold-relu/--no-fold-relu", default=True, help="Fold a Relu into the one-pass op before it.")
 @click.option("--synchronize", is_flag=True, help="Take batch statistics over all replicas.")
 @click.option("--data-parallel", is_flag=True, help="Sum the gradients over all replicas.")
-def rewrite(model: str, output: str, portable: bool, synchronize: bool, data_parallel: bool) -> None:
+def rewrite(
+    model: str,
+    output: str,
+    portable: bool,
+    one_pass: bool,
+    fold_relu: bool,
+    synchronize: bool,
+    data_parallel: bool,
+) -> None:
     """Put channel ops in the place of every batch norm of MODEL that trains, and write the result to OUT.
 
     OUT is written whole or not at all. A model with nothing to rewrite comes out unchanged.
@@ -28,7 +42,14 @@ def rewrite(model: str, output: str, portable: bool, synchronize: bool, data_par
         source = load_model(model)
         next(step)
         findings = onnx_cbp.inspect(source)
-        result = onnx_cbp.rewrite(source, portable=portable, synchronize=synchronize, data_parallel=data_parallel)
+        result = onnx_cbp.rewrite(
+            source,
+            portable=portable,
+            one_pass=one_pass,
+            fold_relu=fold_relu,
+            synchronize=synchronize,
+            data_parallel=data_parallel,
+        )
         bodies = len(result.functions) - len(source.functions)
         next(step)
         save_model(result, output)

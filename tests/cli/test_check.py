@@ -90,7 +90,7 @@ def test_json(run, forward, tmp_path):
     ],
 )
 def test_a_wrong_model(run, forward, tmp_path, op_type, attribute, value, wrong):
-    model = onnx_cbp.rewrite(forward)
+    model = onnx_cbp.rewrite(forward, one_pass=False)
     _attribute(model, op_type, attribute).f = value
     (out,) = _save(tmp_path, out=model)
     result = run("check", forward, out, "--json")
@@ -104,7 +104,7 @@ def test_a_wrong_model(run, forward, tmp_path, op_type, attribute, value, wrong)
 
 
 def test_the_tolerance_can_be_chosen(run, forward, tmp_path):
-    model = onnx_cbp.rewrite(forward)
+    model = onnx_cbp.rewrite(forward, one_pass=False)
     _attribute(model, "ChannelNormalize", "epsilon").f = 0.003
     (out,) = _save(tmp_path, out=model)
     assert run("check", forward, out).exit_code == 1
@@ -341,7 +341,7 @@ class TestTrainingArtifacts:
         assert wrong == {"mean", "var"}
 
     def test_a_wrong_gradient(self, artifact):
-        model = onnx_cbp.rewrite(artifact)
+        model = onnx_cbp.rewrite(artifact, one_pass=False)
         node = next(n for n in model.graph.node if n.op_type == "ChannelBackprop")
         node.input[2] = "beta"  # instead of the scale
         wrong = {d.name for d in compare(artifact, model) if not d.within()}

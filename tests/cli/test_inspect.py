@@ -34,7 +34,7 @@ def test_a_table_and_one_line(run, mixed):
     assert result.exit_code == 0
     assert result.stderr == ""
     lines = result.stdout.splitlines()
-    assert any("trains" in line and "[N,3,4]" in line and "ChannelStats" in line for line in lines)
+    assert any("trains" in line and "[N,3,4]" in line and "onnx_cbp ops" in line for line in lines)
     assert any("frozen" in line and "left alone" in line for line in lines)
     assert lines[-1] == "2 batch norm nodes: 1 would be rewritten, 1 left alone"
 

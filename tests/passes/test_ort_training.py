@@ -45,14 +45,15 @@ def test_the_result_is_a_valid_model():
 
 
 @pytest.mark.training
+@pytest.mark.parametrize("one_pass", [True, False])
 @pytest.mark.parametrize("backend", ["python", NATIVE, "portable"])
-def test_results_gradients_and_running_statistics_are_the_originals(backend):
+def test_results_gradients_and_running_statistics_are_the_originals(backend, one_pass):
     model = parse(TRAINING)
     want = _step(model, None)
     if backend == "portable":
-        got = _step(onnx_cbp.rewrite(model, portable=True), None)
+        got = _step(onnx_cbp.rewrite(model, portable=True, one_pass=one_pass), None)
     else:
-        got = _step(onnx_cbp.rewrite(model), backend)
+        got = _step(onnx_cbp.rewrite(model, one_pass=one_pass), backend)
     for ours, theirs in zip(got, want, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=2e-6, atol=2e-6 * np.abs(theirs).max())
     assert np.abs(want[-1] - _feeds()["running_var"]).max() > 0.05, "the step moved them"
@@ -91,7 +92,7 @@ agraph (float[N, 3] x, float[3] gamma, float[3] beta, float[3] running_mean, flo
 
 
 def test_layers_that_share_running_statistics_write_them_once():
-    rewritten = onnx_cbp.rewrite(parse(SHARED))
+    rewritten = onnx_cbp.rewrite(parse(SHARED), one_pass=False)
     onnx.checker.check_model(rewritten, full_check=True)
     types = op_types(rewritten)
     assert types.count("RunningStats") == 4
@@ -99,9 +100,10 @@ def test_layers_that_share_running_statistics_write_them_once():
 
 
 @pytest.mark.training
-def test_layers_that_share_running_statistics_update_them_one_after_the_other():
+@pytest.mark.parametrize("one_pass", [True, False])
+def test_layers_that_share_running_statistics_update_them_one_after_the_other(one_pass):
     results = []
-    for model, backend in ((parse(SHARED), None), (onnx_cbp.rewrite(parse(SHARED)), "auto")):
+    for model, backend in ((parse(SHARED), None), (onnx_cbp.rewrite(parse(SHARED), one_pass=one_pass), "auto")):
         feeds = _feeds()
         feeds = {name: value for name, value in feeds.items() if name != "y_grad"}
         feeds["x"] = feeds["x"].reshape(-1, 3)
@@ -169,7 +171,7 @@ def test_inference_form_is_left_alone():
 
 def test_double_models_get_double_statistics():
     model = parse(TRAINING.replace("float[", "double["))
-    rewritten = onnx_cbp.rewrite(model)
+    rewritten = onnx_cbp.rewrite(model, one_pass=False)
     onnx.checker.check_model(rewritten, full_check=True)
     (stats,) = [n for n in rewritten.graph.node if n.op_type == "ChannelStats"]
     assert {a.name: a.i for a in stats.attribute}["stash_type"] == onnx.TensorProto.DOUBLE
@@ -179,3 +181,59 @@ def test_rewritten_batch_norms_are_still_listed():
     findings = onnx_cbp.inspect(onnx_cbp.rewrite(parse(TRAINING)))
     assert [f.form for f in findings] == ["onnx_cbp ops (forward)", "onnx_cbp ops (backward)"]
     assert all("already" in f.explanation for f in findings)
+
+
+RELU = """
+<ir_version: 8, opset_import: ["" : 15, "com.microsoft" : 1]>
+agraph (float[N, 3, H, W] x, float[3] gamma, float[3] beta, float[3] running_mean, float[3] running_var,
+        float[N, 3, H, W] y_grad)
+    => (float[N, 3, H, W] y, float[N, 3, H, W] x_grad, float[3] gamma_grad, float[3] beta_grad)
+{
+    n, new_mean, new_var, saved_mean, saved_inv_std =
+        com.microsoft.BatchNormInternal <momentum: float = 0.8> (x, gamma, beta, running_mean, running_var)
+    y = Relu (n)
+    n_grad = com.microsoft.ReluGrad (y_grad, y)
+    x_grad, gamma_grad, beta_grad =
+        com.microsoft.BatchNormalizationGrad <epsilon: float = 0.00001> (n_grad, x, gamma, saved_mean, saved_inv_std)
+}
+"""
+
+
+def test_a_relu_is_folded_both_ways():
+    rewritten = onnx_cbp.rewrite(parse(RELU))
+    onnx.checker.check_model(rewritten, full_check=True)
+    types = op_types(rewritten)
+    assert "Relu" not in types
+    assert "ReluGrad" not in types
+    assert types.count("BatchNormReluGrad") == types.count("BatchNormTrainUpdate") == 1
+    assert [o.name for o in rewritten.graph.output] == ["y", "x_grad", "gamma_grad", "beta_grad"]
+    assert onnx_cbp.rewrite(rewritten) == rewritten
+    assert {"Relu", "ReluGrad"} <= set(op_types(onnx_cbp.rewrite(parse(RELU), fold_relu=False)))
+    assert {"Relu", "ReluGrad"} <= set(op_types(onnx_cbp.rewrite(parse(RELU), one_pass=False)))
+
+
+@pytest.mark.training
+@pytest.mark.parametrize("backend", ["python", NATIVE])
+def test_folding_changes_no_bit(backend):
+    folded = _step(onnx_cbp.rewrite(parse(RELU)), backend)
+    unfolded = _step(onnx_cbp.rewrite(parse(RELU), fold_relu=False), backend)
+    for one, two in zip(folded, unfolded, strict=True):
+        np.testing.assert_array_equal(one, two)
+    original = _step(parse(RELU), None)
+    for ours, theirs in zip(folded, original, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=5e-6, atol=5e-6 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize(
+    ("reader", "kept"),
+    [
+        ("z = Neg (n)", {"Relu"}),  # something else reads the value between batch norm and Relu
+        ("z = Neg (n_grad)", {"ReluGrad"}),  # and between their gradients
+    ],
+)
+def test_a_relu_whose_neighbour_is_read_elsewhere_stays(reader, kept):
+    text = RELU.replace("float[3] beta_grad)", "float[3] beta_grad, float[N, 3, H, W] z)").replace(
+        "saved_inv_std)\n}", f"saved_inv_std)\n    {reader}\n}}"
+    )
+    types = set(op_types(onnx_cbp.rewrite(parse(text))))
+    assert {"Relu", "ReluGrad"} & types == kept

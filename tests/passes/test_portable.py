@@ -20,7 +20,7 @@ def test_bodies_are_attached_only_when_asked_for():
 
 
 def test_a_rewritten_model_can_be_made_portable_afterwards():
-    rewritten = onnx_cbp.rewrite(parse(FORWARD))
+    rewritten = onnx_cbp.rewrite(parse(FORWARD), one_pass=False)
     portable = onnx_cbp.rewrite(rewritten, portable=True)
     assert {f.name for f in portable.functions} == {
         "ChannelStats",
