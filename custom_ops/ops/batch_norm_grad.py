@@ -13,9 +13,10 @@ def reference(
     dY: np.ndarray, X: np.ndarray, scale: np.ndarray, mean: np.ndarray, inv_std: np.ndarray, *, layout: Layout
 ) -> Arrays:
     """Compute dX, scale_grad and bias_grad in float64: X and dY as [outer, channels, inner]."""
-    sums = channel_backprop_stats.reference(X, mean, inv_std, dY, layout=layout)
+    scale_grad, bias_grad = channel_backprop_stats.reference(X, mean, inv_std, dY, layout=layout)
     count = np.asarray(layout.count, np.int64)
-    return (*channel_backprop.reference(dY, X, scale, mean, inv_std, *sums, count, layout=layout), *sums)
+    (dX,) = channel_backprop.reference(dY, X, scale, mean, inv_std, scale_grad, bias_grad, count, layout=layout)
+    return dX, scale_grad, bias_grad
 
 
 def statements(opset: int) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from onnx_cbp.graph_passes.sites import ForwardSite, LeftAlone
+
 
 def optional_input(node: ir.Node, index: int) -> ir.Value | None:
     """Input `index`, None where it is absent or empty."""
@@ -36,3 +38,40 @@ def attribute(node: ir.Node, name: str, default: int | float) -> int | float:
 def refers_to_function_attribute(node: ir.Node) -> str | None:
     """The first attribute whose value a model-local function takes from its caller; it is not known here."""
     return next((name for name, value in node.attributes.items() if value.is_ref()), None)
+
+
+def forward_site(
+    node: ir.Node,
+    form: str,
+    *,
+    saved_var: ir.Value | None = None,
+    saved_inv_std: ir.Value | None = None,
+    updates_in_place: bool = False,
+) -> ForwardSite | LeftAlone:
+    """A site of a node whose inputs and first four outputs are those of ONNX's BatchNormalization in training form."""
+    missing = first_missing(node, ("X", "scale", "B", "input_mean", "input_var"))
+    if missing or optional_output(node, 0) is None:
+        return LeftAlone(node, form, f"'{missing or 'Y'}' is missing: the model is not valid")
+    X, scale, B, running_mean, running_var = node.inputs[:5]
+    assert X is not None
+    assert scale is not None
+    assert B is not None
+    return ForwardSite(
+        node=node,
+        form=form,
+        axis=1,
+        epsilon=attribute(node, "epsilon", 1e-5),
+        momentum=attribute(node, "momentum", 0.9),
+        X=X,
+        scale=scale,
+        B=B,
+        running_mean=running_mean,
+        running_var=running_var,
+        Y=node.outputs[0],
+        updated_mean=optional_output(node, 1),
+        updated_var=optional_output(node, 2),
+        saved_mean=optional_output(node, 3),
+        saved_var=saved_var,
+        saved_inv_std=saved_inv_std,
+        updates_in_place=updates_in_place,
+    )

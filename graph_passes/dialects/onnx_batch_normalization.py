@@ -6,13 +6,11 @@ import onnx_ir as ir
 
 from onnx_cbp.graph_passes.dialects._reading import (
     attribute,
-    first_missing,
+    forward_site,
     optional_output,
     refers_to_function_attribute,
 )
-from onnx_cbp.graph_passes.sites import ForwardSite, LeftAlone, Site
-
-_INPUTS = ("X", "scale", "B", "input_mean", "input_var")
+from onnx_cbp.graph_passes.sites import LeftAlone, Site
 
 
 def recognise(node: ir.Node, opset: int) -> Site | None:
@@ -28,35 +26,10 @@ def recognise(node: ir.Node, opset: int) -> Site | None:
     form = f"BatchNormalization-{opset} ({sign})"
     if not training:
         return LeftAlone(node, form, "it normalises with running statistics: there is nothing to train")
-    missing = first_missing(node, _INPUTS)
-    if missing or optional_output(node, 0) is None:
-        return LeftAlone(node, form, f"'{missing or 'Y'}' is missing: the model is not valid ONNX")
     if opset < 9 and not attribute(node, "spatial", 1):
         reason = "spatial = 0 asks for statistics of every single activation: only those of a channel are supported"
         return LeftAlone(node, form, reason)
-    X, scale, B, running_mean, running_var = node.inputs[:5]
-    assert X is not None
-    assert scale is not None
-    assert B is not None
-    return ForwardSite(
-        node=node,
-        form=form,
-        axis=1,
-        epsilon=attribute(node, "epsilon", 1e-5),
-        momentum=attribute(node, "momentum", 0.9),
-        X=X,
-        scale=scale,
-        B=B,
-        running_mean=running_mean,
-        running_var=running_var,
-        Y=node.outputs[0],
-        updated_mean=optional_output(node, 1),
-        updated_var=optional_output(node, 2),
-        saved_mean=optional_output(node, 3),
-        saved_var=optional_output(node, 4),
-        saved_inv_std=None,
-        updates_in_place=False,
-    )
+    return forward_site(node, form, saved_var=optional_output(node, 4))
 
 
 def _trains(node: ir.Node, opset: int) -> tuple[bool, str]:

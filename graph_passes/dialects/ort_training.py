@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnx_cbp.graph_passes.dialects._reading import attribute, first_missing, optional_output
-from onnx_cbp.graph_passes.sites import BackwardSite, ForwardSite, LeftAlone, Site
+from onnx_cbp.graph_passes.dialects._reading import attribute, first_missing, forward_site, optional_output
+from onnx_cbp.graph_passes.sites import BackwardSite, LeftAlone, Site
 
 DOMAIN = "com.microsoft"
-_FORWARD_INPUTS = ("X", "scale", "B", "input_mean", "input_var")
 _BACKWARD_INPUTS = ("dY", "X", "scale", "saved_mean", "saved_inv_std")
 
 
@@ -25,35 +24,10 @@ def recognise(node: ir.Node, opset: int) -> Site | None:  # noqa: ARG001 - one s
 
 def _forward(node: ir.Node) -> Site:
     form = "BatchNormInternal"
-    missing = first_missing(node, _FORWARD_INPUTS)
-    if missing or optional_output(node, 0) is None:
-        return LeftAlone(node, form, f"'{missing or 'Y'}' is missing: the model is not valid")
     if not attribute(node, "training_mode", 1):
         return LeftAlone(node, form, "it normalises with running statistics: there is nothing to train")
-    X, scale, B, running_mean, running_var = node.inputs[:5]
-    assert X is not None
-    assert scale is not None
-    assert B is not None
-    # By position: the third output's formal name is saved_var in one place and saved_inv_std in another; it is 1 / std.
-    return ForwardSite(
-        node=node,
-        form=form,
-        axis=1,
-        epsilon=attribute(node, "epsilon", 1e-5),
-        momentum=attribute(node, "momentum", 0.9),
-        X=X,
-        scale=scale,
-        B=B,
-        running_mean=running_mean,
-        running_var=running_var,
-        Y=node.outputs[0],
-        updated_mean=optional_output(node, 1),
-        updated_var=optional_output(node, 2),
-        saved_mean=optional_output(node, 3),
-        saved_var=None,
-        saved_inv_std=optional_output(node, 4),
-        updates_in_place=True,
-    )
+    # By position: the last output's formal name is saved_var in one place and saved_inv_std in another; it is 1 / std.
+    return forward_site(node, form, saved_inv_std=optional_output(node, 4), updates_in_place=True)
 
 
 def _backward(node: ir.Node) -> Site:

@@ -52,11 +52,13 @@ def _assert_same_steps(artifacts, batches, folder, backend="auto", **options):
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("rank", [2, 3, 4, 5])
-def test_networks_made_up_on_the_spot(rank, seed, tmp_path):
+@pytest.mark.parametrize("one_pass", [True, False])
+def test_networks_made_up_on_the_spot(one_pass, rank, seed, tmp_path):
     seed = 100 * rank + seed
     print(f"seed {seed}")
     network = random_network(seed, rank)
-    _assert_same_steps(generate(network, tmp_path), random_batches(network, STEPS, seed), tmp_path)
+    batches = random_batches(network, STEPS, seed)
+    _assert_same_steps(generate(network, tmp_path), batches, tmp_path, one_pass=one_pass)
 
 
 @pytest.mark.parametrize("rank", [2, 4])
