@@ -72,11 +72,14 @@ def test_double(backend, name):
 @pytest.mark.parametrize("data", ["float16", "bfloat16", "float32", "float64"])
 def test_native_types(data, statistics, name):
     skip_where_types_are_refused(name, data, statistics)
-    case = make_case(name, (3, 5, 4, 7), data=data, statistics=statistics)
-    for formal, got, want in zip(case.operator.outputs, run(case, "native"), exact(case), strict=True):
-        # Each result is rounded once, to its own type.
-        tolerance = TOLERANCE["native", data if formal.type == "T" else statistics]
-        np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * np.abs(want).max(), err_msg=formal.name)
+    for shape, axis in SHAPES:
+        case = make_case(name, shape, axis=axis, data=data, statistics=statistics)
+        for formal, got, want in zip(case.operator.outputs, run(case, "native"), exact(case), strict=True):
+            # Each result is rounded once, to its own type.
+            tolerance = TOLERANCE["native", data if formal.type == "T" else statistics]
+            bound = tolerance * max(np.abs(want).max(initial=0.0), 1e-3)
+            message = f"{formal.name} of {shape}, axis {axis}"
+            np.testing.assert_allclose(got, want, rtol=0, atol=bound, err_msg=message)
 
 
 @pytest.mark.parametrize("opset", [13, 14, 15, 16, 18, 20])

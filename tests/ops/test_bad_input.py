@@ -163,3 +163,13 @@ def test_the_schema_refuses_what_it_does_not_know():
     node.attribute.append(helper.make_attribute("nonsense", 1))
     with pytest.raises(onnx.checker.ValidationError, match="nonsense"):
         onnx.checker.check_model(model)
+
+
+@pytest.mark.parametrize("data", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", [n for n, op in OPERATORS.items() if op.has_data])
+def test_python_ops_refuse_16_bit_data_when_the_session_is_made(name, data):
+    # At run time such a tensor would end the process.
+    with pytest.raises(Exception, match=name) as caught:
+        session(op_model(make_case(name, (2, 3, 4), data=data)), "python")
+    assert "16" in str(caught.value)
+    assert "\n" not in str(caught.value).strip()

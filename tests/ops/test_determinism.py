@@ -7,7 +7,7 @@ import pytest
 
 from onnx_cbp.custom_ops import OPERATORS
 from onnx_cbp.custom_ops.library import call_native
-from support.ops import make_case, op_model, run, session
+from support.ops import feeds_of, make_case, op_model, run, session
 
 pytestmark = pytest.mark.native
 
@@ -25,11 +25,24 @@ SHAPES = [
 @pytest.mark.parametrize("name", OPERATORS)
 def test_bit_identical_for_every_number_of_threads(name, shape, axis):
     case = make_case(name, shape, axis=axis)
+    _assert_same_bits(case)
+    want = run(case, "native", threads=1)
+    for got, expected in zip(call_native(case.operator, case.inputs, case.attributes), want, strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("data", ["float16", "bfloat16", "float64"])
+@pytest.mark.parametrize("name", OPERATORS)
+def test_bit_identical_for_every_type(name, data):
+    statistics = "float64" if data == "float64" else "float32"
+    for shape, axis in (((5, 12, 60, 61), 1), ((3000, 40), -1)):
+        _assert_same_bits(make_case(name, shape, axis=axis, data=data, statistics=statistics))
+
+
+def _assert_same_bits(case):
     want = run(case, "native", threads=1)
     for threads in (2, 3, 4):
         runner = session(op_model(case), "native", threads=threads)
         for _ in range(3):
-            for got, expected in zip(runner.run(None, case.feeds), want, strict=True):
+            for got, expected in zip(runner.run(None, feeds_of(case)), want, strict=True):
                 np.testing.assert_array_equal(got, expected)
-    for got, expected in zip(call_native(case.operator, case.inputs, case.attributes), want, strict=True):
-        np.testing.assert_array_equal(got, expected)
