@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 
 from onnx_cbp.custom_ops.operator import STRUCTURAL_ATTRIBUTES, Arrays, Binding, Operator
 from onnx_cbp.errors import OnnxCbpError
@@ -84,7 +84,7 @@ def _arguments(
 ) -> list[Any]:
     """Types, sizes, attributes, inputs, outputs: the order of every function in c_api.h."""
     formals = zip(operator.inputs + operator.outputs, (*inputs, *outputs), strict=True)
-    numbers = {t.type: onnx.helper.np_dtype_to_tensor_dtype(value.dtype) for t, value in formals}
+    numbers = {t.type: ir.DataType.from_numpy(value.dtype).value for t, value in formals}
     arguments: list[Any] = [ctypes.c_int(numbers[name]) for name in ("T", "U") if name in numbers]
     arguments += [ctypes.c_int64(size) for size in binding.sizes]
     stored = operator.as_stored(attributes)
