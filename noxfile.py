@@ -57,12 +57,12 @@ def test(session: nox.Session, environment: str) -> None:
 def exchange(session: nox.Session) -> None:
     """Run in every environment what every other one rewrote; after the tests, in their environments."""
     for environment in ENVIRONMENTS:
-        python = ROOT / ".nox" / f"test-{environment}" / "bin" / "python"
-        if not python.exists():
+        pytest = ROOT / ".nox" / f"test-{environment}" / "bin" / "pytest"
+        if not pytest.exists():
             session.warn(f"'{environment}' is not to be had here")
             continue
         env = {"ONNX_CBP_EXCHANGE": str(EXCHANGE)}
-        session.run(str(python), "-m", "pytest", "tests/exchange", env=env, external=True)
+        session.run(str(pytest), "tests/exchange", env=env, external=True)
 
 
 @nox.session

@@ -28,7 +28,7 @@ if(NOT ONNX_CBP_HEADERS)
     execute_process(COMMAND sh "${CMAKE_CURRENT_LIST_DIR}/get_onnxruntime_headers.sh" "${_fetched}"
                     RESULT_VARIABLE _result)
     if(NOT _result EQUAL 0)
-      message(FATAL_ERROR " ONNX Runtime's headers are missing and could not be fetched: set ONNXRUNTIME_INCLUDE_DIR to a folder with onnxruntime_cxx_api.h, or apt-get install libonnxruntime-dev, or install the pure-Python package with: pip install . -C cmake.define.ONNX_CBP_NATIVE=OFF")
+      message(FATAL_ERROR " ONNX Runtime's headers are missing and could not be fetched: set ONNXRUNTIME_INCLUDE_DIR to a folder with onnxruntime_cxx_api.h, or install Debian's libonnxruntime-dev (trixie or newer), or install the pure-Python package with: pip install . --config-settings=cmake.define.ONNX_CBP_NATIVE=OFF")
     endif()
   endif()
   set(ONNX_CBP_HEADERS "${_fetched}" CACHE PATH "" FORCE)

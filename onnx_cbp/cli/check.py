@@ -18,8 +18,8 @@ _TOO_FAR_APART = 1
 
 
 @click.command(short_help="Compare what two models compute.")
-@click.argument("model", type=click.Path())
-@click.argument("out", type=click.Path())
+@click.argument("model", type=click.Path(readable=False))
+@click.argument("out", type=click.Path(readable=False))
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random inputs.")
 @click.option(
     "--batch", type=click.IntRange(min=1), default=8, show_default=True, help="What symbolic dimensions become."

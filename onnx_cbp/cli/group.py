@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import logging
@@ -49,8 +50,9 @@ class OneLineErrors(click.Group):
         except OnnxCbpError as error:
             _fail(str(error))
         except OSError as error:
-            if error.errno == errno.EPIPE:
-                _reader_went_away()
+            _discard_output()
+            if error.errno == errno.EPIPE:  # `onnx-cbp ... | head`: the reader has what it wants
+                sys.exit(1)
             where = f"'{error.filename}': " if error.filename else ""
             _fail(f"{where}{error.strerror or error}")
         except MemoryError:
@@ -67,7 +69,7 @@ def _fail(message: str, status: int = BAD_INPUT) -> NoReturn:
     sys.exit(status)
 
 
-def _reader_went_away() -> NoReturn:
-    """`onnx-cbp ... | head`: say nothing, also when Python flushes stdout at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(1)
+def _discard_output() -> None:
+    """Let what stdout could not take be lost: Python would flush it at its end, fail again and say so."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -10,7 +10,7 @@ from onnx_cbp.cli.progress import steps
 
 
 @click.command(short_help="Show the batch norms of a model.")
-@click.argument("model", type=click.Path())
+@click.argument("model", type=click.Path(readable=False))
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON document instead of a table.")
 def inspect(model: str, as_json: bool) -> None:
     """Show the batch norms of MODEL, and what rewrite would do to each or why not.

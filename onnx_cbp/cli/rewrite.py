@@ -8,8 +8,10 @@ from onnx_cbp.cli.progress import steps
 
 
 @click.command(short_help="Put channel ops in the place of batch norms.")
-@click.argument("model", type=click.Path())
-@click.option("-o", "--output", type=click.Path(), required=True, metavar="OUT", help="File to write; may be MODEL.")
+@click.argument("model", type=click.Path(readable=False))
+@click.option(
+    "-o", "--output", type=click.Path(readable=False), required=True, metavar="OUT", help="File to write; may be MODEL."
+)
 @click.option("--portable", is_flag=True, help="Attach function bodies: OUT also runs where onnx-cbp is not installed.")
 @click.option(
     "--one-pass/--no-one-pass",

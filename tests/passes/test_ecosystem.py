@@ -78,6 +78,8 @@ def test_mixed_types(kinds):
     model = parse(text)
     rewritten = rewrite(model)
     onnx.checker.check_model(rewritten, full_check=True)
+    if data == "float16" and not _native():
+        pytest.skip("Python ops serve float and double; this installation has no native library")
     dtypes = {"float": np.float32, "double": np.float64, "float16": np.float16}
     feeds = _feeds()
     feeds = {n: v.astype(dtypes[data] if n == "x" else dtypes[parameters]) for n, v in feeds.items()}
