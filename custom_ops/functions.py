@@ -16,7 +16,7 @@ def make_function(operator: Operator, opset: int) -> onnx.FunctionProto:
     Below opset 15, which brought CastLike, the body serves float data with float statistics only.
 
     Raises:
-        OnnxCbpError: the opset is older than the oldest that bodies are written for (14).
+        OnnxCbpError: the opset is older than the oldest that bodies are written for (13).
     """
     if opset < OLDEST_OPSET:
         raise OnnxCbpError(

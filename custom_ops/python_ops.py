@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import threading
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,9 @@ from onnx_cbp.custom_ops.operator import DOMAIN, STATISTICS_TYPES, Arrays, Opera
 from onnx_cbp.custom_ops.ops import OPERATORS
 from onnx_cbp.errors import OnnxCbpError
 
+_lock = threading.Lock()
 _log = logging.getLogger("onnx_cbp")
-_first_error: list[Exception] = []
+_first_error: list[BaseException] = []
 
 
 def compute(operator: Operator, *inputs: np.ndarray, **attributes: Any) -> Arrays:
@@ -43,9 +45,12 @@ def raise_python_op_error() -> None:
 
     Raises:
         OnnxCbpError: the error, in one line.
+        KeyboardInterrupt: the op was interrupted.
     """
     if _first_error:
         error = _first_error.pop()
+        if not isinstance(error, Exception):
+            raise error
         raise OnnxCbpError(str(error)) from error
 
 
@@ -53,7 +58,7 @@ def _guarded(operator: Operator, *inputs: np.ndarray, **attributes: Any) -> Any:
     try:
         _check_stash_type(inputs, attributes)
         results = compute(operator, *inputs, **attributes)
-    except Exception as error:  # nothing may leave a Python op
+    except BaseException as error:  # nothing may leave a Python op, not even KeyboardInterrupt
         if not _first_error:
             _first_error.append(error)
         _log.error("%s; this Python op returns NaN", error)
@@ -81,9 +86,14 @@ def _not_a_number(operator: Operator, inputs: tuple[np.ndarray, ...]) -> Arrays:
     )
 
 
-@functools.cache
 def define_python_ops() -> None:
     """Define every op with onnxruntime-extensions, overloaded by type. Done once a process."""
+    with _lock:  # functools.cache lets two threads in
+        _define()
+
+
+@functools.cache
+def _define() -> None:
     from onnxruntime_extensions import PyCustomOpDef, onnx_op
 
     numbers = {"float": PyCustomOpDef.dt_float, "double": PyCustomOpDef.dt_double}

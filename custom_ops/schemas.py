@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import onnx
@@ -10,6 +11,8 @@ from onnx.defs import OpSchema
 
 from onnx_cbp.custom_ops.operator import DOMAIN, OPSET_VERSION, Operator, Tensor
 from onnx_cbp.custom_ops.ops import OPERATORS
+
+_lock = threading.Lock()
 
 _TYPES = {
     "T": ["tensor(float16)", "tensor(bfloat16)", "tensor(float)", "tensor(double)"],
@@ -46,9 +49,10 @@ def make_schema(operator: Operator) -> OpSchema:
 
 def register_schemas() -> None:
     """Register every schema of the domain with onnx. Safe to call twice."""
-    for operator in OPERATORS.values():
-        if not onnx.defs.has(operator.name, DOMAIN):
-            onnx.defs.register_schema(make_schema(operator))
+    with _lock:
+        for operator in OPERATORS.values():
+            if not onnx.defs.has(operator.name, DOMAIN):
+                onnx.defs.register_schema(make_schema(operator))
 
 
 def _infer(operator: Operator, context: Any) -> None:

@@ -9,11 +9,15 @@ import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
 
 from onnx_cbp.graph_passes.dialects import DIALECTS
+from onnx_cbp.graph_passes.dialects._reading import WrongAttributeError
 from onnx_cbp.graph_passes.scopes import scopes
 from onnx_cbp.graph_passes.sites import BackwardSite, ForwardSite, LeftAlone, Site
 from onnx_cbp.graph_passes.types import Types
 
 DATA_TYPES = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
+_CAST_FIRST = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+_CAST_TO_NUMBER_SINCE = 6
 
 
 def find_sites(model: ir.Model) -> Iterator[Site]:
@@ -36,16 +40,26 @@ def _nodes(model: ir.Model) -> Iterator[tuple[ir.Node, int]]:
             yield node, imports.get(node.domain, 1)
 
 
-def _site(node: ir.Node, opset: int, types: Types) -> Site | None:
+def recognise(node: ir.Node, opset: int) -> Site | None:
+    """The batch norm that a node is in some dialect, whether its values can be taken or not; None if it is none."""
     for dialect in DIALECTS:
-        site = dialect.recognise(node, opset)
-        if site is None:
-            continue
-        if isinstance(site, LeftAlone):
+        try:
+            site = dialect.recognise(node, opset)
+        except WrongAttributeError as error:
+            return LeftAlone(node, node.op_type, str(error))
+        if site is not None:
             return site
-        reason = _obstacle(site, types)
-        return site if reason is None else LeftAlone(node, site.form, reason)
     return None
+
+
+def _site(node: ir.Node, opset: int, types: Types) -> Site | None:
+    site = recognise(node, opset)
+    if site is None or isinstance(site, LeftAlone):
+        return site
+    reason = _obstacle(site, types)
+    if reason is None and opset < _CAST_TO_NUMBER_SINCE and types.of(site.scale) in _CAST_FIRST:
+        reason = f"'{site.scale.name}' has a 16-bit type, which opset {opset} cannot cast: convert to opset 6 or newer"
+    return site if reason is None else LeftAlone(node, site.form, reason)
 
 
 def _obstacle(site: ForwardSite | BackwardSite, types: Types) -> str | None:

@@ -40,6 +40,8 @@ def _only_reader(value: ir.Value) -> ir.Node | None:
 
 
 def _fold_forward(node: ir.Node) -> bool:
+    if node.attributes["relu"].as_int():
+        return False
     relu = _only_reader(node.outputs[0])
     if relu is None or (relu.domain, relu.op_type) != ("", "Relu") or relu.graph is not node.graph:
         return False
@@ -48,6 +50,8 @@ def _fold_forward(node: ir.Node) -> bool:
     after.replace_all_uses_with(before, replace_graph_outputs=True)
     before.type, before.shape = after.type or before.type, after.shape or before.shape
     before.metadata_props.update(after.metadata_props)
+    before.meta.update(after.meta)
+    node.metadata_props.update(relu.metadata_props)
     name, after.name = after.name, None
     assert relu.graph is not None
     relu.graph.remove(relu, safe=True)

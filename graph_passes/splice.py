@@ -122,6 +122,7 @@ class Splice:
             new.shape = old.shape if old.shape is not None else new.shape
             new.doc_string = old.doc_string
             new.metadata_props.update(old.metadata_props)
+            new.meta.update(old.meta)  # onnx-ir keeps quantization annotations there
             name, old.name = old.name, None
             new.name = name
         holder.remove(self.node, safe=True)

@@ -1,4 +1,4 @@
-"""Batch-norm training on ONNX Runtime: right, fast and synchronized."""
+"""Batch-norm training on ONNX Runtime: right and fast."""
 
 try:
     from onnx_cbp.custom_ops.library import get_library_path

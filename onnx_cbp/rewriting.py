@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass
 
+from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.custom_ops.schemas import register_schemas
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes import (
@@ -18,6 +19,7 @@ from onnx_cbp.graph_passes import (
     BackwardSite,
     FoldReluPass,
     ForwardSite,
+    InlineFunctionsPass,
     LeftAlone,
     ReplaceBackwardPass,
     ReplaceForwardPass,
@@ -68,6 +70,7 @@ def inspect(model: ModelSource) -> list[Finding]:
         OnnxCbpError: the file cannot be read, or the model is not valid ONNX.
     """
     analysed = _to_ir(_read(model))
+    InlineFunctionsPass()(analysed)
     infer_shapes(analysed)  # for the reader
     return [_finding(site) for site in find_sites(analysed)]
 
@@ -109,12 +112,14 @@ def rewrite(
             raise OnnxCbpError(f"{name}=True is not available in this version of onnx-cbp")
     source = _read(model)
     result = _to_ir(source)
+    InlineFunctionsPass()(result)
     sites = list(find_sites(result))
     for site in sites:
         if isinstance(site, LeftAlone):
             _log.info("node '%s' (%s) is left alone: %s", label(site.node), site.form, site.reason)
     if all(isinstance(site, LeftAlone) for site in sites):
-        _log.warning("nothing to rewrite: the model has no batch norm that trains")
+        done = any(site.form.startswith(DOMAIN) for site in sites)
+        _log.warning("nothing to rewrite: %s", "it is done" if done else "the model has no batch norm that trains")
     passes: list[InPlacePass] = [ReplaceForwardPass(one_pass=one_pass), ReplaceBackwardPass(one_pass=one_pass)]
     if one_pass and fold_relu:
         passes.append(FoldReluPass())
@@ -136,6 +141,9 @@ def _read(model: ModelSource) -> onnx.ModelProto:
 
 
 def _to_ir(model: onnx.ModelProto) -> ir.Model:
+    _refuse_sparse_subgraphs(model.graph)
+    serde = logging.getLogger("onnx_ir.serde")
+    disabled, serde.disabled = serde.disabled, True  # it does not know sparse initializers, and says so of each use
     try:
         return ir.from_proto(model)
     except Exception as error:  # onnx-ir wraps whatever it meets
@@ -144,10 +152,29 @@ def _to_ir(model: onnx.ModelProto) -> ir.Model:
             cause = cause.__cause__
         reason = " ".join(str(cause).split())
         raise OnnxCbpError(f"the model is not valid ONNX: {reason}") from error
+    finally:
+        serde.disabled = disabled
+
+
+def _refuse_sparse_subgraphs(graph: onnx.GraphProto) -> None:
+    """Raise for what onnx-ir would lose: a sparse initializer anywhere but in the main graph."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            for subgraph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                if subgraph.sparse_initializer:
+                    name = subgraph.sparse_initializer[0].values.name
+                    raise OnnxCbpError(
+                        f"node '{node.name or node.output[0]}' has a subgraph with the sparse initializer '{name}', "
+                        "which a rewrite cannot keep: make it dense"
+                    )
+                _refuse_sparse_subgraphs(subgraph)
 
 
 def _to_proto(result: ir.Model, source: onnx.ModelProto) -> onnx.ModelProto:
-    model = ir.to_proto(result)
+    try:
+        model = ir.to_proto(result)
+    except Exception as error:  # onnx-ir wraps whatever it meets
+        raise OnnxCbpError(f"the model is not valid ONNX: {' '.join(str(error).split())}") from error
     # onnx-ir does not carry these two; a rewrite never touches what they hold.
     model.training_info.extend(source.training_info)
     model.graph.sparse_initializer.extend(source.graph.sparse_initializer)

@@ -27,12 +27,24 @@ def first_missing(node: ir.Node, names: tuple[str, ...]) -> str | None:
     return None
 
 
+class WrongAttributeError(ValueError):
+    """An attribute has another type than the op gives it."""
+
+
 def attribute(node: ir.Node, name: str, default: int | float) -> int | float:
-    """An int or float attribute, or its default."""
+    """An int or float attribute, or its default.
+
+    Raises:
+        WrongAttributeError: the attribute has another type.
+    """
     value = node.attributes.get(name)
     if value is None:
         return default
-    return value.as_int() if isinstance(default, int) else value.as_float()
+    try:
+        return value.as_int() if isinstance(default, int) else value.as_float()
+    except TypeError:
+        kind = "INT" if isinstance(default, int) else "FLOAT"
+        raise WrongAttributeError(f"attribute '{name}' has type {value.type.name}, expected {kind}") from None
 
 
 def refers_to_function_attribute(node: ir.Node) -> str | None:

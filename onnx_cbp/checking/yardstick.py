@@ -25,7 +25,7 @@ def as_meant(
     still reads it. Such statistics are copied first. Unlike merging by the optimiser, this cannot be switched off.
     """
     reads = Counter(name for holder in _holders(graph) for n in holder.node for name in n.input)
-    if not any(reads[n.input[i]] > 1 for h in _holders(graph) for n in h.node for i in _written(n)):
+    if not any(reads[n.input[i]] > 1 for h in _holders(graph) for n in h.node for i in _written(n, h)):
         return source
     model = onnx.ModelProto()
     model.CopyFrom(source if isinstance(source, onnx.ModelProto) else load_model(source))
@@ -37,7 +37,7 @@ def as_meant(
 def _copy_statistics(holder: _Holder, prefix: str) -> None:
     result: list[onnx.NodeProto] = []
     for node in holder.node:
-        for index in _written(node):
+        for index in _written(node, holder):
             own = f"{prefix}/{len(result)}"
             # Not Identity: ONNX Runtime lets its output be its input.
             result.append(onnx.helper.make_node("Concat", [node.input[index]], [own], axis=0))
@@ -48,8 +48,12 @@ def _copy_statistics(holder: _Holder, prefix: str) -> None:
     holder.node.extend(copies)
 
 
-def _written(node: onnx.NodeProto) -> tuple[int, ...]:
+def _written(node: onnx.NodeProto, holder: _Holder) -> tuple[int, ...]:
     """The inputs that ONNX Runtime writes over although the model does not say so."""
+    if node.domain == "com.microsoft" and node.op_type == "BatchNormInternal":
+        # What the caller feeds is meant to be written; a constant may be another input's as well.
+        fed = {value if isinstance(value, str) else value.name for value in holder.input}
+        return tuple(index for index in _STATISTICS if node.input[index] not in fed)
     training = any(a.name == "training_mode" and a.i for a in node.attribute)
     return _STATISTICS if is_standard(node) and node.op_type == "BatchNormalization" and training else ()
 

@@ -20,7 +20,7 @@ __all__ = ["cli", "main"]
 @click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
 @version_option
 def cli() -> None:
-    """Batch-norm training on ONNX Runtime: right, fast and synchronized.
+    """Batch-norm training on ONNX Runtime: right and fast.
 
     Exit status: 0 success, 1 a check that failed, 2 bad input, 130 interrupted.
     """

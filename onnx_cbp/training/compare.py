@@ -180,7 +180,7 @@ def compare_steps(
             for name, value in after.items()
             if not (np.array_equal(value, before[name]) and np.array_equal(other_after[name], before[name]))
         }
-        _keep_largest(result.statistics, gradient_differences(written, other_after, 0.0))
+        _keep_largest(result.statistics, gradient_differences(written, other_after, negligible))
         original.optimizer.step()
     return result
 

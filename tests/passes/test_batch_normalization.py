@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -176,16 +179,104 @@ def test_model_local_functions(kind, portable):
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
-def test_a_function_that_is_called_with_several_types_is_left_alone():
+NESTED = """
+<ir_version: 8, opset_import: ["" : 17, "local" : 1]>
+agraph (float[N, 2] x, float[2] s, float[2] b, float[2] m, float[2] v) => (float[N, 2] y)
+{
+    y = local.outer (x, s, b, m, v)
+}
+<domain: "local", opset_import: ["" : 17, "local" : 1]>
+outer (x, s, b, m, v) => (y)
+{
+    y0 = local.inner <mode = 1> (x, s, b, m, v)
+    y1 = local.inner <mode = 1> (y0, s, b, m, v)
+    y = Relu (y1)
+}
+<domain: "local", opset_import: ["" : 17]>
+inner <mode> (x, s, b, m, v) => (y)
+{
+    y, nm, nv = BatchNormalization <training_mode: int = @mode> (x, s, b, m, v)
+}"""
+
+
+@pytest.mark.parametrize("one_pass", [True, False])
+def test_functions_in_functions_that_give_the_training_mode(one_pass):
+    model = parse(NESTED)
+    assert [f.rewritten for f in onnx_cbp.inspect(model)] == [True, True]
+    rewritten = onnx_cbp.rewrite(model, one_pass=one_pass)
+    onnx.checker.check_model(rewritten, full_check=True)
+    _assert_same_results(model, rewritten, "auto", tolerance=1e-5)
+
+
+def test_a_function_that_is_called_with_several_types():
     model = parse(FUNCTION)
     call = model.graph.node[0]
-    for name in call.input:
-        model.graph.node.append(helper.make_node("Cast", [name], [f"{name}_d"], to=onnx.TensorProto.DOUBLE))
+    for name in list(call.input):
+        cast = helper.make_node("Cast", [name], [f"{name}_d"], to=onnx.TensorProto.DOUBLE)
+        model.graph.node.insert(0, cast)
     inputs = [f"{name}_d" for name in call.input]
     model.graph.node.append(helper.make_node("block", inputs, ["z"], domain="local"))
+    model.graph.output.append(helper.make_tensor_value_info("z", onnx.TensorProto.DOUBLE, ["N", 2]))
+    rewritten = onnx_cbp.rewrite(model)
+    onnx.checker.check_model(rewritten, full_check=True)
+    _assert_same_results(model, rewritten, "auto", tolerance=1e-5)
+
+
+def test_functions_without_a_batch_norm_that_trains_stay():
+    model = parse(FUNCTION.replace("training_mode: int = 1", "training_mode: int = 0").replace("n, nm, nv", "n"))
+    assert onnx_cbp.rewrite(model) == model
+
+
+def test_an_attribute_of_another_type_is_named():
+    model = parse(FORWARD)
+    (momentum,) = [a for a in model.graph.node[0].attribute if a.name == "momentum"]
+    momentum.CopyFrom(helper.make_attribute("momentum", 1))
     (finding,) = onnx_cbp.inspect(model)
-    assert not finding.rewritten
-    assert "'s' is not known" in finding.explanation
+    assert "'momentum' has type INT, expected FLOAT" in finding.explanation
+
+
+def test_a_sparse_initializer_in_a_subgraph_is_not_lost():
+    branch = helper.make_graph([helper.make_node("Identity", ["w"], ["t"])], "b", [], [])
+    branch.output.append(helper.make_tensor_value_info("t", onnx.TensorProto.FLOAT, [3]))
+    values = onnx.numpy_helper.from_array(np.ones(1, np.float32), "w")
+    indices = onnx.numpy_helper.from_array(np.zeros(1, np.int64), "w_indices")
+    branch.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [3]))
+    model = parse(FORWARD)
+    model.graph.input.append(helper.make_tensor_value_info("c", onnx.TensorProto.BOOL, []))
+    node = helper.make_node("If", ["c"], ["z"], name="choice", then_branch=branch, else_branch=branch)
+    model.graph.node.append(node)
+    with pytest.raises(onnx_cbp.OnnxCbpError, match=r"'choice'.*sparse initializer 'w'"):
+        onnx_cbp.rewrite(model)
+
+
+def test_quantization_annotations_stay():
+    model = parse(FORWARD)
+    for name in ("x", "y"):
+        annotation = model.graph.quantization_annotation.add(tensor_name=name)
+        annotation.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value="gamma")
+    kept = {a.tensor_name for a in onnx_cbp.rewrite(model).graph.quantization_annotation}
+    assert kept == {"x", "y"}
+
+
+def test_rewriting_in_many_threads():
+    # In a process of its own: schemas are registered once a process.
+    script = """
+import threading, onnx_cbp
+from support.models import FORWARD, parse
+errors = []
+def work():
+    try:
+        onnx_cbp.rewrite(parse(FORWARD))
+    except Exception as error:
+        errors.append(error)
+threads = [threading.Thread(target=work) for _ in range(8)]
+[t.start() for t in threads]
+[t.join() for t in threads]
+assert not errors, errors
+"""
+    tests = Path(__file__).parent.parent
+    for _ in range(3):
+        subprocess.run([sys.executable, "-c", script], cwd=tests, check=True)
 
 
 @pytest.mark.parametrize(

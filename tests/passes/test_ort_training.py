@@ -237,3 +237,17 @@ def test_a_relu_whose_neighbour_is_read_elsewhere_stays(reader, kept):
     )
     types = set(op_types(onnx_cbp.rewrite(parse(text))))
     assert {"Relu", "ReluGrad"} & types == kept
+
+
+def test_only_one_of_two_relus_is_folded():
+    text = RELU.replace("    y = Relu (n)\n", "    r = Relu (n)\n    y = Relu (r)\n")
+    rewritten = onnx_cbp.rewrite(parse(text))
+    assert op_types(rewritten).count("Relu") == 1
+    assert onnx_cbp.rewrite(rewritten) == rewritten
+
+
+def test_the_metadata_of_a_folded_relu_stays():
+    model = parse(RELU)
+    model.graph.node[1].metadata_props.add(key="pkg", value="layer1.relu")
+    (node,) = [n for n in onnx_cbp.rewrite(model).graph.node if n.op_type == "BatchNormTrainUpdate"]
+    assert {p.key: p.value for p in node.metadata_props} == {"pkg": "layer1.relu"}

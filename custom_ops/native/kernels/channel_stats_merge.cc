@@ -9,7 +9,9 @@ namespace onnx_cbp {
 bool ChannelStatsMerge(int stats_type, int64_t replicas, int64_t channels, const void* mean, const void* var,
                        const int64_t* count, void* merged_mean, void* merged_var, int64_t* merged_count) {
   int64_t total = 0;
-  for (int64_t r = 0; r < replicas; ++r) total += count[r];
+  for (int64_t r = 0; r < replicas; ++r) {
+    if (__builtin_add_overflow(total, count[r], &total)) total = INT64_MAX;  // not to be had; but no negative count
+  }
   *merged_count = total;
   return DispatchStatistics(stats_type, [&](auto u) {
     using U = decltype(u);
