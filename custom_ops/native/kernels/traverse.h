@@ -49,4 +49,12 @@ std::vector<V> RepeatForRow(const Layout& layout, const Block& block, const V* p
   return row;
 }
 
+// The same of one member of a channel's coefficients: rows of members of their own are what vectors are loaded from.
+template <typename C, typename V>
+std::vector<V> RepeatForRow(const Layout& layout, const Block& block, const C* per_channel, V C::* member) {
+  std::vector<V> row(static_cast<size_t>(block.channels() * layout.inner));
+  for (size_t i = 0; i < row.size(); ++i) row[i] = per_channel[static_cast<int64_t>(i) / layout.inner].*member;
+  return row;
+}
+
 }  // namespace onnx_cbp

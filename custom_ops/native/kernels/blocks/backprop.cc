@@ -10,19 +10,27 @@ namespace {
 template <typename T, typename V, typename Mask>
 ONNX_CBP_CLONES void Map(const Layout& layout, const Block& block, const BackpropCoefficients<V>* coefficients,
                          const T* dy, Mask mask, const T* x, T* dx) {
-  const auto element = [&](int64_t at, const BackpropCoefficients<V>& k) {
+  using K = BackpropCoefficients<V>;
+  const auto element = [&](int64_t at, V center, V through_var, V through_mean, V slope) {
     const V gradient = mask(static_cast<V>(Load(dy[at])), at);
-    Store(k.slope * (gradient - k.through_mean - (static_cast<V>(Load(x[at])) - k.center) * k.through_var), &dx[at]);
+    Store(slope * (gradient - through_mean - (static_cast<V>(Load(x[at])) - center) * through_var), &dx[at]);
   };
   if (MapsByRow(layout)) {
-    const auto row = RepeatForRow(layout, block, coefficients);
+    const std::vector<V> center = RepeatForRow(layout, block, coefficients, &K::center);
+    const std::vector<V> through_var = RepeatForRow(layout, block, coefficients, &K::through_var);
+    const std::vector<V> through_mean = RepeatForRow(layout, block, coefficients, &K::through_mean);
+    const std::vector<V> slope = RepeatForRow(layout, block, coefficients, &K::slope);
     ForEachRow(layout, block, [&](int64_t offset) {
-      for (size_t i = 0; i < row.size(); ++i) element(offset + static_cast<int64_t>(i), row[i]);
+      for (size_t i = 0; i < center.size(); ++i) {
+        element(offset + static_cast<int64_t>(i), center[i], through_var[i], through_mean[i], slope[i]);
+      }
     });
   } else {
     ForEachPlane(layout, block, [&](int64_t c, int64_t offset) {
-      const BackpropCoefficients<V> k = coefficients[c];
-      for (int64_t i = 0; i < block.inner(); ++i) element(offset + i, k);
+      const K k = coefficients[c];
+      for (int64_t i = 0; i < block.inner(); ++i) {
+        element(offset + i, k.center, k.through_var, k.through_mean, k.slope);
+      }
     });
   }
 }

@@ -9,24 +9,27 @@ namespace {
 template <bool kRelu, typename T, typename V>
 ONNX_CBP_CLONES void Map(const Layout& layout, const Block& block, const NormalizeCoefficients<V>* coefficients,
                          const T* x, T* y) {
-  const auto element = [](V value, const NormalizeCoefficients<V>& k) {
-    const V normal = (value - k.center) * k.slope + k.offset;
+  using K = NormalizeCoefficients<V>;
+  const auto element = [](V value, V center, V slope, V offset) {
+    const V normal = (value - center) * slope + offset;
     // Written so that NaN stays NaN, as in ONNX's Relu.
     return kRelu && normal < V(0) ? V(0) : normal;
   };
   if (MapsByRow(layout)) {
-    const auto row = RepeatForRow(layout, block, coefficients);
+    const std::vector<V> center = RepeatForRow(layout, block, coefficients, &K::center);
+    const std::vector<V> slope = RepeatForRow(layout, block, coefficients, &K::slope);
+    const std::vector<V> shift = RepeatForRow(layout, block, coefficients, &K::offset);
     ForEachRow(layout, block, [&](int64_t offset) {
       const T* in = x + offset;
       T* out = y + offset;
-      for (size_t i = 0; i < row.size(); ++i) Store(element(Load(in[i]), row[i]), &out[i]);
+      for (size_t i = 0; i < center.size(); ++i) Store(element(Load(in[i]), center[i], slope[i], shift[i]), &out[i]);
     });
   } else {
     ForEachPlane(layout, block, [&](int64_t c, int64_t offset) {
-      const NormalizeCoefficients<V> k = coefficients[c];
+      const K k = coefficients[c];
       const T* in = x + offset;
       T* out = y + offset;
-      for (int64_t i = 0; i < block.inner(); ++i) Store(element(Load(in[i]), k), &out[i]);
+      for (int64_t i = 0; i < block.inner(); ++i) Store(element(Load(in[i]), k.center, k.slope, k.offset), &out[i]);
     });
   }
 }
