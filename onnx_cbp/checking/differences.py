@@ -15,7 +15,7 @@ FLOOR = 0.01
 
 _NOISE_MARGIN = 3
 
-_TOLERANCES = {"float64": 1e-4, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
+_TOLERANCES = {"float64": 1e-9, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Difference:
 
 
 def default_tolerance(dtype: str) -> float:
-    """How much results of a type may differ, relatively: 1e-4 for float and double, more for the short types."""
+    """How much results of a type may differ, relatively: 1e-9 for double, 1e-4 for float, more for the short types."""
     return _TOLERANCES.get(dtype, 0.0)
 
 
