@@ -8,6 +8,7 @@ from types import FrameType
 
 import click
 
+from onnx_cbp.cli.bench import bench
 from onnx_cbp.cli.check import check
 from onnx_cbp.cli.group import OneLineErrors
 from onnx_cbp.cli.inspect import inspect
@@ -29,6 +30,7 @@ def cli() -> None:
 cli.add_command(inspect)
 cli.add_command(rewrite)
 cli.add_command(check)
+cli.add_command(bench)
 
 
 def main() -> None:

@@ -1,0 +1,55 @@
+"""Inputs for the kernels of one shape, in files that every process reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from onnx_cbp.bench.kernels import EPSILON
+from onnx_cbp.bench.shapes import Shape
+
+#: Names of the inputs with the shape of X; all others are a vector of channels, or the count.
+DATA = ("X", "dY", "Y")
+
+
+def statistics_type(data: str) -> str:
+    """The type of scale, B and the statistics."""
+    return "float64" if data == "float64" else "float32"
+
+
+def write_inputs(shape: Shape, data: str, seed: int, folder: Path) -> dict[str, Path]:
+    """Random inputs; statistics belong to X as they do in a network, and half of Y is zero."""
+    rng = np.random.default_rng(seed)
+    axis = shape.axis % len(shape.dimensions)
+    others = tuple(i for i in range(len(shape.dimensions)) if i != axis)
+    channels = shape.channels
+    X = rng.standard_normal(shape.dimensions, np.float32)
+    X *= 2
+    X += 0.5
+    X = X.astype(data)
+    mean = X.mean(axis=others, dtype=np.float64)
+    var = X.var(axis=others, dtype=np.float64)
+    centred = X - np.expand_dims(mean.astype(data), others)
+    values = {
+        "X": X,
+        "dY": rng.standard_normal(shape.dimensions, np.float32).astype(data),
+        "Y": np.maximum(centred, 0, out=centred),
+        "scale": rng.normal(1.0, 0.3, channels),
+        "B": rng.normal(0.0, 0.5, channels),
+        "mean": mean,
+        "var": var,
+        "inv_std": 1.0 / np.sqrt(var + EPSILON),
+        "scale_grad": rng.normal(0.0, 5.0, channels),
+        "bias_grad": rng.normal(0.0, 5.0, channels),
+        "running_mean": rng.normal(0.0, 1.0, channels),
+        "running_var": rng.uniform(0.5, 2.0, channels),
+        "count": np.array(shape.elements // channels, np.int64),
+    }
+    paths = {}
+    for name, value in values.items():
+        if name not in (*DATA, "count"):
+            value = value.astype(statistics_type(data))
+        paths[name] = folder / f"{name}.npy"
+        np.save(paths[name], value)
+    return paths

@@ -1,0 +1,154 @@
+"""What came out: one row for each kernel, shape and number of threads."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from onnx_cbp.bench.shapes import Shape
+
+
+@dataclass
+class Times:
+    """Seconds per run, one for each round."""
+
+    rounds: list[float] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        """Of the rounds."""
+        return statistics.median(self.rounds)
+
+
+@dataclass
+class PeerTimes:
+    """What a peer took.
+
+    Attributes:
+        column: the runtime and the kind of kernels, as the table names them.
+        runtime, name: where and what it ran.
+        difference: largest difference from our results, relative to the largest value of each.
+        agrees: whether that is within the tolerance; only then is it measured.
+        missing: why it was not measured, if it was not.
+    """
+
+    column: str
+    runtime: str
+    name: str
+    times: Times = field(default_factory=Times)
+    difference: float | None = None
+    agrees: bool = True
+    missing: str = ""
+
+
+@dataclass
+class Row:
+    """One kernel on one shape with so many threads."""
+
+    set_name: str
+    shape: Shape
+    op: str
+    data: str
+    threads: int
+    bytes: int
+    ours: Times
+    read: Times
+    peers: list[PeerTimes]
+
+    @property
+    def gb_per_s(self) -> float:
+        """Of our kernel, each byte counted once."""
+        return self.bytes / self.ours.median / 1e9
+
+    @property
+    def percent_of_read(self) -> float:
+        """100 where our kernel takes as long as reading so many bytes."""
+        return 100 * self.read.median / self.ours.median
+
+    @property
+    def agrees(self) -> bool:
+        """Whether every peer computes what we do."""
+        return all(p.agrees for p in self.peers)
+
+    def ratio(self, peer: PeerTimes) -> float | None:
+        """The peer's time over ours: above 1, ours is faster."""
+        return peer.times.median / self.ours.median if peer.times.rounds else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "set": self.set_name,
+            "name": self.shape.name,
+            "shape": list(self.shape.dimensions),
+            "axis": self.shape.axis,
+            "op": self.op,
+            "type": self.data,
+            "threads": self.threads,
+            "bytes": self.bytes,
+            "median_s": self.ours.median,
+            "rounds_s": self.ours.rounds,
+            "gb_per_s": self.gb_per_s,
+            "read_median_s": self.read.median,
+            "read_rounds_s": self.read.rounds,
+            "read_gb_per_s": self.bytes / self.read.median / 1e9,
+            "percent_of_read": self.percent_of_read,
+            "peers": [
+                {
+                    "column": p.column,
+                    "runtime": p.runtime,
+                    "kernel": p.name,
+                    "median_s": p.times.median if p.times.rounds else None,
+                    "rounds_s": p.times.rounds,
+                    "ratio": self.ratio(p),
+                    "difference": p.difference,
+                    "agrees": p.agrees,
+                    "missing": p.missing or None,
+                }
+                for p in self.peers
+            ],
+        }
+
+
+def as_document(
+    rows: Sequence[Row], settings: Mapping[str, Any], versions: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The whole run for JSON."""
+    return {
+        "machine": machine(),
+        "versions": {"onnx-cbp": _own_version(), "runtimes": {name: dict(v) for name, v in versions.items()}},
+        "settings": dict(settings),
+        "agrees": all(row.agrees for row in rows),
+        "results": [row.as_dict() for row in rows],
+    }
+
+
+def machine() -> dict[str, Any]:
+    """The processor and how much of it there is."""
+    return {
+        "processor": _processor(),
+        "architecture": platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "system": platform.platform(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+
+
+def _own_version() -> str | None:
+    try:
+        return metadata.version("onnx-cbp")
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,200 @@
+"""The run: for each shape and kernel, results compared first, then rounds of every candidate in turn."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnx_cbp.bench.data import write_inputs
+from onnx_cbp.bench.kernels import KERNELS, Kernel
+from onnx_cbp.bench.results import PeerTimes, Row, Times
+from onnx_cbp.bench.runtimes import Runtime, Worker, WorkerError
+from onnx_cbp.bench.shapes import Shape, ShapeSet
+from onnx_cbp.bench.tasks import own_task, peer_task
+from onnx_cbp.errors import OnnxCbpError
+
+TOLERANCES = {"float64": 1e-4, "float32": 1e-4, "float16": 1e-2}
+_OURS = "ours"
+_READ = "read"
+_MOST_RUNS = 10_000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to measure."""
+
+    ops: tuple[str, ...] = tuple(KERNELS)
+    threads: tuple[int, ...] = (1, 2)
+    rounds: int = 9
+    data: str = "float32"
+    seed: int = 0
+    quick: bool = False
+
+    @property
+    def round_seconds(self) -> float:
+        """How long the runs of a round take together, about."""
+        return 0.001 if self.quick else 0.02
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "tolerance": TOLERANCES[self.data], "round_seconds": self.round_seconds}
+
+
+@dataclass
+class _Candidate:
+    """Something prepared in a worker."""
+
+    worker: Worker
+    id: str
+    times: Times = field(default_factory=Times)
+    runs: int = 1
+
+    def warm_up(self, seconds: float) -> None:
+        """Run until caches and pools are warm, and find how many runs make a round."""
+        self._time(1)
+        once = min(self._time(1), self._time(2))
+        self.runs = min(max(math.ceil(seconds / max(once, 1e-7)), 1), _MOST_RUNS)
+
+    def round(self) -> None:
+        """One round."""
+        self.times.rounds.append(self._time(self.runs))
+
+    def _time(self, runs: int) -> float:
+        return float(self.worker.ask("time", id=self.id, runs=runs)["seconds"])
+
+
+class Bench:
+    """The workers, and what they run. A context manager: leaving it ends them."""
+
+    def __init__(self, settings: Settings, own: Runtime, runtimes: Sequence[Runtime], library: str) -> None:
+        self.settings = settings
+        self._library = library
+        with ExitStack() as stack:
+            self._own = stack.enter_context(Worker(own))
+            self._read = stack.enter_context(Worker(Runtime(_READ, own.python, "read")))
+            self._peers = [stack.enter_context(Worker(runtime)) for runtime in runtimes]
+            self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="onnx-cbp-bench-")))
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def versions(self) -> Mapping[str, Mapping[str, Any]]:
+        """Of each process's Python and libraries."""
+        return {w.runtime.name: w.versions for w in (self._own, *self._peers)}
+
+    def run(self, shapes: ShapeSet) -> Iterator[Row]:
+        """Every kernel on every shape of a set."""
+        for given in shapes.shapes:
+            shape = given.quick() if self.settings.quick else given
+            inputs = write_inputs(shape, self.settings.data, self.settings.seed, self._folder)
+            for op in self.settings.ops:
+                for threads in self.settings.threads:
+                    yield self._row(shapes.name, shape, KERNELS[op], threads, inputs)
+            self._release(inputs=True)
+
+    def _row(self, set_name: str, shape: Shape, kernel: Kernel, threads: int, inputs: Mapping[str, Path]) -> Row:
+        data = self.settings.data
+        size = kernel.tensors * shape.elements * np.dtype(data).itemsize
+        ours = _Candidate(self._own, _OURS)
+        read = _Candidate(self._read, _READ)
+        try:
+            task = own_task(kernel, shape, data, inputs, self._library)
+            self._own.ask("prepare", id=_OURS, threads=threads, task=task)
+            self._read.ask("prepare", id=_READ, threads=threads, task={"bytes": size})
+            results = self._outputs(ours)
+        except WorkerError as error:
+            raise OnnxCbpError(f"{kernel.op} on {list(shape.dimensions)} cannot be measured: {error}") from None
+        peers: list[PeerTimes] = []
+        candidates = [ours, read]
+        for worker in self._peers:
+            for peer, candidate in self._prepared(worker, kernel, shape, threads, inputs, results):
+                peers.append(peer)
+                if candidate is not None:
+                    candidate.times = peer.times
+                    candidates.append(candidate)
+        self._measure(candidates)
+        self._release(inputs=False)
+        return Row(set_name, shape, kernel.op, data, threads, size, ours.times, read.times, peers)
+
+    def _prepared(
+        self,
+        worker: Worker,
+        kernel: Kernel,
+        shape: Shape,
+        threads: int,
+        inputs: Mapping[str, Path],
+        results: Mapping[str, np.ndarray],
+    ) -> Iterator[tuple[PeerTimes, _Candidate | None]]:
+        """The peers that a runtime has, each with what to measure where it computes what we do."""
+        for number, definition in enumerate(p for p in kernel.peers if p.library == worker.runtime.library):
+            column = f"{worker.runtime.name}: {definition.family}"
+            peer = PeerTimes(column, worker.runtime.name, definition.name)
+            candidate = _Candidate(worker, str(number))
+            task = peer_task(definition, shape, self.settings.data, inputs)
+            if task is None:
+                peer.missing = "not for this layout"
+                yield peer, None
+                continue
+            try:
+                worker.ask("prepare", id=candidate.id, threads=threads, task=task)
+                theirs = self._outputs(candidate)
+            except WorkerError as error:
+                peer.missing = str(error)
+                yield peer, None
+                continue
+            peer.difference = _difference(results, theirs)
+            peer.agrees = peer.difference <= TOLERANCES[self.settings.data]
+            if not peer.agrees:
+                peer.missing = f"its results differ from ours by {peer.difference:.1e}"
+            yield peer, candidate if peer.agrees else None
+
+    def _outputs(self, candidate: _Candidate) -> dict[str, np.ndarray]:
+        with tempfile.TemporaryDirectory(dir=self._folder) as folder:
+            answer = candidate.worker.ask("outputs", id=candidate.id, folder=folder)
+            return {name: np.load(path) for name, path in answer["paths"].items()}
+
+    def _release(self, *, inputs: bool) -> None:
+        for worker in (self._own, self._read, *self._peers):
+            worker.ask("release", inputs=inputs)
+
+    def _measure(self, candidates: list[_Candidate]) -> None:
+        try:
+            for candidate in candidates:
+                candidate.warm_up(self.settings.round_seconds)
+            for number in range(self.settings.rounds):
+                # Another one begins each round: what comes after what must not matter.
+                first = number % len(candidates)
+                for candidate in candidates[first:] + candidates[:first]:
+                    candidate.round()
+        except WorkerError as error:
+            raise OnnxCbpError(f"a worker stopped while it was measured: {error}") from None
+
+
+def _difference(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> float:
+    """The largest, relative to the largest value of each result; infinite where NaN or a shape differs."""
+    worst = 0.0
+    for name, value in theirs.items():
+        if name not in ours:
+            continue
+        mine = ours[name]
+        if mine.shape != value.shape:
+            return math.inf
+        largest = float(np.abs(mine).max(initial=0.0))
+        # In the type of the data: float64 of a large tensor would take gigabytes.
+        apart = float(np.abs(mine - value).max(initial=0.0))
+        if not math.isfinite(apart) or not math.isfinite(largest):
+            return math.inf
+        worst = max(worst, apart / largest if largest else apart)
+    return worst

@@ -1,0 +1,132 @@
+"""Workers: one process for each library of each interpreter."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from onnx_cbp.errors import OnnxCbpError
+
+#: The worker, by path: another interpreter need not have this package.
+WORKER = Path(__file__).parent / "worker.py"
+#: Memory that was freed stays with the process: page-faulting fresh results costs more than many a kernel.
+_ENVIRONMENT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_TOP_PAD_": str(64 << 20)}
+
+
+class WorkerError(Exception):
+    """What a worker could not do, in one line."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A library in an interpreter."""
+
+    name: str
+    python: str
+    library: str
+
+
+class Worker:
+    """A process with one library; it does one thing at a time."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        try:
+            self._process = subprocess.Popen(
+                [runtime.python, str(WORKER), runtime.library],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                env={**os.environ, **_ENVIRONMENT},
+                text=True,
+            )
+        except OSError as error:
+            self._stderr.close()
+            raise OnnxCbpError(
+                f"runtime '{runtime.name}': '{runtime.python}' cannot be run: {error.strerror}; name a Python "
+                "interpreter"
+            ) from None
+        try:
+            self.versions = self._read()
+        except WorkerError as error:
+            self.close()
+            raise OnnxCbpError(
+                f"runtime '{runtime.name}': '{runtime.python}' is no Python interpreter with numpy and a library to "
+                f"measure: {error}"
+            ) from None
+
+    def ask(self, do: str, **details: Any) -> Mapping[str, Any]:
+        """One command and its answer.
+
+        Raises:
+            WorkerError: it could not be done.
+        """
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # reading will say what happened
+            print(json.dumps({"do": do, **details}), file=self._process.stdin, flush=True)
+        return self._read()
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with suppress(BrokenPipeError):
+                    stream.close()
+        self._stderr.close()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _read(self) -> Mapping[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        try:
+            answer = json.loads(line)
+        except ValueError:
+            raise WorkerError(self._last_words(line)) from None
+        if not isinstance(answer, dict):
+            raise WorkerError(self._last_words(line))
+        if "error" in answer:
+            raise WorkerError(" ".join(str(answer["error"]).split()))
+        return answer
+
+    def _last_words(self, line: str) -> str:
+        self._stderr.seek(0)
+        said = self._stderr.read().decode(errors="replace").strip().splitlines()
+        if said:
+            return said[-1]
+        return f"it answers {line.strip()!r}" if line else f"it ended with status {self._process.wait()}"
+
+
+def find_runtimes(named: Mapping[str, str]) -> list[Runtime]:
+    """The libraries to measure against: those of this interpreter, and of the named ones.
+
+    Raises:
+        OnnxCbpError: an interpreter that cannot be run or has neither library.
+    """
+    found = []
+    for name, python in {"this": sys.executable, **named}.items():
+        with Worker(Runtime(name, python, "probe")) as probe:
+            libraries = [library for library in ("onnxruntime", "torch") if probe.versions.get(library)]
+        if not libraries:
+            raise OnnxCbpError(f"runtime '{name}': '{python}' has neither onnxruntime nor torch")
+        for library in libraries:
+            found.append(Runtime(name if len(libraries) == 1 else f"{name} {library}", python, library))
+    return found

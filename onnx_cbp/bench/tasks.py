@@ -1,0 +1,90 @@
+"""What a worker is told to run: a model of one op with its inputs, or a function of PyTorch."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import helper
+
+from onnx_cbp.bench.data import DATA, statistics_type
+from onnx_cbp.bench.kernels import EPSILON, MOMENTUM, Kernel, Node, OnnxPeer, Peer, own_node
+from onnx_cbp.bench.shapes import Shape
+from onnx_cbp.custom_ops import DOMAIN, OPERATORS
+from onnx_cbp.custom_ops.operator import STATISTICS_TYPES
+
+_OPSET = 15
+_IR_VERSION = 8
+
+Task = dict[str, Any]
+
+
+def own_task(kernel: Kernel, shape: Shape, data: str, inputs: Mapping[str, Path], library: str) -> Task:
+    """Our op."""
+    operator = OPERATORS[kernel.op]
+    attributes: dict[str, Any] = {"axis": shape.axis, **kernel.attributes}
+    if any(a.name == "stash_type" for a in operator.attributes):
+        number = {np.dtype(dtype).name: number for number, dtype in STATISTICS_TYPES.items()}
+        attributes["stash_type"] = number[statistics_type(data)]
+    names = tuple(t.name for t in operator.inputs), tuple(t.name for t in operator.outputs)
+    return _onnx_task((own_node(kernel, *names, attributes),), shape, data, inputs, library)
+
+
+def peer_task(peer: Peer, shape: Shape, data: str, inputs: Mapping[str, Path]) -> Task | None:
+    """A peer's; None where it has nothing for the layout."""
+    if isinstance(peer, OnnxPeer):
+        if shape.axis % len(shape.dimensions) != 1:
+            return None
+        return _onnx_task(peer.nodes, shape, data, inputs, None)
+    return {
+        "kernel": peer.kernel,
+        "inputs": {name: str(inputs[name]) for name in peer.inputs},
+        "results": list(peer.results),
+        "updated": dict(peer.updated),
+        "attributes": {"epsilon": EPSILON, "momentum": 1.0 - MOMENTUM},
+        "rank": len(shape.dimensions),
+        "axis": shape.axis,
+    }
+
+
+def _onnx_task(
+    nodes: tuple[Node, ...], shape: Shape, data: str, inputs: Mapping[str, Path], library: str | None
+) -> Task:
+    made = {name for node in nodes for name in node.outputs}
+    taken = {name for node in nodes for name in node.inputs}
+    fed = [name for name in inputs if name in taken - made]
+    results = {name: _typed(name, shape, data) for node in nodes for name in node.outputs if name not in taken}
+    graph = helper.make_graph(
+        [
+            helper.make_node(n.op_type, n.inputs, n.outputs, name=n.op_type, domain=n.domain, **n.attributes)
+            for n in nodes
+        ],
+        "kernel",
+        [_value(name, *_typed(name, shape, data)) for name in fed],
+        [_value(name, *typed) for name, typed in results.items()],
+    )
+    opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid("com.microsoft", 1)]
+    if library is not None:
+        opsets.append(helper.make_opsetid(DOMAIN, 1))
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION)
+    return {
+        "model": base64.b64encode(model.SerializeToString()).decode(),
+        "library": library,
+        "inputs": {name: str(inputs[name]) for name in fed},
+        "outputs": results,
+    }
+
+
+def _typed(name: str, shape: Shape, data: str) -> tuple[list[int], str]:
+    if name in (*DATA, "dX"):
+        return list(shape.dimensions), data
+    if name == "count":
+        return [], "int64"
+    return [shape.channels], statistics_type(data)
+
+
+def _value(name: str, shape: list[int], dtype: str) -> Any:
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)

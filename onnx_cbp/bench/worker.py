@@ -1,0 +1,264 @@
+"""A process that runs one library's kernels for the benchmark; it obeys one JSON document a line on stdin.
+
+Run by path, with any interpreter that has numpy and the library: nothing of this package is imported here.
+
+    python worker.py onnxruntime | torch | read | probe
+
+It answers one JSON document a line on what was its stdout. Commands:
+
+    {"do": "prepare", "id": str, "threads": int, "task": {...}}   loads the inputs and preallocates
+    {"do": "outputs", "id": str, "folder": str}                   runs once; saves what came out as .npy files
+    {"do": "time", "id": str, "runs": int}                        runs so many times; answers seconds per run
+    {"do": "release", "inputs": bool}                             forgets what is prepared, and the inputs too
+
+After "time" it answers only when its threads have gone to sleep: pools spin for a while, and would take cores from the
+next process.
+"""
+
+from __future__ import annotations
+
+import base64
+import ctypes
+import importlib
+import importlib.util
+import itertools
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+# Run by path: the folder of this file is no place to import from.
+if sys.path and sys.path[0] and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
+    sys.path.pop(0)
+
+import numpy as np
+
+_LARGE = 1 << 20
+_inputs: dict[str, np.ndarray] = {}
+
+
+def _load(path: str) -> np.ndarray:
+    """An input: large ones are shared by what is prepared, small ones (a kernel may write over them) are not."""
+    if path not in _inputs:
+        array = np.load(path)
+        if array.nbytes < _LARGE:
+            return array
+        _inputs[path] = array
+    return _inputs[path]
+
+
+class Prepared:
+    """A kernel with its inputs and outputs: `run` runs it, `outputs` are the arrays it has written."""
+
+    def __init__(self, run: Callable[[int], None], outputs: Callable[[], dict[str, np.ndarray]]) -> None:
+        self.run = run
+        self.outputs = outputs
+
+
+def _onnxruntime(task: dict[str, Any], threads: int) -> Prepared:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # errors are raised too
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    if task["library"]:
+        options.register_custom_ops_library(task["library"])
+    session = ort.InferenceSession(base64.b64decode(task["model"]), options, providers=["CPUExecutionProvider"])
+    binding = session.io_binding()
+    keep = []
+    for name, path in task["inputs"].items():
+        keep.append(ort.OrtValue.ortvalue_from_numpy(_load(path)))
+        binding.bind_ortvalue_input(name, keep[-1])
+    arrays = {name: np.zeros(shape, dtype) for name, (shape, dtype) in task["outputs"].items()}
+    values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
+    for name, value in values.items():
+        binding.bind_ortvalue_output(name, value)
+
+    def run(runs: int) -> None:
+        for _ in range(runs):
+            session.run_with_iobinding(binding)
+
+    def outputs() -> dict[str, np.ndarray]:
+        return {name: value.numpy() for name, value in values.items() if keep}
+
+    return Prepared(run, outputs)
+
+
+def _torch(task: dict[str, Any], threads: int) -> Prepared:
+    import torch
+
+    torch.set_num_threads(threads)
+    rank, axis = task["rank"], task["axis"] % task["rank"]
+    channels_second = [0, axis, *(i for i in range(1, rank) if i != axis)] if axis else list(range(rank))
+    back = np.argsort(channels_second).tolist()
+    tensors = {}
+    for name, path in task["inputs"].items():
+        tensor = torch.from_numpy(_load(path))
+        tensors[name] = tensor.permute(channels_second) if tensor.dim() == rank and rank > 1 else tensor
+    call = _TORCH[task["kernel"]](torch, tensors, task["attributes"])
+    last: list[tuple[Any, ...]] = [()]
+
+    def run(runs: int) -> None:
+        with torch.inference_mode(), torch.no_grad():
+            for _ in range(runs):
+                last[0] = call()
+
+    def outputs() -> dict[str, np.ndarray]:
+        named = zip(task["results"], last[0], strict=True)
+        results = {name: value for name, value in named if name}
+        results.update({new: tensors[old] for new, old in task["updated"].items()})
+        return {
+            name: (value.permute(back) if value.dim() == rank and rank > 1 else value).contiguous().numpy()
+            for name, value in results.items()
+        }
+
+    return Prepared(run, outputs)
+
+
+def _torch_forward(torch: Any, t: dict[str, Any], a: dict[str, float]) -> Callable[[], tuple[Any, ...]]:
+    arguments = (t["X"], t["scale"], t["B"], t["running_mean"], t["running_var"], True, a["momentum"], a["epsilon"])
+    return lambda: torch.native_batch_norm(*arguments)
+
+
+def _torch_normalize(torch: Any, t: dict[str, Any], a: dict[str, float]) -> Callable[[], tuple[Any, ...]]:
+    arguments = (t["X"], t["scale"], t["B"], t["mean"], t["var"], False, 0.0, a["epsilon"])
+    return lambda: torch.native_batch_norm(*arguments)[:1]
+
+
+def _torch_backward(torch: Any, t: dict[str, Any], a: dict[str, float]) -> Callable[[], tuple[Any, ...]]:
+    saved = (t["X"], t["scale"], None, None, t["mean"], t["inv_std"], True, a["epsilon"])
+    backward = torch.ops.aten.native_batch_norm_backward
+    return lambda: backward(t["dY"], *saved, [True, True, True])
+
+
+def _torch_relu_backward(torch: Any, t: dict[str, Any], a: dict[str, float]) -> Callable[[], tuple[Any, ...]]:
+    saved = (t["X"], t["scale"], None, None, t["mean"], t["inv_std"], True, a["epsilon"])
+    backward, relu = torch.ops.aten.native_batch_norm_backward, torch.ops.aten.threshold_backward
+    return lambda: backward(relu(t["dY"], t["Y"], 0), *saved, [True, True, True])
+
+
+def _torch_backward_stats(torch: Any, t: dict[str, Any], a: dict[str, float]) -> Callable[[], tuple[Any, ...]]:
+    saved = (t["X"], t["scale"], None, None, t["mean"], t["inv_std"], True, a["epsilon"])
+    backward = torch.ops.aten.native_batch_norm_backward
+    return lambda: backward(t["dY"], *saved, [False, True, True])[1:]
+
+
+def _torch_stats(torch: Any, t: dict[str, Any], a: dict[str, float]) -> Callable[[], tuple[Any, ...]]:
+    return lambda: torch.batch_norm_update_stats(t["X"], None, None, a["momentum"])
+
+
+_TORCH = {
+    "forward": _torch_forward,
+    "normalize": _torch_normalize,
+    "backward": _torch_backward,
+    "relu_backward": _torch_relu_backward,
+    "backward_stats": _torch_backward_stats,
+    "stats": _torch_stats,
+}
+
+
+def _read(task: dict[str, Any], threads: int) -> Prepared:
+    """Reads so many bytes and does nothing else: the C library's memcmp over two equal halves, some for each thread."""
+    compare = ctypes.CDLL(None).memcmp
+    compare.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+    half = max(task["bytes"] // 2, 1)
+    # Written, not only allocated: untouched pages are all one page of zeros, which stays in the cache.
+    left, right = np.full(half, 1, np.uint8), np.full(half, 1, np.uint8)
+    edges = [half * i // threads for i in range(threads + 1)]
+    pool = ThreadPoolExecutor(threads)
+
+    def part(start: int, end: int, runs: int) -> None:
+        a, b = left.ctypes.data + start, right.ctypes.data + start
+        for _ in range(runs):
+            compare(a, b, end - start)
+
+    def run(runs: int) -> None:
+        if threads == 1:
+            part(0, half, runs)
+            return
+        for done in [pool.submit(part, s, e, runs) for s, e in itertools.pairwise(edges)]:
+            done.result()
+
+    return Prepared(run, dict)
+
+
+def _probe() -> dict[str, Any]:
+    return {name: importlib.util.find_spec(name) is not None for name in ("onnxruntime", "torch")}
+
+
+def _versions(library: str) -> dict[str, Any]:
+    versions = {"python": sys.version.split()[0], "numpy": np.__version__}
+    if library in ("onnxruntime", "torch"):
+        versions[library] = importlib.import_module(library).__version__
+    return versions
+
+
+def _sleep_until_idle() -> None:
+    """Wait until no thread of this process computes any more (at most a second)."""
+    step = 0.004
+    for _ in range(250):
+        before = time.process_time()
+        time.sleep(step)
+        if time.process_time() - before < step / 8:
+            return
+
+
+_PREPARE = {"onnxruntime": _onnxruntime, "torch": _torch, "read": _read}
+
+
+def _answer(library: str, command: dict[str, Any], prepared: dict[str, Prepared]) -> dict[str, Any]:
+    if command["do"] == "prepare":
+        prepared[command["id"]] = _PREPARE[library](command["task"], command["threads"])
+        return {}
+    if command["do"] == "outputs":
+        one = prepared[command["id"]]
+        one.run(1)
+        paths = {}
+        for name, array in one.outputs().items():
+            paths[name] = str(Path(command["folder"]) / f"{name}.npy")
+            np.save(paths[name], array)
+        return {"paths": paths}
+    if command["do"] == "time":
+        run = prepared[command["id"]].run
+        start = time.perf_counter()
+        run(command["runs"])
+        seconds = (time.perf_counter() - start) / command["runs"]
+        _sleep_until_idle()
+        return {"seconds": seconds}
+    if command["do"] == "release":
+        prepared.clear()
+        if command["inputs"]:
+            _inputs.clear()
+        return {}
+    raise ValueError(f"unknown command {command['do']!r}")
+
+
+def main(library: str) -> None:
+    """Answer commands until stdin ends."""
+    # Libraries print what they like on stdout: the answers have a file of their own.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def say(answer: dict[str, Any]) -> None:
+        print(json.dumps(answer), file=answers, flush=True)
+
+    try:
+        say(_probe() if library == "probe" else _versions(library))
+    except Exception as error:  # a broken installation raises whatever it likes
+        say({"error": f"{type(error).__name__}: {error}"})
+        return
+    prepared: dict[str, Prepared] = {}
+    for line in sys.stdin:
+        try:
+            say(_answer(library, json.loads(line), prepared))
+        except Exception as error:  # those of the libraries have no base of their own
+            say({"error": f"{type(error).__name__}: {error}"})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
