@@ -29,10 +29,10 @@ def check_plot(path: str) -> None:
 def draw(rows: Sequence[Row], path: str) -> None:
     """A dot for each peer, a line for each kernel and shape, a column for each number of threads."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import ScalarFormatter
+    from matplotlib.ticker import FormatStrFormatter
 
     threads = sorted({row.threads for row in rows})
-    lines = list(dict.fromkeys(_label(row) for row in rows))
+    lines = list(dict.fromkeys(_label(row) for row in rows if any(p.times.rounds for p in row.peers)))
     columns = list(dict.fromkeys(p.column for row in rows for p in row.peers if p.times.rounds))
     figure = Figure(figsize=(3 + 4.5 * len(threads), 1.8 + 0.22 * len(lines)), layout="constrained")
     axes = figure.subplots(1, len(threads), sharey=True, squeeze=False)[0]
@@ -47,7 +47,7 @@ def draw(rows: Sequence[Row], path: str) -> None:
             axis.scatter([x for x, _ in dots], [y for _, y in dots], s=26, color=f"C{index}", label=column, zorder=3)
         axis.axvline(1.0, color="black", linewidth=1)
         axis.set_xscale("log", base=2)
-        axis.xaxis.set_major_formatter(ScalarFormatter())
+        axis.xaxis.set_major_formatter(FormatStrFormatter("%g"))
         axis.grid(alpha=0.3)
         axis.set_title("1 thread" if number == 1 else f"{number} threads")
         axis.set_xlabel("peer's time / ours (right of 1: ours is faster)")
@@ -56,7 +56,10 @@ def draw(rows: Sequence[Row], path: str) -> None:
     if columns:
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(len(columns), 3))
-    figure.savefig(path, dpi=130)
+    try:
+        figure.savefig(path, dpi=130)
+    except OSError as error:
+        raise OnnxCbpError(f"'{path}' cannot be written: {error.strerror or error}") from None
 
 
 def _label(row: Row) -> str:

@@ -25,6 +25,12 @@ class Times:
         """Of the rounds."""
         return statistics.median(self.rounds)
 
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; the best round tells how far others on the machine disturbed the run."""
+        if not self.rounds:
+            return {"median_s": None, "best_s": None, "rounds_s": []}
+        return {"median_s": self.median, "best_s": min(self.rounds), "rounds_s": self.rounds}
+
 
 @dataclass
 class PeerTimes:
@@ -91,11 +97,9 @@ class Row:
             "type": self.data,
             "threads": self.threads,
             "bytes": self.bytes,
-            "median_s": self.ours.median,
-            "rounds_s": self.ours.rounds,
+            **self.ours.as_dict(),
             "gb_per_s": self.gb_per_s,
-            "read_median_s": self.read.median,
-            "read_rounds_s": self.read.rounds,
+            "read": self.read.as_dict(),
             "read_gb_per_s": self.bytes / self.read.median / 1e9,
             "percent_of_read": self.percent_of_read,
             "peers": [
@@ -103,8 +107,7 @@ class Row:
                     "column": p.column,
                     "runtime": p.runtime,
                     "kernel": p.name,
-                    "median_s": p.times.median if p.times.rounds else None,
-                    "rounds_s": p.times.rounds,
+                    **p.times.as_dict(),
                     "ratio": self.ratio(p),
                     "difference": p.difference,
                     "agrees": p.agrees,
@@ -116,11 +119,14 @@ class Row:
 
 
 def as_document(
-    rows: Sequence[Row], settings: Mapping[str, Any], versions: Mapping[str, Mapping[str, Any]]
+    rows: Sequence[Row],
+    settings: Mapping[str, Any],
+    versions: Mapping[str, Mapping[str, Any]],
+    on: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The whole run for JSON."""
+    """The whole run for JSON; `on` is what `machine` said before the run."""
     return {
-        "machine": machine(),
+        "machine": dict(on),
         "versions": {"onnx-cbp": _own_version(), "runtimes": {name: dict(v) for name, v in versions.items()}},
         "settings": dict(settings),
         "agrees": all(row.agrees for row in rows),
@@ -136,6 +142,7 @@ def machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "system": platform.platform(),
+        "load_average": os.getloadavg()[0],
     }
 
 

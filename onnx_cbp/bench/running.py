@@ -79,7 +79,13 @@ class Bench:
         with ExitStack() as stack:
             self._own = stack.enter_context(Worker(own))
             self._read = stack.enter_context(Worker(Runtime(_READ, own.python, "read")))
-            self._peers = [stack.enter_context(Worker(runtime)) for runtime in runtimes]
+            self._peers: list[Worker] = []
+            for runtime in runtimes:
+                worker = stack.enter_context(Worker(runtime))
+                if any(_same(worker, other) for other in self._peers):
+                    worker.close()
+                else:
+                    self._peers.append(worker)
             self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="onnx-cbp-bench-")))
             self._stack = stack.pop_all()
 
@@ -180,6 +186,12 @@ class Bench:
                     candidate.round()
         except WorkerError as error:
             raise OnnxCbpError(f"a worker stopped while it was measured: {error}") from None
+
+
+def _same(one: Worker, other: Worker) -> bool:
+    """Whether both have the same build of a library: it is measured once."""
+    library = one.runtime.library
+    return all(one.versions.get(what) == other.versions.get(what) for what in (library, "build"))
 
 
 def _difference(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> float:

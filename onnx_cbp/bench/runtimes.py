@@ -127,6 +127,7 @@ def find_runtimes(named: Mapping[str, str]) -> list[Runtime]:
             libraries = [library for library in ("onnxruntime", "torch") if probe.versions.get(library)]
         if not libraries:
             raise OnnxCbpError(f"runtime '{name}': '{python}' has neither onnxruntime nor torch")
+        only = len(libraries) == 1
         for library in libraries:
-            found.append(Runtime(name if len(libraries) == 1 else f"{name} {library}", python, library))
+            found.append(Runtime(name if only or name == library else f"{name} {library}", python, library))
     return found

@@ -10,7 +10,7 @@ from pathlib import Path
 from onnx_cbp.errors import OnnxCbpError
 
 _FOLDER = Path(__file__).parent / "shapes"
-_QUICK_BATCH = 2
+_QUICK_BATCH = 8
 _QUICK_LENGTH = 16
 
 

@@ -192,9 +192,12 @@ def _probe() -> dict[str, Any]:
 
 
 def _versions(library: str) -> dict[str, Any]:
-    versions = {"python": sys.version.split()[0], "numpy": np.__version__}
+    versions: dict[str, Any] = {"python": sys.version.split()[0], "numpy": np.__version__}
     if library in ("onnxruntime", "torch"):
-        versions[library] = importlib.import_module(library).__version__
+        module = importlib.import_module(library)
+        versions[library] = module.__version__
+        if library == "onnxruntime":
+            versions["build"] = module.get_build_info()
     return versions
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from onnx_cbp.bench import Row
 
 _DIFFERENT = 1
+#: Load average above which others take enough of the machine to spoil a figure.
+_BUSY = 0.5
 _OPS = (
     "BatchNormTrainUpdate",
     "BatchNormGrad",
@@ -78,9 +80,9 @@ def bench(
 
     Exit status: 0 measured, 1 a peer computes something else, 2 bad input.
     """
-    from onnx_cbp.bench import Bench, Runtime, Settings, as_document, find_runtimes, load_shapes
+    from onnx_cbp.bench import Bench, Runtime, Settings, as_document, find_runtimes, load_shapes, machine
     from onnx_cbp.bench.plot import check_plot, draw
-    from onnx_cbp.cli.text import console
+    from onnx_cbp.cli.text import console, say
     from onnx_cbp.custom_ops.library import get_library_path
 
     named = _named(runtimes)
@@ -93,12 +95,16 @@ def bench(
         if path is not None:
             _check_folder(path)
     found = find_runtimes(named)
+    on = machine()
     out = console()
     rows: list[Row] = []
     own = Runtime("ours", sys.executable, "onnxruntime")
-    total = sum(len(s.shapes) for s in loaded) * len(settings.ops) * len(settings.threads)
     with Bench(settings, own, found, library) as candidates:
+        say(out, f"on {on['cores']} cores of {on['processor']}; {_versions(candidates.versions)}")
+        if on["load_average"] > _BUSY:
+            say(out, f"the machine is busy (load {on['load_average']:.1f}): trust no figure of this run alone")
         for shapes in loaded:
+            total = len(shapes.shapes) * len(settings.ops) * len(settings.threads)
             with _progress(shapes.name, total) as done:
                 of_set = []
                 for row in candidates.run(shapes):
@@ -108,12 +114,11 @@ def bench(
             _print(shapes.name, shapes.description, of_set)
         versions = candidates.versions
     if json_file is not None:
-        document = as_document(rows, settings.as_dict(), versions)
+        document = as_document(rows, settings.as_dict(), versions, on)
         Path(json_file).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     if plot_file is not None:
         draw(rows, plot_file)
     _say_missing(rows)
-    out.file.flush()
     sys.exit(0 if all(row.agrees for row in rows) else _DIFFERENT)
 
 
@@ -129,6 +134,12 @@ def _named(runtimes: Sequence[str]) -> dict[str, str]:
     return named
 
 
+def _versions(versions: Mapping[str, Mapping[str, Any]]) -> str:
+    """Which library each runtime is."""
+    known = (f"{name}: {lib} {v[lib]}" for name, v in versions.items() for lib in ("onnxruntime", "torch") if lib in v)
+    return ", ".join(known)
+
+
 def _check_folder(path: str) -> None:
     from onnx_cbp.errors import OnnxCbpError
 
@@ -140,8 +151,7 @@ def _check_folder(path: str) -> None:
 def _progress(name: str, total: int) -> Iterator[Callable[[], None]]:
     """A bar on stderr, if that is a terminal."""
     if not sys.stderr.isatty():
-        with nullcontext():
-            yield lambda: None
+        yield lambda: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
