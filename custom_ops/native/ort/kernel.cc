@@ -181,7 +181,6 @@ Kernel::Shapes Kernel::CheckInputs(const Ort::KernelContext& context) const {
     actual.push_back(context.GetInput(i).GetTensorTypeAndShapeInfo().GetShape());
   }
   Shapes shapes{{}, Layout(1, 0, 1)};
-  std::string reason;
   const int x = spec_.data_input();
   if (x < 0) {
     const bool replicas = spec_.inputs[0].shape == ShapeOf::kReplicaChannels;
@@ -204,13 +203,14 @@ Kernel::Shapes Kernel::CheckInputs(const Ort::KernelContext& context) const {
     const size_t axis = static_cast<size_t>(attributes_.axis < 0 ? attributes_.axis + rank : attributes_.axis);
     shapes.layout =
         Layout(Product(shapes.data, 0, axis), shapes.data[axis], Product(shapes.data, axis + 1, shapes.data.size()));
-    reason = " (axis " + std::to_string(attributes_.axis) + " of X " + ToString(shapes.data) + ")";
   }
   for (size_t i = 0; i < spec_.inputs.size(); ++i) {
     const Formal& formal = spec_.inputs[i];
     if (actual[i] == shapes.of(formal.shape)) continue;
+    const std::string of_x =
+        x < 0 ? "" : " (axis " + std::to_string(attributes_.axis) + " of X " + ToString(shapes.data) + ")";
     const std::string expected = formal.shape == ShapeOf::kData       ? ", the shape of X"
-                                 : formal.shape == ShapeOf::kChannels ? ", one value a channel" + reason
+                                 : formal.shape == ShapeOf::kChannels ? ", one value a channel" + of_x
                                  : formal.shape == ShapeOf::kScalar   ? ", a scalar"
                                                                       : " (R replicas, C channels)";
     Fail("input '" + std::string(formal.name) + "' has shape " + ToString(actual[i]) + ", expected " +
