@@ -12,7 +12,7 @@ EPSILON = 1e-5
 MOMENTUM = 0.9
 _MICROSOFT = "com.microsoft"
 
-Attributes = Mapping[str, float]
+Attributes = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
