@@ -32,10 +32,7 @@ def compute(operator: Operator, *inputs: np.ndarray, **attributes: Any) -> Array
     """
     if find_library() is not None:
         return call_native(operator, inputs, attributes)
-    dtypes = operator.bind(inputs, attributes).output_dtypes
-    results = operator.evaluate(*inputs, **attributes)
-    with np.errstate(over="ignore"):
-        return tuple(np.asarray(r).astype(d) for r, d in zip(results, dtypes, strict=True))
+    return operator.evaluate_rounded(*inputs, **attributes)
 
 
 def raise_python_op_error() -> None:

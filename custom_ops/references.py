@@ -17,11 +17,7 @@ def _op_run(operator: Operator) -> type[OpRun]:
 
     def _run(_self: OpRun, *inputs: np.ndarray, **attributes: Any) -> tuple[np.ndarray, ...]:
         # A one-element result of another op may arrive as a numpy scalar.
-        arrays = [np.asarray(value) for value in inputs]
-        dtypes = operator.bind(arrays, attributes).output_dtypes
-        results = operator.evaluate(*arrays, **attributes)
-        with np.errstate(over="ignore"):
-            return tuple(np.asarray(r).astype(d) for r, d in zip(results, dtypes, strict=True))
+        return operator.evaluate_rounded(*(np.asarray(value) for value in inputs), **attributes)
 
     return type(
         operator.name,
