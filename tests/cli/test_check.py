@@ -108,7 +108,7 @@ def test_the_tolerance_can_be_chosen(run, forward, tmp_path):
     _attribute(model, "ChannelNormalize", "epsilon").f = 0.003
     (out,) = _save(tmp_path, out=model)
     assert run("check", forward, out).exit_code == 1
-    assert run("check", forward, out, "--rtol", 0.1).exit_code == 0
+    assert run("check", forward, out, "--rtol", 0.9).exit_code == 0
     assert run("check", forward, forward, "--rtol", 0).exit_code == 0
 
 
