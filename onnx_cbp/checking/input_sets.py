@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 
-from onnx_cbp.checking.graphs import nodes
-from onnx_cbp.checking.roles import BATCH_NORMS, Kind, Role
+from onnx_cbp.checking.graphs import GraphReader
+from onnx_cbp.checking.roles import BATCH_NORMS, WEIGHT_READERS, Kind, Role
 from onnx_cbp.custom_ops import DOMAIN
 
 #: Values as in a network at work; in training graphs, a step that starts the accumulation of gradients anew.
@@ -20,6 +20,7 @@ SMALL_VARIANCES = "variances near epsilon"
 ACCUMULATING = "gradients accumulate"
 
 _DEFAULT_EPSILON = 1e-5
+_SCALED = (Kind.DATA, Kind.WEIGHT)
 
 
 def near_epsilon(
@@ -27,21 +28,20 @@ def near_epsilon(
 ) -> dict[str, np.ndarray] | None:
     """Inputs that show what epsilon is: with variances of 1, one that is wrong by a factor of 5 is lost in rounding.
 
-    Data and weights are made as small as the square roots of the model's epsilons, channel by channel in turn, so that
-    every batch norm meets its own.
+    Weights in front of batch norms, and data where there are none, are made as small as the square roots of the
+    model's epsilons, channel by channel in turn, so that every batch norm meets its own.
 
     Returns:
-        The inputs; None where the model has no batch norm.
+        The inputs; None where no input is in front of a batch norm.
     """
-    roots = [math.sqrt(epsilon) for epsilon in sorted(_epsilons(model)) if epsilon > 0]
-    if not roots:
-        return None
-    return {
+    reader = GraphReader(model)
+    roots = [math.sqrt(epsilon) for epsilon in sorted(_epsilons(reader)) if epsilon > 0]
+    small = {
         name: _scaled(array, roles[name].kind, roots)
-        if array.dtype.kind == "f" and roles[name].kind in (Kind.DATA, Kind.WEIGHT)
-        else array
         for name, array in usual.items()
+        if roots and array.dtype.kind == "f" and roles[name].kind in _SCALED and _sets_variance(name, reader)
     }
+    return {**usual, **small} if small else None
 
 
 def accumulating(
@@ -73,11 +73,28 @@ def _scaled(array: np.ndarray, kind: Kind, roots: list[float]) -> np.ndarray:
     return np.asarray(array * factors.reshape(shape)).astype(array.dtype)
 
 
-def _epsilons(model: onnx.ModelProto) -> set[float]:
-    holders = (model.graph.node, *(function.node for function in model.functions))
-    found = set()
-    for node in (n for holder in holders for n in nodes(holder)):
-        stated = next((a.f for a in node.attribute if a.name == "epsilon"), None)
-        if node.op_type in BATCH_NORMS or (node.domain == DOMAIN and stated is not None):
-            found.add(_DEFAULT_EPSILON if stated is None else stated)
-    return found
+def _sets_variance(name: str, reader: GraphReader) -> bool:
+    """Whether a batch norm reads what is made of an input, with no other weights in between."""
+    waiting, seen = [name], {name}
+    while waiting:
+        for node, index in reader.uses(waiting.pop()):
+            if _epsilon(node) is not None:
+                if index == 0:
+                    return True
+            elif not (node.op_type in WEIGHT_READERS and index == 0):
+                fresh = set(node.output) - seen
+                seen |= fresh
+                waiting.extend(fresh)
+    return False
+
+
+def _epsilons(reader: GraphReader) -> set[float]:
+    return {epsilon for node in reader.nodes() if (epsilon := _epsilon(node)) is not None}
+
+
+def _epsilon(node: onnx.NodeProto) -> float | None:
+    """The epsilon of a batch norm that computes forward, in any form; None of any other node."""
+    stated = next((a.f for a in node.attribute if a.name == "epsilon"), None)
+    if node.op_type in BATCH_NORMS:
+        return _DEFAULT_EPSILON if stated is None else stated
+    return stated if node.domain == DOMAIN else None

@@ -13,7 +13,8 @@ from onnx_cbp.custom_ops import DOMAIN
 
 _ORT = "com.microsoft"
 _ACCUMULATORS = ("InPlaceAccumulator", "InPlaceAccumulatorV2")
-_WEIGHT_READERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+#: Ops whose second input is a weight.
+WEIGHT_READERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 #: Batch norms before a rewrite.
 BATCH_NORMS = ("BatchNormalization", "BatchNormInternal")
 #: Losses over class indices: the input with the labels, and one of the shape [N, classes, ...].
@@ -102,7 +103,7 @@ def _role(name: str, reader: GraphReader, symbols: set[str], batch: int) -> Role
         return Role(Kind.OVERWRITE)
     if any(node.op_type in BATCH_NORMS and index == 1 for node, index in uses):
         return Role(Kind.SCALE)
-    if any(is_standard(node) and node.op_type in _WEIGHT_READERS and index == 1 for node, index in uses):
+    if any(is_standard(node) and node.op_type in WEIGHT_READERS and index == 1 for node, index in uses):
         return Role(Kind.WEIGHT)
     return Role(Kind.DATA)
 
