@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import onnx
 
@@ -108,7 +109,7 @@ def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
 
 
 def _rewritten(model: onnx.ModelProto, on: list[Fusion], *, portable: bool) -> Model:
-    switches = {fusion.name: fusion in on for fusion in FUSIONS}
+    switches: dict[str, Any] = {fusion.name: fusion in on for fusion in FUSIONS}
     made = rewrite(model, portable=portable, **switches)
     names = " and ".join(fusion.name for fusion in on) or "no fusion"
     return Model(f"the original, rewritten with {names},", made, made)
