@@ -140,7 +140,9 @@ def test_every_batch_norm_meets_its_own_epsilon(which):
     model = onnx_cbp.rewrite(original)
     assert compare(original, model)[0].within()
     node = [n for n in model.graph.node if n.op_type == "BatchNormTrain"][which]
-    next(a for a in node.attribute if a.name == "epsilon").f *= 1.1
+    next(
+        a for a in node.attribute if a.name == "epsilon"
+    ).f *= 1.01  # too little for variances of 1, or for those near the other's
     assert not compare(original, model)[0].within()
 
 
