@@ -83,7 +83,7 @@ def fusion_effects(
             made = _rewritten(whole, on, portable=bool(rewritten.graph.functions))
             last = number == len(have)
             if [f.name for f in _fusions(made.graph)] != [f.name for f in on]:
-                return FusionEffects(rows, _not_made(on))
+                return FusionEffects(rows, _not_made(on, original, rewritten))
             change = first_change(made.graph, rewritten.whole()) if last else None
             # Where it is the rewritten model itself, that has been run.
             after = results if last and change is None else yardstick.run(made)
@@ -115,9 +115,9 @@ def _rewritten(model: onnx.ModelProto, on: list[Fusion], *, portable: bool) -> M
     return Model(f"the original, rewritten with {names},", made, made)
 
 
-def _not_made(on: list[Fusion]) -> str:
-    what = f"the fusion {on[-1].name}" if on else "its ops"
-    return f"rewrite does not make {what} of the original, so no more can be shown: it is not what this was made from"
+def _not_made(on: list[Fusion], original: Model, rewritten: Model) -> str:
+    what = f"the fusion {on[-1].name}" if on else "any op"
+    return f"rewrite does not make {what} of {original.what}: {rewritten.what} was made of another model, or altered"
 
 
 def _altered(change: str, rewritten: Model) -> str:

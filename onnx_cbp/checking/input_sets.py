@@ -28,8 +28,9 @@ def near_epsilon(
 ) -> dict[str, np.ndarray] | None:
     """Inputs that show what epsilon is: with variances of 1, one that is wrong by a factor of 5 is lost in rounding.
 
-    Weights in front of batch norms, and data where there are none, are made as small as the square roots of the
-    model's epsilons, channel by channel in turn, so that every batch norm meets its own.
+    Weights in front of batch norms, and data where no weights are fed, are made as small as the square roots of the
+    model's epsilons, channel by channel in turn, so that every batch norm meets its own. (Weights that are constants of
+    the graph stay as they are, and so do the variances behind them but for the first batch norm's.)
 
     Returns:
         The inputs; None where no input is in front of a batch norm.
@@ -39,7 +40,10 @@ def near_epsilon(
     small = {
         name: _scaled(array, roles[name].kind, roots)
         for name, array in usual.items()
-        if roots and array.dtype.kind == "f" and roles[name].kind in _SCALED and _sets_variance(name, reader)
+        if roots
+        and array.dtype.kind == "f"
+        and roles[name].kind in _SCALED
+        and _sets_variance(name, reader, set(usual))
     }
     return {**usual, **small} if small else None
 
@@ -73,15 +77,15 @@ def _scaled(array: np.ndarray, kind: Kind, roots: list[float]) -> np.ndarray:
     return np.asarray(array * factors.reshape(shape)).astype(array.dtype)
 
 
-def _sets_variance(name: str, reader: GraphReader) -> bool:
-    """Whether a batch norm reads what is made of an input, with no other weights in between."""
+def _sets_variance(name: str, reader: GraphReader, fed: set[str]) -> bool:
+    """Whether a batch norm reads what is made of an input, with no other fed weights in between."""
     waiting, seen = [name], {name}
     while waiting:
         for node, index in reader.uses(waiting.pop()):
             if _epsilon(node) is not None:
                 if index == 0:
                     return True
-            elif not (node.op_type in WEIGHT_READERS and index == 0):
+            elif not (node.op_type in WEIGHT_READERS and index == 0 and node.input[1] in fed):
                 fresh = set(node.output) - seen
                 seen |= fresh
                 waiting.extend(fresh)

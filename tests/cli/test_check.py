@@ -124,6 +124,19 @@ def test_an_epsilon_a_little_off(factor):
     assert not differences["y"].within()
 
 
+def test_an_epsilon_behind_constant_weights():
+    original = parse("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        agraph (float[N, 2] x, float[2] s, float[2] b, float[2] m, float[2] v) => (float[N, 2] y)
+        <float[2, 2] w = {1, 2, 3, -4}>
+        { z = Gemm (x, w) y, m1, v1 = BatchNormalization <training_mode: int = 1> (z, s, b, m, v) }
+    """)
+    model = onnx_cbp.rewrite(original)
+    assert compare(original, model)[0].within()
+    _attribute(model, "BatchNormTrain", "epsilon").f *= 1.02
+    assert not compare(original, model)[0].within()
+
+
 @pytest.mark.parametrize("which", [0, 1])
 def test_every_batch_norm_meets_its_own_epsilon(which):
     text = """
