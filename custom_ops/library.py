@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
 from onnx_cbp.custom_ops.operator import STRUCTURAL_ATTRIBUTES, Arrays, Binding, Operator
 from onnx_cbp.errors import OnnxCbpError
@@ -83,6 +82,8 @@ def _arguments(
     attributes: Mapping[str, Any],
 ) -> list[Any]:
     """Types, sizes, attributes, inputs, outputs: the order of every function in c_api.h."""
+    import onnx_ir as ir  # here, because it is slow to import and registering the library takes nothing of it
+
     formals = zip(operator.inputs + operator.outputs, (*inputs, *outputs), strict=True)
     numbers = {t.type: ir.DataType.from_numpy(value.dtype).value for t, value in formals}
     arguments: list[Any] = [ctypes.c_int(numbers[name]) for name in ("T", "U") if name in numbers]
