@@ -10,34 +10,36 @@ template <bool kStream, typename T, typename V, typename Mask>
 void Map(const Layout& layout, const Block& block, const BackpropCoefficients<V>* coefficients, const T* dy,
          const Mask& mask, const T* x, T* dx) {
   using Vector = VectorOf<V>;
-  const auto gradient = [](Vector dy_i, Vector x_i, Vector center, Vector slope, Vector tilt, Vector offset) {
-    return MulAdd(x_i - center, tilt, MulAdd(dy_i, slope, offset));
+  const auto gradient = [](Vector dy_i, Vector x_i, Vector center, Vector slope, Vector through_mean,
+                           Vector through_var) {
+    return slope * MulAdd(x_i - center, through_var, dy_i - through_mean);
   };
   if (MapsByRow(layout)) {
     const Rows rows(layout, block);
     const auto row_mask = mask.OfRows(rows);
-    V center[Rows::kSpace], slope[Rows::kSpace], tilt[Rows::kSpace], shift[Rows::kSpace];
+    V center[Rows::kSpace], slope[Rows::kSpace], through_mean[Rows::kSpace], through_var[Rows::kSpace];
     rows.Spread(center, [&](int64_t c) { return coefficients[c].center; });
     rows.Spread(slope, [&](int64_t c) { return coefficients[c].slope; });
-    rows.Spread(tilt, [&](int64_t c) { return coefficients[c].tilt; });
-    rows.Spread(shift, [&](int64_t c) { return coefficients[c].offset; });
+    rows.Spread(through_mean, [&](int64_t c) { return coefficients[c].through_mean; });
+    rows.Spread(through_var, [&](int64_t c) { return coefficients[c].through_var; });
     ForEachRow(rows, [&](int64_t offset, int64_t length) {
       MapRun<kStream, V>(length, dx + offset, [&](int64_t i, auto load) {
         const Vector x_i = load(x + offset + i);
         const Vector dy_i = row_mask.template At<Vector>(i).Pass(load(dy + offset + i), x_i, offset + i, load);
-        return gradient(dy_i, x_i, LoadVector<V>(center + i), LoadVector<V>(slope + i), LoadVector<V>(tilt + i),
-                        LoadVector<V>(shift + i));
+        return gradient(dy_i, x_i, LoadVector<V>(center + i), LoadVector<V>(slope + i), LoadVector<V>(through_mean + i),
+                        LoadVector<V>(through_var + i));
       });
     });
   } else {
     ForEachPlane(layout, block, [&](int64_t c, int64_t offset) {
       const Vector center = Broadcast(coefficients[c].center), slope = Broadcast(coefficients[c].slope),
-                   tilt = Broadcast(coefficients[c].tilt), shift = Broadcast(coefficients[c].offset);
+                   through_mean = Broadcast(coefficients[c].through_mean),
+                   through_var = Broadcast(coefficients[c].through_var);
       const auto passing = mask.Plane(c);
       MapRun<kStream, V>(block.inner(), dx + offset, [&](int64_t i, auto load) {
         const Vector x_i = load(x + offset + i);
         const Vector dy_i = passing.Pass(load(dy + offset + i), x_i, offset + i, load);
-        return gradient(dy_i, x_i, center, slope, tilt, shift);
+        return gradient(dy_i, x_i, center, slope, through_mean, through_var);
       });
     });
   }

@@ -19,19 +19,18 @@ NormalizeCoefficients<V> MakeNormalizeCoefficients(double mean, double inv_std, 
   return {center, static_cast<V>(slope), static_cast<V>(rest == 0.0 ? b : b - rest * slope)};
 }
 
-// dx = slope * dy + tilt * (x - center) + offset, which is slope * (dy - through_mean - (x - mean) * through_var).
+// dx = slope * (dy - through_mean + (x - center) * through_var): what cancels does so before it is multiplied.
 template <typename V>
 struct BackpropCoefficients {
-  V center, slope, tilt, offset;
+  V center, slope, through_mean, through_var;
 };
 
 // From values in double; count is the number of elements per channel that the statistics were taken over.
 template <typename V>
 BackpropCoefficients<V> MakeBackpropCoefficients(double scale, double mean, double inv_std, double scale_grad,
                                                  double bias_grad, double count) {
-  const double slope = scale * inv_std;
-  return {static_cast<V>(mean), static_cast<V>(slope), static_cast<V>(-slope * (inv_std * (scale_grad / count))),
-          static_cast<V>(-slope * (bias_grad / count))};
+  return {static_cast<V>(mean), static_cast<V>(scale * inv_std), static_cast<V>(bias_grad / count),
+          static_cast<V>(-inv_std * (scale_grad / count))};
 }
 
 }  // namespace onnx_cbp

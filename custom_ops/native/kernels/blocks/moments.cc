@@ -113,8 +113,8 @@ void PlaneMoments(const Layout& layout, const Block& block, const T* x, Moments*
     });
   }
   for (int64_t c = 0; c < block.channels(); ++c) {
-    moments[c] = FromShiftedSums(static_cast<double>(pivots[c]), SumOf(Lanes::Load(lanes[c])), SumOf(Lanes::Load(lanes[c] + kLanes)),
-                                 static_cast<double>(block.count()));
+    moments[c] = FromShiftedSums(static_cast<double>(pivots[c]), SumOf(Lanes::Load(lanes[c])),
+                                 SumOf(Lanes::Load(lanes[c] + kLanes)), static_cast<double>(block.count()));
   }
 }
 

@@ -89,7 +89,8 @@ void PlaneSums(const Layout& layout, const Block& block, const T* x, const doubl
       }
     }
   });
-  for (int64_t c = 0; c < block.channels(); ++c) sums[c] = {SumOf(Lanes::Load(products[c])), SumOf(Lanes::Load(gradients[c]))};
+  for (int64_t c = 0; c < block.channels(); ++c)
+    sums[c] = {SumOf(Lanes::Load(products[c])), SumOf(Lanes::Load(gradients[c]))};
 }
 
 template <typename T, typename Mask>
