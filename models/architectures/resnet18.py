@@ -5,29 +5,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from .resnet_digits import Block
+
 SIZE = 64
 WIDTHS = (64, 128, 256, 512)
 BLOCKS_A_STAGE = 2
 CLASSES = 1000
-
-
-class Block(nn.Module):
-    """Two convolutions with batch norms, and a shortcut that is projected where the shape changes."""
-
-    def __init__(self, width_in: int, width: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(width_in, width, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or width_in != width:
-            self.shortcut = nn.Sequential(nn.Conv2d(width_in, width, 1, stride, bias=False), nn.BatchNorm2d(width))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[N, width_in, H, W] -> [N, width, H / stride, W / stride]."""
-        y = torch.relu(self.bn1(self.conv1(x)))
-        return torch.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
 
 
 class ResNet18(nn.Module):

@@ -37,6 +37,9 @@ if sys.path and sys.path[0] and Path(sys.path[0]).resolve() == Path(__file__).re
 
 import numpy as np
 
+#: What a worker can do: the command's name -> the answer to it.
+Commands = dict[str, Callable[[dict[str, Any]], dict[str, Any]]]
+
 _LARGE = 1 << 20
 _inputs: dict[str, np.ndarray] = {}
 
@@ -191,14 +194,15 @@ def _probe() -> dict[str, Any]:
     return {name: importlib.util.find_spec(name) is not None for name in ("onnxruntime", "torch")}
 
 
-def _versions(library: str) -> dict[str, Any]:
-    versions: dict[str, Any] = {"python": sys.version.split()[0], "numpy": np.__version__}
+def versions(library: str) -> dict[str, Any]:
+    """Of Python, numpy and the library."""
+    found: dict[str, Any] = {"python": sys.version.split()[0], "numpy": np.__version__}
     if library in ("onnxruntime", "torch"):
         module = importlib.import_module(library)
-        versions[library] = module.__version__
+        found[library] = module.__version__
         if library == "onnxruntime":
-            versions["build"] = module.get_build_info()
-    return versions
+            found["build"] = module.get_build_info()
+    return found
 
 
 def _sleep_until_idle() -> None:
@@ -214,11 +218,14 @@ def _sleep_until_idle() -> None:
 _PREPARE = {"onnxruntime": _onnxruntime, "torch": _torch, "read": _read}
 
 
-def _answer(library: str, command: dict[str, Any], prepared: dict[str, Prepared]) -> dict[str, Any]:
-    if command["do"] == "prepare":
-        prepared[command["id"]] = _PREPARE[library](command["task"], command["threads"])
+def commands(prepare: Callable[[dict[str, Any], int], Prepared], prepared: dict[str, Prepared]) -> Commands:
+    """The commands of every worker; what is prepared is kept in `prepared`, by id."""
+
+    def do_prepare(command: dict[str, Any]) -> dict[str, Any]:
+        prepared[command["id"]] = prepare(command["task"], command["threads"])
         return {}
-    if command["do"] == "outputs":
+
+    def do_outputs(command: dict[str, Any]) -> dict[str, Any]:
         one = prepared[command["id"]]
         one.run(1)
         paths = {}
@@ -226,23 +233,26 @@ def _answer(library: str, command: dict[str, Any], prepared: dict[str, Prepared]
             paths[name] = str(Path(command["folder"]) / f"{name}.npy")
             np.save(paths[name], array)
         return {"paths": paths}
-    if command["do"] == "time":
+
+    def do_time(command: dict[str, Any]) -> dict[str, Any]:
         run = prepared[command["id"]].run
         start = time.perf_counter()
         run(command["runs"])
         seconds = (time.perf_counter() - start) / command["runs"]
         _sleep_until_idle()
         return {"seconds": seconds}
-    if command["do"] == "release":
+
+    def do_release(command: dict[str, Any]) -> dict[str, Any]:
         prepared.clear()
         if command["inputs"]:
             _inputs.clear()
         return {}
-    raise ValueError(f"unknown command {command['do']!r}")
+
+    return {"prepare": do_prepare, "outputs": do_outputs, "time": do_time, "release": do_release}
 
 
-def main(library: str) -> None:
-    """Answer commands until stdin ends."""
+def serve(greet: Callable[[], dict[str, Any]], known: Commands) -> None:
+    """Greet, then answer commands until stdin ends."""
     # Libraries print what they like on stdout: the answers have a file of their own.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -251,16 +261,24 @@ def main(library: str) -> None:
         print(json.dumps(answer), file=answers, flush=True)
 
     try:
-        say(_probe() if library == "probe" else _versions(library))
+        say(greet())
     except Exception as error:  # a broken installation raises whatever it likes
         say({"error": f"{type(error).__name__}: {error}"})
         return
-    prepared: dict[str, Prepared] = {}
     for line in sys.stdin:
         try:
-            say(_answer(library, json.loads(line), prepared))
+            command = json.loads(line)
+            say(known[command["do"]](command))
         except Exception as error:  # those of the libraries have no base of their own
             say({"error": f"{type(error).__name__}: {error}"})
+
+
+def main(library: str) -> None:
+    """Answer for one library."""
+    if library == "probe":
+        serve(_probe, {})
+    else:
+        serve(lambda: versions(library), commands(_PREPARE[library], {}))
 
 
 if __name__ == "__main__":
