@@ -13,6 +13,7 @@ import numpy as np
 
 from onnx_cbp.bench.agreement import largest_difference
 from onnx_cbp.bench.data import write_inputs
+from onnx_cbp.bench.dtypes import DTYPES
 from onnx_cbp.bench.kernels import KERNELS, Kernel
 from onnx_cbp.bench.results import PeerTimes, Row
 from onnx_cbp.bench.rounds import Candidate, take_rounds
@@ -21,7 +22,7 @@ from onnx_cbp.bench.shapes import Shape, ShapeSet
 from onnx_cbp.bench.tasks import own_task, peer_task
 from onnx_cbp.errors import OnnxCbpError
 
-TOLERANCES = {"float64": 1e-4, "float32": 1e-4, "float16": 1e-2}
+TOLERANCES = {"float64": 1e-4, "float32": 1e-4, "float16": 1e-2, "bfloat16": 2e-2}
 _OURS = "ours"
 _READ = "read"
 
@@ -89,7 +90,7 @@ class Bench:
 
     def _row(self, set_name: str, shape: Shape, kernel: Kernel, threads: int, inputs: Mapping[str, Path]) -> Row:
         data = self.settings.data
-        size = kernel.tensors * shape.elements * np.dtype(data).itemsize
+        size = kernel.tensors * shape.elements * DTYPES[data].itemsize
         ours = Candidate(self._own, _OURS)
         read = Candidate(self._read, _READ)
         try:

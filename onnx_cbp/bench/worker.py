@@ -41,6 +41,8 @@ import numpy as np
 Commands = dict[str, Callable[[dict[str, Any]], dict[str, Any]]]
 
 _LARGE = 1 << 20
+#: The type that comes and goes as float32.
+_NOT_OF_NUMPY = "bfloat16"
 _inputs: dict[str, np.ndarray] = {}
 
 
@@ -72,24 +74,48 @@ def _onnxruntime(task: dict[str, Any], threads: int) -> Prepared:
     if task["library"]:
         options.register_custom_ops_library(task["library"])
     session = ort.InferenceSession(base64.b64decode(task["model"]), options, providers=["CPUExecutionProvider"])
+    casts = task["casts"] and {way: _cast(base64.b64decode(model)) for way, model in task["casts"].items()}
     binding = session.io_binding()
     keep = []
     for name, path in task["inputs"].items():
-        keep.append(ort.OrtValue.ortvalue_from_numpy(_load(path)))
+        value = ort.OrtValue.ortvalue_from_numpy(_load(path))
+        keep.append(casts["in"](value) if task["types"][name] == _NOT_OF_NUMPY else value)
         binding.bind_ortvalue_input(name, keep[-1])
-    arrays = {name: np.zeros(shape, dtype) for name, (shape, dtype) in task["outputs"].items()}
-    values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
-    for name, value in values.items():
-        binding.bind_ortvalue_output(name, value)
+    arrays, values = {}, {}
+    for name, (shape, dtype) in task["outputs"].items():
+        arrays[name] = np.zeros(shape, "float32" if dtype == _NOT_OF_NUMPY else dtype)
+        value = ort.OrtValue.ortvalue_from_numpy(arrays[name])
+        values[name] = casts["in"](value) if dtype == _NOT_OF_NUMPY else value
+        binding.bind_ortvalue_output(name, values[name])
 
     def run(runs: int) -> None:
         for _ in range(runs):
             session.run_with_iobinding(binding)
 
     def outputs() -> dict[str, np.ndarray]:
-        return {name: value.numpy() for name, value in values.items() if keep}
+        of_numpy = {
+            name: casts["out"](value) if task["outputs"][name][1] == _NOT_OF_NUMPY else value
+            for name, value in values.items()
+        }
+        return {name: value.numpy() for name, value in of_numpy.items() if keep}
 
     return Prepared(run, outputs)
+
+
+def _cast(model: bytes) -> Callable[[Any], Any]:
+    """A function of an OrtValue that returns it in another type."""
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+
+    def cast(value: Any) -> Any:
+        binding = session.io_binding()
+        binding.bind_ortvalue_input("x", value)
+        binding.bind_output("y", "cpu")
+        session.run_with_iobinding(binding)
+        return binding.get_outputs()[0]
+
+    return cast
 
 
 def _torch(task: dict[str, Any], threads: int) -> Prepared:
@@ -102,6 +128,8 @@ def _torch(task: dict[str, Any], threads: int) -> Prepared:
     tensors = {}
     for name, path in task["inputs"].items():
         tensor = torch.from_numpy(_load(path))
+        if task["types"][name] == _NOT_OF_NUMPY:
+            tensor = tensor.to(torch.bfloat16)
         tensors[name] = tensor.permute(channels_second) if tensor.dim() == rank and rank > 1 else tensor
     call = _TORCH[task["kernel"]](torch, tensors, task["attributes"])
     last: list[tuple[Any, ...]] = [()]
@@ -115,9 +143,10 @@ def _torch(task: dict[str, Any], threads: int) -> Prepared:
         named = zip(task["results"], last[0], strict=True)
         results = {name: value for name, value in named if name}
         results.update({new: tensors[old] for new, old in task["updated"].items()})
+        of_numpy = {n: v.float() if v.dtype == torch.bfloat16 else v for n, v in results.items()}
         return {
             name: (value.permute(back) if value.dim() == rank and rank > 1 else value).contiguous().numpy()
-            for name, value in results.items()
+            for name, value in of_numpy.items()
         }
 
     return Prepared(run, outputs)

@@ -39,7 +39,7 @@ _OF_STEPS = {"batch": "--batch"}
 @click.option(
     "--type",
     "data",
-    type=click.Choice(["float32", "float64", "float16"]),
+    type=click.Choice(["float32", "float64", "float16", "bfloat16"]),
     default="float32",
     show_default=True,
     help="Of X.",
@@ -81,11 +81,7 @@ def bench(
     plot_file: str | None,
     quick: bool,
 ) -> None:
-    r"""Measure the kernels, or the training steps of MODELs.
-
-    \b
-    onnx-cbp bench                            the kernels
-    onnx-cbp bench models/resnet_digits       a training step, original against rewritten
+    """Measure the kernels, or the training steps of MODELs.
 
     A MODEL is a folder of ONNX Runtime training artifacts, or the .onnx file of a graph. It is rewritten, both get the
     same made-up inputs, and both run in turn, each in a process of its own. Columns: median time of a step, the ratio
@@ -207,6 +203,9 @@ def _print(name: str, description: str, rows: Sequence[Row]) -> None:
     say(out, f"{name} ({data}): {description}" if description else f"{name} ({data})")
     heads = ("op", "shape", "threads", "ms", "GB/s", "% of read")
     out.print(table((*heads, *columns), cells, right=(*heads[2:], *columns)))
+    without = {p.column: p.missing for row in rows for p in row.peers if p.column not in columns}
+    for column, reason in without.items():
+        say(out, f"{column}: nothing to measure ({reason.split(' : ')[-1]})")
 
 
 def _say_missing(rows: Sequence[Row]) -> None:
