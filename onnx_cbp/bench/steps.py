@@ -103,14 +103,22 @@ class StepBench:
                 candidate.worker.ask("release", inputs=True)
                 variant.batch_norm = _profile(candidate, model, graph, row.threads, folder / "profile")
         for graph, variant in both:
-            variant.memory = self._memory(model, graph, row.threads, {}, arena=True)
-            variant.live = self._memory(model, graph, row.threads, _GIVE_BACK, arena=False)
+            variant.memory = self.memory(model, graph, row.threads)
+            variant.live = self.memory(model, graph, row.threads, arena=False)
 
-    def _memory(
-        self, model: StepModel, graph: Graph, threads: int, environment: Mapping[str, str], *, arena: bool
-    ) -> Memory:
-        """In a process that has done nothing before: what one has freed is no measure of what the next needs."""
-        with self._worker(environment) as worker:
+    def memory(self, model: StepModel, graph: Graph, threads: int, *, arena: bool = True) -> Memory:
+        """What the first steps take, in a process that has done nothing before.
+
+        Args:
+            model: what the graph is of.
+            graph: the original or the rewritten one.
+            threads: of the session.
+            arena: with ONNX Runtime's arena, as a user has it; without, memory is given back as soon as it is freed.
+
+        Raises:
+            WorkerError: the steps cannot be run.
+        """
+        with self._worker({} if arena else _GIVE_BACK) as worker:
             worker.ask("prepare", id=_STEP, threads=threads, task=model.task(graph, arena=arena))
             answer = worker.ask("memory", id=_STEP, runs=_STEPS_TO_THE_PEAK)
             return Memory(int(answer["before"]), int(answer["peak"]))
