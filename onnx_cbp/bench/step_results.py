@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,28 +14,22 @@ class BatchNormTime:
 
     Attributes:
         nodes: how many batch-norm nodes it has: those that a rewrite replaces, or those that it puts in their place.
-        seconds: their kernels' time in each step.
-        steps: the time of each of those steps: of all kernels, and of what is done outside of the graph.
+        seconds: their kernels' time in a step.
+        step: the time of a step: of all kernels, and of what is done outside of the graph.
     """
 
     nodes: int
-    seconds: list[float]
-    steps: list[float]
+    seconds: float
+    step: float
 
     @property
     def share(self) -> float:
-        """Part of a step, from 0 to 1: the median over the steps."""
-        return statistics.median(part / step for part, step in zip(self.seconds, self.steps, strict=True))
+        """Part of a step, from 0 to 1."""
+        return self.seconds / self.step
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {
-            "nodes": self.nodes,
-            "share": self.share,
-            "median_s": statistics.median(self.seconds),
-            "kernels_s": self.seconds,
-            "steps_s": self.steps,
-        }
+        return {"nodes": self.nodes, "share": self.share, "kernels_s": self.seconds, "step_s": self.step}
 
 
 @dataclass(frozen=True)

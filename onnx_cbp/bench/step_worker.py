@@ -3,8 +3,8 @@
     python step_worker.py onnxruntime
 
     {"do": "profile", "id": str, "warm_up": int, "runs": int, "prefix": str, "nodes": [[name, op type], ...]}
-        runs so many steps of what was prepared with a profile of that prefix, and forgets it; answers, for each step,
-        its seconds and those of the nodes' kernels, and how many of the nodes the profile has
+        runs so many steps of what was prepared with a profile of that prefix, and forgets it; answers the seconds of
+        a step and those of the nodes' kernels in it, and how many of the nodes the profile has
     {"do": "memory", "id": str, "runs": int}
         answers the resident bytes of its own that the process had before so many steps, and the most during them
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import gc
 import json
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -29,6 +30,9 @@ import numpy as np
 from onnx_cbp.bench.worker import Commands, Prepared, commands, serve, versions
 
 _FATAL_ONLY = 4  # errors are raised too
+
+#: Name and op type.
+NodeKey = tuple[str, str]
 
 
 def _prepare(task: dict[str, Any], threads: int) -> Prepared:
@@ -103,32 +107,48 @@ def _profile(command: dict[str, Any], prepared: dict[str, Prepared]) -> dict[str
     (file,) = Path(command["prefix"]).parent.glob(f"{Path(command['prefix']).name}*.json")
     events = sorted(json.loads(file.read_text(encoding="utf-8")), key=lambda event: event.get("ts", 0))
     file.unlink()
-    kernels = [event for event in events if _node(event) is not None]
-    wanted = {(name, op_type) for name, op_type in command["nodes"]}
-    answer: dict[str, Any] = {"seconds": [], "nodes_seconds": []}
     runs = [event for event in events if event["name"] == "model_run"][-command["runs"] :]
-    for step_seconds, run in zip(seconds, runs, strict=True):
-        of_run = [event for event in kernels if run["ts"] <= event["ts"] < run["ts"] + run["dur"]]
-        of_nodes = [event for event in of_run if _node(event) in wanted]
-        # Taking a profile takes time itself, up to a quarter of a small network's step, and none of it in a kernel. So
-        # a step is here its kernels, and what it does outside of the graph, such as the optimizer.
-        outside = max(step_seconds - run["dur"] * 1e-6, 0.0)
-        answer["seconds"].append(outside + _together(of_run))
-        answer["nodes_seconds"].append(_together(of_nodes))
-    answer["found"] = len({_node(event) for event in kernels} & wanted)
-    return answer
+    kernels: list[dict[NodeKey, float]] = [_by_node(_within(run, events)) for run in runs]
+    # Taking a profile takes time itself, up to a quarter of a small network's step, and none of it in a kernel. So a
+    # step is here its kernels, and what it does outside of the graph, such as the optimizer.
+    outside = [step - run["dur"] * 1e-6 for step, run in zip(seconds, runs, strict=True)]
+    # The median of each node, and not of the steps: where others use the machine too, they take it away in every step
+    # from some node, and mostly from one that runs for long.
+    medians = {key: statistics.median(of.get(key, 0.0) for of in kernels) for key in kernels[-1]}
+    wanted = {(name, op_type) for name, op_type in command["nodes"]}
+    return {
+        "seconds": sum(medians.values()) + max(statistics.median(outside), 0.0),
+        "nodes_seconds": sum(value for key, value in medians.items() if key in wanted),
+        "found": len(wanted & medians.keys()),
+    }
 
 
-def _together(events: list[dict[str, Any]]) -> float:
-    """Seconds of kernels that run one after the other; those of a subgraph are in the time of the node that has it."""
-    total, end = 0.0, 0
+def _within(run: dict[str, Any], events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The kernels of a run, in order."""
+    end = run["ts"] + run["dur"]
+    return [event for event in events if _node(event) is not None and run["ts"] <= event["ts"] < end]
+
+
+def _by_node(events: list[dict[str, Any]]) -> dict[NodeKey, float]:
+    """Seconds of each node's kernel. Nodes run one after the other, but for those of a subgraph.
+
+    What those take is theirs, and not the time of the node that has the subgraph.
+    """
+    seconds: dict[NodeKey, float] = {}
+    around: list[tuple[NodeKey, float]] = []
     for event in events:
-        if event["ts"] >= end:
-            total, end = total + event["dur"] * 1e-6, event["ts"] + event["dur"]
-    return total
+        key = _node(event)
+        assert key is not None
+        while around and event["ts"] >= around[-1][1]:
+            around.pop()
+        seconds[key] = seconds.get(key, 0.0) + event["dur"] * 1e-6
+        if around:
+            seconds[around[-1][0]] -= event["dur"] * 1e-6
+        around.append((key, event["ts"] + event["dur"]))
+    return seconds
 
 
-def _node(event: dict[str, Any]) -> tuple[str, str] | None:
+def _node(event: dict[str, Any]) -> NodeKey | None:
     """Name and op type of the node whose kernel ran, None for any other event."""
     if event.get("cat") != "Node" or not event["name"].endswith("_kernel_time"):
         return None

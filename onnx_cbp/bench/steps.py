@@ -140,4 +140,4 @@ def _profile(candidate: Candidate, model: StepModel, graph: Graph, threads: int,
         prefix=str(prefix),
         nodes=graph.batch_norms,
     )
-    return BatchNormTime(int(answer["found"]), list(answer["nodes_seconds"]), list(answer["seconds"]))
+    return BatchNormTime(int(answer["found"]), float(answer["nodes_seconds"]), float(answer["seconds"]))
