@@ -11,7 +11,7 @@ import onnx
 import onnx.inliner
 
 from onnx_cbp.bench.agreement import largest_difference
-from onnx_cbp.checking.graphs import fed_inputs
+from onnx_cbp.checking.graphs import fed_inputs, nodes
 from onnx_cbp.checking.inputs import make_inputs
 from onnx_cbp.checking.roles import find_roles
 from onnx_cbp.checking.sessions import run
@@ -166,7 +166,7 @@ def _named_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
     taken = {""}
-    for node in model.graph.node:
+    for node in nodes(model.graph.node):
         name, number = node.name, 0
         while name in taken:
             name, number = f"{node.name or node.op_type}_{number}", number + 1
@@ -177,7 +177,7 @@ def _named_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _keys(model: onnx.ModelProto) -> dict[NodeKey, None]:
     # Constants are folded when a session is created, and take no time.
-    return {(node.name, node.op_type): None for node in model.graph.node if node.op_type != "Constant"}
+    return {(node.name, node.op_type): None for node in nodes(model.graph.node) if node.op_type != "Constant"}
 
 
 def _run_once(

@@ -14,11 +14,13 @@ class BatchNormTime:
 
     Attributes:
         nodes: how many batch-norm nodes it has: those that a rewrite replaces, or those that it puts in their place.
+        unseen: how many it has not: ONNX Runtime's optimisations have removed them, or given them other names.
         seconds: their kernels' time in a step.
         step: the time of a step: of all kernels, and of what is done outside of the graph.
     """
 
     nodes: int
+    unseen: int
     seconds: float
     step: float
 
@@ -29,7 +31,13 @@ class BatchNormTime:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {"nodes": self.nodes, "share": self.share, "kernels_s": self.seconds, "step_s": self.step}
+        return {
+            "nodes": self.nodes,
+            "unseen_nodes": self.unseen,
+            "share": self.share,
+            "kernels_s": self.seconds,
+            "step_s": self.step,
+        }
 
 
 @dataclass(frozen=True)

@@ -140,4 +140,7 @@ def _profile(candidate: Candidate, model: StepModel, graph: Graph, threads: int,
         prefix=str(prefix),
         nodes=graph.batch_norms,
     )
-    return BatchNormTime(int(answer["found"]), float(answer["nodes_seconds"]), float(answer["seconds"]))
+    found = int(answer["found"])
+    return BatchNormTime(
+        found, len(graph.batch_norms) - found, float(answer["nodes_seconds"]), float(answer["seconds"])
+    )

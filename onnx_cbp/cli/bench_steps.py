@@ -71,7 +71,7 @@ def _times(row: StepRow) -> list[str | Text]:
         milliseconds(row.rewritten.times.median),
         Text(f"{row.ratio:.3f}", style="green" if row.ratio >= 1 else "yellow"),
         f"{min(row.ratios):.3f} to {max(row.ratios):.3f}",
-        f"{row.original.batch_norm.share:.1%}",
+        f"{'at least ' if row.original.batch_norm.unseen else ''}{row.original.batch_norm.share:.1%}",
         f"{row.saved:.1%}",
     ]
 

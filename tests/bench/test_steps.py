@@ -196,6 +196,58 @@ def test_nodes_get_names_of_their_own(tmp_path):
     assert names == ["BatchNormInternal_0", "BatchNormalizationGrad_0", "twice", "twice_0"]
 
 
+@pytest.mark.native
+def test_a_batch_norm_in_a_subgraph(tmp_path):
+    path, out = tmp_path / "subgraph.onnx", tmp_path / "out.json"
+    onnx.save(
+        parse("""
+            <ir_version: 8, opset_import: ["" : 17]>
+            agraph (float[N, 3, L] x, float limit, float[3] gamma, float[3] beta, float[3] mean, float[3] var)
+                => (float[N, 3, L] z) <float far = {100}>
+            {
+                small = Less (limit, far)
+                z = If (small) <
+                    then_branch = normal () => (y) {
+                        y, new_mean, new_var = BatchNormalization <training_mode: int = 1> (x, gamma, beta, mean, var)
+                    },
+                    else_branch = plain () => (same) { same = Identity (x) }
+                >
+            }
+        """),
+        path,
+    )
+    result = run(path, "--json", out)
+    assert (result.exit_code, result.stderr) == (0, ""), result.output
+    (row,) = json.loads(out.read_text())["results"]
+    assert row["original"]["batch_norm"]["nodes"] == 1
+    assert row["original"]["batch_norm"]["share"] > 0
+
+
+@pytest.mark.native
+def test_a_share_that_the_profile_does_not_show_whole_is_said_to_be_at_least_that(tmp_path):
+    path = tmp_path / "folded.onnx"
+    onnx.save(
+        parse("""
+            <ir_version: 8, opset_import: ["" : 17]>
+            agraph (float[N, 3, L] x, float[3] gamma, float[3] beta, float[3] mean, float[3] var) => (float[N, 3, L] z)
+            {
+                always = Constant <value: tensor = bool {1}> ()
+                z = If (always) <
+                    then_branch = normal () => (y) {
+                        y, new_mean, new_var = BatchNormalization <training_mode: int = 1> (x, gamma, beta, mean, var)
+                    },
+                    else_branch = plain () => (same) { same = Identity (x) }
+                >
+            }
+        """),
+        path,
+    )
+    # ONNX Runtime puts the branch in the place of the If, and gives its nodes other names.
+    result = run(path)
+    assert result.exit_code == 0, result.output
+    assert "at least 0.0%" in result.stdout
+
+
 def test_the_time_of_a_subgraph_counts_once():
     def event(name, op_type, start, duration):
         return {
