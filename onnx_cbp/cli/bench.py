@@ -85,8 +85,9 @@ def bench(
 
     A MODEL is a folder of ONNX Runtime training artifacts, or the .onnx file of a graph. It is rewritten, both get the
     same made-up inputs, and both run in turn, each in a process of its own. Columns: median time of a step, the ratio
-    original / rewritten (above 1, the rewritten one is faster) and its spread over the rounds; BN share, the part of
-    the original's step that goes to batch norms and to what is folded into them; the part of the step that the rewrite
+    original / rewritten (above 1, the rewritten one is faster) and its spread over the rounds; BN ms, what batch
+    norms and what is folded into them take, in the original and rewritten; BN share, their part of the original's step;
+    the part of the step that the rewrite
     saves; and the memory that the steps take.
 
     Without a MODEL, kernels are measured against what ONNX Runtime and PyTorch have for the same. Peers are those of

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from onnx_cbp.bench import StepRow, StepSettings
     from onnx_cbp.bench.step_results import Memory
 
-_TIMES = ("model", "threads", "original ms", "rewritten ms", "ratio", "spread", "BN share", "step faster by")
+_TIMES = ("model", "threads", "original ms", "rewritten ms", "ratio", "spread", "BN ms", "BN share", "step faster by")
 _MEMORY = ("model", "threads", "original MB", "rewritten MB", "original MB, no arena", "rewritten MB, no arena")
 
 
@@ -62,8 +62,9 @@ def _print(rows: Sequence[StepRow]) -> None:
 def _times(row: StepRow) -> list[str | Text]:
     from rich.text import Text
 
-    if row.ratio is None or row.saved is None or row.original.batch_norm is None:
-        return [row.model, str(row.threads), "-", "-", Text("differs", style="bold red"), "-", "-", "-"]
+    before, after = row.original.batch_norm, row.rewritten.batch_norm
+    if row.ratio is None or row.saved is None or before is None or after is None:
+        return [row.model, str(row.threads), "-", "-", Text("differs", style="bold red"), "-", "-", "-", "-"]
     return [
         row.model,
         str(row.threads),
@@ -71,7 +72,8 @@ def _times(row: StepRow) -> list[str | Text]:
         milliseconds(row.rewritten.times.median),
         Text(f"{row.ratio:.3f}", style="green" if row.ratio >= 1 else "yellow"),
         f"{min(row.ratios):.3f} to {max(row.ratios):.3f}",
-        f"{'at least ' if row.original.batch_norm.unseen else ''}{row.original.batch_norm.share:.1%}",
+        f"{milliseconds(before.seconds)} to {milliseconds(after.seconds)}",
+        f"{'at least ' if before.unseen else ''}{before.share:.1%}",
         f"{row.saved:.1%}",
     ]
 

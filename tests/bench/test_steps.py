@@ -151,7 +151,7 @@ def test_table(forward):
     lines = result.stdout.splitlines()
     assert "time of a step (one run of the graph), batch 4" in lines
     heads = next(line for line in lines if "BN share" in line)
-    for head in ("original ms", "rewritten ms", "ratio", "spread", "step faster by"):
+    for head in ("original ms", "rewritten ms", "ratio", "spread", "BN ms", "step faster by"):
         assert head in heads
     assert any("rewritten MB, no arena" in line for line in lines)
     times, memory = (line.split() for line in lines if line.split()[:1] == [str(forward)])
