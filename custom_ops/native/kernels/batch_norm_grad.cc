@@ -23,7 +23,8 @@ bool BatchNormGrad(int x_type, int stats_type, const Executor& executor, const L
     using V = ComputeType<T, decltype(u)>;
     const T* const dys = static_cast<const T*>(dy);
     const ReluOf<T, V> relu{static_cast<const T*>(y), nullptr};
-    const Output<T> out{static_cast<T*>(dx), ExceedsCaches((y == nullptr ? 3 : 4) * layout.size() * sizeof(T))};
+    const Output<T> out{static_cast<T*>(dx),
+                        WritesPastCaches(layout, sizeof(T), (y == nullptr ? 3 : 4) * layout.size() * sizeof(T))};
     const T* const xs = static_cast<const T*>(x);
     std::vector<BackpropCoefficients<V>> coefficients(channels);
     RunTwoSteps(

@@ -22,7 +22,7 @@ bool BatchNormTrain(int x_type, int stats_type, const Executor& executor, const 
     using T = decltype(t);
     using V = ComputeType<T, decltype(u)>;
     std::vector<NormalizeCoefficients<V>> coefficients(channels);
-    const Output<T> y{static_cast<T*>(outputs.y), ExceedsCaches(2 * layout.size() * sizeof(T))};
+    const Output<T> y{static_cast<T*>(outputs.y), WritesPastCaches(layout, sizeof(T), 2 * layout.size() * sizeof(T))};
     RunTwoSteps(
         executor, partition, layout,
         [&](int64_t task) {

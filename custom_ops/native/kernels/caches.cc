@@ -23,9 +23,11 @@ size_t LargestCache() {
 
 }  // namespace
 
-bool ExceedsCaches(size_t bytes) {
+bool WritesPastCaches(const Layout& layout, size_t element_size, size_t bytes) {
   static const size_t largest = LargestCache();
-  return bytes > 2 * largest;
+  constexpr size_t kLine = 64, kLong = 2048;
+  const size_t run = static_cast<size_t>(WalksByRow(layout) ? layout.stride() : layout.inner) * element_size;
+  return bytes > 2 * largest && (run % kLine == 0 || run >= kLong);
 }
 
 }  // namespace onnx_cbp

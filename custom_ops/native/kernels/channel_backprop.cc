@@ -25,7 +25,7 @@ bool ChannelBackprop(int x_type, int stats_type, const Executor& executor, const
                                            value(bias_grad, c), elements);
     }
     const Partition partition(layout);
-    const Output<T> out{static_cast<T*>(dx), ExceedsCaches(3 * layout.size() * sizeof(T))};
+    const Output<T> out{static_cast<T*>(dx), WritesPastCaches(layout, sizeof(T), 3 * layout.size() * sizeof(T))};
     executor.ForEach(partition.tasks(), [&](int64_t task) {
       const Block block = partition.block(task);
       BackpropBlock(layout, block, all.data(), static_cast<const T*>(dy), ReluOf<T, V>{}, static_cast<const T*>(x),

@@ -33,7 +33,7 @@ bool ChannelBackpropStatsGrad(int x_type, int stats_type, const Executor& execut
       of_x[c] = {static_cast<V>(center[c]), of_dy[c].slope, static_cast<V>(b[c])};
     }
     const Partition partition(layout);
-    const bool stream = ExceedsCaches(4 * layout.size() * sizeof(T));
+    const bool stream = WritesPastCaches(layout, sizeof(T), 4 * layout.size() * sizeof(T));
     executor.ForEach(partition.tasks(), [&](int64_t task) {
       const Block block = partition.block(task);
       NormalizeBlock(layout, block, of_dy.data(), static_cast<const T*>(dy), false, {static_cast<T*>(dx), stream});

@@ -29,10 +29,8 @@ struct Layout {
 };
 
 // Planes are walked one by one where they are long enough to fill vectors; where they are not
-// (NHWC, whose planes have one element), a row of channels at once. A sum pays for the start and
-// the end of every plane, so it needs longer ones.
-ONNX_CBP_INLINE bool SumsByRow(const Layout& layout) { return layout.inner < 32; }
-ONNX_CBP_INLINE bool MapsByRow(const Layout& layout) { return layout.inner < 32; }
+// (NHWC, whose planes have one element), a row of channels at once.
+ONNX_CBP_INLINE bool WalksByRow(const Layout& layout) { return layout.inner < 32; }
 
 // The part of a tensor that one task works on: some outer indices, some channels, some of each
 // plane.
@@ -59,7 +57,7 @@ class Partition {
     // Long runs of neighbouring elements are what memory is fast at; every channel of a block costs
     // scratch memory.
     const int64_t channels =
-        SumsByRow(layout) ? kRow / layout.inner : std::min(kChannels, std::max<int64_t>(1, kRun / inner_per_block_));
+        WalksByRow(layout) ? kRow / layout.inner : std::min(kChannels, std::max<int64_t>(1, kRun / inner_per_block_));
     channels_per_block_ = std::min(layout.channels, channels);
     const int64_t outer = std::max<int64_t>(1, kElements / (channels_per_block_ * inner_per_block_));
     outer_per_block_ = std::min(layout.outer, outer);

@@ -14,7 +14,7 @@ void Map(const Layout& layout, const Block& block, const BackpropCoefficients<V>
                            Vector through_var) {
     return slope * MulAdd(x_i - center, through_var, dy_i - through_mean);
   };
-  if (MapsByRow(layout)) {
+  if (WalksByRow(layout)) {
     const Rows rows(layout, block);
     const auto row_mask = mask.OfRows(rows);
     V center[Rows::kSpace], slope[Rows::kSpace], through_mean[Rows::kSpace], through_var[Rows::kSpace];

@@ -193,7 +193,7 @@ void RowMoments(const Layout& layout, const Block& block, const T* x, Moments* m
 
 template <typename T, typename V>
 void BlockMoments(const Layout& layout, const Block& block, const T* x, Moments* moments) {
-  if (SumsByRow(layout)) {
+  if (WalksByRow(layout)) {
     RowMoments<T, V>(layout, block, x, moments);
   } else {
     PlaneMoments<T, V>(layout, block, x, moments);

@@ -13,7 +13,7 @@ void Map(const Layout& layout, const Block& block, const NormalizeCoefficients<V
     // Written so that NaN stays NaN, as in ONNX's Relu.
     return kRelu ? (normal < Vector{} ? Vector{} : normal) : normal;
   };
-  if (MapsByRow(layout)) {
+  if (WalksByRow(layout)) {
     const Rows rows(layout, block);
     V center[Rows::kSpace], slope[Rows::kSpace], shift[Rows::kSpace];
     rows.Spread(center, [&](int64_t c) { return coefficients[c].center; });

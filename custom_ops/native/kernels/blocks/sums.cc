@@ -54,7 +54,9 @@ void PlaneSums(const Layout& layout, const Block& block, const T* x, const doubl
     for (int lane = 0; lane < kLanes; ++lane) products[c][lane] = gradients[c][lane] = 0.0;
   }
   const int64_t length = block.inner();
-  const int64_t rest = length % kFloats;
+  // The same elements for every target, since the order of additions to a lane depends on it.
+  constexpr int64_t kUnit = 8;
+  const int64_t rest = length % kUnit;
   const Adder plus;
   ForEachPlaneGroup<4>(layout, block, [&](int64_t c, int64_t planes, int64_t offset) {
     const Doubles shift = Broadcast(-mean[block.channel_begin + c]);
@@ -140,7 +142,7 @@ void RowSums(const Layout& layout, const Block& block, const T* x, const double*
 template <typename T, typename Mask>
 void MaskedSums(const Layout& layout, const Block& block, const T* x, const double* mean, const T* dy, const Mask& mask,
                 Sums* sums) {
-  if (SumsByRow(layout)) {
+  if (WalksByRow(layout)) {
     RowSums(layout, block, x, mean, dy, mask, sums);
   } else {
     PlaneSums(layout, block, x, mean, dy, mask, sums);
