@@ -73,12 +73,14 @@ def _check_stash_type(inputs: tuple[np.ndarray, ...], attributes: dict[str, Any]
 
 
 def _not_a_number(operator: Operator, inputs: tuple[np.ndarray, ...]) -> Arrays:
-    """NaN (count: 0) in outputs of a shape that downstream ops can take; which one does not matter."""
-    shapes = {"X": inputs[0].shape}
+    """NaN in outputs of a shape that downstream ops can take; which one does not matter."""
+    channels = inputs[0].shape[-1:]
+    shapes = {"X": inputs[0].shape, "C": channels, "RC": (1, *channels), "R": (1,), "": ()}
     return tuple(
-        np.zeros((), np.int64)
+        # A replica's count must not be 0, or its NaN would not be read.
+        np.full(shapes[t.shape], len(t.shape), np.int64)
         if t.type == "int64"
-        else np.full(shapes.get(t.shape, (1,) * len(t.shape)), np.nan, np.float32)
+        else np.full(shapes[t.shape], np.nan, np.float32)
         for t in operator.outputs
     )
 
@@ -94,7 +96,11 @@ def _define() -> None:
     from onnxruntime_extensions import PyCustomOpDef, onnx_op
 
     numbers = {"float": PyCustomOpDef.dt_float, "double": PyCustomOpDef.dt_double}
-    attribute_numbers = {int: PyCustomOpDef.dt_int64, float: PyCustomOpDef.dt_float}
+    attribute_numbers = {
+        int: PyCustomOpDef.dt_int64,
+        float: PyCustomOpDef.dt_float,
+        str: PyCustomOpDef.dt_string,
+    }
     for operator in OPERATORS.values():
         for types in _overloads(operator):
             declared = {name: numbers[kind] for name, kind in types.items()}
