@@ -56,5 +56,5 @@ def all_reduce(name: str, layer: str, group: str, payload: np.ndarray, reduction
         return payload.copy()
     route = replica.route(describe(name, layer, group, payload.dtype, payload.size))
     message = np.concatenate([np.zeros(HEADER, payload.dtype), payload])
-    replica.all_reduce(route, message)
+    replica.all_reduce(route, message, message[:HEADER])
     return message[HEADER:] / (route.size if reduction == "mean" else 1)

@@ -114,7 +114,9 @@ def current() -> Replica | None:
     Raises:
         CommunicationError: other threads are replicas and this one is not.
     """
-    replica = getattr(_thread, "replica", None) or _process
+    if _process is not None:
+        return _process
+    replica: Replica | None = getattr(_thread, "replica", None)
     if replica is None and any(thread.is_alive() for thread in list(_threads)):
         raise CommunicationError(
             f"thread '{threading.current_thread().name}' is no replica while others are: call "

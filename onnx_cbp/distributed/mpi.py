@@ -14,8 +14,9 @@ import numpy as np
 from onnx_cbp.distributed.communicator import CommunicationError, Communicator
 from onnx_cbp.errors import OnnxCbpError
 
-#: Seconds in which a wait only lets other threads have the core; after them it sleeps between two looks.
-_EAGER = 2e-3
+#: A wait spins for so many seconds, then lets others have the core for so many, then sleeps between two looks.
+_SPIN = 5e-5
+_YIELD = 2e-3
 _NAP = 1e-4
 #: Seconds between two looks whether another process has given up.
 _LISTEN = 0.02
@@ -23,6 +24,8 @@ _LISTEN = 0.02
 _ROLL_CALL = 0.5
 #: Seconds that the others have to report, before this process ends them all.
 _LAST_WORDS = 2.0
+#: Of alarms; no other message is sent from one process to another.
+_TAG = 20719
 
 
 def _load() -> Any:
@@ -48,25 +51,26 @@ class _Alarm:
         self._raised = True
         text = bytearray(reason.encode()[:1000])
         others = [rank for rank in range(self._comm.size) if rank != self._comm.rank]
-        self._sent = [(self._comm.Isend(text, dest=rank), text) for rank in others]
+        self._sent = [(self._comm.Isend(text, rank, _TAG), text) for rank in others]
 
     def hear(self) -> dict[int, str]:
         """What each process said that has given up."""
         MPI = _load()
         status = MPI.Status()
-        while self._comm.Iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG, status):
+        while self._comm.Iprobe(MPI.ANY_SOURCE, _TAG, status):
             text = bytearray(status.Get_count(MPI.BYTE))
             self._comm.Recv(text, source=status.source, tag=status.tag)
             self._heard[status.source] = text.decode(errors="replace")
         return self._heard
 
-    def silent(self, ranks: Iterable[int]) -> list[int]:
-        """Those of the processes that do not say anything for a while: they stall, or are gone."""
+    def silent(self, ranks: Iterable[int]) -> str:
+        """Who of the others does not say anything for a while: they stall, or are gone. A clause for an error."""
         end = time.monotonic() + _ROLL_CALL
         missing = set(ranks) - {self._comm.rank}
         while missing - set(self.hear()) and time.monotonic() < end:
             time.sleep(_NAP)
-        return sorted(missing - set(self._heard))
+        still = sorted(missing - set(self._heard))
+        return f"; no word from rank {', '.join(map(str, still))}" if still else ""
 
 
 class MPICommunicator(Communicator):
@@ -97,9 +101,16 @@ class MPICommunicator(Communicator):
                 "initialize('mpi'): MPI was started for its main thread only; call this there and run sessions there, "
                 "or set mpi4py.rc.thread_level = 'multiple' before MPI is imported"
             )
-        at = f"rank {comm.rank} of {comm.size}: initialize"
-        world = _within(timeout, at, comm.Dup)
-        alarm = _Alarm(_within(timeout, at, comm.Dup))
+        try:
+            world = _within(timeout, comm.Dup)
+            alarm = _Alarm(_within(timeout, comm.Dup))
+        except CommunicationError as error:
+            # Nothing of our own to say so on.
+            alarm = _Alarm(comm)
+            alarm.raise_(str(error))
+            raise CommunicationError(
+                f"rank {comm.rank} of {comm.size}: initialize: {error}{alarm.silent(range(comm.size))}"
+            ) from None
         return cls(world, timeout, range(comm.size), alarm)
 
     def all_reduce(self, message: np.ndarray) -> None:
@@ -113,30 +124,33 @@ class MPICommunicator(Communicator):
     def split(self, partition: Sequence[Sequence[int]]) -> MPICommunicator:
         """Split with MPI_Comm_split."""
         color, part = next((i, p) for i, p in enumerate(partition) if self.rank in p)
-        comm = _within(self._timeout, "MPI_Comm_split", lambda: self._comm.Split(color, self.rank))
+        comm = _within(self._timeout, lambda: self._comm.Split(color, self.rank))
         return MPICommunicator(comm, self._timeout, [self._ranks[r] for r in part], self._alarm)
 
     def close(self, failed: bool) -> None:
         """Free the communicator; after a failure, end all processes when this one ends."""
         if failed:
+            self._alarm.raise_("it left after a failure")
             _end_all_at_exit()
         elif not _load().Is_finalized():
             self._comm.Free()
 
     def _wait(self, request: Any, *arrays: np.ndarray) -> None:
-        test = request.Test
+        test, now = request.Test, time.monotonic
         if test():
             return
-        started = heard = now = time.monotonic()
+        started = heard = now()
         while not test():
-            os.sched_yield()
-            now = time.monotonic()
-            if now - started < _EAGER:
+            waited = now() - started
+            if waited < _SPIN:
+                continue
+            if waited < _YIELD:
+                os.sched_yield()
                 continue
             time.sleep(_NAP)
-            if now - heard > _LISTEN or now - started > self._timeout:
-                heard = now
-                reason = self._reason_to_stop(now - started > self._timeout)
+            if now() - heard > _LISTEN or waited > self._timeout:
+                heard = now()
+                reason = self._reason_to_stop(waited > self._timeout)
                 if reason:
                     # Under way still, and nothing can stop it: the memory must stay.
                     self._unfinished.append((request, arrays))
@@ -147,17 +161,16 @@ class MPICommunicator(Communicator):
         heard = self._alarm.hear()
         if heard:
             rank, text = next(iter(heard.items()))
-            self._alarm.raise_(text)
-            return f"rank {rank} gave up: {text}"
-        if not late:
+            reason = f"rank {rank} gave up: {text}"
+        elif late:
+            reason = text = f"not all replicas came within {self._timeout:g} s"
+        else:
             return None
-        text = f"not all replicas came within {self._timeout:g} s"
         self._alarm.raise_(text)
-        silent = self._alarm.silent(self._ranks)
-        return text + (f"; no word from rank {', '.join(map(str, silent))}" if silent else "")
+        return reason + self._alarm.silent(self._ranks)
 
 
-def _within(timeout: float, what: str, call: Callable[[], Any]) -> Any:
+def _within(timeout: float, call: Callable[[], Any]) -> Any:
     """Make a call of MPI's that has no time limit, with one: in a thread, which is left behind if it takes too long."""
     MPI = _load()
     if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
@@ -171,14 +184,14 @@ def _within(timeout: float, what: str, call: Callable[[], Any]) -> Any:
         except BaseException as error:
             errors.append(error)
 
-    thread = threading.Thread(target=run, name=f"onnx_cbp {what}", daemon=True)
+    thread = threading.Thread(target=run, name="onnx_cbp: an MPI call", daemon=True)
     thread.start()
     thread.join(timeout)
     if errors:
         raise errors[0]
     if not results:
         _end_all_at_exit()
-        raise CommunicationError(f"{what}: not all replicas came within {timeout:g} s")
+        raise CommunicationError(f"not all replicas came within {timeout:g} s")
     return results[0]
 
 

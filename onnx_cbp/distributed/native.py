@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -16,6 +14,7 @@ from onnx_cbp.custom_ops.library import load_library
 from onnx_cbp.custom_ops.operator import STATISTICS_TYPES
 from onnx_cbp.distributed import lifecycle
 from onnx_cbp.distributed.replica import HEADER, Replica, Route, describe
+from onnx_cbp.errors import OnnxCbpError
 
 _FAILED = -1
 #: Views over larger messages are not kept: their memory is given back after each run.
@@ -72,74 +71,72 @@ def _functions() -> _Communicator:
 
 
 def _replicas(_user: int | None, group: bytes, error: int, capacity: int) -> int:
-    return _answering(error, capacity, lambda: _count(group.decode()))
-
-
-def _count(group: str) -> int:
-    replica = lifecycle.current()
-    return 1 if replica is None else replica.replicas(group)
+    try:
+        replica = lifecycle.current()
+        return 1 if replica is None else replica.replicas(group.decode())
+    except BaseException as failure:  # nothing may leave a callback
+        return _tell(failure, error, capacity)
 
 
 def _all_gather(
     _user: int | None, number: int, collective: int, message: int, gathered: int, error: int, capacity: int
 ) -> int:
-    def run() -> int:
-        replica, route = _route(number, collective)
-        if replica is None or route is None:
-            raise ValueError("the communicator was taken away in the middle of a run")
-        elements = HEADER + route.collective.elements
-        every = _view(route, gathered, route.size * elements).reshape(route.size, elements)
-        replica.all_gather(route, _view(route, message, elements), every)
+    try:
+        replica = lifecycle.current()
+        if replica is None:
+            raise OnnxCbpError("finalize() was called in the middle of a run")
+        route = replica.by_id.get(number) or _route(replica, number, collective)
+        own, _ = route.views.get(message) or _view(route, message)
+        every = route.gathered_views.get(gathered)
+        replica.all_gather(route, own, _gathered_view(route, gathered) if every is None else every)
         return route.size
-
-    return _answering(error, capacity, run)
+    except BaseException as failure:
+        return _tell(failure, error, capacity)
 
 
 def _all_reduce(_user: int | None, number: int, collective: int, message: int, error: int, capacity: int) -> int:
     try:
-        replica, route = _route(number, collective)
-        if replica is None or route is None:
+        replica = lifecycle.current()
+        if replica is None:
             return 1
-        view = route.views.get(message)
-        if view is None:
-            view = _view(route, message, HEADER + route.collective.elements)
-        replica.all_reduce(route, view)
+        route = replica.by_id.get(number) or _route(replica, number, collective)
+        own, header = route.views.get(message) or _view(route, message)
+        replica.all_reduce(route, own, header)
         return route.size
-    except BaseException as failure:  # nothing may leave a callback
-        return _tell(failure, error, capacity)
-
-
-def _route(number: int, collective: int) -> tuple[Replica | None, Route | None]:
-    replica = lifecycle.current()
-    if replica is None:
-        return None, None
-    route = replica.by_id.get(number)
-    if route is None:
-        told = _Collective.from_address(collective)
-        dtype = np.dtype(STATISTICS_TYPES[told.type])
-        route = replica.route(
-            describe(told.name.decode(), told.layer.decode(), told.group.decode(), dtype, told.elements)
-        )
-        if number >= 0:
-            replica.by_id[number] = route
-    return replica, route
-
-
-def _view(route: Route, address: int, elements: int) -> np.ndarray:
-    view = route.views.get(address)
-    if view is None or view.size != elements:
-        kind = ctypes.c_double if route.collective.dtype == np.float64 else ctypes.c_float
-        view = np.frombuffer((kind * elements).from_address(address), route.collective.dtype)
-        if view.nbytes <= _LARGEST_KEPT:
-            route.views[address] = view
-    return view
-
-
-def _answering(error: int, capacity: int, call: Callable[[], int]) -> int:
-    try:
-        return call()
     except BaseException as failure:
         return _tell(failure, error, capacity)
+
+
+def _route(replica: Replica, number: int, collective: int) -> Route:
+    told = _Collective.from_address(collective)
+    dtype = np.dtype(STATISTICS_TYPES[told.type])
+    route = replica.route(
+        describe(told.name.decode(), told.layer.decode(), told.group.decode(), dtype, told.elements)
+    )
+    if number >= 0:
+        replica.by_id[number] = route
+    return route
+
+
+def _view(route: Route, address: int) -> tuple[np.ndarray, np.ndarray]:
+    array = _array(route, address, HEADER + route.collective.elements)
+    views = array, array[:HEADER]
+    if array.nbytes <= _LARGEST_KEPT:
+        route.views[address] = views
+    return views
+
+
+def _gathered_view(route: Route, address: int) -> np.ndarray:
+    elements = HEADER + route.collective.elements
+    array = _array(route, address, route.size * elements).reshape(route.size, elements)
+    if array.nbytes <= _LARGEST_KEPT:
+        route.gathered_views[address] = array
+    return array
+
+
+def _array(route: Route, address: int, elements: int) -> np.ndarray:
+    kind = ctypes.c_double if route.collective.dtype == np.float64 else ctypes.c_float
+    return np.frombuffer((kind * elements).from_address(address), route.collective.dtype)
 
 
 def _tell(failure: BaseException, error: int, capacity: int) -> int:
@@ -147,6 +144,3 @@ def _tell(failure: BaseException, error: int, capacity: int) -> int:
     data = text.encode()[: capacity - 1] + b"\0"
     ctypes.memmove(error, data, len(data))
     return _FAILED
-
-
-__all__: list[Any] = ["set_communicator"]

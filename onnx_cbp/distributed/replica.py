@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -58,7 +58,9 @@ class Route:
         members: the group, by rank in the world.
         header: what its messages begin with.
         reduced: the header's sum over the replicas.
-        views: arrays over the memory of messages, by address; the owner keeps them.
+        views: arrays over the memory of this replica's messages, by address, and over the headers in them; the memory's
+            owner keeps it.
+        gathered_views: arrays [replicas, n] over the memory of gathered messages, by address.
     """
 
     collective: Collective
@@ -66,7 +68,8 @@ class Route:
     members: tuple[int, ...]
     header: np.ndarray
     reduced: list[float]
-    views: dict[int, np.ndarray] = field(default_factory=dict)
+    views: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    gathered_views: dict[int, np.ndarray] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -112,9 +115,15 @@ class Replica:
             CommunicationError: they differ, or not all came; one line that says in what.
         """
         route = self._routes.get(collective)
-        if route is None:
-            route = self._guarded(collective, lambda: self._open(collective))
-        return route
+        if route is not None:
+            return route
+        self._enter(collective)
+        try:
+            return self._open(collective)
+        except BaseException as error:  # also KeyboardInterrupt: the others are left waiting
+            raise self._failed(collective, error) from error
+        finally:
+            self._lock.release()
 
     def all_gather(self, route: Route, message: np.ndarray, gathered: np.ndarray) -> None:
         """Gather messages [HEADER + elements] into [replicas, HEADER + elements]; the header is written here.
@@ -125,23 +134,35 @@ class Replica:
         if route.size == 1:
             gathered[0] = message
             return
-        message[:HEADER] = route.header
-        self._guarded(route.collective, lambda: route.communicator.all_gather(message, gathered))
-        if gathered[:, :HEADER].tobytes() != route.header.tobytes() * route.size:
-            self._guarded(route.collective, lambda: self._say_what_differs(route))
+        self._enter(route.collective)
+        try:
+            message[:HEADER] = route.header
+            route.communicator.all_gather(message, gathered)
+            if gathered[:, :HEADER].tobytes() != route.header.tobytes() * route.size:
+                self._say_what_differs(route)
+        except BaseException as error:
+            raise self._failed(route.collective, error) from error
+        finally:
+            self._lock.release()
 
-    def all_reduce(self, route: Route, message: np.ndarray) -> None:
-        """Sum messages [HEADER + elements] in place; the header is written here.
+    def all_reduce(self, route: Route, message: np.ndarray, header: np.ndarray) -> None:
+        """Sum messages [HEADER + elements] in place; the header, a view of the message's first elements, is written here.
 
         Raises:
             CommunicationError: one line.
         """
         if route.size == 1:
             return
-        message[:HEADER] = route.header
-        self._guarded(route.collective, lambda: route.communicator.all_reduce(message))
-        if message[:HEADER].tolist() != route.reduced:
-            self._guarded(route.collective, lambda: self._say_what_differs(route))
+        self._enter(route.collective)
+        try:
+            header[:] = route.header
+            route.communicator.all_reduce(message)
+            if header.tolist() != route.reduced:
+                self._say_what_differs(route)
+        except BaseException as error:
+            raise self._failed(route.collective, error) from error
+        finally:
+            self._lock.release()
 
     def close(self) -> None:
         """Give the communicators back."""
@@ -149,24 +170,20 @@ class Replica:
         for communicator in [*self._communicators.values(), self.world]:
             communicator.close(failed)
 
-    def _guarded(self, collective: Collective, call: Callable[[], Route | None]) -> Route | None:
-        """Run what communicates, one thread at a time; what fails once has failed for good."""
-        if not self._lock.acquire(timeout=self.timeout):
+    def _enter(self, collective: Collective) -> None:
+        """Take the lock: one thread at a time. What failed once has failed for good."""
+        if not self._lock.acquire(False) and not self._lock.acquire(timeout=self.timeout):
             raise CommunicationError(f"{self._at(collective)}: another thread has been communicating all the time")
-        try:
-            if self._fault is not None:
-                raise CommunicationError(
-                    f"{self._at(collective)}: an earlier collective failed ({self._fault}); call finalize() and "
-                    "start again"
-                )
-            try:
-                return call()
-            except BaseException as error:  # also KeyboardInterrupt: the others are left waiting
-                reason = str(error) or type(error).__name__
-                self._fault = f"{self._at(collective)}: {' '.join(reason.split())}"
-                raise CommunicationError(self._fault) from error
-        finally:
+        if self._fault is not None:
             self._lock.release()
+            raise CommunicationError(
+                f"{self._at(collective)}: an earlier collective failed ({self._fault}); call finalize() and start again"
+            )
+
+    def _failed(self, collective: Collective, error: BaseException) -> CommunicationError:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        self._fault = f"{self._at(collective)}: {reason}"
+        return CommunicationError(self._fault)
 
     def _at(self, collective: Collective) -> str:
         return f"rank {self.world.rank} of {self.world.size}: {collective}"
@@ -213,8 +230,8 @@ class Replica:
             return
         texts = [row[_DIGEST:].tobytes().rstrip(b"\0").decode(errors="replace") for row in every]
         others = [f"rank {rank} runs {other}" for rank, other in zip(ranks, texts, strict=True) if other != text]
-        what = "; ".join(others[:3]) or "they ran different collectives before, or their groups differ"
-        raise CommunicationError(f"the replicas' collectives differ at their number {len(self._routes) + 1}: {what}")
+        what = "; ".join(others[:3]) or "they ran others before, or their groups differ"
+        raise CommunicationError(f"the replicas run different collectives: {what}")
 
 
 def _header(description: str, replicas: int) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
@@ -10,6 +12,9 @@ import numpy as np
 
 from onnx_cbp.distributed.communicator import CommunicationError, Communicator
 from onnx_cbp.errors import OnnxCbpError
+
+#: Seconds that the others have to say that they live, when this process gives up.
+_ROLL_CALL = 1.0
 
 
 def _load() -> tuple[Any, Any]:
@@ -26,12 +31,13 @@ def _load() -> tuple[Any, Any]:
 class TorchCommunicator(Communicator):
     """A process, and a process group of its own: gloo's on the CPU, or NCCL's, through the GPU that is current."""
 
-    def __init__(self, group: Any, timeout: float, owns_default_group: bool = False) -> None:
+    def __init__(self, group: Any, timeout: float, roll_call: Any, owns_default_group: bool = False) -> None:
         torch, distributed = _load()
         self.rank = distributed.get_rank(group)
         self.size = distributed.get_world_size(group)
         self._group = group
         self._timeout = timeout
+        self._roll_call = roll_call
         self._owns_default_group = owns_default_group
         self._torch, self._distributed = torch, distributed
         self._backend = distributed.get_backend(group)
@@ -63,13 +69,15 @@ class TorchCommunicator(Communicator):
                 distributed.init_process_group(backend or "gloo", timeout=limit, **options)
             # A group of our own, with our own time limit.
             group = distributed.new_group(backend=backend or "gloo", timeout=limit)
+            roll_call = distributed.new_group(backend="gloo", timeout=limit)
         except (ValueError, TypeError) as error:
             raise OnnxCbpError(f"initialize('torch'): {_one_line(error)}") from error
         except RuntimeError as error:
+            rank = options.get("rank", os.environ.get("RANK", "?"))
             raise CommunicationError(
-                f"initialize('torch'): not all replicas came within {timeout:g} s ({_one_line(error)})"
+                f"rank {rank}: initialize: not all replicas came within {timeout:g} s ({_one_line(error)})"
             ) from error
-        return cls(group, timeout, owns)
+        return cls(group, timeout, roll_call, owns)
 
     def all_reduce(self, message: np.ndarray) -> None:
         """Sum with torch.distributed.all_reduce."""
@@ -81,11 +89,11 @@ class TorchCommunicator(Communicator):
         self._wait(start, tensor, message)
 
     def all_gather(self, message: np.ndarray, gathered: np.ndarray) -> None:
-        """Gather with torch.distributed.all_gather_into_tensor."""
+        """Gather with torch.distributed.all_gather."""
         tensor, every = self._tensor(message), self._tensor(gathered)
 
         def start() -> Any:
-            return self._distributed.all_gather_into_tensor(every, tensor, group=self._group, async_op=True)
+            return self._distributed.all_gather(list(every.unbind()), tensor, group=self._group, async_op=True)
 
         self._wait(start, every, gathered)
 
@@ -98,7 +106,7 @@ class TorchCommunicator(Communicator):
                 [ranks[r] for r in part], timeout=timedelta(seconds=self._timeout), backend=self._backend
             )
             mine = made if self.rank in part else mine
-        return TorchCommunicator(mine, self._timeout)
+        return TorchCommunicator(mine, self._timeout, self._roll_call)
 
     def close(self, failed: bool) -> None:
         """Destroy the process group; the default one too, where it was made here."""
@@ -120,9 +128,23 @@ class TorchCommunicator(Communicator):
                 array[...] = result.cpu().numpy()
         except RuntimeError as error:
             self._unfinished.append((result, array))
-            raise CommunicationError(f"torch.distributed ({self._backend}): {_one_line(error)}") from error
+            reason = f"torch.distributed ({self._backend}): {_one_line(error)}"
+            raise CommunicationError(reason + self._silent()) from error
+
+    def _silent(self) -> str:
+        """Who of the world does not say anything for a while: they stall, or are gone. A clause for an error."""
+        try:
+            limit = timedelta(seconds=_ROLL_CALL)
+            self._distributed.monitored_barrier(self._roll_call, limit, wait_all_ranks=True)
+        except RuntimeError as error:
+            # Rank 0 hears of all; the others hear of rank 0 only.
+            ranks = re.search(r"Ranks? ([\d, ]*\d) failed to pass", str(error))
+            if ranks:
+                return f"; no word from rank {ranks[1]}"
+        return ""
 
 
 def _one_line(error: BaseException) -> str:
-    """The message without the C++ stack that PyTorch puts behind it."""
-    return str(error).split("\nException raised from", 1)[0].strip().splitlines()[0]
+    """The message without the C++ source lines that PyTorch puts before and behind it."""
+    first = str(error).strip().splitlines()[0]
+    return re.sub(r"^\[\S*\] |\. This is typically caused by.*", "", first)
