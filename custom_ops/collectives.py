@@ -11,22 +11,21 @@ from onnx_cbp.distributed.communicator import CommunicationError
 from onnx_cbp.distributed.replica import HEADER, describe
 
 
-def replicas(group: str) -> int:
+def replicas(name: str, group: str) -> int:
     """The number of replicas in this replica's part of a group; 1 without a communicator.
 
     Raises:
         OnnxCbpError: the group is unknown, or this thread cannot communicate.
     """
-    replica = lifecycle.current()
-    if replica is None:
-        return 1
     # Python has no name of its own for a thread that it did not start: those of ONNX Runtime's pools.
-    if isinstance(threading.current_thread(), threading._DummyThread):
+    started_elsewhere = isinstance(threading.current_thread(), threading._DummyThread)
+    if started_elsewhere and (lifecycle.replica_threads() or lifecycle.is_initialized()):
         raise CommunicationError(
-            "the node runs on a thread of ONNX Runtime's pool, where collectives have no order: use execution_mode "
-            "ORT_SEQUENTIAL"
+            f"{name}: the node runs on a thread of ONNX Runtime's pool, where collectives have no order: use "
+            "execution_mode ORT_SEQUENTIAL"
         )
-    return replica.replicas(group)
+    replica = lifecycle.current()
+    return 1 if replica is None else replica.replicas(group)
 
 
 def all_gather(name: str, layer: str, group: str, payload: np.ndarray) -> np.ndarray:

@@ -196,7 +196,7 @@ class Operator:
                 raise ValueError(f"{self}: input '{first.name}' has shape {list(sizes)}, expected {expected}")
             letters = dict(zip(first.shape, sizes, strict=True))
             if self.is_collective:
-                letters["R"] = _replicas(str(attributes["group"]))
+                letters["R"] = _replicas(str(self), str(attributes["group"]))
                 sizes = (*sizes, letters["R"]) if any("R" in t.shape for t in self.outputs) else sizes
             kinds = {t.shape: tuple(letters[letter] for letter in t.shape) for t in self.inputs + self.outputs}
             return Layout(1, letters["C"], 1), kinds, sizes
@@ -253,7 +253,7 @@ class Operator:
         return ", a scalar" if not tensor.shape else f" ([{','.join(tensor.shape)}]: R replicas, C channels)"
 
 
-def _replicas(group: str) -> int:
+def _replicas(name: str, group: str) -> int:
     from onnx_cbp.custom_ops import collectives  # which needs the native library, and that this file
 
-    return collectives.replicas(group)
+    return collectives.replicas(name, group)

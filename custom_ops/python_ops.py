@@ -17,11 +17,13 @@ import numpy as np
 from onnx_cbp.custom_ops.library import call_native, find_library
 from onnx_cbp.custom_ops.operator import DOMAIN, STATISTICS_TYPES, Arrays, Operator
 from onnx_cbp.custom_ops.ops import OPERATORS
+from onnx_cbp.distributed import lifecycle
 from onnx_cbp.errors import OnnxCbpError
 
 _lock = threading.Lock()
 _log = logging.getLogger("onnx_cbp")
-_first_error: list[BaseException] = []
+#: The first error of each thread: replicas that are threads have errors of their own.
+_first_errors: dict[int, BaseException] = {}
 
 
 def compute(operator: Operator, *inputs: np.ndarray, **attributes: Any) -> Arrays:
@@ -38,14 +40,20 @@ def compute(operator: Operator, *inputs: np.ndarray, **attributes: Any) -> Array
 def raise_python_op_error() -> None:
     """Raise the first error that a Python op met since the last call, if there was one.
 
+    Where threads are replicas (`onnx_cbp.distributed`), each hears of its own ops only.
+
     ONNX Runtime cannot hear of an error inside a Python op: the session goes on with NaN. Call this after `run`.
 
     Raises:
         OnnxCbpError: the error, in one line.
         KeyboardInterrupt: the op was interrupted.
     """
-    if _first_error:
-        error = _first_error.pop()
+    own = _first_errors.pop(threading.get_ident(), None)
+    replicas = lifecycle.replica_threads()
+    others = [_first_errors.pop(thread) for thread in list(_first_errors) if thread not in replicas]
+    for error in (own, *others):
+        if error is None:
+            continue
         if not isinstance(error, Exception):
             raise error
         raise OnnxCbpError(str(error)) from error
@@ -56,8 +64,7 @@ def _guarded(operator: Operator, *inputs: np.ndarray, **attributes: Any) -> Any:
         _check_stash_type(inputs, attributes)
         results = compute(operator, *inputs, **attributes)
     except BaseException as error:  # nothing may leave a Python op, not even KeyboardInterrupt
-        if not _first_error:
-            _first_error.append(error)
+        _first_errors.setdefault(threading.get_ident(), error)
         _log.error("%s; this Python op returns NaN", error)
         results = _not_a_number(operator, inputs)
     return results if len(results) > 1 else results[0]

@@ -16,7 +16,7 @@ from onnx_cbp.errors import OnnxCbpError
 ENGINE_VARIABLE = "ONNX_CBP_COMMUNICATOR"
 TIMEOUT_VARIABLE = "ONNX_CBP_TIMEOUT"
 DEFAULT_TIMEOUT = 300.0
-ENGINES = ("mpi", "torch", "threads")
+_ENGINES = "'mpi', 'torch', 'threads'"
 
 _lock = threading.Lock()
 _process: Replica | None = None
@@ -52,9 +52,12 @@ def initialize(
     seconds = _timeout(timeout)
     if getattr(_thread, "replica", None) is not None or _process is not None:
         raise OnnxCbpError("this is a replica already: call onnx_cbp.distributed.finalize() first")
+    source = "engine"
     if engine is None:
-        engine = os.environ.get(ENGINE_VARIABLE)
-    world = engine if isinstance(engine, Communicator) else _make(engine, seconds, options)
+        source, engine = f"the environment variable {ENGINE_VARIABLE}", os.environ.get(ENGINE_VARIABLE)
+    if engine is None:
+        raise OnnxCbpError(f"initialize() needs an engine: {_ENGINES}; or set {source}")
+    world = engine if isinstance(engine, Communicator) else _make(engine, source, seconds, options)
     try:
         named = group_names.check_named(groups or {}, world.size)
     except OnnxCbpError:
@@ -117,7 +120,7 @@ def current() -> Replica | None:
     if _process is not None:
         return _process
     replica: Replica | None = getattr(_thread, "replica", None)
-    if replica is None and any(thread.is_alive() for thread in list(_threads)):
+    if replica is None and replica_threads():
         raise CommunicationError(
             f"thread '{threading.current_thread().name}' is no replica while others are: call "
             "onnx_cbp.distributed.initialize('threads', ...) in it, or run with execution_mode ORT_SEQUENTIAL"
@@ -125,7 +128,12 @@ def current() -> Replica | None:
     return replica
 
 
-def _make(engine: str | None, timeout: float, options: Mapping[str, Any]) -> Communicator:
+def replica_threads() -> set[int | None]:
+    """The threads of this program that are replicas, by identifier."""
+    return {thread.ident for thread in list(_threads) if thread.is_alive()}
+
+
+def _make(engine: str, source: str, timeout: float, options: Mapping[str, Any]) -> Communicator:
     # Imported here: an engine's package need not be installed.
     if engine == "mpi":
         from onnx_cbp.distributed.mpi import MPICommunicator as Made
@@ -134,8 +142,7 @@ def _make(engine: str | None, timeout: float, options: Mapping[str, Any]) -> Com
     elif engine == "threads":
         from onnx_cbp.distributed.threads import ThreadCommunicator as Made
     else:
-        used = f"the environment variable {ENGINE_VARIABLE}" if engine == os.environ.get(ENGINE_VARIABLE) else "engine"
-        raise OnnxCbpError(f"{used} is {engine!r}; use one of {', '.join(map(repr, ENGINES))}")
+        raise OnnxCbpError(f"{source} is {engine!r}; use one of {_ENGINES}")
     try:
         return Made.join(timeout=timeout, **options)
     except TypeError as error:

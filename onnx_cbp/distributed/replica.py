@@ -113,10 +113,12 @@ class Replica:
 
         Raises:
             CommunicationError: they differ, or not all came; one line that says in what.
+            OnnxCbpError: the group's name stands for nothing.
         """
         route = self._routes.get(collective)
         if route is not None:
             return route
+        self._partition(collective.group)  # an unknown group is this replica's affair alone
         self._enter(collective)
         try:
             return self._open(collective)

@@ -24,7 +24,7 @@ bool AllGather(const Collective& collective, int stats_type, int64_t channels, i
     const U* own_var = static_cast<const U*>(var);
     U* all_means = static_cast<U*>(means);
     U* all_vars = static_cast<U*>(vars);
-    if (replicas == 1) {
+    if (Collective::Alone()) {  // not for every group of one: the replicas of other groups compare collectives with it
       std::copy_n(own_mean, channels, all_means);
       std::copy_n(own_var, channels, all_vars);
       *counts = *count;
