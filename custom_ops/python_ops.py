@@ -48,15 +48,17 @@ def raise_python_op_error() -> None:
         OnnxCbpError: the error, in one line.
         KeyboardInterrupt: the op was interrupted.
     """
-    own = _first_errors.pop(threading.get_ident(), None)
     replicas = lifecycle.replica_threads()
-    others = [_first_errors.pop(thread) for thread in list(_first_errors) if thread not in replicas]
-    for error in (own, *others):
-        if error is None:
-            continue
-        if not isinstance(error, Exception):
-            raise error
-        raise OnnxCbpError(str(error)) from error
+    own = threading.get_ident()
+    found = [thread for thread in (own, *_first_errors) if thread in _first_errors and thread not in replicas - {own}]
+    if not found:
+        return
+    error = _first_errors.pop(found[0])
+    if not replicas:
+        _first_errors.clear()  # what followed from it
+    if not isinstance(error, Exception):
+        raise error
+    raise OnnxCbpError(str(error)) from error
 
 
 def _guarded(operator: Operator, *inputs: np.ndarray, **attributes: Any) -> Any:

@@ -89,7 +89,7 @@ def finalize() -> None:
         replica, _process = getattr(_thread, "replica", None) or _process, None
         _thread.replica = None
         _threads.pop(threading.current_thread(), None)
-        _set_native(bool(_threads))
+        _set_native(bool(replica_threads()))
     if replica is not None:
         replica.close()
 

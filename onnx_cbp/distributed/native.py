@@ -14,7 +14,6 @@ from onnx_cbp.custom_ops.library import load_library
 from onnx_cbp.custom_ops.operator import STATISTICS_TYPES
 from onnx_cbp.distributed import lifecycle
 from onnx_cbp.distributed.replica import HEADER, Replica, Route, describe
-from onnx_cbp.errors import OnnxCbpError
 
 _FAILED = -1
 #: Views over larger messages are not kept: their memory is given back after each run.
@@ -84,7 +83,9 @@ def _all_gather(
     try:
         replica = lifecycle.current()
         if replica is None:
-            raise OnnxCbpError("finalize() was called in the middle of a run")
+            told = _Collective.from_address(collective)
+            ctypes.memmove(gathered, message, (HEADER + told.elements) * ctypes.sizeof(ctypes.c_double))
+            return 1
         route = replica.by_id.get(number) or _route(replica, number, collective)
         own, _ = route.views.get(message) or _view(route, message)
         every = route.gathered_views.get(gathered)
