@@ -263,6 +263,31 @@ def fails_for_good(backend: str) -> None:
         reducing("another", backend=backend)(**_vectors())
 
 
+def module_steps(training_model: str, parallel: bool = False) -> dict[str, Any]:
+    """A step of ONNX Runtime's training Module on a batch of this replica's own; the gradients that came of it."""
+    from onnx_cbp.training import Artifacts, Trainer
+
+    folder = Path(training_model).parent
+    artifacts = Artifacts(Path(training_model), folder / "checkpoint", folder / "optimizer_model.onnx")
+    session_options = ort.SessionOptions()
+    session_options.log_severity_level = 4
+    if parallel:
+        session_options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
+    onnx_cbp.register(session_options, "native")
+    trainer = Trainer.load(artifacts, session_options)
+    for _ in range(2):
+        trainer.forward_backward(module_batch(training_model, distributed.rank()))
+    return {name: value.tolist() for name, value in trainer.gradients().items()}
+
+
+def module_batch(training_model: str, rank: int) -> list[np.ndarray]:
+    """A batch for a sample model: samples and labels."""
+    x, labels = onnx.load(training_model).graph.input[:2]
+    rng = np.random.default_rng(rank)
+    shapes = [[d.dim_value or 6 for d in value.type.tensor_type.shape.dim] for value in (x, labels)]
+    return [rng.normal(size=shapes[0]).astype(np.float32), rng.integers(0, 2, shapes[1])]
+
+
 SCENARIOS: dict[str, Callable[..., Any]] = {
     scenario.__name__: scenario
     for scenario in (
@@ -275,6 +300,7 @@ SCENARIOS: dict[str, Callable[..., Any]] = {
         differs_later,
         differs_in_kind,
         fails_for_good,
+        module_steps,
     )
 }
 
