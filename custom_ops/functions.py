@@ -20,8 +20,8 @@ def make_function(operator: Operator, opset: int) -> onnx.FunctionProto:
     """
     if operator.body is None:
         raise OnnxCbpError(
-            f"{operator} has no function body: standard ONNX has no collectives, and a model that lacks the library must "
-            "fail and not train unsynchronised; rewrite it without 'portable' or without 'synchronize'"
+            f"{operator} has no function body: standard ONNX has no collectives, and where the library is missing a "
+            "model must fail and not train unsynchronised; rewrite it without 'portable' or without 'synchronize'"
         )
     if opset < OLDEST_OPSET:
         raise OnnxCbpError(

@@ -66,10 +66,10 @@ ONNX_CBP_EXPORT const char* onnx_cbp_running_stats(int stats_type, int64_t chann
                                                    const void* running, const void* batch, const int64_t* count,
                                                    void* updated);
 
-/* Collectives. A message is a header of ONNX_CBP_MESSAGE_HEADER elements, for the communicator's own use, and a payload.
- * Functions of a communicator answer -1 on failure, with one line of text of at most ONNX_CBP_ERROR_CAPACITY bytes in
- * `error`, its terminating zero included; they return within a time limit of their own. Once one has failed, the memory
- * that it was given is never used again by the library. */
+/* Collectives. A message is a header of ONNX_CBP_MESSAGE_HEADER elements, for the communicator's own use, and a
+ * payload. Functions of a communicator answer -1 on failure, with one line of text of at most ONNX_CBP_ERROR_CAPACITY
+ * bytes in `error`, its terminating zero included; they return within a time limit of their own. Once one has failed,
+ * the memory that it was given is never used again by the library. */
 #define ONNX_CBP_MESSAGE_HEADER 8
 #define ONNX_CBP_ERROR_CAPACITY 2048
 

@@ -21,9 +21,9 @@ OPERATOR = Operator(
 
     mean_r, var_r, count_r = what replica r gave
 
-ChannelStatsMerge makes the statistics of the whole batch of them. One message of 2 C + 1 doubles a replica, so every value
-arrives as it was given, and counts up to 2^53 are exact. All replicas run the same collectives in the same order. Without a
-communicator R is 1. There is no function body: where the library is missing, a model must fail and not train
+ChannelStatsMerge makes the statistics of the whole batch of them. One message of 2 C + 1 doubles a replica, so every
+value arrives as it was given, and counts up to 2^53 are exact. All replicas run the same collectives in the same order.
+Without a communicator R is 1. There is no function body: where the library is missing, a model must fail and not train
 unsynchronised.""",
     inputs=(formals.MEAN, formals.VAR, formals.COUNT),
     outputs=(

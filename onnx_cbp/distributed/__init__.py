@@ -1,8 +1,8 @@
 """Replicas: training across threads, processes and machines as one (docs/distributed.md).
 
-    onnx_cbp.distributed.initialize("mpi")       # or "torch", "threads"; every replica calls it
-    ...                                          # sessions whose graphs have AllGather and AllReduce
-    onnx_cbp.distributed.finalize()
+onnx_cbp.distributed.initialize("mpi")       # or "torch", "threads"; every replica calls it
+...                                          # sessions whose graphs have AllGather and AllReduce
+onnx_cbp.distributed.finalize()
 """
 
 from onnx_cbp.distributed.communicator import CommunicationError, Communicator

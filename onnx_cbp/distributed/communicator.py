@@ -1,4 +1,4 @@
-"""What an engine must offer: four methods. MPI, torch.distributed and threads are such engines; a fourth can be added."""
+"""What an engine must offer: four methods. MPI, torch.distributed and threads are such engines, and not the last."""
 
 from __future__ import annotations
 

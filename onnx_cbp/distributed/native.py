@@ -111,9 +111,7 @@ def _all_reduce(_user: int | None, number: int, collective: int, message: int, e
 def _route(replica: Replica, number: int, collective: int) -> Route:
     told = _Collective.from_address(collective)
     dtype = np.dtype(STATISTICS_TYPES[told.type])
-    route = replica.route(
-        describe(told.name.decode(), told.layer.decode(), told.group.decode(), dtype, told.elements)
-    )
+    route = replica.route(describe(told.name.decode(), told.layer.decode(), told.group.decode(), dtype, told.elements))
     if number >= 0:
         replica.by_id[number] = route
     return route

@@ -148,7 +148,7 @@ class Replica:
             self._lock.release()
 
     def all_reduce(self, route: Route, message: np.ndarray, header: np.ndarray) -> None:
-        """Sum messages [HEADER + elements] in place; the header, a view of the message's first elements, is written here.
+        """Sum messages [HEADER + elements] in place; `header`, a view of their first elements, is written here.
 
         Raises:
             CommunicationError: one line.
@@ -210,9 +210,7 @@ class Replica:
         communicator = self._communicators[parts, kind]
         header = _header(description, communicator.size).astype(collective.dtype)
         reduced = (header * communicator.size).tolist()
-        self._routes[collective] = Route(
-            collective, communicator, self._members(collective.group), header, reduced
-        )
+        self._routes[collective] = Route(collective, communicator, self._members(collective.group), header, reduced)
         return self._routes[collective]
 
     def _say_what_differs(self, route: Route) -> None:

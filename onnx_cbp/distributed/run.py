@@ -25,7 +25,8 @@ def run_replicas(
     Args:
         function: what a replica does, with sessions of its own; `rank()` says which replica it is.
         world_size: the number of replicas.
-        timeout, groups: as in `initialize`.
+        timeout: as in `initialize`.
+        groups: as in `initialize`.
 
     Raises:
         Exception: what the first replica to fail raised. The others' collectives end with an error at once.

@@ -88,9 +88,7 @@ def test_groups_of_consecutive_ranks(engine, tmp_path):
 
 def test_named_groups(engine, tmp_path):
     parts = [[0, 2, 3], [1]]
-    outcomes = start(
-        engine, "trains", 4, tmp_path, backend="auto", group="odd", parts=parts, groups={"odd": parts}
-    )
+    outcomes = start(engine, "trains", 4, tmp_path, backend="auto", group="odd", parts=parts, groups={"odd": parts})
     assert_is_whole(outcomes, parts)
 
 

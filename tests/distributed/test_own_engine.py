@@ -86,7 +86,7 @@ def test_its_errors_come_out_in_one_line(backend):
     run = reducing(backend=backend)
     run(**VALUES)
     for _ in range(2):
-        with pytest.raises(Exception, match="rank 1 of 2: AllReduce of layer 'bn1'.*the line is dead") as caught:
+        with pytest.raises(Exception, match=r"rank 1 of 2: AllReduce of layer 'bn1'.*the line is dead") as caught:
             run(**VALUES)
         assert "\n" not in str(caught.value).strip()
     distributed.finalize()

@@ -90,7 +90,7 @@ def test_a_thread_that_ends_without_a_word_is_noticed(backend):
         distributed.initialize("threads", rank=rank, world_size=2, timeout=60)
         if rank == 1:
             return  # without finalize
-        with pytest.raises(Exception, match="rank 0 of 2: AllReduce of layer 'bn1'.*: rank 1 died") as caught:
+        with pytest.raises(Exception, match=r"rank 0 of 2: AllReduce of layer 'bn1'.*: rank 1 died") as caught:
             reducing(backend=backend)(**VALUES)
         errors[rank] = str(caught.value)
         distributed.finalize()
@@ -114,7 +114,7 @@ def test_a_replica_that_left_is_named():
 
 
 def test_threads_that_never_join():
-    with pytest.raises(CommunicationError, match="rank 0 of 3: initialize: rank 1 did not come within 0.3 s, rank 2"):
+    with pytest.raises(CommunicationError, match=r"rank 0 of 3: initialize: rank 1 did not come within 0.3 s, rank 2"):
         distributed.initialize("threads", rank=0, world_size=3, timeout=0.3)
 
 
@@ -126,7 +126,7 @@ def test_another_thread_is_no_replica():
         if distributed.rank() == 0:
             # What a data loader's thread would do.
             def stranger():
-                with pytest.raises(Exception, match="is no replica while others are: call .*initialize") as error:
+                with pytest.raises(Exception, match=r"is no replica while others are: call .*initialize") as error:
                     run(**VALUES)
                 caught.append(str(error.value))
 
@@ -155,7 +155,11 @@ def test_the_parallel_execution_mode_is_refused(backend):
 @BACKENDS
 def test_an_unknown_group_is_named(backend):
     def replicate():
-        for group, reason in (("pairs", "'world', 'size:K'"), ("size:3", "divides the 2 replicas"), ("size:x", "divides")):
+        for group, reason in (
+            ("pairs", "'world', 'size:K'"),
+            ("size:3", "divides the 2 replicas"),
+            ("size:x", "divides"),
+        ):
             with pytest.raises(Exception, match=f"group '{group}'.*{reason}"):
                 reducing(group=group, backend=backend)(**VALUES)
 
@@ -226,7 +230,7 @@ def test_the_environment_variable_chooses_the_engine(monkeypatch):
     with pytest.raises(OnnxCbpError, match="ONNX_CBP_TIMEOUT is 'never'"):
         distributed.initialize(rank=0, world_size=1)
     monkeypatch.setenv(lifecycle.TIMEOUT_VARIABLE, "0.2")
-    with pytest.raises(CommunicationError, match="within 0.2 s"):
+    with pytest.raises(CommunicationError, match=r"within 0.2 s"):
         distributed.initialize(rank=0, world_size=2)
     distributed.initialize(rank=0, world_size=1)
     onnx_cbp.register(ort.SessionOptions())

@@ -16,8 +16,7 @@ void Reduce(const Collective& collective, int type, int64_t elements, bool mean,
   M* message = buffer.Reserve<M>(static_cast<size_t>(elements));
   M* payload = message + ONNX_CBP_MESSAGE_HEADER;
   pack(payload);
-  const int64_t replicas =
-      Communicate([&] { return collective.AllReduce(type, elements, message); }, buffer);
+  const int64_t replicas = Communicate([&] { return collective.AllReduce(type, elements, message); }, buffer);
   unpack(payload, mean ? static_cast<double>(replicas) : 1.0);
   buffer.Trim();
 }

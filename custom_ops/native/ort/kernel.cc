@@ -84,10 +84,9 @@ struct AttributeField {
 
 // Where each attribute of an op is kept.
 const AttributeField kAttributeFields[] = {
-    {"axis", &Attributes::axis},           {"stash_type", &Attributes::stash_type}, {"epsilon", &Attributes::epsilon},
-    {"momentum", &Attributes::momentum},   {"unbiased", &Attributes::unbiased},     {"relu", &Attributes::relu},
-    {"group", &Attributes::group},         {"layer", &Attributes::layer},
-    {"reduction", &Attributes::reduction},
+    {"axis", &Attributes::axis},         {"stash_type", &Attributes::stash_type}, {"epsilon", &Attributes::epsilon},
+    {"momentum", &Attributes::momentum}, {"unbiased", &Attributes::unbiased},     {"relu", &Attributes::relu},
+    {"group", &Attributes::group},       {"layer", &Attributes::layer},           {"reduction", &Attributes::reduction},
 };
 
 const char* TypeName(const int64_t&) { return "an int"; }
@@ -201,7 +200,8 @@ void Kernel::Compute(Ort::KernelContext& context) const {
     }
   }
   const OrtExecutor executor(context);
-  const Call call{data_type_, statistics_type_, shapes.layout, shapes.replicas, attributes_, inputs, outputs, executor, collective_.get()};
+  const Call call{data_type_, statistics_type_, shapes.layout, shapes.replicas,  attributes_,
+                  inputs,     outputs,          executor,      collective_.get()};
   if (!spec_.run(call)) Fail("no kernel for these types");
 }
 

@@ -10,9 +10,8 @@ const OpSpec kAllReduce{
     {formal::kScaleGrad, formal::kBiasGrad},
     {"group", "reduction", "layer"},
     [](const Call& call) {
-      return AllReduce(*call.collective, call.statistics_type, call.layout.channels,
-                       IsMean(call.attributes.reduction), call.inputs[0], call.inputs[1], call.outputs[0],
-                       call.outputs[1]);
+      return AllReduce(*call.collective, call.statistics_type, call.layout.channels, IsMean(call.attributes.reduction),
+                       call.inputs[0], call.inputs[1], call.outputs[0], call.outputs[1]);
     },
     true,
 };

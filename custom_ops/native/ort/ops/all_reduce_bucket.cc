@@ -1,5 +1,4 @@
 #include "../../collectives/all_reduce.h"
-
 #include "../op_spec.h"
 
 namespace onnx_cbp {
