@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -347,26 +348,19 @@ def start(
     told = {"timeout": timeout, "groups": groups, "absent": absent, "options": options}
     command = [sys.executable, __file__, engine, scenario, json.dumps(told), str(folder)]
     environment = {**os.environ, "REPLICA_PROCESS": "1", "OMP_NUM_THREADS": "1", "REPLICA_COUNT": str(replicas)}
-    if engine == "mpi":
-        commands = [([mpiexec(), "-n", str(replicas), *command], environment)]
-    else:
-        commands = [(command, {**environment, "REPLICA_RANK": str(rank)}) for rank in range(replicas)]
-    logs = [(folder / f"{i}.log").open("w+") for i in range(len(commands))]
-    processes = [
-        subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
-        for (command, env), log in zip(commands, logs, strict=True)
-    ]
-    try:
-        for process in processes:
+    launcher = [mpiexec(), "-n", str(replicas)] if engine == "mpi" else []
+    with (folder / "log").open("w+") as log:
+        process = subprocess.Popen(
+            [*launcher, *command], env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
             process.wait(LIMIT)
-    finally:
-        for process in processes:
-            process.kill()
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # all of them have ended
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        for log in logs:
             log.seek(0)
             print(log.read())  # pytest shows it where the test fails
-            log.close()
     return {int(file.stem): json.loads(file.read_text()) for file in folder.glob("*.json")}
 
 
@@ -395,15 +389,29 @@ def _start_threads(
 
 
 def _main() -> None:
-    engine, scenario, told_text, folder = sys.argv[1:]
-    told = json.loads(told_text)
+    engine, scenario, told, folder = sys.argv[1:]
     if engine == "mpi":
         from mpi4py import MPI
 
-        rank, where = MPI.COMM_WORLD.rank, {}
-    else:
-        rank, size = int(os.environ["REPLICA_RANK"]), int(os.environ["REPLICA_COUNT"])
-        where = {"rank": rank, "world_size": size, "init_method": f"file://{folder}/store"}
+        _replicate(engine, scenario, json.loads(told), folder, MPI.COMM_WORLD.rank, {})
+        return
+    import torch.distributed  # noqa: F401 once, for all replicas: it takes seconds
+
+    size = int(os.environ["REPLICA_COUNT"])
+    children = []
+    for rank in range(size):
+        child = os.fork()
+        if child == 0:
+            where = {"rank": rank, "world_size": size, "init_method": f"file://{folder}/store"}
+            _replicate(engine, scenario, json.loads(told), folder, rank, where)
+            return
+        children.append(child)
+    for child in children:
+        os.waitpid(child, 0)
+
+
+def _replicate(engine: str, scenario: str, told: dict[str, Any], folder: str, rank: int, where: dict[str, Any]) -> None:
+    """Be one replica, and write down what came of it."""
     if rank == told["absent"]:
         time.sleep(3 * SHORT)
         os._exit(0)
