@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from onnx_cbp.custom_ops import OPERATORS
-from support.replicas import BATCH_NORM_OUTPUTS, EPSILON, SHORT, data, shard, start
+from support.replicas import BATCH_NORM_OUTPUTS, EPSILON, PATIENCE, SHORT, data, shard, start
 
 NATIVE = pytest.param("native", marks=pytest.mark.native)
 ENGINES = ["threads", pytest.param("mpi", marks=pytest.mark.mpi), pytest.param("torch", marks=pytest.mark.torch)]
 pytestmark = pytest.mark.parametrize("engine", ENGINES)
 
 #: Seconds beyond the time limit for a replica to notice and to ask who is missing.
-GRACE = 4.0
+GRACE = 8.0
 
 
 def whole_batch() -> dict[str, np.ndarray]:
@@ -122,7 +122,8 @@ def test_a_replica_that_never_joins(engine, tmp_path):
 
 
 def test_a_replica_that_dies(engine, tmp_path):
-    outcomes = start(engine, "dies", 3, tmp_path, backend="auto", timeout=SHORT)
+    timeout = PATIENCE if engine == "mpi" else SHORT
+    outcomes = start(engine, "dies", 3, tmp_path, backend="auto", timeout=timeout)
     if engine == "mpi":
         # The launcher ends all processes, so there is nobody left to tell; what counts is that nothing hangs.
         assert not outcomes

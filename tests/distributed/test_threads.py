@@ -11,6 +11,7 @@ import pytest
 
 import onnx_cbp
 from onnx_cbp import OnnxCbpError, distributed
+from onnx_cbp.custom_ops import OPERATORS
 from onnx_cbp.distributed import CommunicationError, lifecycle
 from support.replicas import reducing
 
@@ -234,6 +235,18 @@ def test_the_environment_variable_chooses_the_engine(monkeypatch):
         distributed.initialize(rank=0, world_size=2)
     distributed.initialize(rank=0, world_size=1)
     onnx_cbp.register(ort.SessionOptions())
+
+
+@pytest.mark.native
+def test_replicas_with_and_without_the_library_work_together():
+    def replicate():
+        if distributed.rank() == 0:
+            return reducing(backend="native")(**VALUES)[0].tolist()
+        values = [VALUES["a"], VALUES["b"]]
+        options = {"group": "world", "reduction": "sum", "layer": "bn1"}
+        return OPERATORS["AllReduce"].evaluate_rounded(*values, **options)[0].tolist()
+
+    assert distributed.run_replicas(replicate, 2, timeout=20) == [[2.0, 4.0]] * 2
 
 
 def test_counts_that_a_message_cannot_carry_are_refused():
