@@ -36,7 +36,7 @@ def chain(elements: int) -> ort.InferenceSession:
             [f"scale_{i + 1}", f"bias_{i + 1}"],
             domain="onnx_cbp",
             group="world",
-            reduction="mean",
+            reduction="sum",
             layer=f"layer {i}",
         )
         for i in range(NODES)

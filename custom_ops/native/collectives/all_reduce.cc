@@ -21,6 +21,17 @@ void Reduce(const Collective& collective, int type, int64_t elements, bool mean,
   buffer.Trim();
 }
 
+// Sums divided, in double, and rounded once.
+template <typename M, typename U>
+void Divide(const M* sums, int64_t elements, double divisor, U* out) {
+  if (divisor == 1.0) {
+    std::transform(sums, sums + elements, out, [](M sum) { return static_cast<U>(sum); });
+  } else {
+    std::transform(sums, sums + elements, out,
+                   [divisor](M sum) { return static_cast<U>(static_cast<double>(sum) / divisor); });
+  }
+}
+
 }  // namespace
 
 bool IsMean(const std::string& reduction) {
@@ -50,9 +61,8 @@ bool AllReduce(const Collective& collective, int stats_type, int64_t channels, b
           std::copy_n(bias_in, channels, payload + channels);
         },
         [&](const double* payload, double divisor) {
-          const auto divided = [divisor](double sum) { return static_cast<U>(sum / divisor); };
-          std::transform(payload, payload + channels, scale_out, divided);
-          std::transform(payload + channels, payload + 2 * channels, bias_out, divided);
+          Divide(payload, channels, divisor, scale_out);
+          Divide(payload + channels, channels, divisor, bias_out);
         });
   });
 }
@@ -69,10 +79,7 @@ bool AllReduceBucket(const Collective& collective, int stats_type, int64_t eleme
     }
     Reduce<U>(
         collective, stats_type, elements, mean, [&](U* payload) { std::copy_n(in, elements, payload); },
-        [&](const U* payload, double divisor) {
-          const auto divided = [divisor](U sum) { return static_cast<U>(static_cast<double>(sum) / divisor); };
-          std::transform(payload, payload + elements, out, divided);
-        });
+        [&](const U* payload, double divisor) { Divide(payload, elements, divisor, out); });
   });
 }
 
