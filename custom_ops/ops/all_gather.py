@@ -7,8 +7,12 @@ import numpy as np
 from onnx_cbp.custom_ops import collectives, formals
 from onnx_cbp.custom_ops.operator import Arrays, Operator, Tensor
 
+_LARGEST_EXACT_COUNT = 2**53
+
 
 def _reference(mean: np.ndarray, var: np.ndarray, count: np.ndarray, *, group: str, layer: str) -> Arrays:
+    if count > _LARGEST_EXACT_COUNT:
+        raise ValueError(f"input 'count' is {count}; a message holds counts up to 2^53")
     payload = np.concatenate([mean, var, count.reshape(1).astype(np.float64)])
     gathered = collectives.all_gather("AllGather", layer, group, payload)
     channels = mean.size
