@@ -69,7 +69,26 @@ def exchange(session: nox.Session) -> None:
 def test_pure_python(session: nox.Session) -> None:
     """Run the tests of the ops, the passes and the command line on an installation without the native library."""
     session.install("-C", "cmake.define.ONNX_CBP_NATIVE=OFF", ".[cpu]", *TEST_TOOLS)
-    session.run("pytest", *(session.posargs or ["tests/ops", "tests/passes", "tests/cli"]))
+    session.run("pytest", *(session.posargs or ["tests/ops", "tests/passes", "tests/cli", "tests/distributed"]))
+
+
+@nox.session(requires=["build"])
+def distributed(session: nox.Session) -> None:
+    """Run the tests of replicas in several processes: under MPI, and under PyTorch where its wheel is at hand."""
+    if sys.version_info[:2] > NEWEST_PYTHON["training"]:
+        session.skip(f"'training' is not to be had for Python {sys.version.split()[0]}")
+    session.install(f"{_wheel()}[training,mpi]", *TEST_TOOLS)
+    _install_again(session)
+    # The package index has PyTorch with gigabytes for GPUs. One for the CPU is taken where pip knows of its wheel
+    # (find-links, PIP_FIND_LINKS); elsewhere the tests that need it say that they are skipped.
+    found = session.run(
+        *("python", "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "torch"),
+        success_codes=[0, 1],
+        silent=True,
+    )
+    if "No matching distribution" not in str(found):
+        session.install("filelock", "fsspec", "jinja2", "networkx", "sympy", "typing-extensions")
+    session.run("pytest", *(session.posargs or ["tests/distributed"]))
 
 
 @nox.session(requires=["build"])
