@@ -104,7 +104,7 @@ void RowSums(const Layout& layout, const Block& block, const T* x, const double*
   double shifts[Rows::kSpace], products[Rows::kSpace], gradients[Rows::kSpace];
   rows.Spread(shifts, [&](int64_t c) { return -mean[block.channel_begin + c]; });
   for (int64_t i = 0; i < rows.length; ++i) products[i] = gradients[i] = 0.0;
-  ForEachRowGroup<4>(rows, [&](int64_t group, int64_t offset, int64_t length) {
+  ForEachRowGroup(rows, rows.contiguous() ? 1 : 4, [&](int64_t group, int64_t offset, int64_t length) {
     int64_t i = 0;
     for (; i + kLanes <= length; i += kLanes) {
       constexpr int kPairs = kLanes / kFloats;
@@ -132,11 +132,10 @@ void RowSums(const Layout& layout, const Block& block, const T* x, const double*
       }
     }
   });
-  for (int64_t c = 0; c < rows.channels; ++c) sums[c] = {0.0, 0.0};
-  rows.ForEachRun([&](int64_t c, int64_t i) {
-    sums[c].product += SumOf(products + i, rows.inner);
-    sums[c].gradient += SumOf(gradients + i, rows.inner);
-  });
+  double product_of[Rows::kSpace], gradient_of[Rows::kSpace];
+  rows.Sum(products, product_of);
+  rows.Sum(gradients, gradient_of);
+  for (int64_t c = 0; c < rows.channels; ++c) sums[c] = {product_of[c], gradient_of[c]};
 }
 
 template <typename T, typename Mask>
