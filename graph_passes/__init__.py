@@ -4,6 +4,7 @@ from onnx_cbp.graph_passes.analysis import find_sites
 from onnx_cbp.graph_passes.attach_functions import AttachFunctionsPass
 from onnx_cbp.graph_passes.fold_relu import FoldReluPass
 from onnx_cbp.graph_passes.inline_functions import InlineFunctionsPass
+from onnx_cbp.graph_passes.recompute_relu import RecomputeReluPass
 from onnx_cbp.graph_passes.replace_backward import ReplaceBackwardPass
 from onnx_cbp.graph_passes.replace_forward import ReplaceForwardPass
 from onnx_cbp.graph_passes.sites import BackwardSite, ForwardSite, LeftAlone, Site, label
@@ -15,6 +16,7 @@ __all__ = [
     "ForwardSite",
     "InlineFunctionsPass",
     "LeftAlone",
+    "RecomputeReluPass",
     "ReplaceBackwardPass",
     "ReplaceForwardPass",
     "Site",

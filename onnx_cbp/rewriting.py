@@ -22,6 +22,7 @@ from onnx_cbp.graph_passes import (
     ForwardSite,
     InlineFunctionsPass,
     LeftAlone,
+    RecomputeReluPass,
     ReplaceBackwardPass,
     ReplaceForwardPass,
     Site,
@@ -81,6 +82,7 @@ def rewrite(
     portable: bool = False,
     one_pass: bool = True,
     fold_relu: bool = True,
+    recompute_relu: bool = True,
     synchronize: bool = False,
     data_parallel: bool = False,
     report: Callable[[list[Finding]], object] | None = None,
@@ -98,6 +100,9 @@ def rewrite(
             and fewer nodes. Without it they are the ops that statistics can be synchronised between.
         fold_relu: fold a Relu into the one-pass op before it, and its gradient into that op's, where nothing else reads
             the value in between. Only with one_pass.
+        recompute_relu: let the gradient of a folded Relu compute once more which elements passed, instead of reading
+            the Relu's result: a quarter less memory traffic. Only with fold_relu, and not with portable, since a
+            runtime may compute function bodies forward and backward in different ways.
         synchronize: not available yet.
         data_parallel: not available yet.
         report: called with what `inspect` says of the model, for whoever wants both and not the analysis twice.
@@ -127,6 +132,8 @@ def rewrite(
     passes: list[InPlacePass] = [ReplaceForwardPass(one_pass=one_pass), ReplaceBackwardPass(one_pass=one_pass)]
     if one_pass and fold_relu:
         passes.append(FoldReluPass())
+        if recompute_relu and not portable:
+            passes.append(RecomputeReluPass())
     if portable:
         passes.append(AttachFunctionsPass())
     modified = False

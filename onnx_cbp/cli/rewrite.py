@@ -19,6 +19,11 @@ from onnx_cbp.cli.progress import steps
     help="One op for statistics and normalisation (the default), or the ops between which to synchronise.",
 )
 @click.option("--fold-relu/--no-fold-relu", default=True, help="Fold a Relu into the one-pass op before it.")
+@click.option(
+    "--recompute-relu/--no-recompute-relu",
+    default=True,
+    help="Compute a folded Relu's mask once more for the gradient (the default), or read the Relu's result.",
+)
 @click.option("--synchronize", is_flag=True, help="Take batch statistics over all replicas.")
 @click.option("--data-parallel", is_flag=True, help="Sum the gradients over all replicas.")
 def rewrite(
@@ -27,6 +32,7 @@ def rewrite(
     portable: bool,
     one_pass: bool,
     fold_relu: bool,
+    recompute_relu: bool,
     synchronize: bool,
     data_parallel: bool,
 ) -> None:
@@ -49,6 +55,7 @@ def rewrite(
             portable=portable,
             one_pass=one_pass,
             fold_relu=fold_relu,
+            recompute_relu=recompute_relu,
             synchronize=synchronize,
             data_parallel=data_parallel,
             report=findings.extend,

@@ -12,13 +12,14 @@ namespace {
 struct Pairs {
   Doubles dy[2], x[2];
 
+  // Two masks for the two vectors, where the mask is cheapest in double.
   template <typename T, typename Mask>
-  ONNX_CBP_INLINE Pairs(const T* gradients, const T* elements, int64_t at, const Mask& mask) {
+  ONNX_CBP_INLINE Pairs(const T* gradients, const T* elements, int64_t at, const Mask& mask, const Mask& second) {
     if constexpr (std::is_same_v<typename Mask::Value, double>) {
       for (int half = 0; half < 2; ++half) {
         const int64_t i = at + half * kDoubles;
         x[half] = LoadVector<double>(elements + i);
-        dy[half] = mask.Pass(LoadVector<double>(gradients + i), x[half], i, Whole<double>{});
+        dy[half] = (half == 0 ? mask : second).Pass(LoadVector<double>(gradients + i), x[half], i, Whole<double>{});
       }
     } else {
       const Floats narrow = LoadVector<float>(elements + at);
@@ -93,7 +94,7 @@ void PlaneSums(const Layout& layout, const Block& block, const T* x, const doubl
     const auto passing = mask.Plane(c);
     Lanes product = Lanes::Load(products[c]), gradient = Lanes::Load(gradients[c]);
     const auto add = [&](int v, int64_t at) {
-      const Pairs pairs(dy, x, at, passing);
+      const Pairs pairs(dy, x, at, passing, passing);
       for (int half = 0; half < 2; ++half) {
         Add(pairs.dy[half], pairs.x[half], shift, plus, &product.vectors[v + half], &gradient.vectors[v + half]);
       }
@@ -140,6 +141,7 @@ void RowSums(const Layout& layout, const Block& block, const T* x, const double*
              Sums* sums) {
   const Rows rows(layout, block);
   const auto row_mask = mask.OfRows(rows);
+  using MaskVector = VectorOf<typename Mask::Value>;
   const Adder plus;
   double shifts[Rows::kSpace], products[Rows::kSpace], gradients[Rows::kSpace];
   rows.Spread(shifts, [&](int64_t c) { return -mean[block.channel_begin + c]; });
@@ -154,8 +156,9 @@ void RowSums(const Layout& layout, const Block& block, const T* x, const double*
 #pragma GCC unroll 1
       for (int64_t row = 0; row < group; ++row, at += rows.stride) {
         for (int p = 0; p < kPairs; ++p) {
-          const Pairs pairs(dy, x, at + p * kFloats,
-                            row_mask.template At<VectorOf<typename Mask::Value>>(i + p * kFloats));
+          const int64_t first = i + p * kFloats;
+          const Pairs pairs(dy, x, at + p * kFloats, row_mask.template At<MaskVector>(first),
+                            row_mask.template At<MaskVector>(first + kDoubles));
           for (int v = 0; v < 2; ++v)
             Add(pairs.dy[v], pairs.x[v], shift.vectors[2 * p + v], plus, &product.vectors[2 * p + v],
                 &gradient.vectors[2 * p + v]);
