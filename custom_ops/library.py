@@ -62,7 +62,8 @@ def call_native(operator: Operator, inputs: Sequence[np.ndarray], attributes: Ma
     outputs = tuple(
         np.empty(shape, dtype) for shape, dtype in zip(binding.output_shapes, binding.output_dtypes, strict=True)
     )
-    error = _function(operator)(*_arguments(operator, binding, arrays, outputs, attributes))
+    pointers = [ctypes.c_void_p(array.ctypes.data) for array in (*arrays, *outputs)]
+    error = _function(operator)(*number_arguments(operator, binding, arrays, outputs, attributes), *pointers)
     if error is not None:
         raise ValueError(f"{operator}: {error.decode()}")
     return outputs
@@ -70,19 +71,24 @@ def call_native(operator: Operator, inputs: Sequence[np.ndarray], attributes: Ma
 
 @functools.cache
 def _function(operator: Operator) -> Any:
-    function = getattr(load_library(), f"onnx_cbp_{_snake_case(operator.name)}")
+    function = getattr(load_library(), function_name(operator))
     function.restype = ctypes.c_char_p
     return function
 
 
-def _arguments(
+def function_name(operator: Operator) -> str:
+    """The plain C function of an op."""
+    return "onnx_cbp" + "".join(f"_{c.lower()}" if c.isupper() else c for c in operator.name)
+
+
+def number_arguments(
     operator: Operator,
     binding: Binding,
     inputs: Sequence[np.ndarray],
     outputs: Sequence[np.ndarray],
     attributes: Mapping[str, Any],
-) -> list[Any]:
-    """Types, sizes, attributes, inputs, outputs: the order of every function in c_api.h."""
+) -> list[ctypes.c_int | ctypes.c_int64 | ctypes.c_double]:
+    """Types, sizes and attributes, which every function of c_api.h takes before its inputs and outputs."""
     formals = zip(operator.inputs + operator.outputs, (*inputs, *outputs), strict=True)
     numbers = {t.type: ir.DataType.from_numpy(value.dtype).value for t, value in formals}
     arguments: list[Any] = [ctypes.c_int(numbers[name]) for name in ("T", "U") if name in numbers]
@@ -92,9 +98,4 @@ def _arguments(
         if attribute.name not in STRUCTURAL_ATTRIBUTES:  # these are in the sizes and types
             kind = ctypes.c_double if isinstance(attribute.default, float) else ctypes.c_int
             arguments.append(kind(stored[attribute.name]))
-    arguments += [ctypes.c_void_p(array.ctypes.data) for array in (*inputs, *outputs)]
     return arguments
-
-
-def _snake_case(name: str) -> str:
-    return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
