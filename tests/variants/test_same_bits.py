@@ -34,6 +34,8 @@ SMALL = [
     ((3, 17, 9, 11), 1),  # planes of 99: sums by plane, with a tail
     ((3, 4, 63), 1),
     ((2, 3, 64), 1),
+    ((2, 3, 79), 1),  # one element less than whole vectors, here in planes and there in rows
+    ((5, 39), 1),
     ((2, 3, 17, 19), 1),
     ((33, 130), 1),
     ((3, 5, 7, 37), -1),
