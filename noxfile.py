@@ -25,13 +25,11 @@ ENVIRONMENTS = {
 }
 #: The newest Python that each can be had for.
 NEWEST_PYTHON = {"training": (3, 12), "oldest": (3, 12)}
-#: How CMake builds each variant of the kernels that a machine may run.
+#: How CMake builds the kernels for the tests of what other processors run.
 _AARCH64 = f"-DCMAKE_TOOLCHAIN_FILE={ROOT / 'cmake' / 'aarch64-linux-musl.cmake'}"
-_SANITIZERS = "-O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all"
+_SANITIZERS = "-O0 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all"
 VARIANTS = {
-    "baseline": ["-DONNX_CBP_TARGETS="],
-    "avx2": ["-DONNX_CBP_TARGETS=avx2"],
-    "avx512f": ["-DONNX_CBP_TARGETS=avx512f"],
+    "plain": [],
     "sanitized": ["-DCMAKE_BUILD_TYPE=Debug", f"-DCMAKE_CXX_FLAGS_DEBUG={_SANITIZERS}"],
     "aarch64": [_AARCH64],
 }
@@ -78,7 +76,7 @@ def exchange(session: nox.Session) -> None:
 
 @nox.session(requires=["build"])
 def variants(session: nox.Session) -> None:
-    """Build the whole library for AArch64, and hold every variant of the kernels against the installed library."""
+    """Build the whole library for AArch64, and test what every kind of processor would run of the kernels."""
     if platform.machine() != "x86_64":
         session.skip("the variants are those of x86-64, and the cross compiler and the emulator run there")
     folder = ROOT / "build" / "variants"
@@ -95,7 +93,26 @@ def variants(session: nox.Session) -> None:
 def test_pure_python(session: nox.Session) -> None:
     """Run the tests of the ops, the passes and the command line on an installation without the native library."""
     session.install("-C", "cmake.define.ONNX_CBP_NATIVE=OFF", ".[cpu]", *TEST_TOOLS)
-    session.run("pytest", *(session.posargs or ["tests/ops", "tests/passes", "tests/cli"]))
+    session.run("pytest", *(session.posargs or ["tests/ops", "tests/passes", "tests/cli", "tests/distributed"]))
+
+
+@nox.session(requires=["build"])
+def distributed(session: nox.Session) -> None:
+    """Run the tests of replicas in several processes: under MPI, and under PyTorch where its wheel is at hand."""
+    if sys.version_info[:2] > NEWEST_PYTHON["training"]:
+        session.skip(f"'training' is not to be had for Python {sys.version.split()[0]}")
+    session.install(f"{_wheel()}[training,mpi]", *TEST_TOOLS)
+    _install_again(session)
+    # The package index has PyTorch with gigabytes for GPUs. One for the CPU is taken where pip knows of its wheel
+    # (find-links, PIP_FIND_LINKS); elsewhere the tests that need it say that they are skipped.
+    found = session.run(
+        *("python", "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "torch"),
+        success_codes=[0, 1],
+        silent=True,
+    )
+    if "No matching distribution" not in str(found):
+        session.install("filelock", "fsspec", "jinja2", "networkx", "sympy", "typing-extensions")
+    session.run("pytest", *(session.posargs or ["tests/distributed"]))
 
 
 @nox.session(requires=["build"])

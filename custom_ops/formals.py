@@ -23,3 +23,9 @@ MOMENTUM = Attribute("momentum", 0.9, "Part of the running value that is kept.")
 UNBIASED = Attribute("unbiased", 0, "1: the batch's variance is made unbiased.")
 RELU = Attribute("relu", 0, "1: what is negative in Y becomes 0.")
 STASH_TYPE = Attribute("stash_type", 1, "Type of the statistics: 1 float, 11 double.")
+
+GROUP = Attribute(
+    "group", "world", "Replicas that take part: 'world', 'size:K' (K consecutive ranks), or a defined name."
+)
+REDUCTION = Attribute("reduction", "sum", "'sum' or 'mean' over the replicas.")
+LAYER = Attribute("layer", "", "Whose values these are; told to the other replicas and named in errors.")

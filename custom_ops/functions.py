@@ -16,8 +16,13 @@ def make_function(operator: Operator, opset: int) -> onnx.FunctionProto:
     Below opset 15, which brought CastLike, the body serves float data with float statistics only.
 
     Raises:
-        OnnxCbpError: the opset is older than the oldest that bodies are written for (13).
+        OnnxCbpError: the opset is older than the oldest that bodies are written for (13), or the op has no body.
     """
+    if operator.body is None:
+        raise OnnxCbpError(
+            f"{operator} has no function body: standard ONNX has no collectives, and where the library is missing a "
+            "model must fail and not train unsynchronised; rewrite it without 'portable' or without 'synchronize'"
+        )
     if opset < OLDEST_OPSET:
         raise OnnxCbpError(
             f"function bodies need opset {OLDEST_OPSET} or newer, the model imports opset {opset}: convert it with "

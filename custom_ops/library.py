@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
 from onnx_cbp.custom_ops.operator import STRUCTURAL_ATTRIBUTES, Arrays, Binding, Operator
 from onnx_cbp.errors import OnnxCbpError
 
 _FILE_NAME = "libonnx_cbp.so"
+_C_TYPES = {int: ctypes.c_int, float: ctypes.c_double, str: ctypes.c_char_p}
 
 
 def find_library() -> Path | None:
@@ -87,15 +87,19 @@ def number_arguments(
     inputs: Sequence[np.ndarray],
     outputs: Sequence[np.ndarray],
     attributes: Mapping[str, Any],
-) -> list[ctypes.c_int | ctypes.c_int64 | ctypes.c_double]:
+) -> list[Any]:
     """Types, sizes and attributes, which every function of c_api.h takes before its inputs and outputs."""
+    import onnx_ir as ir  # here, because it is slow to import and registering the library takes nothing of it
+
     formals = zip(operator.inputs + operator.outputs, (*inputs, *outputs), strict=True)
     numbers = {t.type: ir.DataType.from_numpy(value.dtype).value for t, value in formals}
     arguments: list[Any] = [ctypes.c_int(numbers[name]) for name in ("T", "U") if name in numbers]
     arguments += [ctypes.c_int64(size) for size in binding.sizes]
-    stored = operator.as_stored(attributes)
+    stored = {
+        name: value.encode() if isinstance(value, str) else value
+        for name, value in operator.as_stored(attributes).items()
+    }
     for attribute in operator.attributes:
         if attribute.name not in STRUCTURAL_ATTRIBUTES:  # these are in the sizes and types
-            kind = ctypes.c_double if isinstance(attribute.default, float) else ctypes.c_int
-            arguments.append(kind(stored[attribute.name]))
+            arguments.append(_C_TYPES[type(attribute.default)](stored[attribute.name]))
     return arguments

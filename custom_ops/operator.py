@@ -45,10 +45,10 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Attribute:
-    """One attribute; its type is that of its default (int or float)."""
+    """One attribute; its type is that of its default (int, float or str)."""
 
     name: str
-    default: int | float
+    default: int | float | str
     doc: str
 
 
@@ -98,7 +98,8 @@ class Operator:
         attributes: in order; the order in which the C function takes those it needs.
         reference: the float64 oracle: float64 arrays (X and dY as [outer, channels, inner]) and int64 count in, then
             the layout (where the op sees X) and the other attributes by name -> a tuple of float64 arrays.
-        body: statements of the function body in ONNX's textual syntax, for a given opset of the default domain.
+        body: statements of the function body in ONNX's textual syntax, for a given opset of the default domain; None
+            where standard ONNX has nothing like it.
     """
 
     name: str
@@ -107,25 +108,31 @@ class Operator:
     outputs: tuple[Tensor, ...]
     attributes: tuple[Attribute, ...]
     reference: Callable[..., Arrays] = field(repr=False)
-    body: Callable[[int], str] = field(repr=False)
+    body: Callable[[int], str] | None = field(repr=False)
 
     @property
     def has_data(self) -> bool:
         """Whether the op sees X (RunningStats sees only per-channel vectors)."""
         return any(t.shape == "X" for t in self.inputs)
 
+    @property
+    def is_collective(self) -> bool:
+        """Whether the op exchanges values with other replicas."""
+        return any(a.name == "group" for a in self.attributes)
+
     def bind(self, inputs: Sequence[np.ndarray], attributes: Mapping[str, Any]) -> Binding:
         """Check inputs and attributes and derive the outputs' shapes and types.
 
         Raises:
             ValueError: one line that names the op, the input or attribute, its value and the mend.
+            OnnxCbpError: a collective of a group that is not known.
         """
         if len(inputs) != len(self.inputs):
             names = ", ".join(t.name for t in self.inputs)
             raise ValueError(f"{self}: {len(inputs)} inputs, expected {len(self.inputs)}: {names}")
         arrays = dict(zip((t.name for t in self.inputs), inputs, strict=True))
-        layout, shapes, sizes = self._shapes(arrays, attributes)
         self._check_attributes(attributes)
+        layout, shapes, sizes = self._shapes(arrays, attributes)
         types = self._check_types(arrays, attributes)
         for t in self.inputs:
             if arrays[t.name].shape != shapes[t.shape]:
@@ -171,10 +178,8 @@ class Operator:
 
     def as_stored(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
         """The attributes as ONNX stores them: a float has 32 bits there, so a momentum of 0.9 is not quite 0.9."""
-        return {
-            a.name: float(np.float32(attributes[a.name])) if isinstance(a.default, float) else int(attributes[a.name])
-            for a in self.attributes
-        }
+        kinds = {int: int, float: lambda value: float(np.float32(value)), str: str}
+        return {a.name: kinds[type(a.default)](attributes[a.name]) for a in self.attributes}
 
     def __str__(self) -> str:
         return f"{DOMAIN}.{self.name}"
@@ -190,6 +195,9 @@ class Operator:
                 expected = f"[{','.join(first.shape)}] (R replicas, C channels)"
                 raise ValueError(f"{self}: input '{first.name}' has shape {list(sizes)}, expected {expected}")
             letters = dict(zip(first.shape, sizes, strict=True))
+            if self.is_collective:
+                letters["R"] = _replicas(str(self), str(attributes["group"]))
+                sizes = (*sizes, letters["R"]) if any("R" in t.shape for t in self.outputs) else sizes
             kinds = {t.shape: tuple(letters[letter] for letter in t.shape) for t in self.inputs + self.outputs}
             return Layout(1, letters["C"], 1), kinds, sizes
         shape = arrays["X"].shape
@@ -219,6 +227,8 @@ class Operator:
             )
         if not 0.0 <= attributes.get("epsilon", 0.0) < math.inf:
             raise ValueError(f"{self}: attribute 'epsilon' is {attributes['epsilon']}; it must be finite, 0 or more")
+        if attributes.get("reduction", "sum") not in ("sum", "mean"):
+            raise ValueError(f"{self}: attribute 'reduction' is {attributes['reduction']!r}; use 'sum' or 'mean'")
 
     def _check_types(self, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> dict[str, np.dtype]:
         """The dtypes of T, U and int64; every input has the one that its type name stands for."""
@@ -241,3 +251,9 @@ class Operator:
         if tensor.shape == "C":
             return ", one value a channel" + (f" (axis {attributes['axis']} of X)" if "axis" in attributes else "")
         return ", a scalar" if not tensor.shape else f" ([{','.join(tensor.shape)}]: R replicas, C channels)"
+
+
+def _replicas(name: str, group: str) -> int:
+    from onnx_cbp.custom_ops import collectives  # which needs the native library, and that this file
+
+    return collectives.replicas(name, group)

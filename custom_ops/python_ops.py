@@ -17,11 +17,13 @@ import numpy as np
 from onnx_cbp.custom_ops.library import call_native, find_library
 from onnx_cbp.custom_ops.operator import DOMAIN, STATISTICS_TYPES, Arrays, Operator
 from onnx_cbp.custom_ops.ops import OPERATORS
+from onnx_cbp.distributed import lifecycle
 from onnx_cbp.errors import OnnxCbpError
 
 _lock = threading.Lock()
 _log = logging.getLogger("onnx_cbp")
-_first_error: list[BaseException] = []
+#: The first error of each thread: replicas that are threads have errors of their own.
+_first_errors: dict[int, BaseException] = {}
 
 
 def compute(operator: Operator, *inputs: np.ndarray, **attributes: Any) -> Arrays:
@@ -38,17 +40,25 @@ def compute(operator: Operator, *inputs: np.ndarray, **attributes: Any) -> Array
 def raise_python_op_error() -> None:
     """Raise the first error that a Python op met since the last call, if there was one.
 
+    Where threads are replicas (`onnx_cbp.distributed`), each hears of its own ops only.
+
     ONNX Runtime cannot hear of an error inside a Python op: the session goes on with NaN. Call this after `run`.
 
     Raises:
         OnnxCbpError: the error, in one line.
         KeyboardInterrupt: the op was interrupted.
     """
-    if _first_error:
-        error = _first_error.pop()
-        if not isinstance(error, Exception):
-            raise error
-        raise OnnxCbpError(str(error)) from error
+    replicas = lifecycle.replica_threads()
+    own = threading.get_ident()
+    found = [thread for thread in (own, *_first_errors) if thread in _first_errors and thread not in replicas - {own}]
+    if not found:
+        return
+    error = _first_errors.pop(found[0])
+    if not replicas:
+        _first_errors.clear()  # what followed from it
+    if not isinstance(error, Exception):
+        raise error
+    raise OnnxCbpError(str(error)) from error
 
 
 def _guarded(operator: Operator, *inputs: np.ndarray, **attributes: Any) -> Any:
@@ -56,8 +66,7 @@ def _guarded(operator: Operator, *inputs: np.ndarray, **attributes: Any) -> Any:
         _check_stash_type(inputs, attributes)
         results = compute(operator, *inputs, **attributes)
     except BaseException as error:  # nothing may leave a Python op, not even KeyboardInterrupt
-        if not _first_error:
-            _first_error.append(error)
+        _first_errors.setdefault(threading.get_ident(), error)
         _log.error("%s; this Python op returns NaN", error)
         results = _not_a_number(operator, inputs)
     return results if len(results) > 1 else results[0]
@@ -73,12 +82,14 @@ def _check_stash_type(inputs: tuple[np.ndarray, ...], attributes: dict[str, Any]
 
 
 def _not_a_number(operator: Operator, inputs: tuple[np.ndarray, ...]) -> Arrays:
-    """NaN (count: 0) in outputs of a shape that downstream ops can take; which one does not matter."""
-    shapes = {"X": inputs[0].shape}
+    """NaN in outputs of a shape that downstream ops can take; which one does not matter."""
+    channels = inputs[0].shape[-1:]
+    shapes = {"X": inputs[0].shape, "C": channels, "RC": (1, *channels), "R": (1,), "": ()}
     return tuple(
-        np.zeros((), np.int64)
+        # A replica's count must not be 0, or its NaN would not be read.
+        np.full(shapes[t.shape], len(t.shape), np.int64)
         if t.type == "int64"
-        else np.full(shapes.get(t.shape, (1,) * len(t.shape)), np.nan, np.float32)
+        else np.full(shapes[t.shape], np.nan, np.float32)
         for t in operator.outputs
     )
 
@@ -94,7 +105,11 @@ def _define() -> None:
     from onnxruntime_extensions import PyCustomOpDef, onnx_op
 
     numbers = {"float": PyCustomOpDef.dt_float, "double": PyCustomOpDef.dt_double}
-    attribute_numbers = {int: PyCustomOpDef.dt_int64, float: PyCustomOpDef.dt_float}
+    attribute_numbers = {
+        int: PyCustomOpDef.dt_int64,
+        float: PyCustomOpDef.dt_float,
+        str: PyCustomOpDef.dt_string,
+    }
     for operator in OPERATORS.values():
         for types in _overloads(operator):
             declared = {name: numbers[kind] for name, kind in types.items()}

@@ -99,6 +99,8 @@ def _shapes(
             error = f"{operator}: attribute 'axis' is {axis}, out of range for rank {rank}"
             raise onnx.shape_inference.InferenceError(error)
         letters["C"] = shapes["X"].dim[axis % rank]
-    if "C" in letters:
-        shapes["C"] = onnx.TensorShapeProto(dim=[letters["C"]])
+    for t in operator.outputs:
+        if t.shape != "X":
+            dims = [letters.get(letter, onnx.TensorShapeProto.Dimension()) for letter in t.shape]
+            shapes.setdefault(t.shape, onnx.TensorShapeProto(dim=dims))
     return shapes

@@ -1,7 +1,7 @@
 """Exports the sample networks and makes ONNX Runtime training artifacts of them. Needs PyTorch; see README.md.
 
 Run it as `python models/export.py resnet_digits` or `python models/export.py --all`: the same versions of PyTorch and
-ONNX Runtime write the same bytes.
+ONNX Runtime write the same bytes. What is too large for git, ResNet-18, goes into benchmarks/models/.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ try:
 except ImportError as error:
     raise SystemExit(f"export.py: {error}; models/README.md says what to install") from error
 
-from architectures import ARCHITECTURES
+from architectures import ARCHITECTURES, LARGE
 
 FOLDER = Path(__file__).parent
+FOLDER_OF_LARGE = FOLDER.parent / "benchmarks" / "models"
 SEED = 0
 OPSET = 17
 
@@ -108,7 +109,7 @@ def export(name: str) -> None:
     """Export one network into the folder of its name."""
     torch.manual_seed(SEED)
     module, example = ARCHITECTURES[name]()
-    folder = FOLDER / name
+    folder = (FOLDER_OF_LARGE if name in LARGE else FOLDER) / name
     generate(export_forward(module, example), folder)
     mend_eval_model(folder / "eval_model.onnx")
     size = sum(file.stat().st_size for file in folder.iterdir())
@@ -117,12 +118,12 @@ def export(name: str) -> None:
 
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(sorted(ARCHITECTURES)))
-@click.option("--all", "every", is_flag=True, help="Export every network.")
+@click.option("--all", "every", is_flag=True, help="Export every network that git keeps.")
 def main(names: tuple[str, ...], every: bool) -> None:
-    """Export the networks NAMES into folders of their names beside this script."""
+    """Export the networks NAMES into folders of their names beside this script, large ones into benchmarks/models."""
     if bool(names) == every:
         raise click.UsageError(f"name networks ({', '.join(sorted(ARCHITECTURES))}), or say --all")
-    names = tuple(sorted(ARCHITECTURES)) if every else names
+    names = tuple(sorted(ARCHITECTURES.keys() - LARGE)) if every else names
     if len(names) == 1:
         export(names[0])
         return

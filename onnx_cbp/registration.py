@@ -6,6 +6,7 @@ import weakref
 from typing import Any
 
 from onnx_cbp.custom_ops.library import find_library, get_library_path
+from onnx_cbp.distributed import lifecycle
 from onnx_cbp.errors import OnnxCbpError
 
 _BACKENDS = ("auto", "native", "python")
@@ -22,11 +23,15 @@ def register(session_options: Any, backend: str = "auto") -> None:
             and double: slow on full tensors, since each result passes through a Python list. "auto" is the library
             where this installation has one, Python ops otherwise.
 
+    Where the environment variable ONNX_CBP_COMMUNICATOR names an engine and nothing was initialised yet, this joins the
+    other replicas (docs/distributed.md).
+
     Raises:
         OnnxCbpError: an unknown backend, a library that is not there, or options that have the other backend already.
     """
     if backend not in _BACKENDS:
         raise OnnxCbpError(f"backend is {backend!r}; use one of {', '.join(map(repr, _BACKENDS))}")
+    lifecycle.initialize_from_environment()
     if backend == "auto":
         backend = "native" if find_library() is not None else "python"
     earlier = _registered.get(session_options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -71,8 +72,7 @@ def inspect(model: ModelSource) -> list[Finding]:
     """
     analysed = _to_ir(_read(model))
     InlineFunctionsPass()(analysed)
-    infer_shapes(analysed)  # for the reader
-    return [_finding(site) for site in find_sites(analysed)]
+    return _findings(analysed, list(find_sites(analysed)))
 
 
 def rewrite(
@@ -83,6 +83,7 @@ def rewrite(
     fold_relu: bool = True,
     synchronize: bool = False,
     data_parallel: bool = False,
+    report: Callable[[list[Finding]], object] | None = None,
 ) -> onnx.ModelProto:
     """Put channel ops in the place of every batch norm that trains, forward and backward.
 
@@ -99,6 +100,7 @@ def rewrite(
             the value in between. Only with one_pass.
         synchronize: not available yet.
         data_parallel: not available yet.
+        report: called with what `inspect` says of the model, for whoever wants both and not the analysis twice.
 
     Returns:
         The rewritten model; a copy of the model where there is nothing to rewrite.
@@ -114,6 +116,8 @@ def rewrite(
     result = _to_ir(source)
     InlineFunctionsPass()(result)
     sites = list(find_sites(result))
+    if report is not None:
+        report(_findings(result, sites))
     for site in sites:
         if isinstance(site, LeftAlone):
             _log.info("node '%s' (%s) is left alone: %s", label(site.node), site.form, site.reason)
@@ -181,14 +185,28 @@ def _to_proto(result: ir.Model, source: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _finding(site: Site) -> Finding:
-    X = site.node.inputs[0] if isinstance(site, LeftAlone) and site.node.inputs else None
-    X = site.X if not isinstance(site, LeftAlone) else X
-    shape = "?" if X is None or X.shape is None else str(X.shape)
+def _findings(model: ir.Model, sites: list[Site]) -> list[Finding]:
+    shapes = [_shape(site) for site in sites]
+    if None in shapes:
+        # A copy: inference would write types and shapes all over the model. It is slow, and only for the reader.
+        copy = ir.from_proto(ir.to_proto(model))
+        infer_shapes(copy)
+        shapes = [_shape(site) for site in find_sites(copy)]
+    return [_finding(site, shape) for site, shape in zip(sites, shapes, strict=True)]
+
+
+def _shape(site: Site) -> str | None:
+    """The shape of X as text; None where the model does not say it."""
+    first = next(iter(site.node.inputs), None)  # of batch norms in every form, X
+    X = first if isinstance(site, LeftAlone) else site.X
+    return None if X is None or X.shape is None else str(X.shape)
+
+
+def _finding(site: Site, shape: str | None) -> Finding:
     return Finding(
         node=label(site.node),
         form=site.form,
-        shape=shape,
+        shape=shape or "?",
         rewritten=not isinstance(site, LeftAlone),
         explanation=_explain(site),
     )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 
 from onnx_cbp.custom_ops.library import find_library
+from support.replicas import mpiexec
 
 
 def pytest_report_header() -> str:
@@ -18,6 +21,8 @@ def pytest_report_header() -> str:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "native: needs the native library")
     config.addinivalue_line("markers", "training: needs ONNX Runtime's training build")
+    config.addinivalue_line("markers", "mpi: needs mpi4py and an MPI launcher")
+    config.addinivalue_line("markers", "torch: needs PyTorch")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -29,6 +34,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("training") and not _has_training():
             reason = f"needs onnxruntime-training-cpu; onnxruntime {onnxruntime.__version__} is installed"
             item.add_marker(pytest.mark.skip(reason=reason))
+        if item.get_closest_marker("mpi") and not (find_spec("mpi4py") and mpiexec()):
+            item.add_marker(pytest.mark.skip(reason="mpi4py and mpiexec are not installed here"))
+        if item.get_closest_marker("torch") and not find_spec("torch"):
+            item.add_marker(pytest.mark.skip(reason="PyTorch is not installed here"))
 
 
 def _has_training() -> bool:

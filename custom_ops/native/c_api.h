@@ -3,6 +3,7 @@
 #ifndef ONNX_CBP_C_API_H_
 #define ONNX_CBP_C_API_H_
 
+#include <stddef.h>
 #include <stdint.h>
 
 #ifdef __cplusplus
@@ -64,6 +65,53 @@ ONNX_CBP_EXPORT const char* onnx_cbp_batch_norm_grad(int x_type, int stats_type,
 ONNX_CBP_EXPORT const char* onnx_cbp_running_stats(int stats_type, int64_t channels, double momentum, int unbiased,
                                                    const void* running, const void* batch, const int64_t* count,
                                                    void* updated);
+
+/* Collectives. A message is a header of ONNX_CBP_MESSAGE_HEADER elements, for the communicator's own use, and a
+ * payload. Functions of a communicator answer -1 on failure, with one line of text of at most ONNX_CBP_ERROR_CAPACITY
+ * bytes in `error`, its terminating zero included; they return within a time limit of their own. Once one has failed,
+ * the memory that it was given is never used again by the library. */
+#define ONNX_CBP_MESSAGE_HEADER 8
+#define ONNX_CBP_ERROR_CAPACITY 2048
+
+typedef struct onnx_cbp_collective {
+  int64_t id;        /* names this node with this number of elements in this process; -1: not a node's */
+  const char* name;  /* the op */
+  const char* layer; /* attribute layer, or the node's name */
+  const char* group; /* attribute group */
+  int type;          /* of the elements: float (1) or double (11) */
+  int64_t elements;  /* of the payload */
+} onnx_cbp_collective;
+
+typedef struct onnx_cbp_communicator {
+  void* user; /* handed to each function */
+  /* Null, or what answers null on a thread that must not communicate. */
+  const void* (*thread)(void);
+  /* The number of replicas in the group of the calling thread's replica. */
+  int64_t (*replicas)(void* user, const char* group, char* error, size_t capacity);
+  /* Every replica's `send`, by rank, into `receive` [replicas, header + elements]. Answers the number of replicas. */
+  int64_t (*all_gather)(void* user, int64_t id, const onnx_cbp_collective* collective, void* send, void* receive,
+                        char* error, size_t capacity);
+  /* The sum over the replicas, in place. Answers the number of replicas. */
+  int64_t (*all_reduce)(void* user, int64_t id, const onnx_cbp_collective* collective, void* message, char* error,
+                        size_t capacity);
+} onnx_cbp_communicator;
+
+/* The communicator of the process, kept by pointer; null: every session is a single replica. */
+ONNX_CBP_EXPORT void onnx_cbp_set_communicator(const onnx_cbp_communicator* communicator);
+
+/* Errors of these three stay readable until the thread's next call. */
+ONNX_CBP_EXPORT const char* onnx_cbp_all_gather(int stats_type, int64_t channels, int64_t replicas, const char* group,
+                                                const char* layer, const void* mean, const void* var,
+                                                const int64_t* count, void* means, void* vars, int64_t* counts);
+
+ONNX_CBP_EXPORT const char* onnx_cbp_all_reduce(int stats_type, int64_t channels, const char* group,
+                                                const char* reduction, const char* layer, const void* scale_grad,
+                                                const void* bias_grad, void* reduced_scale_grad,
+                                                void* reduced_bias_grad);
+
+ONNX_CBP_EXPORT const char* onnx_cbp_all_reduce_bucket(int stats_type, int64_t elements, const char* group,
+                                                       const char* reduction, const char* layer, const void* bucket,
+                                                       void* reduced);
 
 #ifdef __cplusplus
 }

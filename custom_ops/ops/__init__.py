@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from onnx_cbp.custom_ops.operator import Operator
 from onnx_cbp.custom_ops.ops import (
+    all_gather,
+    all_reduce,
+    all_reduce_bucket,
     batch_norm_grad,
     batch_norm_relu_grad,
     batch_norm_train,
@@ -32,5 +35,8 @@ OPERATORS: dict[str, Operator] = {
         batch_norm_train_update,
         batch_norm_grad,
         batch_norm_relu_grad,
+        all_gather,
+        all_reduce,
+        all_reduce_bucket,
     )
 }

@@ -6,16 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from onnx_cbp.bench.dtypes import DTYPES, statistics_type, type_in_files
 from onnx_cbp.bench.kernels import EPSILON
 from onnx_cbp.bench.shapes import Shape
 
 #: Names of the inputs with the shape of X; all others are a vector of channels, or the count.
 DATA = ("X", "dY", "Y")
-
-
-def statistics_type(data: str) -> str:
-    """The type of scale, B and the statistics."""
-    return "float64" if data == "float64" else "float32"
 
 
 def write_inputs(shape: Shape, data: str, seed: int, folder: Path) -> dict[str, Path]:
@@ -27,14 +23,16 @@ def write_inputs(shape: Shape, data: str, seed: int, folder: Path) -> dict[str, 
     X = rng.standard_normal(shape.dimensions, np.float32)
     X *= 2
     X += 0.5
-    X = X.astype(data)
-    mean = X.mean(axis=others, dtype=np.float64)
-    var = X.var(axis=others, dtype=np.float64)
-    centred = X - np.expand_dims(mean.astype(data), others)
+    dtype = DTYPES[data]
+    X = X.astype(dtype)
+    wide = X.astype(type_in_files(data), copy=False)
+    mean = wide.mean(axis=others, dtype=np.float64)
+    var = wide.var(axis=others, dtype=np.float64)
+    centred = X - np.expand_dims(mean.astype(dtype), others)
     values = {
         "X": X,
-        "dY": rng.standard_normal(shape.dimensions, np.float32).astype(data),
-        "Y": np.maximum(centred, 0, out=centred),
+        "dY": rng.standard_normal(shape.dimensions, np.float32).astype(dtype),
+        "Y": np.maximum(centred, dtype.type(0), out=centred),
         "scale": rng.normal(1.0, 0.3, channels),
         "B": rng.normal(0.0, 0.5, channels),
         "mean": mean,
@@ -48,8 +46,8 @@ def write_inputs(shape: Shape, data: str, seed: int, folder: Path) -> dict[str, 
     }
     paths = {}
     for name, value in values.items():
-        if name not in (*DATA, "count"):
-            value = value.astype(statistics_type(data))
+        if name != "count":
+            value = value.astype(type_in_files(data) if name in DATA else statistics_type(data), copy=False)
         paths[name] = folder / f"{name}.npy"
         np.save(paths[name], value)
     return paths

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from onnx_cbp.bench.shapes import Shape
 
@@ -118,8 +118,21 @@ class Row:
         }
 
 
+class Result(Protocol):
+    """A row of any kind."""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether all that was to be compared computes the same."""
+        ...
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        ...
+
+
 def as_document(
-    rows: Sequence[Row],
+    rows: Sequence[Result],
     settings: Mapping[str, Any],
     versions: Mapping[str, Mapping[str, Any]],
     on: Mapping[str, Any],

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from onnx_cbp.bench.agreement import largest_difference
 from onnx_cbp.bench.data import write_inputs
+from onnx_cbp.bench.dtypes import DTYPES
 from onnx_cbp.bench.kernels import KERNELS, Kernel
-from onnx_cbp.bench.results import PeerTimes, Row, Times
+from onnx_cbp.bench.results import PeerTimes, Row
+from onnx_cbp.bench.rounds import Candidate, take_rounds
 from onnx_cbp.bench.runtimes import Runtime, Worker, WorkerError
 from onnx_cbp.bench.shapes import Shape, ShapeSet
 from onnx_cbp.bench.tasks import own_task, peer_task
 from onnx_cbp.errors import OnnxCbpError
 
-TOLERANCES = {"float64": 1e-4, "float32": 1e-4, "float16": 1e-2}
+TOLERANCES = {"float64": 1e-4, "float32": 1e-4, "float16": 1e-2, "bfloat16": 2e-2}
 _OURS = "ours"
 _READ = "read"
-_MOST_RUNS = 10_000
 
 
 @dataclass(frozen=True)
@@ -45,29 +46,6 @@ class Settings:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {**asdict(self), "tolerance": TOLERANCES[self.data], "round_seconds": self.round_seconds}
-
-
-@dataclass
-class _Candidate:
-    """Something prepared in a worker."""
-
-    worker: Worker
-    id: str
-    times: Times = field(default_factory=Times)
-    runs: int = 1
-
-    def warm_up(self, seconds: float) -> None:
-        """Run until caches and pools are warm, and find how many runs make a round."""
-        self._time(1)
-        once = min(self._time(1), self._time(2))
-        self.runs = min(max(math.ceil(seconds / max(once, 1e-7)), 1), _MOST_RUNS)
-
-    def round(self) -> None:
-        """One round."""
-        self.times.rounds.append(self._time(self.runs))
-
-    def _time(self, runs: int) -> float:
-        return float(self.worker.ask("time", id=self.id, runs=runs)["seconds"])
 
 
 class Bench:
@@ -112,14 +90,14 @@ class Bench:
 
     def _row(self, set_name: str, shape: Shape, kernel: Kernel, threads: int, inputs: Mapping[str, Path]) -> Row:
         data = self.settings.data
-        size = kernel.tensors * shape.elements * np.dtype(data).itemsize
-        ours = _Candidate(self._own, _OURS)
-        read = _Candidate(self._read, _READ)
+        size = kernel.tensors * shape.elements * DTYPES[data].itemsize
+        ours = Candidate(self._own, _OURS)
+        read = Candidate(self._read, _READ)
         try:
             task = own_task(kernel, shape, data, inputs, self._library)
             self._own.ask("prepare", id=_OURS, threads=threads, task=task)
             self._read.ask("prepare", id=_READ, threads=threads, task={"bytes": size})
-            results = self._outputs(ours)
+            results = ours.outputs(self._folder)
         except WorkerError as error:
             raise OnnxCbpError(f"{kernel.op} on {list(shape.dimensions)} cannot be measured: {error}") from None
         peers: list[PeerTimes] = []
@@ -130,7 +108,7 @@ class Bench:
                 if candidate is not None:
                     candidate.times = peer.times
                     candidates.append(candidate)
-        self._measure(candidates)
+        take_rounds(candidates, self.settings.rounds, self.settings.round_seconds)
         self._release(inputs=False)
         return Row(set_name, shape, kernel.op, data, threads, size, ours.times, read.times, peers)
 
@@ -142,12 +120,12 @@ class Bench:
         threads: int,
         inputs: Mapping[str, Path],
         results: Mapping[str, np.ndarray],
-    ) -> Iterator[tuple[PeerTimes, _Candidate | None]]:
+    ) -> Iterator[tuple[PeerTimes, Candidate | None]]:
         """The peers that a runtime has, each with what to measure where it computes what we do."""
         for number, definition in enumerate(p for p in kernel.peers if p.library == worker.runtime.library):
             column = f"{worker.runtime.name}: {definition.family}"
             peer = PeerTimes(column, worker.runtime.name, definition.name)
-            candidate = _Candidate(worker, str(number))
+            candidate = Candidate(worker, str(number))
             task = peer_task(definition, shape, self.settings.data, inputs)
             if task is None:
                 peer.missing = "not for this layout"
@@ -155,58 +133,23 @@ class Bench:
                 continue
             try:
                 worker.ask("prepare", id=candidate.id, threads=threads, task=task)
-                theirs = self._outputs(candidate)
+                theirs = candidate.outputs(self._folder)
             except WorkerError as error:
                 peer.missing = str(error)
                 yield peer, None
                 continue
-            peer.difference = _difference(results, theirs)
+            peer.difference = largest_difference(results, theirs)
             peer.agrees = peer.difference <= TOLERANCES[self.settings.data]
             if not peer.agrees:
                 peer.missing = f"its results differ from ours by {peer.difference:.1e}"
             yield peer, candidate if peer.agrees else None
 
-    def _outputs(self, candidate: _Candidate) -> dict[str, np.ndarray]:
-        with tempfile.TemporaryDirectory(dir=self._folder) as folder:
-            answer = candidate.worker.ask("outputs", id=candidate.id, folder=folder)
-            return {name: np.load(path) for name, path in answer["paths"].items()}
-
     def _release(self, *, inputs: bool) -> None:
         for worker in (self._own, self._read, *self._peers):
             worker.ask("release", inputs=inputs)
-
-    def _measure(self, candidates: list[_Candidate]) -> None:
-        try:
-            for candidate in candidates:
-                candidate.warm_up(self.settings.round_seconds)
-            for number in range(self.settings.rounds):
-                # Another one begins each round: what comes after what must not matter.
-                first = number % len(candidates)
-                for candidate in candidates[first:] + candidates[:first]:
-                    candidate.round()
-        except WorkerError as error:
-            raise OnnxCbpError(f"a worker stopped while it was measured: {error}") from None
 
 
 def _same(one: Worker, other: Worker) -> bool:
     """Whether both have the same build of a library: it is measured once."""
     library = one.runtime.library
     return all(one.versions.get(what) == other.versions.get(what) for what in (library, "build"))
-
-
-def _difference(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> float:
-    """The largest, relative to the largest value of each result; infinite where NaN or a shape differs."""
-    worst = 0.0
-    for name, value in theirs.items():
-        if name not in ours:
-            continue
-        mine = ours[name]
-        if mine.shape != value.shape:
-            return math.inf
-        largest = float(np.abs(mine).max(initial=0.0))
-        # In the type of the data: float64 of a large tensor would take gigabytes.
-        apart = float(np.abs(mine - value).max(initial=0.0))
-        if not math.isfinite(apart) or not math.isfinite(largest):
-            return math.inf
-        worst = max(worst, apart / largest if largest else apart)
-    return worst

@@ -19,7 +19,7 @@ from onnx_cbp.errors import OnnxCbpError
 #: The worker, by path: another interpreter need not have this package.
 WORKER = Path(__file__).parent / "worker.py"
 #: Memory that was freed stays with the process: page-faulting fresh results costs more than many a kernel.
-_ENVIRONMENT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_TOP_PAD_": str(64 << 20)}
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_TOP_PAD_": str(64 << 20)}
 
 
 class WorkerError(Exception):
@@ -36,18 +36,24 @@ class Runtime:
 
 
 class Worker:
-    """A process with one library; it does one thing at a time."""
+    """A process with one library; it does one thing at a time.
 
-    def __init__(self, runtime: Runtime) -> None:
+    Args:
+        runtime: what it runs.
+        script: which worker it is.
+        environment: variables that it has beside those of this process.
+    """
+
+    def __init__(self, runtime: Runtime, script: Path = WORKER, environment: Mapping[str, str] = KEEP_MEMORY) -> None:
         self.runtime = runtime
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         try:
             self._process = subprocess.Popen(
-                [runtime.python, str(WORKER), runtime.library],
+                [runtime.python, str(script), runtime.library],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
-                env={**os.environ, **_ENVIRONMENT},
+                env={**os.environ, **environment},
                 text=True,
             )
         except OSError as error:

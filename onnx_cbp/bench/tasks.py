@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from onnx import helper
 
-from onnx_cbp.bench.data import DATA, statistics_type
+from onnx_cbp.bench.data import DATA
+from onnx_cbp.bench.dtypes import NUMBERS, statistics_type
 from onnx_cbp.bench.kernels import EPSILON, MOMENTUM, Kernel, Node, OnnxPeer, Peer, own_node
 from onnx_cbp.bench.shapes import Shape
 from onnx_cbp.custom_ops import DOMAIN, OPERATORS
@@ -42,6 +43,7 @@ def peer_task(peer: Peer, shape: Shape, data: str, inputs: Mapping[str, Path]) -
     return {
         "kernel": peer.kernel,
         "inputs": {name: str(inputs[name]) for name in peer.inputs},
+        "types": {name: _typed(name, shape, data)[1] for name in peer.inputs},
         "results": list(peer.results),
         "updated": dict(peer.updated),
         "attributes": {"epsilon": EPSILON, "momentum": 1.0 - MOMENTUM},
@@ -66,16 +68,35 @@ def _onnx_task(
         [_value(name, *_typed(name, shape, data)) for name in fed],
         [_value(name, *typed) for name, typed in results.items()],
     )
-    opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid("com.microsoft", 1)]
+    opsets = [helper.make_opsetid("com.microsoft", 1)]
     if library is not None:
         opsets.append(helper.make_opsetid(DOMAIN, 1))
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION)
     return {
-        "model": base64.b64encode(model.SerializeToString()).decode(),
+        "model": _encoded(graph, opsets),
         "library": library,
         "inputs": {name: str(inputs[name]) for name in fed},
+        "types": {name: _typed(name, shape, data)[1] for name in fed},
         "outputs": results,
+        "casts": _casts(data),
     }
+
+
+def _casts(data: str) -> dict[str, str] | None:
+    """Models that make tensors of a type that no library takes from numpy of float32, and the other way round."""
+    if data != "bfloat16":
+        return None
+    return {"in": _cast("float32", data), "out": _cast(data, "float32")}
+
+
+def _cast(source: str, target: str) -> str:
+    node = helper.make_node("Cast", ["x"], ["y"], to=NUMBERS[target])
+    return _encoded(helper.make_graph([node], "cast", [_value("x", None, source)], [_value("y", None, target)]), [])
+
+
+def _encoded(graph: Any, more_opsets: list[Any]) -> str:
+    opsets = [helper.make_opsetid("", _OPSET), *more_opsets]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION)
+    return base64.b64encode(model.SerializeToString()).decode()
 
 
 def _typed(name: str, shape: Shape, data: str) -> tuple[list[int], str]:
@@ -86,5 +107,5 @@ def _typed(name: str, shape: Shape, data: str) -> tuple[list[int], str]:
     return [shape.channels], statistics_type(data)
 
 
-def _value(name: str, shape: list[int], dtype: str) -> Any:
-    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
+def _value(name: str, shape: list[int] | None, dtype: str) -> Any:
+    return helper.make_tensor_value_info(name, NUMBERS[dtype], shape)

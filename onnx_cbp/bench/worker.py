@@ -37,7 +37,12 @@ if sys.path and sys.path[0] and Path(sys.path[0]).resolve() == Path(__file__).re
 
 import numpy as np
 
+#: What a worker can do: the command's name -> the answer to it.
+Commands = dict[str, Callable[[dict[str, Any]], dict[str, Any]]]
+
 _LARGE = 1 << 20
+#: The type that comes and goes as float32.
+_NOT_OF_NUMPY = "bfloat16"
 _inputs: dict[str, np.ndarray] = {}
 
 
@@ -69,24 +74,48 @@ def _onnxruntime(task: dict[str, Any], threads: int) -> Prepared:
     if task["library"]:
         options.register_custom_ops_library(task["library"])
     session = ort.InferenceSession(base64.b64decode(task["model"]), options, providers=["CPUExecutionProvider"])
+    casts = task["casts"] and {way: _cast(base64.b64decode(model)) for way, model in task["casts"].items()}
     binding = session.io_binding()
     keep = []
     for name, path in task["inputs"].items():
-        keep.append(ort.OrtValue.ortvalue_from_numpy(_load(path)))
+        value = ort.OrtValue.ortvalue_from_numpy(_load(path))
+        keep.append(casts["in"](value) if task["types"][name] == _NOT_OF_NUMPY else value)
         binding.bind_ortvalue_input(name, keep[-1])
-    arrays = {name: np.zeros(shape, dtype) for name, (shape, dtype) in task["outputs"].items()}
-    values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
-    for name, value in values.items():
-        binding.bind_ortvalue_output(name, value)
+    arrays, values = {}, {}
+    for name, (shape, dtype) in task["outputs"].items():
+        arrays[name] = np.zeros(shape, "float32" if dtype == _NOT_OF_NUMPY else dtype)
+        value = ort.OrtValue.ortvalue_from_numpy(arrays[name])
+        values[name] = casts["in"](value) if dtype == _NOT_OF_NUMPY else value
+        binding.bind_ortvalue_output(name, values[name])
 
     def run(runs: int) -> None:
         for _ in range(runs):
             session.run_with_iobinding(binding)
 
     def outputs() -> dict[str, np.ndarray]:
-        return {name: value.numpy() for name, value in values.items() if keep}
+        of_numpy = {
+            name: casts["out"](value) if task["outputs"][name][1] == _NOT_OF_NUMPY else value
+            for name, value in values.items()
+        }
+        return {name: value.numpy() for name, value in of_numpy.items() if keep}
 
     return Prepared(run, outputs)
+
+
+def _cast(model: bytes) -> Callable[[Any], Any]:
+    """A function of an OrtValue that returns it in another type."""
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+
+    def cast(value: Any) -> Any:
+        binding = session.io_binding()
+        binding.bind_ortvalue_input("x", value)
+        binding.bind_output("y", "cpu")
+        session.run_with_iobinding(binding)
+        return binding.get_outputs()[0]
+
+    return cast
 
 
 def _torch(task: dict[str, Any], threads: int) -> Prepared:
@@ -99,6 +128,8 @@ def _torch(task: dict[str, Any], threads: int) -> Prepared:
     tensors = {}
     for name, path in task["inputs"].items():
         tensor = torch.from_numpy(_load(path))
+        if task["types"][name] == _NOT_OF_NUMPY:
+            tensor = tensor.to(torch.bfloat16)
         tensors[name] = tensor.permute(channels_second) if tensor.dim() == rank and rank > 1 else tensor
     call = _TORCH[task["kernel"]](torch, tensors, task["attributes"])
     last: list[tuple[Any, ...]] = [()]
@@ -112,9 +143,10 @@ def _torch(task: dict[str, Any], threads: int) -> Prepared:
         named = zip(task["results"], last[0], strict=True)
         results = {name: value for name, value in named if name}
         results.update({new: tensors[old] for new, old in task["updated"].items()})
+        of_numpy = {n: v.float() if v.dtype == torch.bfloat16 else v for n, v in results.items()}
         return {
             name: (value.permute(back) if value.dim() == rank and rank > 1 else value).contiguous().numpy()
-            for name, value in results.items()
+            for name, value in of_numpy.items()
         }
 
     return Prepared(run, outputs)
@@ -191,14 +223,15 @@ def _probe() -> dict[str, Any]:
     return {name: importlib.util.find_spec(name) is not None for name in ("onnxruntime", "torch")}
 
 
-def _versions(library: str) -> dict[str, Any]:
-    versions: dict[str, Any] = {"python": sys.version.split()[0], "numpy": np.__version__}
+def versions(library: str) -> dict[str, Any]:
+    """Of Python, numpy and the library."""
+    found: dict[str, Any] = {"python": sys.version.split()[0], "numpy": np.__version__}
     if library in ("onnxruntime", "torch"):
         module = importlib.import_module(library)
-        versions[library] = module.__version__
+        found[library] = module.__version__
         if library == "onnxruntime":
-            versions["build"] = module.get_build_info()
-    return versions
+            found["build"] = module.get_build_info()
+    return found
 
 
 def _sleep_until_idle() -> None:
@@ -214,11 +247,14 @@ def _sleep_until_idle() -> None:
 _PREPARE = {"onnxruntime": _onnxruntime, "torch": _torch, "read": _read}
 
 
-def _answer(library: str, command: dict[str, Any], prepared: dict[str, Prepared]) -> dict[str, Any]:
-    if command["do"] == "prepare":
-        prepared[command["id"]] = _PREPARE[library](command["task"], command["threads"])
+def commands(prepare: Callable[[dict[str, Any], int], Prepared], prepared: dict[str, Prepared]) -> Commands:
+    """The commands of every worker; what is prepared is kept in `prepared`, by id."""
+
+    def do_prepare(command: dict[str, Any]) -> dict[str, Any]:
+        prepared[command["id"]] = prepare(command["task"], command["threads"])
         return {}
-    if command["do"] == "outputs":
+
+    def do_outputs(command: dict[str, Any]) -> dict[str, Any]:
         one = prepared[command["id"]]
         one.run(1)
         paths = {}
@@ -226,23 +262,26 @@ def _answer(library: str, command: dict[str, Any], prepared: dict[str, Prepared]
             paths[name] = str(Path(command["folder"]) / f"{name}.npy")
             np.save(paths[name], array)
         return {"paths": paths}
-    if command["do"] == "time":
+
+    def do_time(command: dict[str, Any]) -> dict[str, Any]:
         run = prepared[command["id"]].run
         start = time.perf_counter()
         run(command["runs"])
         seconds = (time.perf_counter() - start) / command["runs"]
         _sleep_until_idle()
         return {"seconds": seconds}
-    if command["do"] == "release":
+
+    def do_release(command: dict[str, Any]) -> dict[str, Any]:
         prepared.clear()
         if command["inputs"]:
             _inputs.clear()
         return {}
-    raise ValueError(f"unknown command {command['do']!r}")
+
+    return {"prepare": do_prepare, "outputs": do_outputs, "time": do_time, "release": do_release}
 
 
-def main(library: str) -> None:
-    """Answer commands until stdin ends."""
+def serve(greet: Callable[[], dict[str, Any]], known: Commands) -> None:
+    """Greet, then answer commands until stdin ends."""
     # Libraries print what they like on stdout: the answers have a file of their own.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -251,16 +290,24 @@ def main(library: str) -> None:
         print(json.dumps(answer), file=answers, flush=True)
 
     try:
-        say(_probe() if library == "probe" else _versions(library))
+        say(greet())
     except Exception as error:  # a broken installation raises whatever it likes
         say({"error": f"{type(error).__name__}: {error}"})
         return
-    prepared: dict[str, Prepared] = {}
     for line in sys.stdin:
         try:
-            say(_answer(library, json.loads(line), prepared))
+            command = json.loads(line)
+            say(known[command["do"]](command))
         except Exception as error:  # those of the libraries have no base of their own
             say({"error": f"{type(error).__name__}: {error}"})
+
+
+def main(library: str) -> None:
+    """Answer for one library."""
+    if library == "probe":
+        serve(_probe, {})
+    else:
+        serve(lambda: versions(library), commands(_PREPARE[library], {}))
 
 
 if __name__ == "__main__":

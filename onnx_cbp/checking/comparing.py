@@ -2,99 +2,102 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import os
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 
-import numpy as np
 import onnx
 
-from onnx_cbp.checking.differences import (
-    FLOOR,
-    Difference,
-    incomparable,
-    is_float,
-    magnitude,
-    measure,
-)
+from onnx_cbp.checking.differences import Difference, incomparable
+from onnx_cbp.checking.fusion_effects import FusionEffects, fusion_effects
 from onnx_cbp.checking.graphs import fed_inputs
-from onnx_cbp.checking.inputs import make_inputs
-from onnx_cbp.checking.roles import Kind, Role, find_roles, written_in_place
-from onnx_cbp.checking.rounding import RUNS, slightly_off
-from onnx_cbp.checking.sessions import run
-from onnx_cbp.checking.yardstick import as_meant
-from onnx_cbp.model_io import load_model
-
-ModelSource = onnx.ModelProto | str | os.PathLike[str]
-Results = dict[str, np.ndarray]
+from onnx_cbp.checking.models import Model, ModelSource
+from onnx_cbp.checking.original import Original
+from onnx_cbp.checking.roles import written_in_place
+from onnx_cbp.checking.seeding import refuse_other_random_nodes
 
 
-def compare(original: ModelSource, rewritten: ModelSource, *, seed: int = 0, batch: int = 8) -> list[Difference]:
+def compare(
+    original: ModelSource, rewritten: ModelSource, *, seed: int = 0, batch: int = 8, rtol: float | None = None
+) -> list[Difference]:
     """Run two models on the same random inputs in ONNX Runtime and compare every result.
 
     Results are the graph outputs and, in training graphs, the inputs that the models write in place: running
     statistics and gradient accumulation buffers. Inputs are made from the original's graph: normal numbers, positive
-    running variances, zero buffers, labels below the number of classes.
+    running variances, labels below the number of classes. Batch norms are run a second time with variances near
+    epsilon, and training graphs once more with gradients added to those of the step before (`input_sets`).
 
     Args:
         original: a model or the path of one.
         rewritten: what became of it.
-        seed: of the random inputs.
+        seed: of the random inputs, and of random ops that have no seed of their own.
         batch: what every symbolic dimension of the inputs becomes.
+        rtol: the relative difference that will be allowed; None is the tolerance of each type.
 
     Returns:
         One difference a result, graph outputs first. `Difference.within` judges it.
 
     Raises:
-        OnnxCbpError: a model cannot be read, loaded or run, or no inputs can be made for it.
+        OnnxCbpError: a model cannot be read, loaded or run, no inputs can be made for it, or one of the two draws
+            random numbers that the other does not.
     """
-    first, second = _graph(original), _graph(rewritten)
-    roles = find_roles(first, batch)
-    feeds = make_inputs(first, roles, seed, batch)
-    problems = _different_inputs(first, second)
+    pair = _Pair.read(original, rewritten)
+    problems = _different_inputs(pair.original.graph, pair.rewritten.graph)
     if problems:
         return problems
-    written = written_in_place(first) | written_in_place(second)
-    # Without optimisations, because they break the yardstick: ConstantSharing makes a fresh batch norm's scale and
-    # running variance one tensor, which BatchNormalization writes over while it still reads it (onnxruntime#29790).
-    # The rewritten model runs as a user would run it.
-    meant = as_meant(original, first)
-    yardstick = _Runner(_name("original", original), meant, first, written, True, seed)
-    candidate = _Runner(_name("rewritten", rewritten), rewritten, second, written, False, seed)
-    before, after = yardstick.results(feeds), candidate.results(feeds)
-    kinds = {name: _kind(name, value, roles) for name, value in before.items()}
-    differences = _measure(before, after, kinds)
-    if any(d.problem is None and not d.within() for d in differences):
-        noise = _rounding_noise(yardstick, feeds, roles, before, kinds, seed)
-        differences = [dataclasses.replace(d, noise=noise[d.kind]) if d.kind in noise else d for d in differences]
-    return differences
+    yardstick = pair.yardstick(seed, batch)
+    return yardstick.differences(yardstick.run(pair.rewritten), rtol)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Runner:
-    what: str
-    source: ModelSource
-    graph: onnx.ModelProto
-    written: set[str]
-    as_written: bool
-    seed: int
+def compare_fusions(
+    original: ModelSource,
+    rewritten: ModelSource,
+    *,
+    seed: int = 0,
+    batch: int = 8,
+    rtol: float | None = None,
+    progress: Callable[[], object] = lambda: None,
+) -> tuple[list[Difference], FusionEffects]:
+    """Like `compare`, and what each fusion that the rewritten model contains does by itself.
 
-    def results(self, feeds: Mapping[str, np.ndarray]) -> Results:
-        """Graph outputs, then what was written in place. The feeds stay as they are."""
-        own = {name: array.copy() for name, array in feeds.items()}
-        outputs = run(self.what, self.source, self.graph, own, as_written=self.as_written, seed=self.seed)
-        arrays = {name: np.asarray(value) for name, value in outputs.items()}
-        return arrays | {name: own[name] for name in own if name in self.written}
+    Args:
+        original: a model or the path of one.
+        rewritten: what became of it.
+        seed: of the random inputs, and of random ops that have no seed of their own.
+        batch: what every symbolic dimension of the inputs becomes.
+        rtol: the relative difference that will be allowed; None is the tolerance of each type.
+        progress: called when the models are compared, before the fusions are.
+
+    Returns:
+        What `compare` returns, and the fusions' effects; none where the models do not take the same inputs.
+
+    Raises:
+        OnnxCbpError: as `compare` does.
+    """
+    pair = _Pair.read(original, rewritten)
+    problems = _different_inputs(pair.original.graph, pair.rewritten.graph)
+    if problems:
+        return problems, FusionEffects([])
+    yardstick = pair.yardstick(seed, batch)
+    results = yardstick.run(pair.rewritten)
+    differences = yardstick.differences(results, rtol)
+    progress()
+    return differences, fusion_effects(pair.original, pair.rewritten, yardstick, results, rtol)
 
 
-def _graph(source: ModelSource) -> onnx.ModelProto:
-    # ONNX Runtime reads external data itself.
-    return source if isinstance(source, onnx.ModelProto) else load_model(source, external_data=False)
+@dataclass(frozen=True)
+class _Pair:
+    original: Model
+    rewritten: Model
 
+    @classmethod
+    def read(cls, original: ModelSource, rewritten: ModelSource) -> _Pair:
+        pair = cls(Model.read("original", original), Model.read("rewritten", rewritten))
+        refuse_other_random_nodes(pair.original, pair.rewritten)
+        return pair
 
-def _name(what: str, source: ModelSource) -> str:
-    return f"the {what} model" if isinstance(source, onnx.ModelProto) else f"'{os.fspath(source)}'"
+    def yardstick(self, seed: int, batch: int) -> Original:
+        written = written_in_place(self.original.graph) | written_in_place(self.rewritten.graph)
+        return Original(self.original, written, seed, batch)
 
 
 def _different_inputs(first: onnx.ModelProto, second: onnx.ModelProto) -> list[Difference]:
@@ -111,52 +114,3 @@ def _different_inputs(first: onnx.ModelProto, second: onnx.ModelProto) -> list[D
             problem = f"{types[0]} in the original, {types[1]} in the rewritten model"
             problems.append(incomparable(name, "input", problem))
     return problems
-
-
-def _kind(name: str, value: np.ndarray, roles: Mapping[str, Role]) -> str:
-    if name in roles:
-        return "gradient" if roles[name].kind is Kind.BUFFER else "running statistic"
-    if is_float(value) and "grad" in name.lower():
-        return "gradient"  # what gradient graphs call them, ONNX Runtime's among them
-    return "loss" if is_float(value) and value.size == 1 else "output"
-
-
-def _measure(before: Results, after: Results, kinds: Mapping[str, str]) -> list[Difference]:
-    floors = _floors(before, kinds)
-    differences = []
-    for name in dict.fromkeys((*before, *after)):
-        if name not in before or name not in after:
-            where = "rewritten" if name in before else "original"
-            differences.append(incomparable(name, "output", f"missing in the {where} model"))
-            continue
-        floor = floors.get(kinds[name], 0.0)
-        differences.append(measure(name, kinds[name], before[name], after[name], floor))
-    return differences
-
-
-def _floors(results: Results, kinds: Mapping[str, str]) -> dict[str, float]:
-    """The least that a difference of each kind is held against; a loss is judged alone."""
-    floors: dict[str, float] = {}
-    for name, array in results.items():
-        if kinds[name] != "loss" and is_float(array):
-            floors[kinds[name]] = max(floors.get(kinds[name], 0.0), FLOOR * magnitude(array))
-    return floors
-
-
-def _rounding_noise(
-    yardstick: _Runner,
-    feeds: Mapping[str, np.ndarray],
-    roles: Mapping[str, Role],
-    before: Results,
-    kinds: Mapping[str, str],
-    seed: int,
-) -> dict[str, float]:
-    """By kind, the largest relative difference between the original and itself on inputs that are slightly off."""
-    generator = np.random.default_rng([seed, 1])
-    noise: dict[str, float] = {}
-    for _ in range(RUNS):
-        again = yardstick.results(slightly_off(feeds, roles, generator))
-        for d in _measure(before, again, kinds):
-            if math.isfinite(d.relative) and is_float(before[d.name]):
-                noise[d.kind] = max(noise.get(d.kind, 0.0), d.relative)
-    return noise

@@ -33,6 +33,7 @@ class Difference:
             the largest of them (a loss is judged alone). Of what must be equal (integers, flags): 0 or infinity.
         noise: how far the original is from itself on inputs that are a few units in the last place off, relatively: the
             most of all results of this kind. Measured only where some result is not within its tolerance.
+        inputs: on which of the sets of inputs that was: the one where it is the farthest off (see `input_sets`).
         problem: why the two cannot be compared, in one clause; None if they can.
     """
 
@@ -45,6 +46,7 @@ class Difference:
     relative: float
     problem: str | None = None
     noise: float = 0.0
+    inputs: str = ""
 
     def tolerance(self, rtol: float | None = None) -> float:
         """The relative difference allowed: `rtol`, else that of the type or 3 times the noise, whichever is more."""

@@ -63,7 +63,7 @@ def _type_and_shape(value: onnx.ValueInfoProto, batch: int) -> tuple[type[np.gen
 def _array(generator: np.random.Generator, role: Role, dtype: type[np.generic], shape: tuple[int, ...]) -> np.ndarray:
     if role.kind is Kind.OVERWRITE:
         return np.ones(shape, dtype)
-    if role.kind is Kind.BUFFER:
+    if role.kind is Kind.BUFFER and not role.overwritten:
         return np.zeros(shape, dtype)
     if not issubclass(dtype, np.floating):
         limit = role.limit if role.kind is Kind.INDEX else 2

@@ -13,8 +13,10 @@ from onnx_cbp.custom_ops import DOMAIN
 
 _ORT = "com.microsoft"
 _ACCUMULATORS = ("InPlaceAccumulator", "InPlaceAccumulatorV2")
-_WEIGHT_READERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_BATCH_NORMS = ("BatchNormalization", "BatchNormInternal")
+#: Ops whose second input is a weight.
+WEIGHT_READERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+#: Batch norms before a rewrite.
+BATCH_NORMS = ("BatchNormalization", "BatchNormInternal")
 #: Losses over class indices: the input with the labels, and one of the shape [N, classes, ...].
 _LOSSES = {
     "SoftmaxCrossEntropyLoss": (1, 0),
@@ -46,10 +48,12 @@ class Role:
     Attributes:
         kind: what it is.
         limit: an index stays below this.
+        overwritten: a buffer whose old content a flag that is set makes the graph forget.
     """
 
     kind: Kind
     limit: int = 2
+    overwritten: bool = False
 
 
 def find_roles(model: onnx.ModelProto, batch: int) -> dict[str, Role]:
@@ -91,12 +95,15 @@ def _role(name: str, reader: GraphReader, symbols: set[str], batch: int) -> Role
         return Role(Kind.VARIANCE)
     accumulated = [_is_accumulator(node) and index == 0 for node, index in uses]
     if uses and all(accumulated):
-        return Role(Kind.BUFFER)
+        flags = [
+            node.input[2] if node.op_type == "InPlaceAccumulatorV2" and len(node.input) > 2 else "" for node, _ in uses
+        ]
+        return Role(Kind.BUFFER, overwritten=all(flags))
     if any(_is_accumulator(node) and index == 2 for node, index in uses):
         return Role(Kind.OVERWRITE)
-    if any(node.op_type in _BATCH_NORMS and index == 1 for node, index in uses):
+    if any(node.op_type in BATCH_NORMS and index == 1 for node, index in uses):
         return Role(Kind.SCALE)
-    if any(is_standard(node) and node.op_type in _WEIGHT_READERS and index == 1 for node, index in uses):
+    if any(is_standard(node) and node.op_type in WEIGHT_READERS and index == 1 for node, index in uses):
         return Role(Kind.WEIGHT)
     return Role(Kind.DATA)
 
@@ -107,7 +114,7 @@ def _is_accumulator(node: onnx.NodeProto) -> bool:
 
 def _is_variance(node: onnx.NodeProto, index: int, reader: GraphReader) -> bool:
     """Whether the input must be positive: a variance, or 1 / sqrt(variance)."""
-    if node.op_type in (*_BATCH_NORMS, "BatchNormalizationGrad", "ChannelNormalize"):
+    if node.op_type in (*BATCH_NORMS, "BatchNormalizationGrad", "ChannelNormalize"):
         return index == 4
     if node.domain != DOMAIN or node.op_type != "RunningStats" or index != 0:
         return False

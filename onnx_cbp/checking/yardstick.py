@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 
 import onnx
 
 from onnx_cbp.checking.graphs import is_standard, nodes
-from onnx_cbp.model_io import load_model
+from onnx_cbp.checking.models import Model
 
 _STATISTICS = (3, 4)
 _Holder = onnx.GraphProto | onnx.FunctionProto
 
 
-def as_meant(
-    source: onnx.ModelProto | str | os.PathLike[str], graph: onnx.ModelProto
-) -> onnx.ModelProto | str | os.PathLike[str]:
-    """The model to run: the source itself, unless its batch norms would harm what they share.
+def as_meant(model: Model) -> Model:
+    """The model to run: itself, unless its batch norms would harm what they share.
 
     ONNX Runtime's BatchNormalization writes its running statistics over those that it reads. Where the running variance
     and the scale, say, are one tensor (what de-duplicating tools make of a fresh model), it destroys the scale while it
     still reads it. Such statistics are copied first. Unlike merging by the optimiser, this cannot be switched off.
     """
-    reads = Counter(name for holder in _holders(graph) for n in holder.node for name in n.input)
-    if not any(reads[n.input[i]] > 1 for h in _holders(graph) for n in h.node for i in _written(n, h)):
-        return source
-    model = onnx.ModelProto()
-    model.CopyFrom(source if isinstance(source, onnx.ModelProto) else load_model(source))
-    for number, holder in enumerate(_holders(model)):
+    reads = Counter(name for holder in _holders(model.graph) for n in holder.node for name in n.input)
+    if not any(reads[n.input[i]] > 1 for h in _holders(model.graph) for n in h.node for i in _written(n, h)):
+        return model
+    copy = model.copy()
+    for number, holder in enumerate(_holders(copy)):
         _copy_statistics(holder, f"onnx_cbp_check/{number}")
-    return model
+    return Model(model.what, copy, copy)
 
 
 def _copy_statistics(holder: _Holder, prefix: str) -> None:

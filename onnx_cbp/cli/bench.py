@@ -1,24 +1,21 @@
-"""`onnx-cbp bench`: our kernels against those of ONNX Runtime and PyTorch."""
+"""`onnx-cbp bench`: our kernels against those of other libraries, or rewritten training steps against the original."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
+
+from onnx_cbp.cli.bench_steps import bench_steps
+from onnx_cbp.cli.measuring import check_outputs, milliseconds, progress, say_machine, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from onnx_cbp.bench import Row
+    from onnx_cbp.bench import Row, Settings
 
 _DIFFERENT = 1
-#: Load average above which others take enough of the machine to spoil a figure.
-_BUSY = 0.5
 _OPS = (
     "BatchNormTrainUpdate",
     "BatchNormGrad",
@@ -28,13 +25,33 @@ _OPS = (
     "ChannelNormalize",
     "ChannelBackprop",
 )
+#: Options of one form of the command, by parameter: they say nothing to the other.
+_OF_KERNELS = {"sets": "--shapes", "ops": "--op", "data": "--type", "runtimes": "--runtime"}
+_OF_STEPS = {"batch": "--batch"}
 
 
-@click.command(short_help="Measure the kernels against other libraries'.")
+@click.command(short_help="Measure the kernels, or training steps.")
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
 @click.option(
     "--shapes", "sets", multiple=True, metavar="SET", help="A shape set or a JSON file of one.  [default: resnet50]"
 )
 @click.option("--op", "ops", multiple=True, type=click.Choice(_OPS), help="What to measure.  [default: all]")
+@click.option(
+    "--type",
+    "data",
+    type=click.Choice(["float32", "float64", "float16", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Of X.",
+)
+@click.option("--runtime", "runtimes", multiple=True, metavar="NAME=PYTHON", help="Measure that interpreter's too.")
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    help="What symbolic dimensions of a MODEL's inputs become.",
+)
 @click.option(
     "--threads",
     multiple=True,
@@ -44,68 +61,84 @@ _OPS = (
     help="Threads of every library.",
 )
 @click.option("--rounds", type=click.IntRange(min=1), default=9, show_default=True, help="Medians are of so many.")
-@click.option(
-    "--type",
-    "data",
-    type=click.Choice(["float32", "float64", "float16"]),
-    default="float32",
-    show_default=True,
-    help="Of X.",
-)
-@click.option("--runtime", "runtimes", multiple=True, metavar="NAME=PYTHON", help="Measure that interpreter's too.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random inputs.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False), metavar="FILE", help="Write all results there.")
 @click.option("--plot", "plot_file", type=click.Path(dir_okay=False), metavar="FILE", help="Draw the ratios there.")
-@click.option("--quick", is_flag=True, help="Tiny shapes, short rounds: shows that it runs, and no speed.")
+@click.option("--quick", is_flag=True, help="Little data, short rounds: shows that it runs, and no speed.")
+@click.pass_context
 def bench(
+    context: click.Context,
+    models: tuple[str, ...],
     sets: tuple[str, ...],
     ops: tuple[str, ...],
-    threads: tuple[int, ...],
-    rounds: int,
     data: str,
     runtimes: tuple[str, ...],
+    batch: int,
+    threads: tuple[int, ...],
+    rounds: int,
     seed: int,
     json_file: str | None,
     plot_file: str | None,
     quick: bool,
 ) -> None:
-    """Measure the kernels against what ONNX Runtime and PyTorch have for the same.
+    """Measure the kernels, or the training steps of MODELs.
 
-    Peers are those of this Python and of every --runtime: another Python interpreter, which needs numpy and
-    onnxruntime or torch. Each library runs in a process of its own, one at a time, in rounds that take turns.
-    What a peer computes is compared first; where it differs from ours, it is not measured.
+    A MODEL is a folder of ONNX Runtime training artifacts, or the .onnx file of a graph. It is rewritten, both get the
+    same made-up inputs, and both run in turn, each in a process of its own. Columns: median time of a step, the ratio
+    original / rewritten (above 1, the rewritten one is faster) and its spread over the rounds; BN ms, what batch
+    norms and what is folded into them take, in the original and rewritten; BN share, their part of the original's step;
+    the part of the step that the rewrite
+    saves; and the memory that the steps take.
 
-    Columns: median time, GB/s with every byte counted once, % of the speed at which so many bytes can be read, and for
-    each peer its time over ours: above 1, ours is faster.
+    Without a MODEL, kernels are measured against what ONNX Runtime and PyTorch have for the same. Peers are those of
+    this Python and of every --runtime: another Python interpreter, which needs numpy and onnxruntime or torch. Each
+    library runs in a process of its own, one at a time, in rounds that take turns. What a peer computes is compared
+    first; where it differs from ours, it is not measured. Columns: median time, GB/s with every byte counted once, % of
+    the speed at which so many bytes can be read, and for each peer its time over ours: above 1, ours is faster.
 
-    Exit status: 0 measured, 1 a peer computes something else, 2 bad input.
+    Exit status: 0 measured, 1 a peer, or the rewritten step, computes something else, 2 bad input.
     """
-    from onnx_cbp.bench import Bench, Runtime, Settings, as_document, find_runtimes, load_shapes, machine
-    from onnx_cbp.bench.plot import check_plot, draw
-    from onnx_cbp.cli.text import console, say
+    given = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    for name, option in (_OF_KERNELS if models else _OF_STEPS).items():
+        if name in given:
+            other = "is of kernels: leave it out, or leave out the MODEL" if models else "needs a MODEL"
+            raise click.UsageError(f"{option} {other}")
+    from onnx_cbp.bench import Settings, StepSettings
+
+    check_outputs(json_file, plot_file)
+    counts = tuple(dict.fromkeys(threads))
+    if models:
+        steps = StepSettings(tuple(dict.fromkeys(models)), batch, counts, rounds, seed, quick)
+        agree = bench_steps(steps, json_file, plot_file)
+    else:
+        kernels = Settings(tuple(dict.fromkeys(ops)) or _OPS, counts, rounds, data, seed, quick)
+        agree = _bench_kernels(sets, _named(runtimes), kernels, json_file, plot_file)
+    sys.exit(0 if agree else _DIFFERENT)
+
+
+def _bench_kernels(
+    sets: tuple[str, ...],
+    named: Mapping[str, str],
+    settings: Settings,
+    json_file: str | None,
+    plot_file: str | None,
+) -> bool:
+    """Measure, print and write; whether every peer computes what our kernels do."""
+    from onnx_cbp.bench import Bench, Runtime, as_document, find_runtimes, load_shapes, machine
+    from onnx_cbp.bench.plot import draw
     from onnx_cbp.custom_ops.library import get_library_path
 
-    named = _named(runtimes)
     loaded = [load_shapes(name) for name in dict.fromkeys(sets or ("resnet50",))]
-    settings = Settings(tuple(dict.fromkeys(ops)) or _OPS, tuple(dict.fromkeys(threads)), rounds, data, seed, quick)
     library = get_library_path()
-    if plot_file is not None:
-        check_plot(plot_file)
-    for path in (json_file, plot_file):
-        if path is not None:
-            _check_folder(path)
     found = find_runtimes(named)
     on = machine()
-    out = console()
     rows: list[Row] = []
     own = Runtime("ours", sys.executable, "onnxruntime")
     with Bench(settings, own, found, library) as candidates:
-        say(out, f"on {on['cores']} cores of {on['processor']}; {_versions(candidates.versions)}")
-        if on["load_average"] > _BUSY:
-            say(out, f"the machine is busy (load {on['load_average']:.1f}): trust no figure of this run alone")
+        say_machine(on, _versions(candidates.versions))
         for shapes in loaded:
             total = len(shapes.shapes) * len(settings.ops) * len(settings.threads)
-            with _progress(shapes.name, total) as done:
+            with progress(shapes.name, total) as done:
                 of_set = []
                 for row in candidates.run(shapes):
                     of_set.append(row)
@@ -114,12 +147,11 @@ def bench(
             _print(shapes.name, shapes.description, of_set)
         versions = candidates.versions
     if json_file is not None:
-        document = as_document(rows, settings.as_dict(), versions, on)
-        Path(json_file).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        write_json(json_file, as_document(rows, settings.as_dict(), versions, on))
     if plot_file is not None:
         draw(rows, plot_file)
     _say_missing(rows)
-    sys.exit(0 if all(row.agrees for row in rows) else _DIFFERENT)
+    return all(row.agrees for row in rows)
 
 
 def _named(runtimes: Sequence[str]) -> dict[str, str]:
@@ -140,28 +172,6 @@ def _versions(versions: Mapping[str, Mapping[str, Any]]) -> str:
     return ", ".join(known)
 
 
-def _check_folder(path: str) -> None:
-    from onnx_cbp.errors import OnnxCbpError
-
-    if not Path(path).absolute().parent.is_dir():
-        raise OnnxCbpError(f"'{path}' cannot be written: there is no such folder")
-
-
-@contextmanager
-def _progress(name: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar on stderr, if that is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(f"measuring {name}", total=total)
-        yield lambda: progress.advance(task)
-
-
 def _print(name: str, description: str, rows: Sequence[Row]) -> None:
     from rich.text import Text
 
@@ -176,7 +186,7 @@ def _print(name: str, description: str, rows: Sequence[Row]) -> None:
             row.op,
             f"{row.shape.name} {'x'.join(map(str, row.shape.dimensions))}",
             str(row.threads),
-            _milliseconds(row.ours.median),
+            milliseconds(row.ours.median),
             f"{row.gb_per_s:.1f}",
             f"{row.percent_of_read:.0f}",
         ]
@@ -194,6 +204,9 @@ def _print(name: str, description: str, rows: Sequence[Row]) -> None:
     say(out, f"{name} ({data}): {description}" if description else f"{name} ({data})")
     heads = ("op", "shape", "threads", "ms", "GB/s", "% of read")
     out.print(table((*heads, *columns), cells, right=(*heads[2:], *columns)))
+    without = {p.column: p.missing for row in rows for p in row.peers if p.column not in columns}
+    for column, reason in without.items():
+        say(out, f"{column}: nothing to measure ({reason.split(' : ')[-1]})")
 
 
 def _say_missing(rows: Sequence[Row]) -> None:
@@ -204,7 +217,3 @@ def _say_missing(rows: Sequence[Row]) -> None:
         for peer in row.peers:
             if not peer.agrees:
                 say(out, f"{row.op} on {row.shape.name}, {row.threads} threads: {peer.column}: {peer.missing}")
-
-
-def _milliseconds(seconds: float) -> str:
-    return f"{seconds * 1e3:.3g}"

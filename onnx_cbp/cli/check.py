@@ -12,7 +12,7 @@ import click
 from onnx_cbp.cli.progress import steps
 
 if TYPE_CHECKING:
-    from onnx_cbp.checking import Difference
+    from onnx_cbp.checking import Difference, FusionEffects
 
 _TOO_FAR_APART = 1
 
@@ -29,8 +29,13 @@ _TOO_FAR_APART = 1
     type=click.FloatRange(min=0),
     help="Largest relative difference allowed.  [default: 1e-4; 1e-9 for double, 1e-2 for float16]",
 )
+@click.option(
+    "--fusions/--no-fusions",
+    default=True,
+    help="Also rewrite MODEL with each fusion of OUT on in turn, and show what it does (the default).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON document instead of a table.")
-def check(model: str, out: str, seed: int, batch: int, rtol: float | None, as_json: bool) -> None:
+def check(model: str, out: str, seed: int, batch: int, rtol: float | None, fusions: bool, as_json: bool) -> None:
     """Run MODEL and its rewritten form OUT on the same random inputs, and compare what they compute.
 
     Compares every graph output and, in training graphs, what the models write in place: gradients and running
@@ -44,22 +49,36 @@ def check(model: str, out: str, seed: int, batch: int, rtol: float | None, as_js
 
     MODEL runs without graph optimisations, which give some batch norms wrong values.
 
+    All is run again with data and weights so small that variances are near epsilon, and a training graph once more
+    with its gradients added to those of the step before; what counts is where a result is the farthest off.
+
     Exit status: 0 within tolerance, 1 too far apart, 2 a model that cannot be read or run.
     """
-    from onnx_cbp.checking import compare
+    from onnx_cbp.checking import FusionEffects, compare, compare_fusions
 
     if rtol is not None and math.isnan(rtol):
         raise click.BadParameter("nan is no tolerance", param_hint="'--rtol'")
-    with steps([f"running {model} and {out}"]) as step:
+    with steps([f"running {model} and {out}", "fusion by fusion"][: 2 if fusions else 1]) as step:
         next(step)
-        differences = compare(model, out, seed=seed, batch=batch)
+        if fusions:
+            differences, effects = compare_fusions(
+                model, out, seed=seed, batch=batch, rtol=rtol, progress=lambda: next(step)
+            )
+        else:
+            differences, effects = compare(model, out, seed=seed, batch=batch, rtol=rtol), FusionEffects([])
     good = all(d.within(rtol) for d in differences)
+    blame = None if good else effects.blame(rtol)
     if as_json:
+        from onnx_cbp.cli.fusions import fusions_document
+
         document = {"original": model, "rewritten": out, "seed": seed, "batch": batch, "within_tolerance": good}
         document["differences"] = [_as_dict(d, rtol) for d in differences]
+        document["fusions"] = fusions_document(effects, rtol)
+        document["fusions_note"] = effects.note
+        document["blame"] = blame
         click.echo(json.dumps(document, indent=2))
     else:
-        _print(differences, rtol)
+        _print(differences, effects, blame, rtol)
     sys.exit(0 if good else _TOO_FAR_APART)
 
 
@@ -71,10 +90,11 @@ def _as_dict(difference: Difference, rtol: float | None) -> dict[str, Any]:
     }
 
 
-def _print(differences: list[Difference], rtol: float | None) -> None:
+def _print(differences: list[Difference], effects: FusionEffects, blame: str | None, rtol: float | None) -> None:
     from rich.text import Text
 
-    from onnx_cbp.cli.text import console, printable, say, table
+    from onnx_cbp.cli.fusions import FUSIONS_TITLE, fusions_columns, fusions_rows
+    from onnx_cbp.cli.text import console, number, printable, say, table
 
     # Flags say only that an accumulator has run: where they agree, they are not worth a row.
     flags = [d for d in differences if d.dtype == "bool" and d.within(rtol)]
@@ -85,16 +105,23 @@ def _print(differences: list[Difference], rtol: float | None) -> None:
             (
                 d.name,
                 d.kind,
-                _number(d.largest),
-                _number(d.absolute),
-                _number(d.relative),
+                number(d.largest),
+                number(d.absolute),
+                number(d.relative),
                 Text(printable(verdict), style="green" if d.within(rtol) else "bold red"),
             )
         )
-    columns = ("result", "kind", "largest", "difference", "relative", "")
+    headings = ("result", "kind", "largest", "difference", "relative", "")
     out = console()
     if rows:
-        out.print(table(columns, rows, right=("largest", "difference", "relative")))
+        out.print(table(headings, rows, right=("largest", "difference", "relative")))
+    if effects.rows:
+        columns = fusions_columns(effects)
+        say(out, FUSIONS_TITLE)
+        out.print(table(columns, fusions_rows(effects, rtol), right=columns[1:-1]))
+    for line in (effects.note, blame):
+        if line is not None:
+            say(out, line)
     say(out, _verdict(differences, len(flags), rtol))
 
 
@@ -109,26 +136,25 @@ def _judged(difference: Difference, rtol: float | None) -> str:
 
 
 def _verdict(differences: list[Difference], flags: int, rtol: float | None) -> str:
+    from onnx_cbp.checking.input_sets import USUAL
+    from onnx_cbp.cli.text import number
+
     bad = [d for d in differences if not d.within(rtol)]
     if not bad:
         worst = max((d.relative for d in differences), default=0.0)
         noise = max((d.noise for d in differences), default=0.0)
-        apart = _number(worst)
+        apart = number(worst)
         if rtol is None and noise:
-            apart += f" (rounding moves the original itself by {_number(noise)})"
+            apart += f" (rounding moves the original itself by {number(noise)})"
         equal = f", {flags} flags equal" if flags else ""
-        number = len(differences) - flags
-        results = "1 result" if number == 1 else f"{number} results"
+        count = len(differences) - flags
+        results = "1 result" if count == 1 else f"{count} results"
         return f"within tolerance: {results}{equal}, largest relative difference {apart}"
     reasons = [
-        f"'{d.name}': {d.problem}" if d.problem else f"'{d.name}' is {_number(d.relative)} off"
+        f"'{d.name}': {d.problem}"
+        if d.problem
+        else f"'{d.name}' is {number(d.relative)} off" + (f" ({d.inputs})" if d.inputs != USUAL else "")
         for d in sorted(bad, key=lambda d: -d.relative)
     ]
     more = f", and {len(reasons) - 3} more" if len(reasons) > 3 else ""
     return f"not within tolerance: {'; '.join(reasons[:3])}{more}"
-
-
-def _number(value: float) -> str:
-    if math.isnan(value):
-        return "-"
-    return f"{value:.2e}" if value else "0"

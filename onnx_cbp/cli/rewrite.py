@@ -43,7 +43,7 @@ def rewrite(
         next(step)
         source = load_model(model)
         next(step)
-        findings = onnx_cbp.inspect(source)
+        findings: list[onnx_cbp.Finding] = []
         result = onnx_cbp.rewrite(
             source,
             portable=portable,
@@ -51,6 +51,7 @@ def rewrite(
             fold_relu=fold_relu,
             synchronize=synchronize,
             data_parallel=data_parallel,
+            report=findings.extend,
         )
         bodies = len(result.functions) - len(source.functions)
         next(step)

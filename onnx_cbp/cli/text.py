@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 
@@ -38,6 +39,13 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], right: S
         # Text, because a str is read as markup: a shape like [N,3] would vanish.
         result.add_row(*(Text(printable(c)) if isinstance(c, str) else c for c in row))
     return result
+
+
+def number(value: float) -> str:
+    """A magnitude in three digits; "-" for NaN."""
+    if math.isnan(value):
+        return "-"
+    return f"{value:.2e}" if value else "0"
 
 
 def say(out: Console, line: str) -> None:

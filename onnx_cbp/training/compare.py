@@ -29,13 +29,13 @@ class Artifacts:
     Attributes:
         training_model: the training graph.
         checkpoint: the parameters that training starts from.
-        optimizer_model: the optimiser's graph.
+        optimizer_model: the optimiser's graph, if it is wanted.
         eval_model: the evaluation graph, if it is wanted.
     """
 
     training_model: Path
     checkpoint: Path
-    optimizer_model: Path
+    optimizer_model: Path | None
     eval_model: Path | None = None
 
     @classmethod
@@ -54,7 +54,7 @@ class Trainer:
     Attributes:
         state: the CheckpointState.
         module: the training Module.
-        optimizer: the Optimizer.
+        optimizer: the Optimizer; None where there is none, and a step then leaves the parameters as they are.
     """
 
     state: Any
@@ -82,9 +82,19 @@ class Trainer:
             state = api.CheckpointState.load_checkpoint(str(artifacts.checkpoint))
         with _naming(artifacts.training_model, artifacts.eval_model):  # one call loads both
             module = api.Module(str(artifacts.training_model), state, eval_model, session_options=session_options)
-        with _naming(artifacts.optimizer_model):
-            optimizer = api.Optimizer(str(artifacts.optimizer_model), module)
-        return cls(state, module, optimizer)
+        trainer = cls(state, module, None)
+        if artifacts.optimizer_model is not None:
+            trainer.load_optimizer(artifacts.optimizer_model)
+        return trainer
+
+    def load_optimizer(self, optimizer_model: Path) -> None:
+        """Load the optimiser's graph, with the session options that the module was given.
+
+        Raises:
+            OnnxCbpError: one line: the file does not load.
+        """
+        with _naming(optimizer_model):
+            self.optimizer = load_api().Optimizer(str(optimizer_model), self.module)
 
     def forward_backward(self, batch: Batch) -> float:
         """Run the training graph on a batch; gradients replace those of the batch before.
@@ -100,7 +110,8 @@ class Trainer:
     def step(self, batch: Batch) -> float:
         """One step of training; returns the loss before it."""
         loss = self.forward_backward(batch)
-        self.optimizer.step()
+        if self.optimizer is not None:
+            self.optimizer.step()
         return loss
 
     def values(self) -> dict[str, np.ndarray]:

@@ -7,13 +7,21 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 import pytest
 from click.testing import CliRunner
 
-from onnx_cbp.bench import KERNELS, load_shapes, running, shape_sets
+from onnx_cbp.bench import KERNELS, Runtime, load_shapes, running, shape_sets
+from onnx_cbp.bench.data import write_inputs
+from onnx_cbp.bench.dtypes import DTYPES
+from onnx_cbp.bench.rounds import Candidate
+from onnx_cbp.bench.runtimes import Worker
+from onnx_cbp.bench.shapes import Shape
+from onnx_cbp.bench.tasks import own_task
 from onnx_cbp.cli import cli
 from onnx_cbp.custom_ops import OPERATORS
+from onnx_cbp.custom_ops.library import get_library_path
 
 TINY = {
     "description": "tiny",
@@ -38,7 +46,7 @@ def run(*arguments):
     return CliRunner().invoke(cli, ["bench", "--quick", "--rounds", "1", *(str(a) for a in arguments)])
 
 
-@pytest.mark.parametrize("data", ["float32", "float64", "float16"])
+@pytest.mark.parametrize("data", ["float32", "float64", "float16", "bfloat16"])
 def test_every_kernel_agrees_with_every_peer(tiny, tmp_path, data):
     out = tmp_path / "out.json"
     result = run("--shapes", tiny, "--type", data, "--threads", 1, "--json", out)
@@ -48,7 +56,7 @@ def test_every_kernel_agrees_with_every_peer(tiny, tmp_path, data):
     results = document["results"]
     assert [(r["op"], r["name"]) for r in results] == [(op, s["name"]) for s in TINY["shapes"] for op in KERNELS]
     compared = [p for r in results for p in r["peers"] if p["ratio"] is not None]
-    assert compared or data == "float16"
+    assert compared or data in ("float16", "bfloat16")
     assert all(p["agrees"] and p["difference"] < 1e-2 for p in compared)
 
 
@@ -163,6 +171,31 @@ def test_shape_sets_come_with_the_package(name):
     shapes = load_shapes(name)
     assert shapes.description
     assert all(s.elements * 4 < 2**30 for s in shapes.shapes)
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+def test_bfloat16_is_given_to_the_kernels_and_taken_from_them_as_it_is(axis, tmp_path):
+    shape = Shape("x", (3, 4, 5, 4), axis)
+    inputs = write_inputs(shape, "bfloat16", 0, tmp_path)
+    for name in ("X", "dY", "Y"):
+        value = np.load(inputs[name])
+        np.testing.assert_array_equal(value, value.astype(DTYPES["bfloat16"]).astype(np.float32))
+    results = {}
+    for data in ("bfloat16", "float32"):  # the float32 kernel reads the same numbers
+        with Worker(Runtime("ours", sys.executable, "onnxruntime")) as worker:
+            task = own_task(KERNELS["BatchNormGrad"], shape, data, inputs, get_library_path())
+            worker.ask("prepare", id="ours", threads=1, task=task)
+            results[data] = Candidate(worker, "ours").outputs(tmp_path)
+    assert not np.array_equal(results["bfloat16"]["dX"], results["float32"]["dX"])
+    for name, value in results["float32"].items():
+        bound = 2.0**-8 if name == "dX" else 1e-6
+        np.testing.assert_allclose(results["bfloat16"][name], value, rtol=bound, atol=bound * np.abs(value).max())
+
+
+def test_what_a_peer_has_not_for_a_type_is_said(tiny):
+    result = run("--shapes", tiny, "--op", "BatchNormTrainUpdate", "--threads", 1, "--type", "bfloat16")
+    assert result.exit_code == 0, result.output
+    assert "this: ONNX op: nothing to measure (Could not find an implementation for BatchNormalization" in result.stdout
 
 
 def test_the_worker_needs_nothing_of_the_package():

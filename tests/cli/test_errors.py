@@ -146,6 +146,20 @@ def test_version_and_help(run):
         assert run(*command, "--help").exit_code == 0
 
 
+def test_what_needs_no_model_imports_nothing_slow():
+    code = "import sys, onnx_cbp.cli; print([name for name in ('numpy', 'onnx', 'onnx_ir') if name in sys.modules])"
+    flags = ["-P"] if sys.version_info >= (3, 11) else ["-I"]
+    result = subprocess.run([sys.executable, *flags, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"
+
+
+def test_every_public_name_is_there():
+    assert set(onnx_cbp.__all__) <= set(dir(onnx_cbp))
+    assert all(getattr(onnx_cbp, name).__name__ == name for name in onnx_cbp.__all__)
+    with pytest.raises(AttributeError, match="module 'onnx_cbp' has no attribute 'rewrit'"):
+        onnx_cbp.rewrit  # noqa: B018
+
+
 def _process(*arguments, **options):
     # -P: the sources in the current folder must not hide the installed package.
     command = [sys.executable, "-P", "-m", "onnx_cbp.cli", *map(str, arguments)]

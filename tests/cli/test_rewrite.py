@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 import onnx_cbp
+import onnx_cbp.rewriting
 from support.models import op_types, parse
 
 
@@ -124,6 +125,22 @@ def test_a_link_stays_a_link(run, forward, tmp_path):
     assert onnx.load(target) == onnx_cbp.rewrite(forward)
 
 
+def test_shows_what_inspect_shows_with_one_analysis(run, forward, tmp_path, monkeypatch):
+    model = onnx.load(forward)
+    model.graph.node.insert(
+        0, onnx.helper.make_node("Neg", ["x"], ["minus"])
+    )  # of a shape that the model does not state
+    model.graph.node[1].input[0] = "minus"
+    onnx.save(model, forward)
+    (row,) = (line for line in run("inspect", forward).stdout.splitlines() if "[N,3,H,W]" in line)
+    read = []
+    to_ir = onnx_cbp.rewriting._to_ir
+    monkeypatch.setattr(onnx_cbp.rewriting, "_to_ir", lambda model: read.append(model) or to_ir(model))
+    assert row in run("rewrite", forward, "-o", tmp_path / "out.onnx").stdout.splitlines()
+    assert len(read) == 1
+    assert "minus" not in {value.name for value in onnx.load(tmp_path / "out.onnx").graph.value_info}
+
+
 @pytest.mark.parametrize("option", ["--synchronize", "--data-parallel"])
 def test_options_reach_the_library(run, forward, tmp_path, monkeypatch, option):
     asked = {}
@@ -135,7 +152,7 @@ def test_options_reach_the_library(run, forward, tmp_path, monkeypatch, option):
     monkeypatch.setattr(onnx_cbp, "rewrite", rewrite)
     run("rewrite", forward, "-o", tmp_path / "out.onnx", option)
     name = option.strip("-").replace("-", "_")
-    assert [key for key, value in asked.items() if value] == ["one_pass", "fold_relu", name]
+    assert [key for key, value in asked.items() if value is True] == ["one_pass", "fold_relu", name]
 
 
 class TestNothingIsHalfWritten:

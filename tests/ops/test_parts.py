@@ -38,7 +38,8 @@ def test_onnx_infers_types_and_shapes(name):
     binding = case.operator.bind(case.inputs, case.attributes)
     for t, shape, dtype in zip(case.operator.outputs, binding.output_shapes, binding.output_dtypes, strict=True):
         found = values[f"{t.name}_out"]
-        assert tuple(d.dim_value for d in found.shape.dim) == shape
+        known = tuple(d.dim_value for d in found.shape.dim)
+        assert known == ((0, *shape[1:]) if name == "AllGather" else shape)  # how many replicas is not in the model
         assert found.elem_type == helper.np_dtype_to_tensor_dtype(dtype)
 
 
@@ -51,6 +52,9 @@ def test_onnx_runtime_infers_shapes_of_native_ops(name):
         output.type.tensor_type.ClearField("shape")
     found = [o.shape for o in session(model, "native").get_outputs()]
     shapes = case.operator.bind(case.inputs, case.attributes).output_shapes
+    if name == "AllGather":  # how many replicas there are is known when it runs
+        assert all(shape[0].startswith("onnx_cbp_unknown_") for shape in found)
+        found = [[1, *shape[1:]] for shape in found]
     assert found == [list(shape) for shape in shapes]
 
 

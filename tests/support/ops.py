@@ -33,6 +33,10 @@ DTYPES = {
 }
 
 
+#: Ops that have a function body; collectives have none.
+WITH_BODIES = [name for name, operator in OPERATORS.items() if operator.body is not None]
+
+
 @dataclass(frozen=True)
 class Case:
     """An op with inputs and attributes."""
@@ -93,6 +97,7 @@ def make_case(
         "d_scale_grad": rng.normal(0.0, 2.0, channels).astype(U),
         "d_bias_grad": rng.normal(0.0, 2.0, channels).astype(U),
         "batch": rng.uniform(0.5, 2.0, channels).astype(U),
+        "bucket": rng.normal(0.0, 1.0, channels).astype(U),
     }
     if name == "ChannelStatsMerge":  # the statistics of parts of different sizes, one of them empty
         parts = np.array([count, 0, 2 * count + 1], np.int64)

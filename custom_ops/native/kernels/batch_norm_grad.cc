@@ -2,6 +2,7 @@
 
 #include "blocks/backprop.h"
 #include "blocks/sums.h"
+#include "caches.h"
 #include "schedule.h"
 #include "vectors.h"
 
@@ -21,14 +22,16 @@ bool BatchNormGrad(int x_type, int stats_type, const Executor& executor, const L
     using T = decltype(t);
     using V = ComputeType<T, decltype(u)>;
     const T* const dys = static_cast<const T*>(dy);
-    const T* const ys = static_cast<const T*>(y);
+    const ReluOf<T, V> relu{static_cast<const T*>(y), nullptr};
+    const Output<T> out{static_cast<T*>(dx),
+                        WritesPastCaches(layout, sizeof(T), (y == nullptr ? 3 : 4) * layout.size() * sizeof(T))};
     const T* const xs = static_cast<const T*>(x);
     std::vector<BackpropCoefficients<V>> coefficients(channels);
     RunTwoSteps(
         executor, partition, layout,
         [&](int64_t task) {
           const Block block = partition.block(task);
-          BlockSums(layout, block, xs, center.data(), dys, ys,
+          BlockSums(layout, block, xs, center.data(), dys, relu,
                     partial.data() + partition.part(task) * layout.channels + block.channel_begin);
         },
         [&](int64_t begin, int64_t end) {
@@ -40,7 +43,7 @@ bool BatchNormGrad(int x_type, int stats_type, const Executor& executor, const L
         },
         [&](int64_t task) {
           const Block block = partition.block(task);
-          BackpropBlock(layout, block, coefficients.data() + block.channel_begin, dys, ys, xs, static_cast<T*>(dx));
+          BackpropBlock(layout, block, coefficients.data(), dys, relu, xs, out);
         });
   });
   return known && FromDouble(scale_sums, stats_type, scale_grad) && FromDouble(bias_sums, stats_type, bias_grad);

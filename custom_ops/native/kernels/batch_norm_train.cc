@@ -4,6 +4,7 @@
 
 #include "blocks/moments.h"
 #include "blocks/normalize.h"
+#include "caches.h"
 #include "schedule.h"
 #include "vectors.h"
 
@@ -21,12 +22,13 @@ bool BatchNormTrain(int x_type, int stats_type, const Executor& executor, const 
     using T = decltype(t);
     using V = ComputeType<T, decltype(u)>;
     std::vector<NormalizeCoefficients<V>> coefficients(channels);
+    const Output<T> y{static_cast<T*>(outputs.y), WritesPastCaches(layout, sizeof(T), 2 * layout.size() * sizeof(T))};
     RunTwoSteps(
         executor, partition, layout,
         [&](int64_t task) {
           const Block block = partition.block(task);
-          BlockMoments(layout, block, static_cast<const T*>(x),
-                       partial.data() + partition.part(task) * layout.channels + block.channel_begin);
+          BlockMoments<T, V>(layout, block, static_cast<const T*>(x),
+                             partial.data() + partition.part(task) * layout.channels + block.channel_begin);
         },
         [&](int64_t begin, int64_t end) {
           MergeMoments(partition, layout, partial.data(), begin, end, mean.data(), var.data());
@@ -37,8 +39,7 @@ bool BatchNormTrain(int x_type, int stats_type, const Executor& executor, const 
         },
         [&](int64_t task) {
           const Block block = partition.block(task);
-          NormalizeBlock(layout, block, coefficients.data() + block.channel_begin, static_cast<const T*>(x), relu,
-                         static_cast<T*>(outputs.y));
+          NormalizeBlock(layout, block, coefficients.data(), static_cast<const T*>(x), relu, y);
         });
   });
   if (known && layout.empty()) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "blocks/backprop.h"
+#include "caches.h"
 #include "vectors.h"
 
 namespace onnx_cbp {
@@ -24,10 +25,11 @@ bool ChannelBackprop(int x_type, int stats_type, const Executor& executor, const
                                            value(bias_grad, c), elements);
     }
     const Partition partition(layout);
+    const Output<T> out{static_cast<T*>(dx), WritesPastCaches(layout, sizeof(T), 3 * layout.size() * sizeof(T))};
     executor.ForEach(partition.tasks(), [&](int64_t task) {
       const Block block = partition.block(task);
-      BackpropBlock<T>(layout, block, all.data() + block.channel_begin, static_cast<const T*>(dy), nullptr,
-                       static_cast<const T*>(x), static_cast<T*>(dx));
+      BackpropBlock(layout, block, all.data(), static_cast<const T*>(dy), ReluOf<T, V>{}, static_cast<const T*>(x),
+                    out);
     });
   });
 }

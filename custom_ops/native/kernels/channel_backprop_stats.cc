@@ -13,12 +13,13 @@ bool ChannelBackpropStats(int x_type, int stats_type, const Executor& executor, 
   if (center.size() != channels) return false;
   const Partition partition(layout);
   std::vector<Sums> partial(static_cast<size_t>(partition.parts()) * channels);
-  const bool known = DispatchData(x_type, [&](auto t) {
+  const bool known = Dispatch(x_type, stats_type, [&](auto t, auto u) {
     using T = decltype(t);
+    using V = ComputeType<T, decltype(u)>;
     executor.ForEach(partition.tasks(), [&](int64_t task) {
       const Block block = partition.block(task);
-      BlockSums<T>(layout, block, static_cast<const T*>(x), center.data(), static_cast<const T*>(dy), nullptr,
-                   partial.data() + partition.part(task) * layout.channels + block.channel_begin);
+      BlockSums(layout, block, static_cast<const T*>(x), center.data(), static_cast<const T*>(dy), ReluOf<T, V>{},
+                partial.data() + partition.part(task) * layout.channels + block.channel_begin);
     });
   });
   std::vector<double> scale_sums(channels), bias_sums(channels);

@@ -1,40 +1,11 @@
 #include "channel_backprop_stats_grad.h"
 
+#include "blocks/normalize.h"
+#include "caches.h"
 #include "channel_backprop_stats.h"
-#include "clones.h"
-#include "traverse.h"
 #include "vectors.h"
 
 namespace onnx_cbp {
-namespace {
-
-template <typename V>
-struct Coefficients {
-  V center, slope, offset;
-};
-
-template <typename T, typename V>
-ONNX_CBP_CLONES void GradBlock(const Layout& layout, const Block& block, const Coefficients<V>* channels, const T* x,
-                               const T* dy, T* dx, T* d_dy) {
-  const auto element = [&](int64_t i, const Coefficients<V>& k) {
-    Store(k.slope * Load(dy[i]), &dx[i]);
-    Store(k.slope * (Load(x[i]) - k.center) + k.offset, &d_dy[i]);
-  };
-  if (MapsByRow(layout)) {
-    const auto row = RepeatForRow(layout, block, channels);
-    ForEachRow(layout, block, [&](int64_t offset) {
-      for (size_t i = 0; i < row.size(); ++i) element(offset + static_cast<int64_t>(i), row[i]);
-    });
-  } else {
-    ForEachPlane(layout, block, [&](int64_t c, int64_t offset) {
-      const Coefficients<V> k = channels[c];
-      for (int64_t i = 0; i < block.inner(); ++i) element(offset + i, k);
-    });
-  }
-}
-
-}  // namespace
-
 bool ChannelBackpropStatsGrad(int x_type, int stats_type, const Executor& executor, const Layout& layout, const void* x,
                               const void* mean, const void* inv_std, const void* dy, const void* d_scale_grad,
                               const void* d_bias_grad, void* dx, void* d_mean, void* d_inv_std, void* d_dy) {
@@ -56,15 +27,17 @@ bool ChannelBackpropStatsGrad(int x_type, int stats_type, const Executor& execut
   return Dispatch(x_type, stats_type, [&](auto t, auto u) {
     using T = decltype(t);
     using V = ComputeType<T, decltype(u)>;
-    std::vector<Coefficients<V>> all(channels);
+    std::vector<NormalizeCoefficients<V>> of_dy(channels), of_x(channels);
     for (size_t c = 0; c < channels; ++c) {
-      all[c] = {static_cast<V>(center[c]), static_cast<V>(a[c] * s[c]), static_cast<V>(b[c])};
+      of_dy[c] = {V(0), static_cast<V>(a[c] * s[c]), V(0)};
+      of_x[c] = {static_cast<V>(center[c]), of_dy[c].slope, static_cast<V>(b[c])};
     }
     const Partition partition(layout);
+    const bool stream = WritesPastCaches(layout, sizeof(T), 4 * layout.size() * sizeof(T));
     executor.ForEach(partition.tasks(), [&](int64_t task) {
       const Block block = partition.block(task);
-      GradBlock(layout, block, all.data() + block.channel_begin, static_cast<const T*>(x), static_cast<const T*>(dy),
-                static_cast<T*>(dx), static_cast<T*>(d_dy));
+      NormalizeBlock(layout, block, of_dy.data(), static_cast<const T*>(dy), false, {static_cast<T*>(dx), stream});
+      NormalizeBlock(layout, block, of_x.data(), static_cast<const T*>(x), false, {static_cast<T*>(d_dy), stream});
     });
   });
 }

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "blocks/normalize.h"
+#include "caches.h"
 #include "vectors.h"
 
 namespace onnx_cbp {
@@ -22,10 +23,10 @@ bool ChannelNormalize(int x_type, int stats_type, const Executor& executor, cons
       all[c] = MakeNormalizeCoefficients<V>(value(mean, c), inv_std, value(scale, c), value(b, c));
     }
     const Partition partition(layout);
+    const Output<T> out{static_cast<T*>(y), WritesPastCaches(layout, sizeof(T), 2 * layout.size() * sizeof(T))};
     executor.ForEach(partition.tasks(), [&](int64_t task) {
       const Block block = partition.block(task);
-      NormalizeBlock(layout, block, all.data() + block.channel_begin, static_cast<const T*>(x), false,
-                     static_cast<T*>(y));
+      NormalizeBlock(layout, block, all.data(), static_cast<const T*>(x), false, out);
     });
   });
 }

@@ -10,11 +10,13 @@ bool ChannelStats(int x_type, int stats_type, const Executor& executor, const La
   *count = layout.outer * layout.inner;
   const Partition partition(layout);
   std::vector<Moments> partial(static_cast<size_t>(partition.parts() * layout.channels));
-  const bool known = DispatchData(x_type, [&](auto t) {
+  const bool known = Dispatch(x_type, stats_type, [&](auto t, auto u) {
+    using T = decltype(t);
+    using V = ComputeType<T, decltype(u)>;
     executor.ForEach(partition.tasks(), [&](int64_t task) {
       const Block block = partition.block(task);
-      BlockMoments(layout, block, static_cast<const decltype(t)*>(x),
-                   partial.data() + partition.part(task) * layout.channels + block.channel_begin);
+      BlockMoments<T, V>(layout, block, static_cast<const T*>(x),
+                         partial.data() + partition.part(task) * layout.channels + block.channel_begin);
     });
   });
   std::vector<double> wide_mean(static_cast<size_t>(layout.channels)), wide_var(wide_mean.size());

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <type_traits>
 
+#include "targets.h"
+
 namespace onnx_cbp {
 
 // ONNX's numbers (TensorProto.DataType).
@@ -17,25 +19,25 @@ struct BFloat16 {
   uint16_t bits;
 };
 
-inline uint32_t BitsOf(float value) {
+ONNX_CBP_INLINE uint32_t BitsOf(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
   return bits;
 }
 
-inline float FloatOf(uint32_t bits) {
+ONNX_CBP_INLINE float FloatOf(uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, sizeof value);
   return value;
 }
 
 // All ones where a < b, else 0; both below 2^31.
-inline uint32_t MaskIfLess(uint32_t a, uint32_t b) { return 0u - ((a - b) >> 31); }
+ONNX_CBP_INLINE uint32_t MaskIfLess(uint32_t a, uint32_t b) { return 0u - ((a - b) >> 31); }
 
-inline float Load(float value) { return value; }
-inline double Load(double value) { return value; }
-inline float Load(BFloat16 value) { return FloatOf(static_cast<uint32_t>(value.bits) << 16); }
-inline float Load(Float16 value) {
+ONNX_CBP_INLINE float Load(float value) { return value; }
+ONNX_CBP_INLINE double Load(double value) { return value; }
+ONNX_CBP_INLINE float Load(BFloat16 value) { return FloatOf(static_cast<uint32_t>(value.bits) << 16); }
+ONNX_CBP_INLINE float Load(Float16 value) {
   const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16;
   const uint32_t magnitude = static_cast<uint32_t>(value.bits & 0x7fffu) << 13;
   // The exponent's bias differs by 112; scaling by 2^112 adds it, and makes subnormals right on the
@@ -45,17 +47,17 @@ inline float Load(Float16 value) {
   return FloatOf(scaled | sign);
 }
 
-inline void Store(float value, float* out) { *out = value; }
-inline void Store(double value, double* out) { *out = value; }
-inline void Store(double value, float* out) { *out = static_cast<float>(value); }
-inline void Store(float value, BFloat16* out) {
+ONNX_CBP_INLINE void Store(float value, float* out) { *out = value; }
+ONNX_CBP_INLINE void Store(double value, double* out) { *out = value; }
+ONNX_CBP_INLINE void Store(double value, float* out) { *out = static_cast<float>(value); }
+ONNX_CBP_INLINE void Store(float value, BFloat16* out) {
   uint32_t bits = BitsOf(value);
   const uint32_t rounded = bits + 0x7fffu + ((bits >> 16) & 1u);  // to nearest, ties to even
   const uint32_t quiet = bits | 0x00400000u;                      // rounding could turn a NaN into Inf
   bits = (bits & 0x7fffffffu) > 0x7f800000u ? quiet : rounded;
   out->bits = static_cast<uint16_t>(bits >> 16);
 }
-inline void Store(float value, Float16* out) {
+ONNX_CBP_INLINE void Store(float value, Float16* out) {
   const uint32_t bits = BitsOf(value);
   const uint32_t sign = (bits >> 16) & 0x8000u;
   const uint32_t magnitude = bits & 0x7fffffffu;
@@ -71,12 +73,22 @@ inline void Store(float value, Float16* out) {
   const uint32_t half = (finite & ~is_infinite) | (0x7c00u & is_infinite) | (0x0200u & is_nan);
   out->bits = static_cast<uint16_t>(half | sign);
 }
-inline void Store(double value, BFloat16* out) { Store(static_cast<float>(value), out); }
-inline void Store(double value, Float16* out) { Store(static_cast<float>(value), out); }
+ONNX_CBP_INLINE void Store(double value, BFloat16* out) { Store(static_cast<float>(value), out); }
+ONNX_CBP_INLINE void Store(double value, Float16* out) { Store(static_cast<float>(value), out); }
 
 // What elementwise kernels compute in: double where data or statistics are double, float otherwise.
 template <typename T, typename U>
 using ComputeType = std::conditional_t<std::is_same_v<T, double> || std::is_same_v<U, double>, double, float>;
+
+// F(T, V) for every data type with every type that is computed in.
+#define ONNX_CBP_FOR_EACH_TYPES(F) \
+  F(float, float)                  \
+  F(float, double)                 \
+  F(double, double)                \
+  F(Float16, float)                \
+  F(Float16, double)               \
+  F(BFloat16, float)               \
+  F(BFloat16, double)
 
 // Calls f(T{}) with the data type of this number; false where there is none.
 template <typename F>

@@ -3,7 +3,10 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
+
+#include "targets.h"
 
 namespace onnx_cbp {
 
@@ -19,14 +22,15 @@ struct Layout {
   int64_t channels;
   int64_t inner;
 
-  bool empty() const { return outer == 0 || channels == 0 || inner == 0; }
+  size_t size() const { return static_cast<size_t>(outer * channels * inner); }
+  // From a plane of a channel to its next.
+  ONNX_CBP_INLINE int64_t stride() const { return channels * inner; }
+  ONNX_CBP_INLINE bool empty() const { return outer == 0 || channels == 0 || inner == 0; }
 };
 
 // Planes are walked one by one where they are long enough to fill vectors; where they are not
-// (NHWC, whose planes have one element), a row of channels at once. A sum pays for the start and
-// the end of every plane, so it needs longer ones.
-inline bool SumsByRow(const Layout& layout) { return layout.inner < 64; }
-inline bool MapsByRow(const Layout& layout) { return layout.inner < 16; }
+// (NHWC, whose planes have one element), a row of channels at once.
+ONNX_CBP_INLINE bool WalksByRow(const Layout& layout) { return layout.inner < 32; }
 
 // The part of a tensor that one task works on: some outer indices, some channels, some of each
 // plane.
@@ -35,21 +39,25 @@ struct Block {
   int64_t channel_begin, channel_end;
   int64_t inner_begin, inner_end;
 
-  int64_t channels() const { return channel_end - channel_begin; }
-  int64_t inner() const { return inner_end - inner_begin; }
+  ONNX_CBP_INLINE int64_t channels() const { return channel_end - channel_begin; }
+  ONNX_CBP_INLINE int64_t inner() const { return inner_end - inner_begin; }
   // Elements per channel.
-  int64_t count() const { return (outer_end - outer_begin) * inner(); }
+  ONNX_CBP_INLINE int64_t count() const { return (outer_end - outer_begin) * inner(); }
 };
 
 class Partition {
  public:
+  // The most channels of a block whose planes are walked over, and the most elements of a row of the others.
+  static constexpr int64_t kChannels = 64;
+  static constexpr int64_t kRow = 1 << 12;
+
   explicit Partition(const Layout& layout) : layout_(layout) {
     if (layout.empty()) return;
     inner_per_block_ = std::min(layout.inner, kElements);
     // Long runs of neighbouring elements are what memory is fast at; every channel of a block costs
     // scratch memory.
     const int64_t channels =
-        SumsByRow(layout) ? kRow / layout.inner : std::min(kChannels, std::max<int64_t>(1, kRun / inner_per_block_));
+        WalksByRow(layout) ? kRow / layout.inner : std::min(kChannels, std::max<int64_t>(1, kRun / inner_per_block_));
     channels_per_block_ = std::min(layout.channels, channels);
     const int64_t outer = std::max<int64_t>(1, kElements / (channels_per_block_ * inner_per_block_));
     outer_per_block_ = std::min(layout.outer, outer);
@@ -81,8 +89,6 @@ class Partition {
  private:
   static constexpr int64_t kElements = 1 << 17;
   static constexpr int64_t kRun = 1 << 15;
-  static constexpr int64_t kChannels = 64;
-  static constexpr int64_t kRow = 1 << 10;
 
   static int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 

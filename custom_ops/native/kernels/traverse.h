@@ -1,16 +1,15 @@
 // Walking over a block: plane by plane or, where planes are short, row by row.
 #pragma once
 
-#include <type_traits>
-#include <vector>
-
 #include "partition.h"
+#include "simd.h"
 
-namespace onnx_cbp {
+namespace onnx_cbp::ONNX_CBP_TARGET {
+namespace {
 
 // Calls plane(channel within the block, offset of its first element) for every plane of the block.
 template <typename F>
-void ForEachPlane(const Layout& layout, const Block& block, F&& plane) {
+ONNX_CBP_INLINE void ForEachPlane(const Layout& layout, const Block& block, F&& plane) {
   for (int64_t outer = block.outer_begin; outer < block.outer_end; ++outer) {
     for (int64_t c = 0; c < block.channels(); ++c) {
       plane(c, (outer * layout.channels + block.channel_begin + c) * layout.inner + block.inner_begin);
@@ -18,43 +17,83 @@ void ForEachPlane(const Layout& layout, const Block& block, F&& plane) {
   }
 }
 
-// Calls row(offset of its first element) for every row of the block: channels * inner neighbouring
-// elements.
-template <typename F>
-void ForEachRow(const Layout& layout, const Block& block, F&& row) {
-  for (int64_t outer = block.outer_begin; outer < block.outer_end; ++outer) {
-    row((outer * layout.channels + block.channel_begin) * layout.inner);
+// Calls planes(channel within the block, how many, offset of the first) for at most kGroup planes of a channel, which
+// lie layout.stride() apart: what is kept of a channel lies in memory, and is then read and written once for all of
+// them. More than four would not be good: their distance is often a multiple of what makes addresses share a place in
+// the cache.
+template <int64_t kGroup, typename F>
+ONNX_CBP_INLINE void ForEachPlaneGroup(const Layout& layout, const Block& block, F&& planes) {
+  for (int64_t outer = block.outer_begin; outer < block.outer_end; outer += kGroup) {
+    const int64_t left = block.outer_end - outer;
+    for (int64_t c = 0; c < block.channels(); ++c) {
+      planes(c, left < kGroup ? left : kGroup,
+             (outer * layout.channels + block.channel_begin + c) * layout.inner + block.inner_begin);
+    }
   }
 }
 
-// Calls rows(std::integral_constant of how many, offset of the first) for neighbouring rows of the
-// block, as many at once as the compiler can unroll: sums that lie in memory are then read and
-// written once for all of them.
-template <typename F>
-void ForEachRowGroup(const Layout& layout, const Block& block, F&& rows) {
-  constexpr int64_t kGroup = 8;
-  const auto offset = [&](int64_t outer) { return (outer * layout.channels + block.channel_begin) * layout.inner; };
-  int64_t outer = block.outer_begin;
-  for (; outer + kGroup <= block.outer_end; outer += kGroup) {
-    rows(std::integral_constant<int64_t, kGroup>{}, offset(outer));
+// A block as rows of neighbouring elements that all begin with its first channel. Where rows would be short and lie one
+// after the other, several become one, and the last may be shorter.
+struct Rows {
+  // No row is longer, and vectors may be read and written beyond the last element of an array of so many.
+  static constexpr int64_t kSpace = Partition::kRow + 2 * kLanes;
+
+  ONNX_CBP_INLINE Rows(const Layout& layout, const Block& block)
+      : inner(layout.inner),
+        channels(block.channels()),
+        stride(layout.channels * layout.inner),
+        begin((block.outer_begin * layout.channels + block.channel_begin) * layout.inner) {
+    constexpr int64_t kLong = 512;
+    const int64_t outer = block.outer_end - block.outer_begin;
+    if (channels == layout.channels && stride <= kLong / 2) repeats = kLong / stride < outer ? kLong / stride : outer;
+    count = outer / repeats;
+    rest = outer % repeats * stride;
+    stride *= repeats;
+    length = channels * inner * repeats;
   }
-  for (; outer < block.outer_end; ++outer) rows(std::integral_constant<int64_t, 1>{}, offset(outer));
+
+  // Writes one value a channel to every element of a row that is of this channel.
+  template <typename V, typename F>
+  ONNX_CBP_INLINE void Spread(V* row, F&& value) const {
+    for (int64_t repeat = 0; repeat < repeats; ++repeat) {
+      for (int64_t c = 0; c < channels; ++c) {
+        const V of_channel = value(c);
+        for (int64_t i = 0; i < inner; ++i) *row++ = of_channel;
+      }
+    }
+  }
+
+  // Calls run(channel, index of the first of `inner` elements in a row) wherever the channel has some.
+  template <typename F>
+  ONNX_CBP_INLINE void ForEachRun(F&& run) const {
+    for (int64_t repeat = 0; repeat < repeats; ++repeat) {
+      for (int64_t c = 0; c < channels; ++c) run(c, (repeat * channels + c) * inner);
+    }
+  }
+
+  int64_t inner, channels;
+  int64_t repeats = 1;
+  int64_t length, count, stride, begin;
+  int64_t rest;  // elements of the row after the last whole one
+};
+
+// Calls row(offset of its first element, length) for every row.
+template <typename F>
+ONNX_CBP_INLINE void ForEachRow(const Rows& rows, F&& row) {
+  for (int64_t i = 0; i < rows.count; ++i) row(rows.begin + i * rows.stride, rows.length);
+  if (rows.rest > 0) row(rows.begin + rows.count * rows.stride, rows.rest);
 }
 
-// One value a channel, repeated for every element of a row.
-template <typename V>
-std::vector<V> RepeatForRow(const Layout& layout, const Block& block, const V* per_channel) {
-  std::vector<V> row(static_cast<size_t>(block.channels() * layout.inner));
-  for (size_t i = 0; i < row.size(); ++i) row[i] = per_channel[static_cast<int64_t>(i) / layout.inner];
-  return row;
+// Calls rows(how many, offset of the first, length) for at most kGroup neighbouring rows: what is kept of every element
+// of a row lies in memory, and is then read and written once for all of them.
+template <int64_t kGroup, typename F>
+ONNX_CBP_INLINE void ForEachRowGroup(const Rows& all, F&& rows) {
+  for (int64_t row = 0; row < all.count; row += kGroup) {
+    const int64_t left = all.count - row;
+    rows(left < kGroup ? left : kGroup, all.begin + row * all.stride, all.length);
+  }
+  if (all.rest > 0) rows(1, all.begin + all.count * all.stride, all.rest);
 }
 
-// The same of one member of a channel's coefficients: rows of members of their own are what vectors are loaded from.
-template <typename C, typename V>
-std::vector<V> RepeatForRow(const Layout& layout, const Block& block, const C* per_channel, V C::* member) {
-  std::vector<V> row(static_cast<size_t>(block.channels() * layout.inner));
-  for (size_t i = 0; i < row.size(); ++i) row[i] = per_channel[static_cast<int64_t>(i) / layout.inner].*member;
-  return row;
-}
-
-}  // namespace onnx_cbp
+}  // namespace
+}  // namespace onnx_cbp::ONNX_CBP_TARGET

@@ -5,6 +5,7 @@
 #include <exception>
 #include <new>
 #include <numeric>
+#include <variant>
 
 #include "../kernels/element_types.h"
 
@@ -58,17 +59,39 @@ class OrtExecutor final : public Executor {
   const Ort::KernelContext& context_;
 };
 
-// An attribute, or the default where the node has none; an attribute of another type is an error.
-template <typename V, typename Get>
-V Read(Get get, const OrtKernelInfo* info, const char* name, V fallback, bool* wrong_type) {
-  V value = fallback;
-  Ort::Status status{get(info, name, &value)};
-  if (status.IsOK()) return value;
-  // ONNX Runtime answers the same status for "absent" and "of another type"; its text tells which.
-  const std::string text = status.GetErrorMessage();
-  *wrong_type = text.find("No attribute") == std::string::npos;
-  return fallback;
+OrtStatusPtr Get(const OrtKernelInfo* info, const char* name, int64_t* value) {
+  return Ort::GetApi().KernelInfoGetAttribute_int64(info, name, value);
 }
+
+OrtStatusPtr Get(const OrtKernelInfo* info, const char* name, float* value) {
+  return Ort::GetApi().KernelInfoGetAttribute_float(info, name, value);
+}
+
+OrtStatusPtr Get(const OrtKernelInfo* info, const char* name, std::string* value) {
+  const OrtApi& api = Ort::GetApi();
+  size_t size = 0;
+  if (OrtStatusPtr status = api.KernelInfoGetAttribute_string(info, name, nullptr, &size)) return status;
+  std::string text(size, '\0');
+  if (OrtStatusPtr status = api.KernelInfoGetAttribute_string(info, name, text.data(), &size)) return status;
+  *value = text.c_str();  // without the terminating zero
+  return nullptr;
+}
+
+struct AttributeField {
+  const char* name;
+  std::variant<int64_t Attributes::*, float Attributes::*, std::string Attributes::*> field;
+};
+
+// Where each attribute of an op is kept.
+const AttributeField kAttributeFields[] = {
+    {"axis", &Attributes::axis},         {"stash_type", &Attributes::stash_type}, {"epsilon", &Attributes::epsilon},
+    {"momentum", &Attributes::momentum}, {"unbiased", &Attributes::unbiased},     {"relu", &Attributes::relu},
+    {"group", &Attributes::group},       {"layer", &Attributes::layer},           {"reduction", &Attributes::reduction},
+};
+
+const char* TypeName(const int64_t&) { return "an int"; }
+const char* TypeName(const float&) { return "a float"; }
+const char* TypeName(const std::string&) { return "a string"; }
 
 }  // namespace
 
@@ -103,26 +126,7 @@ Kernel::Kernel(const OpSpec& spec, int data_type, int statistics_type, const Ort
   Ort::ThrowOnError(api.KernelInfo_GetNodeName(info, node_.data(), &length));
   if (!node_.empty()) node_.pop_back();  // the terminating zero
 
-  for (const char* name : spec_.attributes) {
-    bool wrong_type = false;
-    const std::string own = name;
-    if (own == "axis") {
-      attributes_.axis = Read(api.KernelInfoGetAttribute_int64, info, name, attributes_.axis, &wrong_type);
-    } else if (own == "stash_type") {
-      attributes_.stash_type = Read(api.KernelInfoGetAttribute_int64, info, name, attributes_.stash_type, &wrong_type);
-    } else if (own == "unbiased") {
-      attributes_.unbiased = Read(api.KernelInfoGetAttribute_int64, info, name, attributes_.unbiased, &wrong_type);
-    } else if (own == "relu") {
-      attributes_.relu = Read(api.KernelInfoGetAttribute_int64, info, name, attributes_.relu, &wrong_type);
-    } else if (own == "epsilon") {
-      attributes_.epsilon = Read(api.KernelInfoGetAttribute_float, info, name, attributes_.epsilon, &wrong_type);
-    } else if (own == "momentum") {
-      attributes_.momentum = Read(api.KernelInfoGetAttribute_float, info, name, attributes_.momentum, &wrong_type);
-    }
-    if (wrong_type) {
-      Fail("attribute '" + own + "' has the wrong type: epsilon and momentum are floats, the others ints");
-    }
-  }
+  for (const char* name : spec_.attributes) ReadAttribute(info, name);
   if (attributes_.stash_type != 1 && attributes_.stash_type != 11) {
     Fail("attribute 'stash_type' is " + std::to_string(attributes_.stash_type) + "; use 1 (float) or 11 (double)");
   }
@@ -136,11 +140,34 @@ Kernel::Kernel(const OpSpec& spec, int data_type, int statistics_type, const Ort
   if (!(attributes_.epsilon >= 0.0f && std::isfinite(attributes_.epsilon))) {
     Fail("attribute 'epsilon' is " + std::to_string(attributes_.epsilon) + "; it must be finite, 0 or more");
   }
+  if (attributes_.reduction != "sum" && attributes_.reduction != "mean") {
+    Fail("attribute 'reduction' is '" + attributes_.reduction + "'; use 'sum' or 'mean'");
+  }
+  if (spec_.is_collective) {
+    const std::string& layer = attributes_.layer.empty() ? node_ : attributes_.layer;
+    collective_ = std::make_unique<Collective>(spec_.name, layer, attributes_.group, Collective::NewNode());
+  }
 }
 
-void Kernel::Fail(const std::string& what) const {
+void Kernel::ReadAttribute(const OrtKernelInfo* info, const std::string& name) {
+  for (const AttributeField& known : kAttributeFields) {
+    if (name != known.name) continue;
+    std::visit(
+        [&](auto field) {
+          auto& value = attributes_.*field;
+          const Ort::Status status{Get(info, known.name, &value)};
+          // ONNX Runtime answers the same status for "absent" and "of another type"; its text tells which.
+          if (!status.IsOK() && status.GetErrorMessage().find("No attribute") == std::string::npos) {
+            Fail("attribute '" + name + "' has the wrong type: it is " + TypeName(value));
+          }
+        },
+        known.field);
+  }
+}
+
+void Kernel::Fail(const std::string& what, OrtErrorCode code) const {
   const std::string node = node_.empty() ? "" : " (node '" + node_ + "')";
-  throw Ort::Exception("onnx_cbp." + std::string(spec_.name) + node + ": " + what, ORT_INVALID_ARGUMENT);
+  throw Ort::Exception("onnx_cbp." + std::string(spec_.name) + node + ": " + what, code);
 }
 
 OrtStatusPtr Kernel::ComputeV2(OrtKernelContext* context) noexcept {
@@ -150,6 +177,8 @@ OrtStatusPtr Kernel::ComputeV2(OrtKernelContext* context) noexcept {
       Compute(wrapped);
     } catch (const std::bad_alloc&) {
       Fail("out of memory");
+    } catch (const CollectiveError& error) {
+      Fail(error.what(), ORT_FAIL);
     }
   });
 }
@@ -171,7 +200,8 @@ void Kernel::Compute(Ort::KernelContext& context) const {
     }
   }
   const OrtExecutor executor(context);
-  const Call call{data_type_, statistics_type_, shapes.layout, shapes.replicas, attributes_, inputs, outputs, executor};
+  const Call call{data_type_, statistics_type_, shapes.layout, shapes.replicas,  attributes_,
+                  inputs,     outputs,          executor,      collective_.get()};
   if (!spec_.run(call)) Fail("no kernel for these types");
 }
 
@@ -184,12 +214,13 @@ Kernel::Shapes Kernel::CheckInputs(const Ort::KernelContext& context) const {
   const int x = spec_.data_input();
   if (x < 0) {
     const bool replicas = spec_.inputs[0].shape == ShapeOf::kReplicaChannels;
+    const bool gathers = spec_.outputs[0].shape == ShapeOf::kReplicaChannels;
     if (actual[0].size() != (replicas ? 2 : 1)) {
       Fail("input '" + std::string(spec_.inputs[0].name) + "' has shape " + ToString(actual[0]) + ", expected " +
            (replicas ? "[R,C]" : "[C]") + " (R replicas, C channels)");
     }
     shapes.layout = Layout(1, actual[0].back(), 1);
-    shapes.replicas = replicas ? actual[0].front() : 0;
+    shapes.replicas = replicas ? actual[0].front() : gathers ? collective_->Replicas() : 0;
   } else {
     shapes.data = actual[static_cast<size_t>(x)];
     const int64_t rank = static_cast<int64_t>(shapes.data.size());

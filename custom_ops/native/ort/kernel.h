@@ -1,6 +1,7 @@
 // One node of a session: its attributes, the check of its inputs, and the call of its kernel.
 #pragma once
 
+#include <memory>
 #include <string>
 
 #include "op_spec.h"
@@ -18,15 +19,17 @@ class Kernel {
  private:
   struct Shapes;
 
+  void ReadAttribute(const OrtKernelInfo* info, const std::string& name);
   void Compute(Ort::KernelContext& context) const;
   Shapes CheckInputs(const Ort::KernelContext& context) const;
-  [[noreturn]] void Fail(const std::string& what) const;
+  [[noreturn]] void Fail(const std::string& what, OrtErrorCode code = ORT_INVALID_ARGUMENT) const;
 
   const OpSpec& spec_;
   const int data_type_;
   const int statistics_type_;
   std::string node_;
   Attributes attributes_;
+  std::unique_ptr<const Collective> collective_;
 };
 
 // Turns whatever a callable throws into a status, so that no exception crosses the C interface.

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
+#include "../collectives/communicator.h"
 #include "../kernels/executor.h"
 #include "../kernels/partition.h"
 
@@ -27,6 +29,9 @@ struct Attributes {
   float momentum = 0.9f;
   int64_t unbiased = 0;
   int64_t relu = 0;
+  std::string group = "world";
+  std::string reduction = "sum";
+  std::string layer;
 };
 
 struct Call {
@@ -38,6 +43,7 @@ struct Call {
   const std::vector<const void*>& inputs;
   const std::vector<void*>& outputs;
   const Executor& executor;
+  const Collective* collective;  // null where the op is none
 
   template <typename T>
   const T* input(size_t index) const {
@@ -51,6 +57,7 @@ struct OpSpec {
   std::vector<Formal> outputs;
   std::vector<const char*> attributes;
   bool (*run)(const Call& call);
+  bool is_collective = false;
 
   // Index of X among the inputs, -1 where the op sees per-channel vectors only.
   int data_input() const;
@@ -85,5 +92,8 @@ extern const OpSpec kBatchNormTrain;
 extern const OpSpec kBatchNormTrainUpdate;
 extern const OpSpec kBatchNormGrad;
 extern const OpSpec kBatchNormReluGrad;
+extern const OpSpec kAllGather;
+extern const OpSpec kAllReduce;
+extern const OpSpec kAllReduceBucket;
 
 }  // namespace onnx_cbp

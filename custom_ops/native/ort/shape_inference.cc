@@ -109,12 +109,17 @@ void InferShapes(const OpSpec& spec, OrtShapeInferContext* context) {
     statistics.dimensions = {};
     statistics.dimensions.Append(-1, "");
   }
+  Dimensions replicas;  // how many there are is known when the node runs
+  replicas.Append(-1, "");
   for (size_t i = 0; i < spec.outputs.size(); ++i) {
     const Formal& formal = spec.outputs[i];
+    const bool by_replica = formal.shape == ShapeOf::kReplicas || formal.shape == ShapeOf::kReplicaChannels;
+    Dimensions dimensions = by_replica ? replicas : Dimensions{};
     if (formal.type == TypeOf::kCount) {
-      SetOutput(context, i, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, {});
-    } else if (formal.shape == ShapeOf::kChannels) {
-      SetOutput(context, i, statistics.type, statistics.dimensions);
+      SetOutput(context, i, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, dimensions);
+    } else if (formal.shape == ShapeOf::kChannels || formal.shape == ShapeOf::kReplicaChannels) {
+      dimensions.Append(statistics.dimensions.numbers[0], statistics.dimensions.names[0].c_str());
+      SetOutput(context, i, statistics.type, dimensions);
     } else if (rank > 0) {
       SetOutput(context, i, data.type, data.dimensions);
     }

@@ -1,37 +1,58 @@
 #include "backprop.h"
 
-#include "../clones.h"
-#include "../traverse.h"
+#include "map.h"
 #include "relu.h"
 
-namespace onnx_cbp {
+namespace onnx_cbp::ONNX_CBP_TARGET {
 namespace {
 
-template <typename T, typename V, typename Mask>
-ONNX_CBP_CLONES void Map(const Layout& layout, const Block& block, const BackpropCoefficients<V>* coefficients,
-                         const T* dy, Mask mask, const T* x, T* dx) {
-  using K = BackpropCoefficients<V>;
-  const auto element = [&](int64_t at, V center, V through_var, V through_mean, V slope) {
-    const V gradient = mask(static_cast<V>(Load(dy[at])), at);
-    Store(slope * (gradient - through_mean - (static_cast<V>(Load(x[at])) - center) * through_var), &dx[at]);
+template <bool kStream, typename T, typename V, typename Mask>
+void Map(const Layout& layout, const Block& block, const BackpropCoefficients<V>* coefficients, const T* dy,
+         const Mask& mask, const T* x, T* dx) {
+  using Vector = VectorOf<V>;
+  const auto gradient = [](Vector dy_i, Vector x_i, Vector center, Vector slope, Vector through_mean,
+                           Vector through_var) {
+    return slope * MulAdd(x_i - center, through_var, dy_i - through_mean);
   };
-  if (MapsByRow(layout)) {
-    const std::vector<V> center = RepeatForRow(layout, block, coefficients, &K::center);
-    const std::vector<V> through_var = RepeatForRow(layout, block, coefficients, &K::through_var);
-    const std::vector<V> through_mean = RepeatForRow(layout, block, coefficients, &K::through_mean);
-    const std::vector<V> slope = RepeatForRow(layout, block, coefficients, &K::slope);
-    ForEachRow(layout, block, [&](int64_t offset) {
-      for (size_t i = 0; i < center.size(); ++i) {
-        element(offset + static_cast<int64_t>(i), center[i], through_var[i], through_mean[i], slope[i]);
-      }
+  if (WalksByRow(layout)) {
+    const Rows rows(layout, block);
+    const auto row_mask = mask.OfRows(rows);
+    V center[Rows::kSpace], slope[Rows::kSpace], through_mean[Rows::kSpace], through_var[Rows::kSpace];
+    rows.Spread(center, [&](int64_t c) { return coefficients[c].center; });
+    rows.Spread(slope, [&](int64_t c) { return coefficients[c].slope; });
+    rows.Spread(through_mean, [&](int64_t c) { return coefficients[c].through_mean; });
+    rows.Spread(through_var, [&](int64_t c) { return coefficients[c].through_var; });
+    ForEachRow(rows, [&](int64_t offset, int64_t length) {
+      MapRun<kStream, V>(length, dx + offset, [&](int64_t i, auto load) {
+        const Vector x_i = load(x + offset + i);
+        const Vector dy_i = row_mask.template At<Vector>(i).Pass(load(dy + offset + i), x_i, offset + i, load);
+        return gradient(dy_i, x_i, LoadVector<V>(center + i), LoadVector<V>(slope + i), LoadVector<V>(through_mean + i),
+                        LoadVector<V>(through_var + i));
+      });
     });
   } else {
     ForEachPlane(layout, block, [&](int64_t c, int64_t offset) {
-      const K k = coefficients[c];
-      for (int64_t i = 0; i < block.inner(); ++i) {
-        element(offset + i, k.center, k.through_var, k.through_mean, k.slope);
-      }
+      const Vector center = Broadcast(coefficients[c].center), slope = Broadcast(coefficients[c].slope),
+                   through_mean = Broadcast(coefficients[c].through_mean),
+                   through_var = Broadcast(coefficients[c].through_var);
+      const auto passing = mask.Plane(c);
+      MapRun<kStream, V>(block.inner(), dx + offset, [&](int64_t i, auto load) {
+        const Vector x_i = load(x + offset + i);
+        const Vector dy_i = passing.Pass(load(dy + offset + i), x_i, offset + i, load);
+        return gradient(dy_i, x_i, center, slope, through_mean, through_var);
+      });
     });
+  }
+}
+
+template <typename T, typename V, typename Mask>
+void MaskedBackprop(const Layout& layout, const Block& block, const BackpropCoefficients<V>* coefficients, const T* dy,
+                    const Mask& mask, const T* x, const Output<T>& dx) {
+  if (dx.stream) {
+    Map<true>(layout, block, coefficients, dy, mask, x, dx.elements);
+    FinishStreams();
+  } else {
+    Map<false>(layout, block, coefficients, dy, mask, x, dx.elements);
   }
 }
 
@@ -39,27 +60,20 @@ ONNX_CBP_CLONES void Map(const Layout& layout, const Block& block, const Backpro
 
 template <typename T, typename V>
 void BackpropBlock(const Layout& layout, const Block& block, const BackpropCoefficients<V>* coefficients, const T* dy,
-                   const T* y, const T* x, T* dx) {
-  if (y == nullptr) {
-    Map(layout, block, coefficients, dy, NoMask{}, x, dx);
+                   const ReluOf<T, V>& relu, const T* x, const Output<T>& dx) {
+  const BackpropCoefficients<V>* own = coefficients + block.channel_begin;
+  if (relu.y != nullptr) {
+    MaskedBackprop(layout, block, own, dy, ResultMask<T>{relu.y}, x, dx);
+  } else if (relu.coefficients != nullptr) {
+    MaskedBackprop(layout, block, own, dy, RecomputedMask<T, V>{relu.coefficients + block.channel_begin}, x, dx);
   } else {
-    Map(layout, block, coefficients, dy, ReluMask<T>{y}, x, dx);
+    MaskedBackprop(layout, block, own, dy, NoMask{}, x, dx);
   }
 }
 
-template void BackpropBlock(const Layout&, const Block&, const BackpropCoefficients<float>*, const float*, const float*,
-                            const float*, float*);
-template void BackpropBlock(const Layout&, const Block&, const BackpropCoefficients<double>*, const float*,
-                            const float*, const float*, float*);
-template void BackpropBlock(const Layout&, const Block&, const BackpropCoefficients<double>*, const double*,
-                            const double*, const double*, double*);
-template void BackpropBlock(const Layout&, const Block&, const BackpropCoefficients<float>*, const Float16*,
-                            const Float16*, const Float16*, Float16*);
-template void BackpropBlock(const Layout&, const Block&, const BackpropCoefficients<double>*, const Float16*,
-                            const Float16*, const Float16*, Float16*);
-template void BackpropBlock(const Layout&, const Block&, const BackpropCoefficients<float>*, const BFloat16*,
-                            const BFloat16*, const BFloat16*, BFloat16*);
-template void BackpropBlock(const Layout&, const Block&, const BackpropCoefficients<double>*, const BFloat16*,
-                            const BFloat16*, const BFloat16*, BFloat16*);
+#define ONNX_CBP_INSTANTIATE(T, V)                                                                         \
+  template void BackpropBlock<T, V>(const Layout&, const Block&, const BackpropCoefficients<V>*, const T*, \
+                                    const ReluOf<T, V>&, const T*, const Output<T>&);
+ONNX_CBP_FOR_EACH_TYPES(ONNX_CBP_INSTANTIATE)
 
-}  // namespace onnx_cbp
+}  // namespace onnx_cbp::ONNX_CBP_TARGET

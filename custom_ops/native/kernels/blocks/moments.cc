@@ -1,16 +1,12 @@
 #include "moments.h"
 
-#include <cmath>
-
-#include "../clones.h"
-#include "../lanes.h"
 #include "../traverse.h"
 
-namespace onnx_cbp {
+namespace onnx_cbp::ONNX_CBP_TARGET {
 namespace {
 
 // From sums of (x - pivot) and (x - pivot)^2.
-Moments FromShiftedSums(double pivot, double sum, double squares, double count) {
+ONNX_CBP_INLINE Moments FromShiftedSums(double pivot, double sum, double squares, double count) {
   const double shift = sum / count;
   const double m2 = squares - sum * shift;
   return {pivot + shift, m2 < 0.0 ? 0.0 : m2};
@@ -18,150 +14,199 @@ Moments FromShiftedSums(double pivot, double sum, double squares, double count) 
 
 // A value near the mean of the numbers: sums around it lose no digits. Around Inf or NaN every
 // difference would be NaN.
-double PivotOf(double sum, double count) {
-  const double pivot = sum / count;
-  return std::isfinite(pivot) ? pivot : 0.0;
+template <typename V>
+ONNX_CBP_INLINE V PivotOf(double sum, int64_t count) {
+  const V pivot = static_cast<V>(sum / static_cast<double>(count));
+  return pivot - pivot == V(0) ? pivot : V(0);
 }
 
-constexpr int64_t kPivotElements = 256;
-constexpr int64_t kPivotRows = 16;
+// How many numbers may be added in float before the sum goes on in double: what so few additions lose is less than what
+// rounding took from the numbers.
+constexpr int64_t kRun = 16;
 
-template <typename T>
-ONNX_CBP_CLONES void PlaneMoments(const Layout& layout, const Block& block, const T* x, Moments* moments) {
-  const int64_t length = block.inner();
-  const size_t channels = static_cast<size_t>(block.channels());
-  std::vector<double> pivots(channels);
-  std::vector<double> sums(channels * kLanes), squares(channels * kLanes);
-  Block first = block;
-  first.outer_end = block.outer_begin + 1;
-  ForEachPlane(layout, first, [&](int64_t c, int64_t offset) {
-    const int64_t count = std::min(length, kPivotElements);
-    const T* plane = x + offset;
-    Lanes sum;
-    ForEachLane(
-        count, [&](int which, int64_t i) { sum.vectors[which] += LoadVector(plane + i); },
-        [&](int lane, int64_t i) { sum.Add(lane, Load(plane[i])); });
-    pivots[static_cast<size_t>(c)] = PivotOf(sum.Sum(), static_cast<double>(count));
-  });
-  ForEachPlane(layout, block, [&](int64_t c, int64_t offset) {
-    const double pivot = pivots[static_cast<size_t>(c)];
-    const T* plane = x + offset;
-    // Copies, so that the compiler keeps them in registers. They are added up once, at the end: planes may be short.
-    Lanes sum = Lanes::Load(&sums[static_cast<size_t>(c * kLanes)]);
-    Lanes square = Lanes::Load(&squares[static_cast<size_t>(c * kLanes)]);
-    ForEachLane(
-        length,
-        [&](int which, int64_t i) {
-          const Doubles shifted = LoadVector(plane + i) - pivot;
-          sum.vectors[which] += shifted;
-          square.vectors[which] += shifted * shifted;
-        },
-        [&](int lane, int64_t i) {
-          const double shifted = static_cast<double>(Load(plane[i])) - pivot;
-          sum.Add(lane, shifted);
-          square.Add(lane, shifted * shifted);
-        });
-    sum.Save(&sums[static_cast<size_t>(c * kLanes)]);
-    square.Save(&squares[static_cast<size_t>(c * kLanes)]);
-  });
-  for (size_t c = 0; c < channels; ++c) {
-    moments[c] = FromShiftedSums(pivots[c], Lanes::Load(&sums[c * kLanes]).Sum(),
-                                 Lanes::Load(&squares[c * kLanes]).Sum(), static_cast<double>(block.count()));
-  }
-}
+// Sums of numbers relative to a pivot, and of their squares, of a run that is computed in V, in fixed lanes.
+template <typename V>
+struct Run {
+  static constexpr int64_t kElements = 2 * kLanes;
+  static constexpr int kVectors = kElements / kWidth<V>;
 
-template <typename T>
-ONNX_CBP_CLONES void RowMoments(const Layout& layout, const Block& block, const T* x, Moments* moments) {
-  const int64_t channels = block.channels();
-  const int64_t length = channels * layout.inner;
-  const int64_t pivot_rows = std::min(block.outer_end - block.outer_begin, kPivotRows);
-  std::vector<double> sums(static_cast<size_t>(length)), squares(sums.size()), pivots(static_cast<size_t>(channels));
-  Block first = block;
-  first.outer_end = block.outer_begin + pivot_rows;
-  ForEachRow(layout, first, [&](int64_t offset) {
-    for (int64_t i = 0; i < length; ++i) sums[static_cast<size_t>(i)] += Load(x[offset + i]);
-  });
-  const auto sum_of = [&](const std::vector<double>& row, int64_t c) {
-    double sum = 0.0;
-    for (int64_t i = c * layout.inner; i < (c + 1) * layout.inner; ++i) sum += row[static_cast<size_t>(i)];
-    return sum;
-  };
-  for (int64_t c = 0; c < channels; ++c) {
-    pivots[static_cast<size_t>(c)] = PivotOf(sum_of(sums, c), static_cast<double>(pivot_rows * layout.inner));
+  ONNX_CBP_INLINE void Add(int v, VectorOf<V> x, VectorOf<V> pivot) {
+    const VectorOf<V> shifted = x - pivot;
+    sums[v] += shifted;
+    squares[v] = MulAdd(shifted, shifted, squares[v]);
   }
-  const std::vector<double> pivot_row = RepeatForRow(layout, block, pivots.data());
-  std::fill(sums.begin(), sums.end(), 0.0);
-  const int64_t stride = layout.channels * layout.inner;
-  double* const sum_row = sums.data();
-  double* const square_row = squares.data();
-  const double* const pivot_of = pivot_row.data();
-  ForEachRowGroup(layout, block, [&](auto rows, int64_t offset) {
+
+  template <typename T>
+  ONNX_CBP_INLINE void AddAll(const T* elements, int64_t count, VectorOf<V> pivot) {
     int64_t i = 0;
-    for (; i + kVector <= length; i += kVector) {
-      Doubles sum = LoadVector(sum_row + i), square = LoadVector(square_row + i);
-      const Doubles pivot = LoadVector(pivot_of + i);
-      for (int64_t row = 0; row < rows; ++row) {
-        const Doubles shifted = LoadVector(x + offset + row * stride + i) - pivot;
-        sum += shifted;
-        square += shifted * shifted;
-      }
-      StoreVector(sum, sum_row + i);
-      StoreVector(square, square_row + i);
+    for (; i + kElements <= count; i += kElements) {
+      for (int v = 0; v < kVectors; ++v) Add(v, LoadVector<V>(elements + i + v * kWidth<V>), pivot);
     }
-    for (; i < length; ++i) {
-      for (int64_t row = 0; row < rows; ++row) {
-        const double shifted = static_cast<double>(Load(x[offset + row * stride + i])) - pivot_of[i];
-        sum_row[i] += shifted;
-        square_row[i] += shifted * shifted;
+    for (int v = 0; v < kVectors; ++v, i += kWidth<V>) {
+      if (count - i >= kWidth<V>) {
+        Add(v, LoadVector<V>(elements + i), pivot);
+      } else if (count > i) {
+        Add(v, LoadPart<V>(elements + i, static_cast<int>(count - i), pivot), pivot);
       }
     }
-  });
-  for (int64_t c = 0; c < channels; ++c) {
-    moments[c] = FromShiftedSums(pivots[static_cast<size_t>(c)], sum_of(sums, c), sum_of(squares, c),
-                                 static_cast<double>(block.count()));
+  }
+
+  VectorOf<V> sums[kVectors] = {}, squares[kVectors] = {};
+};
+
+// Adds a vector to as many numbers in memory.
+ONNX_CBP_INLINE void AddTo(double* sums, Doubles vector) {
+  StoreVector<false>(LoadVector<double>(sums) + vector, sums);
+}
+ONNX_CBP_INLINE void AddTo(double* sums, Floats vector) {
+  Doubles low, high;
+  Widen(vector, &low, &high);
+  AddTo(sums, low);
+  AddTo(sums + kDoubles, high);
+}
+
+// Adds a run to lanes in double: kLanes of sums, then as many of squares.
+ONNX_CBP_INLINE void Finish(const Run<float>& run, double* lanes) {
+  constexpr int kHalf = Run<float>::kVectors / 2;
+  for (int v = 0; v < kHalf; ++v) {
+    AddTo(lanes + v * kFloats, run.sums[v] + run.sums[v + kHalf]);
+    AddTo(lanes + kLanes + v * kFloats, run.squares[v] + run.squares[v + kHalf]);
+  }
+}
+ONNX_CBP_INLINE void Finish(const Run<double>& run, double* lanes) {
+  constexpr int kHalf = Run<double>::kVectors / 2;
+  for (int v = 0; v < kHalf; ++v) {
+    AddTo(lanes + v * kDoubles, run.sums[v] + run.sums[v + kHalf]);
+    AddTo(lanes + kLanes + v * kDoubles, run.squares[v] + run.squares[v + kHalf]);
   }
 }
 
-// Chan's merge. The mean is merged as a weighted sum, so that an infinite mean stays infinite.
-Moments Merge(const Moments& a, double count_a, const Moments& b, double count_b) {
-  const double count = count_a + count_b;
-  const double delta = b.mean - a.mean;
-  return {a.mean * (count_a / count) + b.mean * (count_b / count),
-          a.m2 + b.m2 + delta * delta * (count_a * (count_b / count))};
+template <typename T, typename V>
+void PlaneMoments(const Layout& layout, const Block& block, const T* x, Moments* moments) {
+  constexpr int64_t kPivotElements = 256;
+  constexpr int64_t kLongRun = kRun * Run<V>::kElements, kImages = 4;
+  const int64_t length = block.inner();
+  const int64_t pivot_elements = length < kPivotElements ? length : kPivotElements;
+  V pivots[Partition::kChannels];
+  double lanes[Partition::kChannels][2 * kLanes];
+  for (int64_t c = 0; c < block.channels(); ++c) {
+    const T* first = x + (block.outer_begin * layout.channels + block.channel_begin + c) * layout.inner;
+    pivots[c] = PivotOf<V>(SumOf(first + block.inner_begin, pivot_elements), pivot_elements);
+    for (int lane = 0; lane < 2 * kLanes; ++lane) lanes[c][lane] = 0.0;
+  }
+  if (length * kImages <= kLongRun) {
+    ForEachPlaneGroup<kImages>(layout, block, [&](int64_t c, int64_t planes, int64_t offset) {
+      const VectorOf<V> pivot = Broadcast(pivots[c]);
+      Run<V> run;
+      for (int64_t plane = 0; plane < planes; ++plane) run.AddAll(x + offset + plane * layout.stride(), length, pivot);
+      Finish(run, lanes[c]);
+    });
+  } else {
+    ForEachPlane(layout, block, [&](int64_t c, int64_t offset) {
+      const VectorOf<V> pivot = Broadcast(pivots[c]);
+      for (int64_t begin = 0; begin < length; begin += kLongRun) {
+        const int64_t left = length - begin;
+        Run<V> run;
+        run.AddAll(x + offset + begin, left < kLongRun ? left : kLongRun, pivot);
+        Finish(run, lanes[c]);
+      }
+    });
+  }
+  for (int64_t c = 0; c < block.channels(); ++c) {
+    moments[c] = FromShiftedSums(static_cast<double>(pivots[c]), SumOf(Lanes::Load(lanes[c])),
+                                 SumOf(Lanes::Load(lanes[c] + kLanes)), static_cast<double>(block.count()));
+  }
+}
+
+// Pivots from the first rows: from enough of them that one element far away does not make the pivot.
+template <typename T, typename V>
+ONNX_CBP_INLINE void RowPivots(const Layout& layout, const Block& block, const T* x, V* pivots) {
+  constexpr int64_t kEnough = 16;
+  const int64_t outer = block.outer_end - block.outer_begin;
+  const int64_t share = outer / kEnough > kEnough ? outer / kEnough : kEnough;
+  const int64_t wanted = layout.inner < kEnough ? share : 1;
+  const int64_t rows = wanted < outer ? wanted : outer;
+  const int64_t length = block.channels() * layout.inner;
+  const T* first = x + (block.outer_begin * layout.channels + block.channel_begin) * layout.inner;
+  double sums[Rows::kSpace];
+  for (int64_t i = 0; i < length; ++i) sums[i] = 0.0;
+  for (int64_t row = 0; row < rows && rows > 1; ++row) {
+    const T* elements = first + row * layout.channels * layout.inner;
+    for (int64_t i = 0; i < length; ++i) sums[i] += static_cast<double>(Load(elements[i]));
+  }
+  for (int64_t c = 0; c < block.channels(); ++c) {
+    const int64_t at = c * layout.inner;
+    const double sum = rows > 1 ? SumOf(sums + at, layout.inner) : SumOf(first + at, layout.inner);
+    pivots[c] = PivotOf<V>(sum, rows * layout.inner);
+  }
+}
+
+template <typename T, typename V>
+void RowMoments(const Layout& layout, const Block& block, const T* x, Moments* moments) {
+  const Rows rows(layout, block);
+  V pivots[Rows::kSpace], pivot_row[Rows::kSpace];
+  double sums[Rows::kSpace], squares[Rows::kSpace];
+  RowPivots(layout, block, x, pivots);
+  rows.Spread(pivot_row, [&](int64_t c) { return pivots[c]; });
+  for (int64_t i = rows.length; i < rows.length + 2 * kLanes; ++i) pivot_row[i] = V(0);
+  for (int64_t i = 0; i < rows.length + 2 * kLanes; ++i) sums[i] = squares[i] = 0.0;
+  ForEachRowGroup<8>(rows, [&](int64_t group, int64_t offset, int64_t length) {
+    constexpr int kVectors = Run<V>::kVectors;
+    const auto columns = [&](int64_t i, auto read) {
+      VectorOf<V> pivot[kVectors];
+      for (int v = 0; v < kVectors; ++v) pivot[v] = LoadVector<V>(pivot_row + i + v * kWidth<V>);
+      Run<V> run;
+      const T* at = x + offset + i;
+#pragma GCC unroll 1
+      for (int64_t row = 0; row < group; ++row, at += rows.stride) {
+        for (int v = 0; v < kVectors; ++v) run.Add(v, read(at + v * kWidth<V>, v, pivot[v]), pivot[v]);
+      }
+      for (int v = 0; v < kVectors; ++v) {
+        AddTo(sums + i + v * kWidth<V>, run.sums[v]);
+        AddTo(squares + i + v * kWidth<V>, run.squares[v]);
+      }
+    };
+    int64_t i = 0;
+    for (; i + 2 * kLanes <= length; i += 2 * kLanes) {
+      columns(i, [](const T* at, int, VectorOf<V>) { return LoadVector<V>(at); });
+    }
+    if (i < length) {
+      columns(i, [&](const T* at, int v, VectorOf<V> pivot) {
+        const int64_t left = length - i - v * kWidth<V>;
+        return left >= kWidth<V> ? LoadVector<V>(at) : LoadPart<V>(at, left < 0 ? 0 : static_cast<int>(left), pivot);
+      });
+    }
+  });
+  double sum_of[Rows::kSpace], squares_of[Rows::kSpace];
+  for (int64_t c = 0; c < rows.channels; ++c) sum_of[c] = squares_of[c] = 0.0;
+  rows.ForEachRun([&](int64_t c, int64_t i) {
+    sum_of[c] += SumOf(sums + i, rows.inner);
+    squares_of[c] += SumOf(squares + i, rows.inner);
+  });
+  for (int64_t c = 0; c < rows.channels; ++c) {
+    moments[c] =
+        FromShiftedSums(static_cast<double>(pivots[c]), sum_of[c], squares_of[c], static_cast<double>(block.count()));
+  }
 }
 
 }  // namespace
 
-template <typename T>
+template <typename T, typename V>
 void BlockMoments(const Layout& layout, const Block& block, const T* x, Moments* moments) {
-  if (SumsByRow(layout)) {
-    RowMoments(layout, block, x, moments);
+  if (WalksByRow(layout)) {
+    RowMoments<T, V>(layout, block, x, moments);
   } else {
-    PlaneMoments(layout, block, x, moments);
+    PlaneMoments<T, V>(layout, block, x, moments);
+  }
+  if constexpr (std::is_same_v<V, float>) {
+    bool finite = true;
+    for (int64_t c = 0; c < block.channels(); ++c) finite = finite && moments[c].m2 - moments[c].m2 == 0.0;
+    // A square that is too large for float need not be so in double, and Inf and NaN get the answer of double.
+    if (!finite) ONNX_CBP_TARGET::BlockMoments<T, double>(layout, block, x, moments);
   }
 }
 
-template void BlockMoments(const Layout&, const Block&, const float*, Moments*);
-template void BlockMoments(const Layout&, const Block&, const double*, Moments*);
-template void BlockMoments(const Layout&, const Block&, const Float16*, Moments*);
-template void BlockMoments(const Layout&, const Block&, const BFloat16*, Moments*);
+#define ONNX_CBP_INSTANTIATE(T, V) template void BlockMoments<T, V>(const Layout&, const Block&, const T*, Moments*);
+ONNX_CBP_FOR_EACH_TYPES(ONNX_CBP_INSTANTIATE)
 
-void MergeMoments(const Partition& partition, const Layout& layout, const Moments* partial, int64_t channel_begin,
-                  int64_t channel_end, double* mean, double* var) {
-  std::vector<Moments> merged(static_cast<size_t>(channel_end - channel_begin));
-  double count = 0.0;
-  for (int64_t part = 0; part < partition.parts(); ++part) {
-    const Moments* next = partial + part * layout.channels + channel_begin;
-    const double next_count = static_cast<double>(partition.count(part));
-    for (size_t c = 0; c < merged.size(); ++c) {
-      merged[c] = part == 0 ? next[c] : Merge(merged[c], count, next[c], next_count);
-    }
-    count += next_count;
-  }
-  for (size_t c = 0; c < merged.size(); ++c) {
-    mean[channel_begin + static_cast<int64_t>(c)] = merged[c].mean;
-    var[channel_begin + static_cast<int64_t>(c)] = layout.empty() ? 0.0 : merged[c].m2 / count;
-  }
-}
-
-}  // namespace onnx_cbp
+}  // namespace onnx_cbp::ONNX_CBP_TARGET

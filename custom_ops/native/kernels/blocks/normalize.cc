@@ -1,35 +1,36 @@
 #include "normalize.h"
 
-#include "../clones.h"
-#include "../traverse.h"
+#include "map.h"
 
-namespace onnx_cbp {
+namespace onnx_cbp::ONNX_CBP_TARGET {
 namespace {
 
-template <bool kRelu, typename T, typename V>
-ONNX_CBP_CLONES void Map(const Layout& layout, const Block& block, const NormalizeCoefficients<V>* coefficients,
-                         const T* x, T* y) {
-  using K = NormalizeCoefficients<V>;
-  const auto element = [](V value, V center, V slope, V offset) {
-    const V normal = (value - center) * slope + offset;
+template <bool kRelu, bool kStream, typename T, typename V>
+void Map(const Layout& layout, const Block& block, const NormalizeCoefficients<V>* coefficients, const T* x, T* y) {
+  using Vector = VectorOf<V>;
+  const auto normal = [](Vector value, Vector center, Vector slope, Vector offset) {
+    const Vector normal = MulAdd(value - center, slope, offset);
     // Written so that NaN stays NaN, as in ONNX's Relu.
-    return kRelu && normal < V(0) ? V(0) : normal;
+    return kRelu ? (normal < Vector{} ? Vector{} : normal) : normal;
   };
-  if (MapsByRow(layout)) {
-    const std::vector<V> center = RepeatForRow(layout, block, coefficients, &K::center);
-    const std::vector<V> slope = RepeatForRow(layout, block, coefficients, &K::slope);
-    const std::vector<V> shift = RepeatForRow(layout, block, coefficients, &K::offset);
-    ForEachRow(layout, block, [&](int64_t offset) {
-      const T* in = x + offset;
-      T* out = y + offset;
-      for (size_t i = 0; i < center.size(); ++i) Store(element(Load(in[i]), center[i], slope[i], shift[i]), &out[i]);
+  if (WalksByRow(layout)) {
+    const Rows rows(layout, block);
+    V center[Rows::kSpace], slope[Rows::kSpace], shift[Rows::kSpace];
+    rows.Spread(center, [&](int64_t c) { return coefficients[c].center; });
+    rows.Spread(slope, [&](int64_t c) { return coefficients[c].slope; });
+    rows.Spread(shift, [&](int64_t c) { return coefficients[c].offset; });
+    ForEachRow(rows, [&](int64_t offset, int64_t length) {
+      MapRun<kStream, V>(length, y + offset, [&](int64_t i, auto load) {
+        return normal(load(x + offset + i), LoadVector<V>(center + i), LoadVector<V>(slope + i),
+                      LoadVector<V>(shift + i));
+      });
     });
   } else {
     ForEachPlane(layout, block, [&](int64_t c, int64_t offset) {
-      const K k = coefficients[c];
-      const T* in = x + offset;
-      T* out = y + offset;
-      for (int64_t i = 0; i < block.inner(); ++i) Store(element(Load(in[i]), k.center, k.slope, k.offset), &out[i]);
+      const Vector center = Broadcast(coefficients[c].center), slope = Broadcast(coefficients[c].slope),
+                   shift = Broadcast(coefficients[c].offset);
+      MapRun<kStream, V>(block.inner(), y + offset,
+                         [&](int64_t i, auto load) { return normal(load(x + offset + i), center, slope, shift); });
     });
   }
 }
@@ -38,27 +39,19 @@ ONNX_CBP_CLONES void Map(const Layout& layout, const Block& block, const Normali
 
 template <typename T, typename V>
 void NormalizeBlock(const Layout& layout, const Block& block, const NormalizeCoefficients<V>* coefficients, const T* x,
-                    bool relu, T* y) {
-  if (relu) {
-    Map<true>(layout, block, coefficients, x, y);
+                    bool relu, const Output<T>& y) {
+  const NormalizeCoefficients<V>* own = coefficients + block.channel_begin;
+  if (y.stream) {
+    relu ? Map<true, true>(layout, block, own, x, y.elements) : Map<false, true>(layout, block, own, x, y.elements);
+    FinishStreams();
   } else {
-    Map<false>(layout, block, coefficients, x, y);
+    relu ? Map<true, false>(layout, block, own, x, y.elements) : Map<false, false>(layout, block, own, x, y.elements);
   }
 }
 
-template void NormalizeBlock(const Layout&, const Block&, const NormalizeCoefficients<float>*, const float*, bool,
-                             float*);
-template void NormalizeBlock(const Layout&, const Block&, const NormalizeCoefficients<double>*, const float*, bool,
-                             float*);
-template void NormalizeBlock(const Layout&, const Block&, const NormalizeCoefficients<double>*, const double*, bool,
-                             double*);
-template void NormalizeBlock(const Layout&, const Block&, const NormalizeCoefficients<float>*, const Float16*, bool,
-                             Float16*);
-template void NormalizeBlock(const Layout&, const Block&, const NormalizeCoefficients<double>*, const Float16*, bool,
-                             Float16*);
-template void NormalizeBlock(const Layout&, const Block&, const NormalizeCoefficients<float>*, const BFloat16*, bool,
-                             BFloat16*);
-template void NormalizeBlock(const Layout&, const Block&, const NormalizeCoefficients<double>*, const BFloat16*, bool,
-                             BFloat16*);
+#define ONNX_CBP_INSTANTIATE(T, V)                                                                                 \
+  template void NormalizeBlock<T, V>(const Layout&, const Block&, const NormalizeCoefficients<V>*, const T*, bool, \
+                                     const Output<T>&);
+ONNX_CBP_FOR_EACH_TYPES(ONNX_CBP_INSTANTIATE)
 
-}  // namespace onnx_cbp
+}  // namespace onnx_cbp::ONNX_CBP_TARGET

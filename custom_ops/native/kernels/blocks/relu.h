@@ -1,32 +1,98 @@
-// The gradient of a ReLU, folded into the kernels that read it.
+// The gradient of a ReLU, folded into the kernels that read it: which gradients pass.
 #pragma once
 
-#include "../lanes.h"
+#include "../simd.h"
+#include "../traverse.h"
+#include "normalize.h"
 
-namespace onnx_cbp {
+namespace onnx_cbp::ONNX_CBP_TARGET {
+namespace {
 
-// Lets every gradient pass.
+// A mask is asked for a plane, or for the rows of a block and then for an element of a row. The answer lets a gradient
+// pass or makes it zero, given x, the offset and how to read there: vectors or single elements. Value is the type in
+// which that is cheapest.
+
+// Every gradient.
 struct NoMask {
+  using Value = double;
+  ONNX_CBP_INLINE NoMask Plane(int64_t) const { return {}; }
+  ONNX_CBP_INLINE NoMask OfRows(const Rows&) const { return {}; }
   template <typename V>
-  V operator()(V gradient, int64_t) const {
+  ONNX_CBP_INLINE NoMask At(int64_t) const {
+    return {};
+  }
+  template <typename X, typename Reader>
+  ONNX_CBP_INLINE X Pass(X gradient, X, int64_t, Reader) const {
     return gradient;
   }
-  ONNX_CBP_INLINE Doubles Vector(const Doubles& gradients, int64_t) const { return gradients; }
 };
 
-// Lets a gradient pass where the ReLU's result is positive.
+// Those where the ReLU's result is positive.
 template <typename T>
-struct ReluMask {
+struct ResultMask {
+  using Value = std::conditional_t<std::is_same_v<T, double>, double, float>;
   const T* y;
 
+  ONNX_CBP_INLINE ResultMask Plane(int64_t) const { return *this; }
+  ONNX_CBP_INLINE ResultMask OfRows(const Rows&) const { return *this; }
   template <typename V>
-  V operator()(V gradient, int64_t index) const {
-    return Load(y[index]) > 0 ? gradient : V(0);
+  ONNX_CBP_INLINE ResultMask At(int64_t) const {
+    return *this;
   }
-  ONNX_CBP_INLINE Doubles Vector(const Doubles& gradients, int64_t index) const {
-    const Doubles zero = {};
-    return LoadVector(y + index) > zero ? gradients : zero;
+  template <typename X, typename Reader>
+  ONNX_CBP_INLINE X Pass(X gradient, X, int64_t at, Reader read) const {
+    return read(y + at) > X{} ? gradient : X{};
   }
 };
 
-}  // namespace onnx_cbp
+// What NormalizeBlock would have rounded to zero: half of the smallest number of the type, but for what V itself cannot
+// tell from zero.
+template <typename T, typename V>
+constexpr V kRoundsToZero = static_cast<V>(std::is_same_v<T, Float16>    ? 0x1p-25
+                                           : std::is_same_v<T, BFloat16> ? 0x1p-134
+                                           : std::is_same_v<T, float>    ? 0x1p-150
+                                                                         : 0.0);
+
+// Those where NormalizeBlock made something positive of x: its arithmetic once more, with its coefficients.
+template <typename T, typename V>
+struct RecomputedMask {
+  using Value = V;
+  const NormalizeCoefficients<V>* coefficients;  // of the block's channels
+
+  template <typename C>
+  struct OfElements {
+    using Value = V;
+    C center, slope, offset;
+    template <typename X, typename Reader>
+    ONNX_CBP_INLINE X Pass(X gradient, X x, int64_t, Reader) const {
+      const X normal = MulAdd(x - center, X{} + slope, X{} + offset);
+      return normal > X{} + kRoundsToZero<T, V> ? gradient : X{};
+    }
+  };
+
+  struct Spread {
+    V center[Rows::kSpace], slope[Rows::kSpace], offset[Rows::kSpace];
+    template <typename X>
+    ONNX_CBP_INLINE OfElements<X> At(int64_t i) const {
+      if constexpr (std::is_same_v<X, V>) {
+        return {center[i], slope[i], offset[i]};
+      } else {
+        return {LoadVector<V>(center + i), LoadVector<V>(slope + i), LoadVector<V>(offset + i)};
+      }
+    }
+  };
+
+  ONNX_CBP_INLINE OfElements<V> Plane(int64_t c) const {
+    return {coefficients[c].center, coefficients[c].slope, coefficients[c].offset};
+  }
+  ONNX_CBP_INLINE Spread OfRows(const Rows& rows) const {
+    Spread spread;
+    rows.Spread(spread.center, [&](int64_t c) { return coefficients[c].center; });
+    rows.Spread(spread.slope, [&](int64_t c) { return coefficients[c].slope; });
+    rows.Spread(spread.offset, [&](int64_t c) { return coefficients[c].offset; });
+    return spread;
+  }
+};
+
+}  // namespace
+}  // namespace onnx_cbp::ONNX_CBP_TARGET

@@ -1,89 +1,148 @@
 #include "sums.h"
 
-#include <vector>
-
-#include "../clones.h"
-#include "../lanes.h"
+// Converting eight floats to double takes a Zen 4 longer than twice four.
+#define ONNX_CBP_HALF_VECTORS
 #include "../traverse.h"
 #include "relu.h"
 
-namespace onnx_cbp {
+namespace onnx_cbp::ONNX_CBP_TARGET {
 namespace {
 
-template <typename T, typename Mask>
-ONNX_CBP_CLONES void PlaneSums(const Layout& layout, const Block& block, const T* x, const double* mean, const T* dy,
-                               Mask mask, Sums* sums) {
-  const size_t channels = static_cast<size_t>(block.channels());
-  std::vector<double> products(channels * kLanes), gradients(channels * kLanes);
-  ForEachPlane(layout, block, [&](int64_t c, int64_t offset) {
-    const double center = mean[block.channel_begin + c];
-    // Copies, so that the compiler keeps them in registers. They are added up once, at the end: planes may be short.
-    Lanes product = Lanes::Load(&products[static_cast<size_t>(c * kLanes)]);
-    Lanes gradient = Lanes::Load(&gradients[static_cast<size_t>(c * kLanes)]);
-    ForEachLane(
-        block.inner(),
-        [&](int which, int64_t i) {
-          const Doubles dy_i = mask.Vector(LoadVector(dy + offset + i), offset + i);
-          product.vectors[which] += dy_i * (LoadVector(x + offset + i) - center);
-          gradient.vectors[which] += dy_i;
-        },
-        [&](int lane, int64_t i) {
-          const double dy_i = static_cast<double>(mask(Load(dy[offset + i]), offset + i));
-          product.Add(lane, dy_i * (static_cast<double>(Load(x[offset + i])) - center));
-          gradient.Add(lane, dy_i);
-        });
-    product.Save(&products[static_cast<size_t>(c * kLanes)]);
-    gradient.Save(&gradients[static_cast<size_t>(c * kLanes)]);
-  });
-  for (size_t c = 0; c < channels; ++c) {
-    sums[c] = {Lanes::Load(&products[c * kLanes]).Sum(), Lanes::Load(&gradients[c * kLanes]).Sum()};
+// kFloats neighbouring elements of dy, as far as the mask lets them pass, and of x, in double.
+struct Pairs {
+  Doubles dy[2], x[2];
+
+  template <typename T, typename Mask>
+  ONNX_CBP_INLINE Pairs(const T* gradients, const T* elements, int64_t at, const Mask& mask) {
+    if constexpr (std::is_same_v<typename Mask::Value, double>) {
+      for (int half = 0; half < 2; ++half) {
+        const int64_t i = at + half * kDoubles;
+        x[half] = LoadVector<double>(elements + i);
+        dy[half] = mask.Pass(LoadVector<double>(gradients + i), x[half], i, Whole<double>{});
+      }
+    } else {
+      const Floats narrow = LoadVector<float>(elements + at);
+      Widen(narrow, &x[0], &x[1]);
+      Widen(mask.Pass(LoadVector<float>(gradients + at), narrow, at, Whole<float>{}), &dy[0], &dy[1]);
+    }
   }
+};
+
+// One element of dy, as far as the mask lets it pass.
+template <typename T, typename Mask>
+ONNX_CBP_INLINE double Passed(const T* dy, const T* x, int64_t at, const Mask& mask) {
+  using V = typename Mask::Value;
+  const Single<V> read;
+  return static_cast<double>(mask.Pass(read(dy + at), read(x + at), at, read));
+}
+
+// Adds dy * (x + shift), and dy. Conversions and the sums of dy keep the adding unit busy.
+ONNX_CBP_INLINE void Add(Doubles dy, Doubles x, Doubles shift, const Adder& plus, Doubles* product, Doubles* gradient) {
+  *product = MulAdd(dy, plus(x, shift), *product);
+  *gradient += dy;
+}
+ONNX_CBP_INLINE void AddSingle(double dy, double x, double shift, double* product, double* gradient) {
+  *product = MulAdd(dy, x + shift, *product);
+  *gradient += dy;
 }
 
 template <typename T, typename Mask>
-ONNX_CBP_CLONES void RowSums(const Layout& layout, const Block& block, const T* x, const double* mean, const T* dy,
-                             Mask mask, Sums* sums) {
-  const std::vector<double> center_row = RepeatForRow(layout, block, mean + block.channel_begin);
-  const int64_t length = static_cast<int64_t>(center_row.size());
-  std::vector<double> products(center_row.size()), gradients(center_row.size());
-  const int64_t stride = layout.channels * layout.inner;
-  double* const product_row = products.data();
-  double* const gradient_row = gradients.data();
-  const double* const center_of = center_row.data();
-  ForEachRowGroup(layout, block, [&](auto rows, int64_t offset) {
-    int64_t i = 0;
-    for (; i + kVector <= length; i += kVector) {
-      Doubles product = LoadVector(product_row + i), gradient = LoadVector(gradient_row + i);
-      const Doubles center = LoadVector(center_of + i);
-      for (int64_t row = 0; row < rows; ++row) {
-        const int64_t at = offset + row * stride + i;
-        const Doubles dy_i = mask.Vector(LoadVector(dy + at), at);
-        product += dy_i * (LoadVector(x + at) - center);
-        gradient += dy_i;
+void PlaneSums(const Layout& layout, const Block& block, const T* x, const double* mean, const T* dy, const Mask& mask,
+               Sums* sums) {
+  double products[Partition::kChannels][kLanes], gradients[Partition::kChannels][kLanes];
+  for (int64_t c = 0; c < block.channels(); ++c) {
+    for (int lane = 0; lane < kLanes; ++lane) products[c][lane] = gradients[c][lane] = 0.0;
+  }
+  const int64_t length = block.inner();
+  // The same elements for every target, since the order of additions to a lane depends on it.
+  constexpr int64_t kUnit = 8;
+  const int64_t rest = length % kUnit;
+  const Adder plus;
+  ForEachPlaneGroup<4>(layout, block, [&](int64_t c, int64_t planes, int64_t offset) {
+    const Doubles shift = Broadcast(-mean[block.channel_begin + c]);
+    const auto passing = mask.Plane(c);
+    Lanes product = Lanes::Load(products[c]), gradient = Lanes::Load(gradients[c]);
+    const auto add = [&](int v, int64_t at) {
+      const Pairs pairs(dy, x, at, passing);
+      for (int half = 0; half < 2; ++half) {
+        Add(pairs.dy[half], pairs.x[half], shift, plus, &product.vectors[v + half], &gradient.vectors[v + half]);
       }
-      StoreVector(product, product_row + i);
-      StoreVector(gradient, gradient_row + i);
+    };
+    for (int64_t plane = 0; plane < planes; ++plane) {
+      int64_t at = offset + plane * layout.stride();
+      const int64_t end = at + length - rest;
+      for (; at + kLanes <= end; at += kLanes) {
+        for (int v = 0; v < Lanes::kVectors; v += 2) add(v, at + v * kDoubles);
+      }
+      for (int v = 0; v + 2 < Lanes::kVectors; v += 2) {
+        if (at < end) {
+          add(v, at);
+          at += kFloats;
+        }
+      }
+    }
+    product.Save(products[c]);
+    gradient.Save(gradients[c]);
+    for (int64_t plane = 0; plane < planes && rest > 0; ++plane) {
+      for (int64_t i = length - rest; i < length; ++i) {
+        const int64_t at = offset + plane * layout.stride() + i;
+        AddSingle(Passed(dy, x, at, passing), static_cast<double>(Load(x[at])), -mean[block.channel_begin + c],
+                  &products[c][i % kLanes], &gradients[c][i % kLanes]);
+      }
+    }
+  });
+  for (int64_t c = 0; c < block.channels(); ++c)
+    sums[c] = {SumOf(Lanes::Load(products[c])), SumOf(Lanes::Load(gradients[c]))};
+}
+
+template <typename T, typename Mask>
+void RowSums(const Layout& layout, const Block& block, const T* x, const double* mean, const T* dy, const Mask& mask,
+             Sums* sums) {
+  const Rows rows(layout, block);
+  const auto row_mask = mask.OfRows(rows);
+  const Adder plus;
+  double shifts[Rows::kSpace], products[Rows::kSpace], gradients[Rows::kSpace];
+  rows.Spread(shifts, [&](int64_t c) { return -mean[block.channel_begin + c]; });
+  for (int64_t i = 0; i < rows.length; ++i) products[i] = gradients[i] = 0.0;
+  ForEachRowGroup<4>(rows, [&](int64_t group, int64_t offset, int64_t length) {
+    int64_t i = 0;
+    for (; i + kLanes <= length; i += kLanes) {
+      constexpr int kPairs = kLanes / kFloats;
+      Lanes product = Lanes::Load(products + i), gradient = Lanes::Load(gradients + i);
+      const Lanes shift = Lanes::Load(shifts + i);
+      int64_t at = offset + i;
+#pragma GCC unroll 1
+      for (int64_t row = 0; row < group; ++row, at += rows.stride) {
+        for (int p = 0; p < kPairs; ++p) {
+          const Pairs pairs(dy, x, at + p * kFloats,
+                            row_mask.template At<VectorOf<typename Mask::Value>>(i + p * kFloats));
+          for (int v = 0; v < 2; ++v)
+            Add(pairs.dy[v], pairs.x[v], shift.vectors[2 * p + v], plus, &product.vectors[2 * p + v],
+                &gradient.vectors[2 * p + v]);
+        }
+      }
+      product.Save(products + i);
+      gradient.Save(gradients + i);
     }
     for (; i < length; ++i) {
-      for (int64_t row = 0; row < rows; ++row) {
-        const int64_t at = offset + row * stride + i;
-        const double dy_i = static_cast<double>(mask(Load(dy[at]), at));
-        product_row[i] += dy_i * (static_cast<double>(Load(x[at])) - center_of[i]);
-        gradient_row[i] += dy_i;
+      const auto passing = row_mask.template At<typename Mask::Value>(i);
+      for (int64_t row = 0; row < group; ++row) {
+        const int64_t at = offset + row * rows.stride + i;
+        AddSingle(Passed(dy, x, at, passing), static_cast<double>(Load(x[at])), shifts[i], products + i, gradients + i);
       }
     }
   });
-  for (int64_t i = 0; i < length; ++i) {
-    Sums& channel = sums[i / layout.inner];
-    channel.product += product_row[i];
-    channel.gradient += gradient_row[i];
-  }
+  for (int64_t c = 0; c < rows.channels; ++c) sums[c] = {0.0, 0.0};
+  rows.ForEachRun([&](int64_t c, int64_t i) {
+    sums[c].product += SumOf(products + i, rows.inner);
+    sums[c].gradient += SumOf(gradients + i, rows.inner);
+  });
 }
 
 template <typename T, typename Mask>
-void SumsOf(const Layout& layout, const Block& block, const T* x, const double* mean, const T* dy, Mask mask,
-            Sums* sums) {
-  if (SumsByRow(layout)) {
+void MaskedSums(const Layout& layout, const Block& block, const T* x, const double* mean, const T* dy, const Mask& mask,
+                Sums* sums) {
+  if (WalksByRow(layout)) {
     RowSums(layout, block, x, mean, dy, mask, sums);
   } else {
     PlaneSums(layout, block, x, mean, dy, mask, sums);
@@ -92,39 +151,21 @@ void SumsOf(const Layout& layout, const Block& block, const T* x, const double* 
 
 }  // namespace
 
-template <typename T>
-void BlockSums(const Layout& layout, const Block& block, const T* x, const double* mean, const T* dy, const T* y,
-               Sums* sums) {
-  if (y == nullptr) {
-    SumsOf(layout, block, x, mean, dy, NoMask{}, sums);
+template <typename T, typename V>
+void BlockSums(const Layout& layout, const Block& block, const T* x, const double* mean, const T* dy,
+               const ReluOf<T, V>& relu, Sums* sums) {
+  if (relu.y != nullptr) {
+    MaskedSums(layout, block, x, mean, dy, ResultMask<T>{relu.y}, sums);
+  } else if (relu.coefficients != nullptr) {
+    MaskedSums(layout, block, x, mean, dy, RecomputedMask<T, V>{relu.coefficients + block.channel_begin}, sums);
   } else {
-    SumsOf(layout, block, x, mean, dy, ReluMask<T>{y}, sums);
+    MaskedSums(layout, block, x, mean, dy, NoMask{}, sums);
   }
 }
 
-template void BlockSums(const Layout&, const Block&, const float*, const double*, const float*, const float*, Sums*);
-template void BlockSums(const Layout&, const Block&, const double*, const double*, const double*, const double*, Sums*);
-template void BlockSums(const Layout&, const Block&, const Float16*, const double*, const Float16*, const Float16*,
-                        Sums*);
-template void BlockSums(const Layout&, const Block&, const BFloat16*, const double*, const BFloat16*, const BFloat16*,
-                        Sums*);
+#define ONNX_CBP_INSTANTIATE(T, V)                                                                                   \
+  template void BlockSums<T, V>(const Layout&, const Block&, const T*, const double*, const T*, const ReluOf<T, V>&, \
+                                Sums*);
+ONNX_CBP_FOR_EACH_TYPES(ONNX_CBP_INSTANTIATE)
 
-void MergeSums(const Partition& partition, const Layout& layout, const Sums* partial, const double* inv_std,
-               int64_t channel_begin, int64_t channel_end, double* scale_grad, double* bias_grad) {
-  std::vector<Sums> total(static_cast<size_t>(channel_end - channel_begin));
-  for (int64_t part = 0; part < partition.parts(); ++part) {
-    const Sums* next = partial + part * layout.channels + channel_begin;
-    for (size_t c = 0; c < total.size(); ++c) {
-      total[c].product += next[c].product;
-      total[c].gradient += next[c].gradient;
-    }
-  }
-  for (size_t c = 0; c < total.size(); ++c) {
-    const int64_t channel = channel_begin + static_cast<int64_t>(c);
-    // Nothing was summed: 0, also where inv_std is not finite.
-    scale_grad[channel] = layout.empty() ? 0.0 : total[c].product * inv_std[channel];
-    bias_grad[channel] = total[c].gradient;
-  }
-}
-
-}  // namespace onnx_cbp
+}  // namespace onnx_cbp::ONNX_CBP_TARGET

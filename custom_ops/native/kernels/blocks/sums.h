@@ -1,26 +1,28 @@
 // The sums of ChannelBackpropStats, block by block.
 #pragma once
 
-#include "../element_types.h"
+#include "../merge.h"
 #include "../partition.h"
+#include "../targets.h"
+#include "relu_of.h"
 
 namespace onnx_cbp {
 
-// Sums over one part of a channel: of dy * (x - mean), which inv_std is yet to multiply, and of dy.
-struct Sums {
-  double product = 0.0;
-  double gradient = 0.0;
-};
+#define ONNX_CBP_DECLARE(target)                                                                        \
+  namespace target {                                                                                    \
+  template <typename T, typename V>                                                                     \
+  void BlockSums(const Layout& layout, const Block& block, const T* x, const double* mean, const T* dy, \
+                 const ReluOf<T, V>& relu, Sums* sums);                                                 \
+  }
+ONNX_CBP_FOR_EACH_TARGET(ONNX_CBP_DECLARE)
+#undef ONNX_CBP_DECLARE
 
-// Sums of every channel of a block; mean starts at the first channel of the tensor. Where y is given, dy counts only
-// where y is positive: the gradient of a ReLU whose result is y. Instantiated for every data type.
-template <typename T>
-void BlockSums(const Layout& layout, const Block& block, const T* x, const double* mean, const T* dy, const T* y,
-               Sums* sums);
-
-// Merges the parts of some channels, in their order, and multiplies by inv_std: partial is [parts, channels], vectors
-// start at the first channel of the tensor.
-void MergeSums(const Partition& partition, const Layout& layout, const Sums* partial, const double* inv_std,
-               int64_t channel_begin, int64_t channel_end, double* scale_grad, double* bias_grad);
+// Sums of every channel of a block, in double; mean starts at the first channel of the tensor. dy counts where the ReLU
+// lets it pass.
+template <typename T, typename V>
+void BlockSums(const Layout& layout, const Block& block, const T* x, const double* mean, const T* dy,
+               const ReluOf<T, V>& relu, Sums* sums) {
+  ONNX_CBP_RETURN_ON_TARGET((layout, block, x, mean, dy, relu, sums), BlockSums<T, V>);
+}
 
 }  // namespace onnx_cbp

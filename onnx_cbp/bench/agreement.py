@@ -1,0 +1,26 @@
+"""Whether two candidates compute the same: what differs is not measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+
+def largest_difference(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> float:
+    """The largest, relative to the largest value of each result; infinite where NaN or a shape differs."""
+    worst = 0.0
+    for name, value in theirs.items():
+        if name not in ours:
+            continue
+        mine = ours[name]
+        if mine.shape != value.shape:
+            return math.inf
+        largest = float(np.abs(mine).max(initial=0.0))
+        # In the type of the data: float64 of a large tensor would take gigabytes.
+        apart = float(np.abs(mine - value).max(initial=0.0))
+        if not math.isfinite(apart) or not math.isfinite(largest):
+            return math.inf
+        worst = max(worst, apart / largest if largest else apart)
+    return worst

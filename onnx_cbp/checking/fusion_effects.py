@@ -1,0 +1,127 @@
+"""What each fusion of a rewritten model does to its results by itself: the rewrite with one after the other on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx
+
+from onnx_cbp.checking.differences import Difference
+from onnx_cbp.checking.graphs import nodes
+from onnx_cbp.checking.models import Model, Results
+from onnx_cbp.checking.original import Original
+from onnx_cbp.checking.reproduction import first_change
+from onnx_cbp.custom_ops import DOMAIN
+from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.fusions import FUSIONS, Fusion
+from onnx_cbp.rewriting import rewrite
+
+
+@dataclass(frozen=True)
+class FusionEffect:
+    """The original rewritten with some fusions on.
+
+    Attributes:
+        fusion: the last one that is on, with all those of the rows before; None: all are off.
+        differences: to the original, one a result.
+        by_itself: to the row before, which is the same rewrite without this fusion; empty in the first row.
+    """
+
+    fusion: Fusion | None
+    differences: list[Difference]
+    by_itself: list[Difference] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class FusionEffects:
+    """The fusions of a rewritten model, one row after the other switched on.
+
+    Attributes:
+        rows: none on, then each; empty where the model has no ops of ours.
+        note: why the rows do not tell the whole of the model, in one sentence; None if they do.
+    """
+
+    rows: list[FusionEffect]
+    note: str | None = None
+
+    def blame(self, rtol: float | None = None) -> str | None:
+        """Where a model that is not within tolerance leaves it, in one clause; None where the rows cannot tell."""
+        for row in self.rows:
+            if all(d.within(rtol) for d in row.differences):
+                continue
+            if row.fusion is None:
+                return "without any fusion it is too far apart as well: none is to blame"
+            return f"{row.fusion.name} is to blame: with it off ({row.fusion.option}) all is within tolerance"
+        return "no fusion is to blame: what rewrite makes of the original is within tolerance" if self.rows else None
+
+
+def fusion_effects(
+    original: Model, rewritten: Model, yardstick: Original, results: Mapping[str, Results], rtol: float | None
+) -> FusionEffects:
+    """Rewrite the original with each fusion that the rewritten model contains switched on in turn, and run it.
+
+    Args:
+        original: the original.
+        rewritten: what became of it.
+        yardstick: the original, run.
+        results: what the rewritten model gave.
+        rtol: the relative difference allowed; None is the tolerance of each type.
+    """
+    have = list(_fusions(rewritten.graph))
+    if not _has_our_ops(rewritten.graph):
+        return FusionEffects([])
+    if _has_our_ops(original.graph):
+        return FusionEffects([], f"{original.what} has ops of ours itself, so what each fusion does cannot be shown")
+    rows: list[FusionEffect] = []
+    before: Mapping[str, Results] | None = None
+    try:
+        whole = original.whole()
+        for number in range(len(have) + 1):
+            on = have[:number]
+            made = _rewritten(whole, on, portable=bool(rewritten.graph.functions))
+            last = number == len(have)
+            if [f.name for f in _fusions(made.graph)] != [f.name for f in on]:
+                return FusionEffects(rows, _not_made(on, original, rewritten))
+            change = first_change(made.graph, rewritten.whole()) if last else None
+            # Where it is the rewritten model itself, that has been run.
+            after = results if last and change is None else yardstick.run(made)
+            by_itself = [] if before is None else yardstick.between(before, after, rtol)
+            rows.append(FusionEffect(on[-1] if on else None, yardstick.differences(after, rtol), by_itself))
+            before = after
+    except OnnxCbpError as error:
+        return FusionEffects(rows, f"more of the fusions cannot be shown: {error}")
+    return FusionEffects(rows, None if change is None else _altered(change, rewritten))
+
+
+def _fusions(model: onnx.ModelProto) -> Iterator[Fusion]:
+    return (fusion for fusion in FUSIONS if any(fusion.made(node) for node in _nodes(model)))
+
+
+def _has_our_ops(model: onnx.ModelProto) -> bool:
+    return any(node.domain == DOMAIN for node in _nodes(model))
+
+
+def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """The nodes that a rewrite may put in: not those of functions."""
+    return nodes(model.graph.node)
+
+
+def _rewritten(model: onnx.ModelProto, on: list[Fusion], *, portable: bool) -> Model:
+    switches: dict[str, Any] = {fusion.name: fusion in on for fusion in FUSIONS}
+    made = rewrite(model, portable=portable, **switches)
+    names = " and ".join(fusion.name for fusion in on) or "no fusion"
+    return Model(f"the original, rewritten with {names},", made, made)
+
+
+def _not_made(on: list[Fusion], original: Model, rewritten: Model) -> str:
+    what = f"the fusion {on[-1].name}" if on else "any op"
+    return f"rewrite does not make {what} of {original.what}: {rewritten.what} was made of another model, or altered"
+
+
+def _altered(change: str, rewritten: Model) -> str:
+    return (
+        f"{rewritten.what} is not what rewrite makes of the original with these fusions ({change}): it was altered, or "
+        "made by another version. The rows show what rewrite makes now"
+    )

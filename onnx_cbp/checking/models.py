@@ -1,0 +1,68 @@
+"""A model under comparison: what to call it, what to run, what to read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from onnx_cbp.checking.sessions import run
+from onnx_cbp.model_io import load_model
+
+ModelSource = onnx.ModelProto | str | os.PathLike[str]
+#: Arrays by the names of graph outputs and of inputs that were written in place.
+Results = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model under comparison.
+
+    Attributes:
+        what: what to call it in an error.
+        source: the model or its path, for ONNX Runtime, which reads external data itself.
+        graph: the model, with or without its external data.
+    """
+
+    what: str
+    source: ModelSource
+    graph: onnx.ModelProto
+
+    @classmethod
+    def read(cls, what: str, source: ModelSource) -> Model:
+        """A model, called "the `what` model" if it is no file."""
+        if isinstance(source, onnx.ModelProto):
+            return cls(f"the {what} model", source, source)
+        return cls(f"'{os.fspath(source)}'", source, load_model(source, external_data=False))
+
+    def whole(self) -> onnx.ModelProto:
+        """The model with its external data, not to be changed."""
+        return self.source if isinstance(self.source, onnx.ModelProto) else load_model(self.source)
+
+    def copy(self) -> onnx.ModelProto:
+        """The model with its external data, to be changed."""
+        if not isinstance(self.source, onnx.ModelProto):
+            return load_model(self.source)
+        copy = onnx.ModelProto()
+        copy.CopyFrom(self.source)
+        return copy
+
+    def results(self, feeds: Mapping[str, np.ndarray], written: set[str], *, as_written: bool, seed: int) -> Results:
+        """One run: graph outputs, then the inputs in `written` as they are afterwards. The feeds stay as they are.
+
+        Args:
+            feeds: the inputs.
+            written: the inputs that are written in place.
+            as_written: without graph optimisations.
+            seed: of ONNX Runtime's own random ops.
+
+        Raises:
+            OnnxCbpError: the model cannot be loaded or run.
+        """
+        own = {name: array.copy() for name, array in feeds.items()}
+        outputs = run(self.what, self.source, self.graph, own, as_written=as_written, seed=seed)
+        arrays = {name: np.asarray(value) for name, value in outputs.items()}
+        return arrays | {name: own[name] for name in own if name in written}

@@ -1,0 +1,53 @@
+"""Is a model what a rewrite makes, or was it altered since?"""
+
+from __future__ import annotations
+
+import onnx
+import onnx.numpy_helper
+
+
+def first_change(made: onnx.ModelProto, found: onnx.ModelProto) -> str | None:
+    """The first thing in which the second model computes something else than the first, in a few words; None if none.
+
+    Order, names of nodes, comments, metadata and stated shapes do not count.
+    """
+    return (
+        _changed("node", _nodes(made), _nodes(found))
+        or _changed("initializer", _initializers(made), _initializers(found))
+        or _changed("function", _functions(made), _functions(found))
+    )
+
+
+def _changed(what: str, made: dict[str, bytes], found: dict[str, bytes]) -> str | None:
+    for name in dict.fromkeys((*made, *found)):
+        if made.get(name) != found.get(name):
+            how = "missing" if name not in found else "more than there should be" if name not in made else "another"
+            return f"{what} '{name}': {how}"
+    return None
+
+
+def _nodes(model: onnx.ModelProto) -> dict[str, bytes]:
+    """What each node computes, by the name of its first output."""
+    return {_first_output(node): _node(node) for node in model.graph.node}
+
+
+def _first_output(node: onnx.NodeProto) -> str:
+    return next((name for name in node.output if name), node.name)
+
+
+def _node(node: onnx.NodeProto) -> bytes:
+    bare = onnx.NodeProto(op_type=node.op_type, domain=node.domain, input=node.input, output=node.output)
+    bare.attribute.extend(sorted(node.attribute, key=lambda a: a.name))
+    return bare.SerializeToString(deterministic=True)
+
+
+def _initializers(model: onnx.ModelProto) -> dict[str, bytes]:
+    sparse = {t.values.name: t.SerializeToString(deterministic=True) for t in model.graph.sparse_initializer}
+    return sparse | {
+        tensor.name: f"{tensor.data_type} {list(tensor.dims)} ".encode() + onnx.numpy_helper.to_array(tensor).tobytes()
+        for tensor in model.graph.initializer
+    }
+
+
+def _functions(model: onnx.ModelProto) -> dict[str, bytes]:
+    return {f"{f.domain}.{f.name}": b"".join(_node(node) for node in f.node) for f in model.functions}

@@ -1,0 +1,64 @@
+"""What both forms of `onnx-cbp bench` show and write."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+#: Load average above which others take enough of the machine to spoil a figure.
+_BUSY = 0.5
+
+
+def check_outputs(json_file: str | None, plot_file: str | None) -> None:
+    """Find out before the run what could not be written after it.
+
+    Raises:
+        OnnxCbpError: a folder that is not there, a picture that cannot be drawn.
+    """
+    from onnx_cbp.bench.plot import check_plot
+    from onnx_cbp.errors import OnnxCbpError
+
+    if plot_file is not None:
+        check_plot(plot_file)
+    for path in (json_file, plot_file):
+        if path is not None and not Path(path).absolute().parent.is_dir():
+            raise OnnxCbpError(f"'{path}' cannot be written: there is no such folder")
+
+
+def say_machine(machine: Mapping[str, Any], versions: str) -> None:
+    """Where it runs, and whether that can be trusted."""
+    from onnx_cbp.cli.text import console, say
+
+    out = console()
+    say(out, f"on {machine['cores']} cores of {machine['processor']}; {versions}")
+    if machine["load_average"] > _BUSY:
+        say(out, f"the machine is busy (load {machine['load_average']:.1f}): trust no figure of this run alone")
+
+
+def write_json(path: str, document: Mapping[str, Any]) -> None:
+    """The document as a file."""
+    Path(path).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def progress(name: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar on stderr, if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(f"measuring {name}", total=total)
+        yield lambda: bar.advance(task)
+
+
+def milliseconds(seconds: float) -> str:
+    """Three digits."""
+    return f"{seconds * 1e3:.3g}"

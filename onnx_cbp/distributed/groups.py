@@ -1,0 +1,61 @@
+"""Groups of replicas: who exchanges statistics with whom.
+
+A group is a way to part the world: each replica is in one part, and a collective runs within it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from onnx_cbp.errors import OnnxCbpError
+
+Partition = tuple[tuple[int, ...], ...]
+
+WORLD = "world"
+_SIZE = "size:"
+
+
+def partition(name: str, world_size: int, named: Mapping[str, Partition]) -> Partition:
+    """The parts that a group's name stands for.
+
+    Args:
+        name: "world"; "size:K", which is K consecutive ranks; or a name that `initialize` was given.
+        world_size: the number of replicas.
+        named: the groups that `initialize` was given.
+
+    Raises:
+        OnnxCbpError: a name that stands for nothing, or a size that does not divide the world.
+    """
+    if name == WORLD:
+        return (tuple(range(world_size)),)
+    if name in named:
+        return named[name]
+    if not name.startswith(_SIZE):
+        known = ", ".join(map(repr, [WORLD, "size:K", *named]))
+        raise OnnxCbpError(f"group '{name}' is not known; use one of {known}, or name it in initialize(groups=...)")
+    text = name.removeprefix(_SIZE)
+    size = int(text) if text.isdecimal() else 0
+    if size < 1 or world_size % size:
+        raise OnnxCbpError(f"group '{name}': the size must be a number that divides the {world_size} replicas")
+    return tuple(tuple(range(first, first + size)) for first in range(0, world_size, size))
+
+
+def check_named(groups: Mapping[str, Sequence[Sequence[int]]], world_size: int) -> dict[str, Partition]:
+    """The groups that a user defined.
+
+    Raises:
+        OnnxCbpError: a name that means something else already, or parts that do not hold every rank once.
+    """
+    checked = {}
+    for name, parts in groups.items():
+        if name == WORLD or name.startswith(_SIZE) or not name:
+            raise OnnxCbpError(f"groups: the name '{name}' is taken; use another")
+        made = tuple(tuple(sorted(part)) for part in parts)
+        ranks = sorted(rank for part in made for rank in part)
+        if ranks != list(range(world_size)):
+            raise OnnxCbpError(
+                f"groups: '{name}' is {[list(part) for part in made]}; its parts must hold each of the ranks 0 to "
+                f"{world_size - 1} once"
+            )
+        checked[name] = made
+    return checked

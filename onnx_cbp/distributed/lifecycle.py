@@ -1,0 +1,178 @@
+"""Joining and leaving: which replica this process, or this thread, is."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from onnx_cbp.distributed import groups as group_names
+from onnx_cbp.distributed.communicator import CommunicationError, Communicator
+from onnx_cbp.distributed.replica import Replica
+from onnx_cbp.errors import OnnxCbpError
+
+ENGINE_VARIABLE = "ONNX_CBP_COMMUNICATOR"
+TIMEOUT_VARIABLE = "ONNX_CBP_TIMEOUT"
+DEFAULT_TIMEOUT = 300.0
+_ENGINES = "'mpi', 'torch', 'threads'"
+
+_lock = threading.Lock()
+_process: Replica | None = None
+_thread = threading.local()
+_threads: dict[threading.Thread, Replica] = {}
+
+
+def initialize(
+    engine: str | Communicator | None = None,
+    *,
+    timeout: float | None = None,
+    groups: Mapping[str, Sequence[Sequence[int]]] | None = None,
+    **options: Any,
+) -> None:
+    """Make this process a replica (with "threads": this thread). Every replica calls it; it waits for all of them.
+
+    Args:
+        engine: "mpi" (mpi4py; options: `comm`, a communicator of mpi4py's, default COMM_WORLD), "torch"
+            (torch.distributed; options: those of `torch.distributed.init_process_group`, unless that was called
+            before; backend "gloo" by default), "threads" (threads of this program; options: `rank` and `world_size`),
+            or a communicator of your own. Default: the environment variable ONNX_CBP_COMMUNICATOR.
+        timeout: seconds that a collective, and this call, may wait for the other replicas. Default: the environment
+            variable ONNX_CBP_TIMEOUT, else 300. A communicator of your own has a time limit of its own.
+        groups: more groups than "world" and "size:K", by name: parts of the world, each a list of ranks, that hold
+            every rank once. The same on every replica.
+        options: of the engine.
+
+    Raises:
+        OnnxCbpError: an unknown engine, one that is not installed, wrong options, or a replica already.
+        CommunicationError: not all replicas came within the time.
+    """
+    global _process
+    seconds = _timeout(timeout)
+    if getattr(_thread, "replica", None) is not None or _process is not None:
+        raise OnnxCbpError("this is a replica already: call onnx_cbp.distributed.finalize() first")
+    source = "engine"
+    if engine is None:
+        source, engine = f"the environment variable {ENGINE_VARIABLE}", os.environ.get(ENGINE_VARIABLE)
+    if engine is None:
+        raise OnnxCbpError(f"initialize() needs an engine: {_ENGINES}; or set {source}")
+    world = engine if isinstance(engine, Communicator) else _make(engine, source, seconds, options)
+    try:
+        named = group_names.check_named(groups or {}, world.size)
+    except OnnxCbpError:
+        world.close(failed=True)
+        raise
+    replica = Replica(world, seconds, named)
+    with _lock:
+        if engine == "threads":
+            _thread.replica = _threads[threading.current_thread()] = replica
+        else:
+            _process = replica
+        _set_native(True)
+    atexit.register(_finalize_quietly)
+
+
+def initialize_from_environment() -> None:
+    """`initialize()` where the environment variable names an engine and nothing was initialised yet."""
+    if os.environ.get(ENGINE_VARIABLE) and not is_initialized():
+        initialize()
+
+
+def finalize() -> None:
+    """Stop being a replica: sessions run alone again. Nothing happens where this is none.
+
+    After a failed collective, what the engine holds is left to the end of the process.
+    """
+    global _process
+    with _lock:
+        replica, _process = getattr(_thread, "replica", None) or _process, None
+        _thread.replica = None
+        _threads.pop(threading.current_thread(), None)
+        _set_native(bool(replica_threads()))
+    if replica is not None:
+        replica.close()
+
+
+def is_initialized() -> bool:
+    """Whether this process, or this thread, is a replica."""
+    return getattr(_thread, "replica", None) is not None or _process is not None
+
+
+def rank() -> int:
+    """This replica's number, from 0; 0 where there is only one."""
+    replica = current()
+    return 0 if replica is None else replica.world.rank
+
+
+def world_size() -> int:
+    """The number of replicas; 1 without a communicator."""
+    replica = current()
+    return 1 if replica is None else replica.world.size
+
+
+def current() -> Replica | None:
+    """The replica that the calling thread works for; None: the only one.
+
+    Raises:
+        CommunicationError: other threads are replicas and this one is not.
+    """
+    if _process is not None:
+        return _process
+    replica: Replica | None = getattr(_thread, "replica", None)
+    if replica is None and replica_threads():
+        raise CommunicationError(
+            f"thread '{threading.current_thread().name}' is no replica while others are: call "
+            "onnx_cbp.distributed.initialize('threads', ...) in it, or run with execution_mode ORT_SEQUENTIAL"
+        )
+    return replica
+
+
+def replica_threads() -> set[int | None]:
+    """The threads of this program that are replicas, by identifier."""
+    return {thread.ident for thread in list(_threads) if thread.is_alive()}
+
+
+def _make(engine: str, source: str, timeout: float, options: Mapping[str, Any]) -> Communicator:
+    # Imported here: an engine's package need not be installed.
+    if engine == "mpi":
+        from onnx_cbp.distributed.mpi import MPICommunicator as Made
+    elif engine == "torch":
+        from onnx_cbp.distributed.torch import TorchCommunicator as Made
+    elif engine == "threads":
+        from onnx_cbp.distributed.threads import ThreadCommunicator as Made
+    else:
+        raise OnnxCbpError(f"{source} is {engine!r}; use one of {_ENGINES}")
+    try:
+        return Made.join(timeout=timeout, **options)
+    except TypeError as error:
+        if "argument" not in str(error):
+            raise
+        raise OnnxCbpError(f"initialize({engine!r}): {str(error).removeprefix(f'{Made.__name__}.join() ')}") from error
+
+
+def _timeout(timeout: float | None) -> float:
+    name, value = "timeout", timeout
+    if timeout is None:
+        name, value = f"the environment variable {TIMEOUT_VARIABLE}", os.environ.get(TIMEOUT_VARIABLE, DEFAULT_TIMEOUT)
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = 0.0
+    if not 0.0 < seconds < threading.TIMEOUT_MAX:
+        raise OnnxCbpError(f"{name} is {value!r}; it must be a number of seconds above 0")
+    return seconds
+
+
+def _set_native(on: bool) -> None:
+    from onnx_cbp.distributed import native  # which needs the ops, and the ops need this
+
+    native.set_communicator(on)
+
+
+def _finalize_quietly() -> None:
+    """At the end of the process: an engine that is left open might wait for replicas that are gone."""
+    try:
+        finalize()
+    except OnnxCbpError:
+        return

@@ -1,0 +1,42 @@
+"""The fusions of `rewrite`: each a switch that saves memory traffic and changes how results are rounded, no more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+
+from onnx_cbp.custom_ops import DOMAIN
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """One fusion, and how it is seen in a model.
+
+    Attributes:
+        name: the switch of `rewrite`.
+        ops: op types that only this fusion, or one after it, puts into a model.
+        attribute: an attribute of any of our ops that only this fusion sets to something else than 0; "" for none.
+    """
+
+    name: str
+    ops: frozenset[str]
+    attribute: str = ""
+
+    @property
+    def option(self) -> str:
+        """The option of `onnx-cbp rewrite` that switches it off."""
+        return f"--no-{self.name.replace('_', '-')}"
+
+    def made(self, node: onnx.NodeProto) -> bool:
+        """Whether a node is what this fusion makes."""
+        if node.domain != DOMAIN:
+            return False
+        return node.op_type in self.ops or any(a.name == self.attribute and a.i for a in node.attribute)
+
+
+#: In the order in which one builds on another: each can be on only where those that it needs, all before it, are.
+FUSIONS = (
+    Fusion("one_pass", frozenset({"BatchNormTrain", "BatchNormTrainUpdate", "BatchNormGrad", "BatchNormReluGrad"})),
+    Fusion("fold_relu", frozenset({"BatchNormReluGrad"}), attribute="relu"),
+)
