@@ -47,6 +47,15 @@ def load_library() -> ctypes.CDLL | None:
     return None if path is None else ctypes.CDLL(str(path))
 
 
+def native_target() -> str | None:
+    """The name of the instruction sets that the kernels use here (onnx_cbp_target); None without the library."""
+    library = load_library()
+    if library is None:
+        return None
+    library.onnx_cbp_target.restype = ctypes.c_char_p
+    return str(library.onnx_cbp_target().decode())
+
+
 def call_native(operator: Operator, inputs: Sequence[np.ndarray], attributes: Mapping[str, Any]) -> Arrays:
     """Run an op's C++ kernel on numpy arrays, on this thread.
 
