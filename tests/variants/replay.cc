@@ -1,7 +1,7 @@
 // Runs recorded calls of the plain C functions: calls from standard input, results to standard output. A call is the
 // function's name, the number of its arguments, and these in order: numbers in 8 bytes, what is read as its size and
 // bytes, what is written as its size alone. Every buffer has its exact size, so that a sanitizer sees the first byte
-// that is read or written behind it.
+// that is read or written behind it. With the argument --target it only tells which target it would run.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -66,6 +66,7 @@ struct Argument<double> {
   double Get() const { return value; }
   void Write() const {}
 };
+// Texts come with their terminating zero.
 template <typename T>
 struct Argument<const T*> {
   Buffer buffer;
@@ -92,6 +93,9 @@ void Replay(const std::string& name, const char* (*function)(A...)) {
 void ReplayByName(const std::string& name) {
 #define ONNX_CBP_REPLAY(function) \
   if (name == #function) return Replay(name, function)
+  ONNX_CBP_REPLAY(onnx_cbp_all_gather);
+  ONNX_CBP_REPLAY(onnx_cbp_all_reduce);
+  ONNX_CBP_REPLAY(onnx_cbp_all_reduce_bucket);
   ONNX_CBP_REPLAY(onnx_cbp_batch_norm_grad);
   ONNX_CBP_REPLAY(onnx_cbp_batch_norm_relu_grad);
   ONNX_CBP_REPLAY(onnx_cbp_batch_norm_train);
@@ -109,7 +113,11 @@ void ReplayByName(const std::string& name) {
 
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
+  if (argc == 2 && std::strcmp(argv[1], "--target") == 0) {
+    std::puts(onnx_cbp_target());
+    return 0;
+  }
   for (int64_t size; std::fread(&size, 1, sizeof size, stdin) == sizeof size;) {
     std::string name(static_cast<size_t>(size), '\0');
     Read(name.data(), name.size());
