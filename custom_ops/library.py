@@ -15,7 +15,7 @@ from onnx_cbp.custom_ops.operator import STRUCTURAL_ATTRIBUTES, Arrays, Binding,
 from onnx_cbp.errors import OnnxCbpError
 
 _FILE_NAME = "libonnx_cbp.so"
-_C_TYPES = {int: ctypes.c_int, float: ctypes.c_double, str: ctypes.c_char_p}
+_C_TYPES: dict[type, Any] = {int: ctypes.c_int, float: ctypes.c_double, str: ctypes.c_char_p}
 
 
 def find_library() -> Path | None:
