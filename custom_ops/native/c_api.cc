@@ -12,6 +12,7 @@
 #include "kernels/channel_stats.h"
 #include "kernels/channel_stats_merge.h"
 #include "kernels/running_stats.h"
+#include "kernels/targets.h"
 
 namespace {
 
@@ -36,6 +37,8 @@ const char* Guard(int64_t outer, int64_t channels, int64_t inner, F&& kernel) {
 }  // namespace
 
 const char* onnx_cbp_version(void) { return ONNX_CBP_VERSION; }
+
+const char* onnx_cbp_target(void) { return onnx_cbp::ActiveTargetName(); }
 
 const char* onnx_cbp_channel_stats(int x_type, int stats_type, int64_t outer, int64_t channels, int64_t inner,
                                    const void* x, void* mean, void* var, int64_t* count) {

@@ -14,6 +14,10 @@ extern "C" {
 
 ONNX_CBP_EXPORT const char* onnx_cbp_version(void);
 
+/* The target of which the kernels run here: avx512, avx2 or baseline. The best that the processor has, or less where
+ * the environment variable ONNX_CBP_TARGET asked for less when the first kernel or this function ran. */
+ONNX_CBP_EXPORT const char* onnx_cbp_target(void);
+
 ONNX_CBP_EXPORT const char* onnx_cbp_channel_stats(int x_type, int stats_type, int64_t outer, int64_t channels,
                                                    int64_t inner, const void* x, void* mean, void* var, int64_t* count);
 
