@@ -102,13 +102,16 @@ void PlaneMoments(const Layout& layout, const Block& block, const T* x, Moments*
       Finish(run, lanes[c]);
     });
   } else {
-    ForEachPlane(layout, block, [&](int64_t c, int64_t offset) {
+    // Two streams are read faster than one.
+    ForEachPlaneGroup<2>(layout, block, [&](int64_t c, int64_t planes, int64_t offset) {
       const VectorOf<V> pivot = Broadcast(pivots[c]);
       for (int64_t begin = 0; begin < length; begin += kLongRun) {
         const int64_t left = length - begin;
-        Run<V> run;
-        run.AddAll(x + offset + begin, left < kLongRun ? left : kLongRun, pivot);
-        Finish(run, lanes[c]);
+        for (int64_t plane = 0; plane < planes; ++plane) {
+          Run<V> run;
+          run.AddAll(x + offset + plane * layout.stride() + begin, left < kLongRun ? left : kLongRun, pivot);
+          Finish(run, lanes[c]);
+        }
       }
     });
   }
