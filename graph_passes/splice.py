@@ -56,7 +56,7 @@ class Splice:
         op_type: str,
         inputs: Sequence[ir.Value | None],
         outputs: Sequence[tuple[str, ir.DataType | None, ir.Shape | None]],
-        attributes: Mapping[str, int | float | ir.TensorProtocol] | None = None,
+        attributes: Mapping[str, int | float | str | ir.TensorProtocol] | None = None,
         domain: str = "",
     ) -> tuple[ir.Value, ...]:
         """Append a node; each output is given as (suffix of its name, type, shape)."""
@@ -86,7 +86,7 @@ class Splice:
         op_type: str,
         inputs: Sequence[ir.Value | None],
         outputs: Sequence[tuple[str, ir.DataType | None, ir.Shape | None]],
-        **attributes: int | float,
+        **attributes: int | float | str,
     ) -> tuple[ir.Value, ...]:
         """Append one of our ops, with every attribute written."""
         return self.add(op_type, inputs, outputs, attributes, DOMAIN)
@@ -131,6 +131,14 @@ class Splice:
 def is_used(value: ir.Value | None) -> bool:
     """Whether anything reads the value."""
     return value is not None and (bool(value.uses()) or value.is_graph_output())
+
+
+def origin(value: ir.Value) -> ir.Node | None:
+    """The node that made a value, or that of which the value is a copy in another type."""
+    node = value.producer()
+    while node is not None and node.domain == "" and node.op_type in ("Cast", "Identity") and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    return node
 
 
 def statistics_type(scale: ir.Value, types: Types) -> ir.DataType:

@@ -25,7 +25,7 @@ def recognise(node: ir.Node, opset: int) -> Site | None:  # noqa: ARG001 - one s
 def _forward(node: ir.Node) -> Site:
     form = "BatchNormInternal"
     if not attribute(node, "training_mode", 1):
-        return LeftAlone(node, form, "it normalises with running statistics: there is nothing to train")
+        return LeftAlone(node, form, "it normalises with running statistics: there is nothing to train", trains=False)
     # By position: the last output's formal name is saved_var in one place and saved_inv_std in another; it is 1 / std.
     return forward_site(node, form, saved_inv_std=optional_output(node, 4), updates_in_place=True)
 
