@@ -40,23 +40,34 @@ def _names(model: ir.Model) -> Iterator[str]:
     yield from model.graph.initializers
 
 
-class Splice:
-    """Collects the nodes that will stand in the place of one node; nothing changes before `commit`."""
+class Draft:
+    """Collects nodes that will stand in a graph; nothing changes before they are put there.
 
-    def __init__(self, node: ir.Node, names: Names, types: Types) -> None:
-        self.node = node
-        self._types = types
-        self._label = label(node)
+    Attributes:
+        nodes: in order.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        names: Names,
+        types: Types,
+        doc_string: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        self.nodes: list[ir.Node] = []
+        self._label = name
         self._names = names
-        self._nodes: list[ir.Node] = []
-        self._heirs: list[tuple[ir.Value, ir.Value]] = []
+        self._types = types
+        self._doc_string = doc_string
+        self._metadata = metadata or {}
 
     def add(
         self,
         op_type: str,
         inputs: Sequence[ir.Value | None],
         outputs: Sequence[tuple[str, ir.DataType | None, ir.Shape | None]],
-        attributes: Mapping[str, int | float | str | ir.TensorProtocol] | None = None,
+        attributes: Mapping[str, int | float | str | Sequence[int] | ir.TensorProtocol] | None = None,
         domain: str = "",
     ) -> tuple[ir.Value, ...]:
         """Append a node; each output is given as (suffix of its name, type, shape)."""
@@ -75,10 +86,10 @@ class Splice:
             domain=domain,
             outputs=values,
             name=self._names.fresh(f"{self._label}/{op_type}"),
-            doc_string=self.node.doc_string,
-            metadata_props=dict(self.node.metadata_props),
+            doc_string=self._doc_string,
+            metadata_props=dict(self._metadata),
         )
-        self._nodes.append(node)
+        self.nodes.append(node)
         return values
 
     def channel_op(
@@ -102,6 +113,15 @@ class Splice:
             return value
         return self.add("Cast", (value,), ((suffix, dtype, value.shape),), {"to": dtype.value})[0]
 
+
+class Splice(Draft):
+    """The nodes that will stand in the place of one node; nothing changes before `commit`."""
+
+    def __init__(self, node: ir.Node, names: Names, types: Types) -> None:
+        super().__init__(label(node), names, types, node.doc_string, node.metadata_props)
+        self.node = node
+        self._heirs: list[tuple[ir.Value, ir.Value]] = []
+
     def hand_over(self, old: ir.Value | None, new: ir.Value) -> ir.Value:
         """Let `new` be what `old` was: its name, type, shape, metadata and uses."""
         if old is None:
@@ -115,17 +135,22 @@ class Splice:
         """Insert the new nodes before the old one, hand its values over and remove it."""
         holder = self.node.graph
         assert holder is not None
-        holder.insert_before(self.node, self._nodes)
+        holder.insert_before(self.node, self.nodes)
         for old, new in self._heirs:
-            old.replace_all_uses_with(new, replace_graph_outputs=True)
-            new.type = old.type if old.type is not None else new.type
-            new.shape = old.shape if old.shape is not None else new.shape
-            new.doc_string = old.doc_string
-            new.metadata_props.update(old.metadata_props)
-            new.meta.update(old.meta)  # onnx-ir keeps quantization annotations there
+            inherit(old, new)
             name, old.name = old.name, None
             new.name = name
         holder.remove(self.node, safe=True)
+
+
+def inherit(old: ir.Value, new: ir.Value) -> None:
+    """Give `new` the uses, type, shape and metadata of `old`, in all but its name."""
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    new.type = old.type if old.type is not None else new.type
+    new.shape = old.shape if old.shape is not None else new.shape
+    new.doc_string = old.doc_string
+    new.metadata_props.update(old.metadata_props)
+    new.meta.update(old.meta)  # onnx-ir keeps quantization annotations there
 
 
 def is_used(value: ir.Value | None) -> bool:

@@ -98,7 +98,7 @@ def _obstacle(site: Site, group: str, batch_norms: set[ir.Node]) -> str | None:
             return None
         return f"its mean '{site.mean.name}' is not made by a batch norm of this graph"
     if not is_rewritten_forward(site.node):
-        return site.reason if site.trains else None
+        return site.reason if site.trains and site.node.domain != DOMAIN else None
     have = group_of(site.node)
     if have == group:
         return None
