@@ -138,9 +138,6 @@ def rewrite(
     for site in sites:
         if isinstance(site, LeftAlone):
             _log.info("node '%s' (%s) is left alone: %s", label(site.node), site.form, site.reason)
-    if all(isinstance(site, LeftAlone) for site in sites):
-        done = any(site.form.startswith(DOMAIN) for site in sites)
-        _log.warning("nothing to rewrite: %s", "it is done" if done else "the model has no batch norm that trains")
     passes: list[InPlacePass] = [
         ReplaceForwardPass(one_pass=one_pass, synchronization=synchronization),
         ReplaceBackwardPass(one_pass=one_pass),
@@ -154,12 +151,30 @@ def rewrite(
     modified = False
     for step in passes:  # not a Sequential: that would bury our one-line errors in its own
         modified |= step(result).modified
+    if data_parallel or all(isinstance(site, LeftAlone) for site in sites):
+        _tell(result, sites, modified)
     if not modified:
         copy = onnx.ModelProto()
         copy.CopyFrom(source)
         return copy
     register_schemas()
     return _to_proto(result, source)
+
+
+def _tell(result: ir.Model, sites: list[Site], modified: bool) -> None:
+    """Say in the log what a rewrite did where that is not one line a batch norm."""
+    if not modified:
+        done = any(node.domain == DOMAIN for node in result.graph)
+        _log.warning("nothing to rewrite: %s", "it is done" if done else "the model has no batch norm that trains")
+        return
+    for node in result.graph:
+        if (node.domain, node.op_type) == (DOMAIN, "AllReduceBucket"):
+            size = node.outputs[0].shape
+            _log.info("one message a step of %s values: %s", "?" if size is None else size[0], _layer(node))
+
+
+def _layer(node: ir.Node) -> str:
+    return node.attributes["layer"].as_string()
 
 
 def _read(model: ModelSource) -> onnx.ModelProto:
