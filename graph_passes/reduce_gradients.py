@@ -24,7 +24,7 @@ _REDUCED = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
 
 
 class ReduceGradientsPass(InPlacePass):
-    """Every gradient is summed over all replicas before it is added to its accumulator's buffer:
+    """Every gradient is summed over all replicas before it is added to its accumulator's buffer.
 
         gradients = Split(AllReduceBucket(Concat(gradients of this replica)))
 
@@ -57,8 +57,8 @@ class ReduceGradientsPass(InPlacePass):
             return PassResult(model, modified=False)
         if done:
             raise OnnxCbpError(
-                f"the gradient '{done[0].name}' is reduced over the replicas already, and others are not: start from the "
-                "original model"
+                f"the gradient '{done[0].name}' is reduced over the replicas already, and others are not: start "
+                "from the original model"
             )
         made = {node: position for position, node in enumerate(graph)}
         order = sorted(accumulators, key=lambda gradient: made.get(gradient.producer(), -1))  # type: ignore[arg-type]
@@ -125,7 +125,7 @@ def _reduce(
     """The reduced values of gradients that travel in one message."""
     dtype = _travels_as(gradients[0], types)
     sizes = [math.prod(shape) for shape in shapes]
-    flat = []
+    flat: list[ir.Value] = []
     minus_one = draft.constant("vector_shape", ir.tensor(np.array([-1], np.int64)))
     for gradient, size in zip(gradients, sizes, strict=True):
         value = draft.cast(gradient, dtype, "wide")

@@ -31,8 +31,9 @@ class ReplaceBackwardPass(InPlacePass):
 
         dX = ChannelBackprop(dY, X, scale, mean, inv_std, AllReduce(scale_grad, bias_grad), count)
 
-    `count` is that of the ChannelStats, or of the ChannelStatsMerge, which made `mean`, so run this after `ReplaceForwardPass`; where the mean comes
-    from elsewhere, it is the number of elements per channel of X.
+    `count` is that of the ChannelStats, or of the ChannelStatsMerge, which made `mean`, so run this after
+    `ReplaceForwardPass`; where the mean comes from elsewhere, it is the number of elements per channel of X. Where the
+    forward batch norm was done in steps, so is its gradient.
     """
 
     def __init__(self, *, one_pass: bool = False) -> None:

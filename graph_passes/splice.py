@@ -161,8 +161,9 @@ def is_used(value: ir.Value | None) -> bool:
 def origin(value: ir.Value) -> ir.Node | None:
     """The node that made a value, or that of which the value is a copy in another type."""
     node = value.producer()
-    while node is not None and node.domain == "" and node.op_type in ("Cast", "Identity") and node.inputs[0] is not None:
-        node = node.inputs[0].producer()
+    while node is not None and node.domain == "" and node.op_type in ("Cast", "Identity"):
+        (copied,) = node.inputs
+        node = None if copied is None else copied.producer()
     return node
 
 

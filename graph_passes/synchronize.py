@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.dialects import is_rewritten_forward
-from onnx_cbp.graph_passes.sites import BackwardSite, ForwardSite, LeftAlone, Site, label
+from onnx_cbp.graph_passes.sites import BackwardSite, ForwardSite, Site, label
 from onnx_cbp.graph_passes.splice import Splice, origin
 
 WORLD = "world"
@@ -79,7 +79,7 @@ class Synchronization:
         for pattern in self.groups:
             if pattern not in matched and pattern != "*":
                 raise OnnxCbpError(
-                    f"synchronize: '{pattern}' chooses no batch norm of this model; `onnx-cbp inspect` lists their names"
+                    f"synchronize: '{pattern}' chooses no batch norm of the model; `onnx-cbp inspect` lists their names"
                 )
 
     def _pattern(self, site: Site) -> str | None:

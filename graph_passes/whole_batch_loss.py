@@ -14,7 +14,7 @@ from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.dialects import Reduction, is_gradient_accumulator, is_loss_gradient, reduction
 from onnx_cbp.graph_passes.scopes import import_domain
 from onnx_cbp.graph_passes.sites import label
-from onnx_cbp.graph_passes.splice import Draft, Names, inherit, is_used, origin
+from onnx_cbp.graph_passes.splice import Draft, Names, inherit
 from onnx_cbp.graph_passes.synchronize import WORLD
 from onnx_cbp.graph_passes.types import Types
 
@@ -24,7 +24,7 @@ _MEND = "data_parallel needs a loss that is made of ReduceMean, ReduceSum or Sof
 
 
 class WholeBatchLossPass(InPlacePass):
-    """A loss is a function of reductions over the batch, such as a mean. Each becomes that of all replicas' samples:
+    """A loss is a function of reductions over the batch, such as a mean. Each becomes that of all replicas' samples.
 
         sums = AllReduceBucket([loss_r * n_r, n_r])         n_r: its denominator on replica r, such as a count of labels
         loss = sums[0] / sums[1]
@@ -113,7 +113,7 @@ def _terms(loss: ir.Value, graph: ir.Graph) -> list[Reduction]:
     """The reductions that the loss is a function of, in the order of the graph."""
     found: dict[ir.Node, Reduction] = {}
     seen: set[ir.Value] = set()
-    todo: list[tuple[ir.Value, ir.Node | None]] = [(loss, None)]
+    todo = [(loss, "")]
     while todo:
         value, reader = todo.pop()
         if value in seen or ir.convenience.get_const_tensor(value) is not None:
@@ -121,7 +121,7 @@ def _terms(loss: ir.Value, graph: ir.Graph) -> list[Reduction]:
         seen.add(value)
         node = value.producer()
         if node is None:
-            raise OnnxCbpError(f"node '{label(reader)}': the loss depends on '{value.name}' as it is; {_MEND}")
+            raise OnnxCbpError(f"node '{reader}': the loss depends on '{value.name}' as it is; {_MEND}")
         term = reduction(node)
         if isinstance(term, str):
             raise OnnxCbpError(f"node '{label(node)}' ({node.op_type}) makes the loss: {term}; {_MEND}")
@@ -129,7 +129,7 @@ def _terms(loss: ir.Value, graph: ir.Graph) -> list[Reduction]:
             found[node] = term
         elif node.domain == "" and node.op_type in _BETWEEN and node.graph is graph:
             operands = node.inputs[:1] if node.op_type in ("Reshape", "Squeeze") else node.inputs
-            todo += [(operand, node) for operand in operands if operand is not None]
+            todo += [(operand, label(node)) for operand in operands if operand is not None]
         else:
             raise OnnxCbpError(f"node '{label(node)}' ({node.op_type}) makes the loss: {_MEND}")
     if not found:
@@ -164,8 +164,8 @@ def _with_one_gradient(term: Reduction) -> Reduction:
     if term.mean and len(term.gradients) != 1:
         how = "no node" if not term.gradients else f"{len(term.gradients)} nodes"
         raise OnnxCbpError(
-            f"node '{label(term.node)}' ({term.node.op_type}) makes the loss, and {how} can be told to be its gradient: "
-            "data_parallel needs the graph as ONNX Runtime's gradient builder leaves it"
+            f"node '{label(term.node)}' ({term.node.op_type}) makes the loss, and {how} can be told to be its "
+            "gradient: data_parallel needs the graph as ONNX Runtime's gradient builder leaves it"
         )
     return term
 
@@ -178,16 +178,27 @@ def _refuse_other_losses(graph: ir.Graph, terms: list[Reduction]) -> None:
                 f"node '{label(node)}' ({node.op_type}) is the gradient of a loss that the first output "
                 f"'{graph.outputs[0].name}' is not made of: data_parallel scales that of the first output only"
             )
-    scaled = set(known)
+    if not all(term.mean for term in terms):
+        return  # the gradient of a sum begins anywhere
+    scaled = _after(known)
     for node in graph:
-        if is_gradient_accumulator(node):
-            gradient = node.inputs[1]
-            assert gradient is not None
-            if not any(term.mean is False for term in terms) and not scaled & set(_behind([gradient])):
-                raise OnnxCbpError(
-                    f"node '{label(node)}': the gradient '{gradient.name}' does not come from the loss, the first output "
-                    f"'{graph.outputs[0].name}': data_parallel cannot scale it"
-                )
+        if is_gradient_accumulator(node) and node not in scaled:
+            raise OnnxCbpError(
+                f"node '{label(node)}' accumulates a gradient that does not come from the loss, the first output "
+                f"'{graph.outputs[0].name}': data_parallel cannot scale it"
+            )
+
+
+def _after(nodes: set[ir.Node]) -> set[ir.Node]:
+    """The nodes, and all that read what they make."""
+    found: set[ir.Node] = set()
+    todo = list(nodes)
+    while todo:
+        node = todo.pop()
+        if node not in found:
+            found.add(node)
+            todo += [use.node for value in node.outputs for use in value.uses()]
+    return found
 
 
 def _vector(value: ir.Value, draft: Draft, suffix: str) -> ir.Value:

@@ -125,8 +125,8 @@ def rewrite(
     if portable and (synchronization or data_parallel):
         name = "synchronize" if synchronization else "data_parallel"
         raise OnnxCbpError(
-            f"portable and {name} exclude each other: without the library there is no communication, and the model must "
-            "fail there and not train alone"
+            f"portable and {name} exclude each other: without the library there is no communication, and the model "
+            "must fail there and not train alone"
         )
     source = _read(model)
     result = _to_ir(source)
@@ -152,7 +152,7 @@ def rewrite(
     for step in passes:  # not a Sequential: that would bury our one-line errors in its own
         modified |= step(result).modified
     if data_parallel or all(isinstance(site, LeftAlone) for site in sites):
-        _tell(result, sites, modified)
+        _tell(result, modified)
     if not modified:
         copy = onnx.ModelProto()
         copy.CopyFrom(source)
@@ -161,7 +161,7 @@ def rewrite(
     return _to_proto(result, source)
 
 
-def _tell(result: ir.Model, sites: list[Site], modified: bool) -> None:
+def _tell(result: ir.Model, modified: bool) -> None:
     """Say in the log what a rewrite did where that is not one line a batch norm."""
     if not modified:
         done = any(node.domain == DOMAIN for node in result.graph)

@@ -50,8 +50,8 @@ def is_loss_gradient(node: ir.Node) -> bool:
 
 
 def _cross_entropy(node: ir.Node) -> Reduction | str:
-    how = node.attributes.get("reduction")
-    how = "mean" if how is None else how.as_string()
+    given = node.attributes.get("reduction")
+    how = "mean" if given is None else given.as_string()
     if how not in ("mean", "sum"):
         return f"its reduction is '{how}': use 'mean' or 'sum'"
     log_prob = node.outputs[1] if len(node.outputs) > 1 else None
@@ -80,10 +80,13 @@ def _is_whole(node: ir.Node, X: ir.Value) -> bool:
     axes = _axes(node)
     if axes == ():
         return not attribute(node, "noop_with_empty_axes", 0)
-    if X.shape is not None and axes is not None:
-        return len({axis % len(X.shape) for axis in axes}) == len(X.shape)
     shape = node.outputs[0].shape
-    return not attribute(node, "keepdims", 1) and shape is not None and len(shape) == 0
+    if not attribute(node, "keepdims", 1):
+        if shape is not None:
+            return len(shape) == 0
+        shape = X.shape
+    shape = shape if X.shape is None else X.shape  # of the same rank
+    return shape is not None and axes is not None and len({axis % len(shape) for axis in axes}) == len(shape)
 
 
 def _axes(node: ir.Node) -> tuple[int, ...] | None:
