@@ -109,4 +109,4 @@ def _groups(group: str | None, layers: tuple[str, ...]) -> bool | str | dict[str
     """The options as `rewrite` takes them."""
     if layers:
         return dict.fromkeys(layers, group or "world")
-    return group if group is not None else False
+    return True if group == "world" else group or False
