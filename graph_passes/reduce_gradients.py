@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -45,91 +46,111 @@ class ReduceGradientsPass(InPlacePass):
             OnnxCbpError: a gradient's shape is not known, or some of the gradients are reduced already.
         """
         graph = model.graph
-        types = Types(model)
-        accumulators: dict[ir.Value, list[ir.Node]] = {}
-        for node in graph:
-            if is_gradient_accumulator(node):
-                gradient = node.inputs[1]
-                assert gradient is not None
-                accumulators.setdefault(gradient, []).append(node)
-        done = [gradient for gradient in accumulators if _is_reduced(gradient)]
-        if len(done) == len(accumulators):
+        made = {node: position for position, node in enumerate(graph)}
+        gradients = sorted(_gradients(graph), key=lambda gradient: gradient.position(made))
+        done = [gradient for gradient in gradients if gradient.is_reduced()]
+        if len(done) == len(gradients):
             return PassResult(model, modified=False)
         if done:
             raise OnnxCbpError(
-                f"the gradient '{done[0].name}' is reduced over the replicas already, and others are not: start "
+                f"the gradient '{done[0].value.name}' is reduced over the replicas already, and others are not: start "
                 "from the original model"
             )
-        made = {node: position for position, node in enumerate(graph)}
-        order = sorted(accumulators, key=lambda gradient: made.get(gradient.producer(), -1))  # type: ignore[arg-type]
-        shapes = {gradient: _shape(gradient, readers[0]) for gradient, readers in accumulators.items()}
-        buckets = self._buckets(order, shapes, types)
-        names = Names(model)
+        names, types = Names(model), Types(model)
+        buckets = self._buckets(gradients)
         for number, bucket in enumerate(buckets):
             draft = Draft(f"gradients{number}", names, types)
-            layer = f"gradients {number + 1} of {len(buckets)}, '{bucket[0].name}' to '{bucket[-1].name}'"
-            opset = model.opset_imports.get("", 0)
-            reduced = _reduce(bucket, [shapes[gradient] for gradient in bucket], layer, opset, draft, types)
-            readers = [reader for gradient in bucket for reader in accumulators[gradient]]
+            layer = f"gradients {number + 1} of {len(buckets)}, '{bucket[0].value.name}' to '{bucket[-1].value.name}'"
+            reduced = _reduce(bucket, layer, model.opset_imports.get("", 0), draft)
+            readers = [reader for gradient in bucket for reader in gradient.accumulators]
             graph.insert_before(min(readers, key=lambda node: made[node]), draft.nodes)
             for gradient, new in zip(bucket, reduced, strict=True):
-                for reader in accumulators[gradient]:
+                for reader in gradient.accumulators:
                     reader.replace_input_with(1, new)
         graph.sort()  # an accumulator may have stood before the last gradient of its bucket
         import_domain(model)
         return PassResult(model, modified=True)
 
-    def _buckets(
-        self, gradients: list[ir.Value], shapes: dict[ir.Value, tuple[int, ...]], types: Types
-    ) -> list[list[ir.Value]]:
+    def _buckets(self, gradients: list[_Gradient]) -> list[list[_Gradient]]:
         """Gradients by message; one that is larger than a message alone."""
-        buckets: list[list[ir.Value]] = []
-        last: dict[ir.DataType, tuple[list[ir.Value], float]] = {}  # the message that each type's gradients go on in
+        buckets: list[list[_Gradient]] = []
+        last: dict[ir.DataType, tuple[list[_Gradient], float]] = {}  # the message that each type's gradients go on in
         for gradient in gradients:
-            dtype = _travels_as(gradient, types)
-            size = math.prod(shapes[gradient]) * dtype.itemsize
-            bucket, full = last.get(dtype, ([], math.inf))
+            size = gradient.elements * gradient.travels_as.itemsize
+            bucket, full = last.get(gradient.travels_as, ([], math.inf))
             if full + size > self._cap:
                 bucket, full = [], 0.0
                 buckets.append(bucket)
             bucket.append(gradient)
-            last[dtype] = bucket, full + size
+            last[gradient.travels_as] = bucket, full + size
         return buckets
 
 
-def _is_reduced(gradient: ir.Value) -> bool:
-    node = gradient.producer()
-    while node is not None and node.domain == "" and node.op_type in ("Reshape", "Split", "Cast") and node.inputs[0]:
-        node = node.inputs[0].producer()
-    return node is not None and (node.domain, node.op_type) == (DOMAIN, "AllReduceBucket")
+@dataclass(frozen=True)
+class _Gradient:
+    """A gradient that is accumulated.
+
+    Attributes:
+        value: the gradient.
+        accumulators: what adds it to buffers.
+        dtype, shape: those of the buffer, which the graph states where inference cannot follow a gradient.
+    """
+
+    value: ir.Value
+    accumulators: list[ir.Node]
+    dtype: ir.DataType
+    shape: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def travels_as(self) -> ir.DataType:
+        return self.dtype if self.dtype in _REDUCED else ir.DataType.FLOAT
+
+    def position(self, made: dict[ir.Node, int]) -> int:
+        """Where in the graph it is made."""
+        node = self.value.producer()
+        return -1 if node is None else made.get(node, -1)
+
+    def is_reduced(self) -> bool:
+        node = self.value.producer()
+        while node is not None and node.domain == "" and node.op_type in ("Reshape", "Split", "Cast"):
+            source = node.inputs[0]
+            node = None if source is None else source.producer()
+        return node is not None and (node.domain, node.op_type) == (DOMAIN, "AllReduceBucket")
 
 
-def _shape(gradient: ir.Value, accumulator: ir.Node) -> tuple[int, ...]:
-    for value in (accumulator.inputs[0], gradient):
-        if value is not None and value.shape is not None and value.shape.is_static():
-            return tuple(value.shape.numpy())
-    raise OnnxCbpError(
-        f"node '{label(accumulator)}': the shape of the gradient '{gradient.name}' is not known: run "
-        "onnx.shape_inference on the model first"
-    )
+def _gradients(graph: ir.Graph) -> list[_Gradient]:
+    readers: dict[ir.Value, list[ir.Node]] = {}
+    for node in graph:
+        value = node.inputs[1] if is_gradient_accumulator(node) else None
+        if value is not None:
+            readers.setdefault(value, []).append(node)
+    return [_gradient(value, accumulators) for value, accumulators in readers.items()]
 
 
-def _travels_as(gradient: ir.Value, types: Types) -> ir.DataType:
-    dtype = types.of(gradient)
-    return dtype if dtype in _REDUCED else ir.DataType.FLOAT
+def _gradient(value: ir.Value, accumulators: list[ir.Node]) -> _Gradient:
+    buffer = accumulators[0].inputs[0]
+    assert buffer is not None
+    if buffer.dtype is None or buffer.shape is None or not buffer.shape.is_static():
+        raise OnnxCbpError(
+            f"node '{label(accumulators[0])}': the shape of '{buffer.name}' is not known: data_parallel needs what "
+            "ONNX Runtime's gradient builder writes"
+        )
+    return _Gradient(value, accumulators, buffer.dtype, tuple(buffer.shape.numpy()))
 
 
-def _reduce(
-    gradients: list[ir.Value], shapes: list[tuple[int, ...]], layer: str, opset: int, draft: Draft, types: Types
-) -> list[ir.Value]:
+def _reduce(gradients: list[_Gradient], layer: str, opset: int, draft: Draft) -> list[ir.Value]:
     """The reduced values of gradients that travel in one message."""
-    dtype = _travels_as(gradients[0], types)
-    sizes = [math.prod(shape) for shape in shapes]
+    dtype = gradients[0].travels_as
     flat: list[ir.Value] = []
     minus_one = draft.constant("vector_shape", ir.tensor(np.array([-1], np.int64)))
-    for gradient, size in zip(gradients, sizes, strict=True):
-        value = draft.cast(gradient, dtype, "wide")
-        flat += draft.add("Reshape", (value, minus_one), (("vector", dtype, ir.Shape((size,))),))
+    for gradient in gradients:
+        value = _as(dtype, gradient.value, gradient.dtype, "wide", draft)
+        flat += draft.add("Reshape", (value, minus_one), (("vector", dtype, ir.Shape((gradient.elements,))),))
+    sizes = [gradient.elements for gradient in gradients]
     total = ir.Shape((sum(sizes),))
     bucket = flat[0]
     if len(flat) > 1:
@@ -145,8 +166,15 @@ def _reduce(
         else:
             pieces = draft.add("Split", pieces, outputs, {"axis": 0, "split": sizes})
     reduced = []
-    for gradient, piece, shape in zip(gradients, pieces, shapes, strict=True):
-        as_before = draft.constant("shape", ir.tensor(np.array(shape, np.int64)))
-        (value,) = draft.add("Reshape", (piece, as_before), ((f"{gradient.name}", dtype, ir.Shape(shape)),))
-        reduced.append(draft.cast(value, types.of(gradient) or dtype, f"{gradient.name}_as_before"))
+    for gradient, piece in zip(gradients, pieces, strict=True):
+        shape = draft.constant("shape", ir.tensor(np.array(gradient.shape, np.int64)))
+        (value,) = draft.add("Reshape", (piece, shape), ((f"{gradient.value.name}", dtype, ir.Shape(gradient.shape)),))
+        reduced.append(_as(gradient.dtype, value, dtype, f"{gradient.value.name}_as_before", draft))
     return reduced
+
+
+def _as(dtype: ir.DataType, value: ir.Value, own: ir.DataType, suffix: str, draft: Draft) -> ir.Value:
+    """A value in another type than its own, where that is another."""
+    if dtype == own:
+        return value
+    return draft.add("Cast", (value,), ((suffix, dtype, value.shape),), {"to": dtype.value})[0]
