@@ -46,7 +46,7 @@ class WholeBatchLossPass(InPlacePass):
         loss = _loss(model.graph)
         if _is_done(loss):
             return PassResult(model, modified=False)
-        terms = [_with_one_gradient(_counted(term, model.graph)) for term in _terms(loss, model.graph)]
+        terms = [_with_one_gradient(_counted(term, model.graph), model.graph) for term in _terms(loss, model.graph)]
         _refuse_other_losses(model.graph, terms)
         names, types = Names(model), Types(model)
         draft = Draft("loss", names, types)
@@ -139,35 +139,42 @@ def _terms(loss: ir.Value, graph: ir.Graph) -> list[Reduction]:
 
 def _counted(term: Reduction, graph: ir.Graph) -> Reduction:
     """A sum that no sample has a part in, such as a penalty on weights, is the same on all replicas: take the mean."""
-    if term.mean or not _is_of_parameters(term.node, graph):
+    if term.mean or _read(term.node) & _samples(graph):
         return term
     return replace(term, mean=True, elements=None, labels=None)
 
 
-def _is_of_parameters(node: ir.Node, graph: ir.Graph) -> bool:
-    """Whether all that a node is made of are parameters with a gradient, and constants."""
+def _read(node: ir.Node) -> set[ir.Value]:
+    """The graph's inputs that a node's results are made of, and constants."""
     made = [node, *_behind([value for value in node.inputs if value is not None])]
-    read = {value for each in made for value in each.inputs if value is not None and value.producer() is None}
-    return read <= _parameters(graph) | set(graph.initializers.values())
+    return {value for each in made for value in each.inputs if value is not None and value.producer() is None}
 
 
-def _parameters(graph: ir.Graph) -> set[ir.Value]:
-    # The training API, too, knows a parameter's buffer by this name only.
-    inputs = {value.name: value for value in graph.inputs}
-    suffix = "_grad.accumulation.buffer"
-    names = [name.removesuffix(suffix) for name in inputs if name and name.endswith(suffix)]
-    return {inputs[name] for name in names if name in inputs}
+def _samples(graph: ir.Graph) -> set[ir.Value]:
+    """The graph's inputs that are other values on each replica: neither parameters nor what a batch has one of."""
+    trained = _trained(graph)
+    inputs = [value for value in graph.inputs if value not in trained]  # a frozen parameter is told by its shape
+    of_any_size = {value for value in inputs if value.shape is None or not value.shape.is_static()}
+    return of_any_size or set(inputs)
 
 
-def _with_one_gradient(term: Reduction) -> Reduction:
+def _trained(graph: ir.Graph) -> set[ir.Value]:
+    """The parameters with a gradient. The training API, too, knows their buffers by these names only."""
+    names = {value.name for value in graph.inputs}
+    return {value for value in graph.inputs if f"{value.name}_grad.accumulation.buffer" in names}
+
+
+def _with_one_gradient(term: Reduction, graph: ir.Graph) -> Reduction:
     """Check that the gradient which is to be scaled is known."""
-    if term.mean and len(term.gradients) != 1:
-        how = "no node" if not term.gradients else f"{len(term.gradients)} nodes"
-        raise OnnxCbpError(
-            f"node '{label(term.node)}' ({term.node.op_type}) makes the loss, and {how} can be told to be its "
-            "gradient: data_parallel needs the graph as ONNX Runtime's gradient builder leaves it"
-        )
-    return term
+    if not term.mean or len(term.gradients) == 1:
+        return term
+    if not _read(term.node) & _trained(graph):
+        return replace(term, gradients=())
+    how = "no node" if not term.gradients else f"{len(term.gradients)} nodes"
+    raise OnnxCbpError(
+        f"node '{label(term.node)}' ({term.node.op_type}) makes the loss, and {how} can be told to be its "
+        "gradient: data_parallel needs the graph as ONNX Runtime's gradient builder leaves it"
+    )
 
 
 def _refuse_other_losses(graph: ir.Graph, terms: list[Reduction]) -> None:

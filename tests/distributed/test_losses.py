@@ -23,6 +23,8 @@ N = 40
 #: Unequal shards. The labels of the middle one are all 2, which some losses ignore.
 BOUNDS = [0, 21, 29, 40]
 IGNORED = 2
+#: A parameter without a gradient; `generate` takes what is called so for a running statistic.
+FROZEN = "running.frozen"
 WEIGHTS = np.array([0.5, 2.0, 1.0, 0.0, 3.0], np.float32)
 
 
@@ -92,9 +94,15 @@ def masked_mean(made, logits):
     return node(made, "Div", total, node(made, "ReduceSum", "mask", keepdims=0))
 
 
-def penalty(kind):
+def mean_of_a_mask(made, logits):
+    made.base.graph.input.append(helper.make_tensor_value_info("mask", TensorProto.FLOAT, ["N", CLASSES]))
+    mse = losses().MSELoss()(logits)
+    return node(made, "Div", mse, node(made, "ReduceMean", "mask", keepdims=0))
+
+
+def penalty(kind, weights="fc.weight"):
     def build(made, logits):
-        squares = node(made, "Mul", "fc.weight", "fc.weight")
+        squares = node(made, "Mul", weights, weights)
         of_weights = node(made, kind, squares, keepdims=0)
         ce = cross_entropy(made, logits, reduction="mean")
         return node(made, "Add", ce, node(made, "Mul", of_weights, constant(made, 0.1, "decay")))
@@ -116,8 +124,10 @@ LOSSES = {
     "mean that keeps its axes": lambda: block(mean_that_keeps_its_axes),
     "two losses": lambda: block(two_losses),
     "masked mean": lambda: block(masked_mean),
+    "mean of a mask": lambda: block(mean_of_a_mask),
     "sum as penalty": lambda: block(penalty("ReduceSum")),
     "mean as penalty": lambda: block(penalty("ReduceMean")),
+    "sum of what is frozen": lambda: block(penalty("ReduceSum", FROZEN)),
 }
 
 
@@ -165,7 +175,10 @@ def rewritten(artifacts: Artifacts, folder, **options) -> Artifacts:
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_loss_and_gradients_are_those_of_the_whole_batch(name, tmp_path):
-    artifacts, batch = generate(network(), tmp_path, LOSSES[name]()), whole_batch(name)
+    made, batch = network(), whole_batch(name)
+    if "frozen" in name:
+        made.graph.initializer.append(numpy_helper.from_array(np.float32([1.0, 2.0]), FROZEN))
+    artifacts = generate(made, tmp_path, LOSSES[name]())
     loss, gradients = one_step(artifacts, batch, 0, N)
     ours = rewritten(artifacts, tmp_path, synchronize=True, data_parallel=True)
 
