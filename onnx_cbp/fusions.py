@@ -36,7 +36,12 @@ class Fusion:
 
 
 #: In the order in which one builds on another: each can be on only where those that it needs, all before it, are.
+_RECOMPUTED = frozenset({"BatchNormReluTrainUpdate", "BatchNormRecomputeReluGrad"})
 FUSIONS = (
-    Fusion("one_pass", frozenset({"BatchNormTrain", "BatchNormTrainUpdate", "BatchNormGrad", "BatchNormReluGrad"})),
-    Fusion("fold_relu", frozenset({"BatchNormReluGrad"}), attribute="relu"),
+    Fusion(
+        "one_pass",
+        frozenset({"BatchNormTrain", "BatchNormTrainUpdate", "BatchNormGrad", "BatchNormReluGrad"}) | _RECOMPUTED,
+    ),
+    Fusion("fold_relu", frozenset({"BatchNormReluGrad"}) | _RECOMPUTED, attribute="relu"),
+    Fusion("recompute_relu", _RECOMPUTED),
 )

@@ -22,6 +22,7 @@ from onnx_cbp.graph_passes import (
     ForwardSite,
     InlineFunctionsPass,
     LeftAlone,
+    RecomputeReluPass,
     ReduceGradientsPass,
     ReplaceBackwardPass,
     ReplaceForwardPass,
@@ -86,6 +87,7 @@ def rewrite(
     portable: bool = False,
     one_pass: bool = True,
     fold_relu: bool = True,
+    recompute_relu: bool = True,
     synchronize: bool | str | Mapping[str, str] = False,
     data_parallel: bool = False,
     bucket_cap_mb: float = BUCKET_CAP_MB,
@@ -104,6 +106,9 @@ def rewrite(
             and fewer nodes. Without it they are the ops that statistics can be synchronised between.
         fold_relu: fold a Relu into the one-pass op before it, and its gradient into that op's, where nothing else reads
             the value in between. Only with one_pass.
+        recompute_relu: let the gradient of a folded Relu compute once more which elements passed, instead of reading
+            the Relu's result: a quarter less memory traffic. Only with fold_relu, and not with portable, since a
+            runtime may compute function bodies forward and backward in different ways.
         synchronize: take batch statistics over several replicas (docs/distributed.md). True: over all of them; the name
             of a group: among its replicas ("size:4": 4 consecutive ones); groups by pattern of node names ("*" matches
             any text; the first pattern that fits a name decides): for those batch norms, and no others. Each gets two
@@ -144,6 +149,8 @@ def rewrite(
     ]
     if one_pass and fold_relu:
         passes.append(FoldReluPass())
+        if recompute_relu and not portable:
+            passes.append(RecomputeReluPass())
     if data_parallel:
         passes += [WholeBatchLossPass(), ReduceGradientsPass(bucket_cap_mb)]
     if portable:

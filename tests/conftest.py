@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from onnx_cbp.custom_ops.library import find_library
+from onnx_cbp.custom_ops.library import find_library, native_target
 from support.replicas import mpiexec
 
 
@@ -14,7 +14,8 @@ def pytest_report_header() -> str:
     import onnx
     import onnxruntime
 
-    library = "native library" if find_library() else "no native library"
+    target = native_target()
+    library = f"native library with {target}" if target else "no native library"
     return f"onnxruntime {onnxruntime.__version__}, onnx {onnx.__version__}, {library}"
 
 

@@ -12,6 +12,7 @@
 #include "kernels/channel_stats.h"
 #include "kernels/channel_stats_merge.h"
 #include "kernels/running_stats.h"
+#include "kernels/targets.h"
 
 namespace {
 
@@ -36,6 +37,8 @@ const char* Guard(int64_t outer, int64_t channels, int64_t inner, F&& kernel) {
 }  // namespace
 
 const char* onnx_cbp_version(void) { return ONNX_CBP_VERSION; }
+
+const char* onnx_cbp_target(void) { return onnx_cbp::ActiveTargetName(); }
 
 const char* onnx_cbp_channel_stats(int x_type, int stats_type, int64_t outer, int64_t channels, int64_t inner,
                                    const void* x, void* mean, void* var, int64_t* count) {
@@ -111,7 +114,7 @@ const char* onnx_cbp_batch_norm_grad(int x_type, int stats_type, int64_t outer, 
                                      const void* dy, const void* x, const void* scale, const void* mean,
                                      const void* inv_std, void* dx, void* scale_grad, void* bias_grad) {
   return Guard(outer, channels, inner, [&](const auto& executor, const Layout& layout) {
-    return onnx_cbp::BatchNormGrad(x_type, stats_type, executor, layout, dy, nullptr, x, scale, mean, inv_std, dx,
+    return onnx_cbp::BatchNormGrad(x_type, stats_type, executor, layout, dy, {}, x, scale, mean, inv_std, dx,
                                    scale_grad, bias_grad);
   });
 }
@@ -124,7 +127,7 @@ const char* onnx_cbp_batch_norm_train_update(int x_type, int stats_type, int64_t
   return Guard(outer, channels, inner, [&](const auto& executor, const Layout& layout) {
     return onnx_cbp::BatchNormTrainUpdate(
         x_type, stats_type, executor, layout, epsilon, relu != 0, x, scale, b,
-        {momentum, unbiased != 0, running_mean, running_var, updated_mean, updated_var}, y, mean, inv_std);
+        {momentum, unbiased != 0, running_mean, running_var, updated_mean, updated_var}, {y, mean, nullptr, inv_std});
   });
 }
 
@@ -133,7 +136,31 @@ const char* onnx_cbp_batch_norm_relu_grad(int x_type, int stats_type, int64_t ou
                                           const void* mean, const void* inv_std, void* dx, void* scale_grad,
                                           void* bias_grad) {
   return Guard(outer, channels, inner, [&](const auto& executor, const Layout& layout) {
-    return onnx_cbp::BatchNormGrad(x_type, stats_type, executor, layout, dy, y, x, scale, mean, inv_std, dx, scale_grad,
-                                   bias_grad);
+    return onnx_cbp::BatchNormGrad(x_type, stats_type, executor, layout, dy, {y}, x, scale, mean, inv_std, dx,
+                                   scale_grad, bias_grad);
+  });
+}
+
+const char* onnx_cbp_batch_norm_relu_train_update(int x_type, int stats_type, int64_t outer, int64_t channels,
+                                                  int64_t inner, double epsilon, double momentum, int unbiased,
+                                                  const void* x, const void* scale, const void* b,
+                                                  const void* running_mean, const void* running_var, void* y,
+                                                  void* mean, void* inv_std, void* updated_mean, void* updated_var,
+                                                  void* slope, void* offset) {
+  return Guard(outer, channels, inner, [&](const auto& executor, const Layout& layout) {
+    return onnx_cbp::BatchNormTrainUpdate(
+        x_type, stats_type, executor, layout, epsilon, true, x, scale, b,
+        {momentum, unbiased != 0, running_mean, running_var, updated_mean, updated_var},
+        {y, mean, nullptr, inv_std, slope, offset});
+  });
+}
+
+const char* onnx_cbp_batch_norm_recompute_relu_grad(int x_type, int stats_type, int64_t outer, int64_t channels,
+                                                    int64_t inner, const void* dy, const void* x, const void* scale,
+                                                    const void* mean, const void* inv_std, const void* slope,
+                                                    const void* offset, void* dx, void* scale_grad, void* bias_grad) {
+  return Guard(outer, channels, inner, [&](const auto& executor, const Layout& layout) {
+    return onnx_cbp::BatchNormGrad(x_type, stats_type, executor, layout, dy, {nullptr, slope, offset}, x, scale, mean,
+                                   inv_std, dx, scale_grad, bias_grad);
   });
 }

@@ -14,6 +14,10 @@ extern "C" {
 
 ONNX_CBP_EXPORT const char* onnx_cbp_version(void);
 
+/* The target of which the kernels run here: avx512, avx2 or baseline. The best that the processor has, or less where
+ * the environment variable ONNX_CBP_TARGET asked for less when the first kernel or this function ran. */
+ONNX_CBP_EXPORT const char* onnx_cbp_target(void);
+
 ONNX_CBP_EXPORT const char* onnx_cbp_channel_stats(int x_type, int stats_type, int64_t outer, int64_t channels,
                                                    int64_t inner, const void* x, void* mean, void* var, int64_t* count);
 
@@ -51,6 +55,18 @@ ONNX_CBP_EXPORT const char* onnx_cbp_batch_norm_train_update(int x_type, int sta
                                                              const void* scale, const void* b, const void* running_mean,
                                                              const void* running_var, void* y, void* mean,
                                                              void* inv_std, void* updated_mean, void* updated_var);
+
+ONNX_CBP_EXPORT const char* onnx_cbp_batch_norm_relu_train_update(
+    int x_type, int stats_type, int64_t outer, int64_t channels, int64_t inner, double epsilon, double momentum,
+    int unbiased, const void* x, const void* scale, const void* b, const void* running_mean, const void* running_var,
+    void* y, void* mean, void* inv_std, void* updated_mean, void* updated_var, void* slope, void* offset);
+
+ONNX_CBP_EXPORT const char* onnx_cbp_batch_norm_recompute_relu_grad(int x_type, int stats_type, int64_t outer,
+                                                                    int64_t channels, int64_t inner, const void* dy,
+                                                                    const void* x, const void* scale, const void* mean,
+                                                                    const void* inv_std, const void* slope,
+                                                                    const void* offset, void* dx, void* scale_grad,
+                                                                    void* bias_grad);
 
 ONNX_CBP_EXPORT const char* onnx_cbp_batch_norm_relu_grad(int x_type, int stats_type, int64_t outer, int64_t channels,
                                                           int64_t inner, const void* dy, const void* y, const void* x,

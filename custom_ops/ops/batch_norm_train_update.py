@@ -9,7 +9,7 @@ from onnx_cbp.custom_ops.operator import Arrays, Layout, Operator, Tensor
 from onnx_cbp.custom_ops.ops import channel_normalize, channel_stats, running_stats
 
 
-def _reference(
+def reference(
     X: np.ndarray,
     scale: np.ndarray,
     B: np.ndarray,
@@ -22,6 +22,7 @@ def _reference(
     unbiased: int,
     relu: int,
 ) -> Arrays:
+    """Compute the five outputs in float64: X as [outer, channels, inner]."""
     mean, var, count = channel_stats.reference(X, layout=layout)
     (Y,) = channel_normalize.reference(X, scale, B, mean, var, layout=layout, epsilon=epsilon)
     return (
@@ -79,6 +80,6 @@ OPERATOR = Operator(
         Tensor("updated_var", "U", "C", "Running variance after the step."),
     ),
     attributes=(formals.AXIS, formals.EPSILON, formals.MOMENTUM, formals.UNBIASED, formals.RELU),
-    reference=_reference,
+    reference=reference,
     body=_body,
 )

@@ -11,9 +11,11 @@ _ONE_A_SITE = {
     "ChannelNormalize": "forward",
     "BatchNormTrain": "forward",
     "BatchNormTrainUpdate": "forward",
+    "BatchNormReluTrainUpdate": "forward",
     "ChannelBackpropStats": "backward",
     "BatchNormGrad": "backward",
     "BatchNormReluGrad": "backward",
+    "BatchNormRecomputeReluGrad": "backward",
 }
 
 

@@ -28,16 +28,18 @@ def write_inputs(shape: Shape, data: str, seed: int, folder: Path) -> dict[str, 
     wide = X.astype(type_in_files(data), copy=False)
     mean = wide.mean(axis=others, dtype=np.float64)
     var = wide.var(axis=others, dtype=np.float64)
-    centred = X - np.expand_dims(mean.astype(dtype), others)
+    centred = wide - np.expand_dims(mean.astype(statistics_type(data)), others)
     values = {
         "X": X,
         "dY": rng.standard_normal(shape.dimensions, np.float32).astype(dtype),
-        "Y": np.maximum(centred, dtype.type(0), out=centred),
+        "Y": np.maximum(centred, 0, out=centred).astype(dtype, copy=False),
         "scale": rng.normal(1.0, 0.3, channels),
         "B": rng.normal(0.0, 0.5, channels),
         "mean": mean,
         "var": var,
         "inv_std": 1.0 / np.sqrt(var + EPSILON),
+        "slope": np.ones(channels),  # as Y was made
+        "offset": np.zeros(channels),
         "scale_grad": rng.normal(0.0, 5.0, channels),
         "bias_grad": rng.normal(0.0, 5.0, channels),
         "running_mean": rng.normal(0.0, 1.0, channels),

@@ -92,6 +92,16 @@ def _grad(dY: str) -> Node:
     return Node("BatchNormalizationGrad", inputs, _GRADIENTS, _MICROSOFT, {"epsilon": EPSILON})
 
 
+_RELU_GRADIENTS = (
+    OnnxPeer(_NAMES["microsoft"], (Node("ReluGrad", ("dY", "Y"), ("masked",), _MICROSOFT), _grad("masked"))),
+    TorchPeer(
+        "relu_backward",
+        "threshold_backward + native_batch_norm_backward",
+        ("dY", "Y", *_SAVED),
+        _GRADIENTS,
+    ),
+)
+
 _KERNELS = (
     Kernel(
         "BatchNormTrainUpdate",
@@ -139,19 +149,8 @@ _KERNELS = (
             TorchPeer("backward", "native_batch_norm_backward", ("dY", *_SAVED), _GRADIENTS),
         ),
     ),
-    Kernel(
-        "BatchNormReluGrad",
-        tensors=4,
-        peers=(
-            OnnxPeer(_NAMES["microsoft"], (Node("ReluGrad", ("dY", "Y"), ("masked",), _MICROSOFT), _grad("masked"))),
-            TorchPeer(
-                "relu_backward",
-                "threshold_backward + native_batch_norm_backward",
-                ("dY", "Y", *_SAVED),
-                _GRADIENTS,
-            ),
-        ),
-    ),
+    Kernel("BatchNormReluGrad", tensors=4, peers=_RELU_GRADIENTS),
+    Kernel("BatchNormRecomputeReluGrad", tensors=3, peers=_RELU_GRADIENTS),
     Kernel(
         "ChannelStats",
         tensors=1,

@@ -20,6 +20,7 @@ _OPS = (
     "BatchNormTrainUpdate",
     "BatchNormGrad",
     "BatchNormReluGrad",
+    "BatchNormRecomputeReluGrad",
     "ChannelStats",
     "ChannelBackpropStats",
     "ChannelNormalize",

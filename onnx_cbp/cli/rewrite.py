@@ -36,6 +36,11 @@ def _is_group(word: str) -> bool:
 )
 @click.option("--fold-relu/--no-fold-relu", default=True, help="Fold a Relu into the one-pass op before it.")
 @click.option(
+    "--recompute-relu/--no-recompute-relu",
+    default=True,
+    help="Compute a folded Relu's mask once more for the gradient (the default), or read the Relu's result.",
+)
+@click.option(
     "--synchronize",
     metavar="[GROUP]",
     help="Take batch statistics over all replicas, or over those of a group: 'size:K' for K consecutive replicas each, "
@@ -60,6 +65,7 @@ def rewrite(
     portable: bool,
     one_pass: bool,
     fold_relu: bool,
+    recompute_relu: bool,
     synchronize: str | None,
     layers: tuple[str, ...],
     data_parallel: bool,
@@ -84,6 +90,7 @@ def rewrite(
             portable=portable,
             one_pass=one_pass,
             fold_relu=fold_relu,
+            recompute_relu=recompute_relu,
             synchronize=_groups(synchronize, layers),
             data_parallel=data_parallel,
             **({} if bucket_cap_mb is None else {"bucket_cap_mb": bucket_cap_mb}),

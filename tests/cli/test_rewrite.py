@@ -153,7 +153,7 @@ def test_options_reach_the_library(run, forward, tmp_path, monkeypatch, option):
     monkeypatch.setattr(onnx_cbp, "rewrite", rewrite)
     run("rewrite", forward, "-o", tmp_path / "out.onnx", option)
     name = option.strip("-").replace("-", "_")
-    assert [key for key, value in asked.items() if value is True] == ["one_pass", "fold_relu", name]
+    assert [key for key, value in asked.items() if value is True] == ["one_pass", "fold_relu", "recompute_relu", name]
 
 
 RESNET = MODELS / "resnet_digits" / "training_model.onnx"

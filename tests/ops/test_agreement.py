@@ -80,7 +80,9 @@ def test_native_types(data, statistics, name):
         case = make_case(name, shape, axis=axis, data=data, statistics=statistics)
         for formal, got, want in zip(case.operator.outputs, run(case, "native"), exact(case), strict=True):
             # Each result is rounded once, to its own type.
-            tolerance = TOLERANCE["native", data if formal.type == "T" else statistics]
+            # BatchNormReluTrainUpdate makes Y from the coefficients that it keeps in the type of the statistics.
+            own = data if formal.type == "T" and name != "BatchNormReluTrainUpdate" else statistics
+            tolerance = max(TOLERANCE["native", own], TOLERANCE["native", data] if formal.type == "T" else 0.0)
             bound = tolerance * max(np.abs(want).max(initial=0.0), 1e-3)
             message = f"{formal.name} of {shape}, axis {axis}"
             np.testing.assert_allclose(got, want, rtol=0, atol=bound, err_msg=message)

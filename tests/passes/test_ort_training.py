@@ -205,11 +205,35 @@ def test_a_relu_is_folded_both_ways():
     types = op_types(rewritten)
     assert "Relu" not in types
     assert "ReluGrad" not in types
-    assert types.count("BatchNormReluGrad") == types.count("BatchNormTrainUpdate") == 1
+    assert types.count("BatchNormRecomputeReluGrad") == types.count("BatchNormReluTrainUpdate") == 1
     assert [o.name for o in rewritten.graph.output] == ["y", "x_grad", "gamma_grad", "beta_grad"]
     assert onnx_cbp.rewrite(rewritten) == rewritten
     assert {"Relu", "ReluGrad"} <= set(op_types(onnx_cbp.rewrite(parse(RELU), fold_relu=False)))
     assert {"Relu", "ReluGrad"} <= set(op_types(onnx_cbp.rewrite(parse(RELU), one_pass=False)))
+
+
+@pytest.mark.parametrize("switches", [{"recompute_relu": False}, {"portable": True}])
+def test_the_mask_is_read_where_it_is_not_to_be_recomputed(switches):
+    rewritten = onnx_cbp.rewrite(parse(RELU), **switches)
+    onnx.checker.check_model(rewritten, full_check=True)
+    types = op_types(rewritten)
+    assert types.count("BatchNormReluGrad") == types.count("BatchNormTrainUpdate") == 1
+    assert not {"BatchNormRecomputeReluGrad", "BatchNormReluTrainUpdate", "Relu", "ReluGrad"} & set(types)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("gamma, saved_mean", "other_gamma, saved_mean"),  # the gradient of another batch norm
+        ("n_grad, x, gamma", "n_grad, other, gamma"),
+    ],
+)
+def test_the_mask_of_a_gradient_with_other_inputs_is_not_recomputed(old, new):
+    text = RELU.replace("float[3] gamma,", "float[3] gamma, float[3] other_gamma, float[N, 3, H, W] other,", 1)
+    assert old in text
+    types = op_types(onnx_cbp.rewrite(parse(text.replace(old, new))))
+    assert "BatchNormRecomputeReluGrad" not in types
+    assert types.count("BatchNormReluGrad") == 1
 
 
 @pytest.mark.training
@@ -249,5 +273,5 @@ def test_only_one_of_two_relus_is_folded():
 def test_the_metadata_of_a_folded_relu_stays():
     model = parse(RELU)
     model.graph.node[1].metadata_props.add(key="pkg", value="layer1.relu")
-    (node,) = [n for n in onnx_cbp.rewrite(model).graph.node if n.op_type == "BatchNormTrainUpdate"]
+    (node,) = [n for n in onnx_cbp.rewrite(model).graph.node if n.op_type == "BatchNormReluTrainUpdate"]
     assert {p.key: p.value for p in node.metadata_props} == {"pkg": "layer1.relu"}

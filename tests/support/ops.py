@@ -91,6 +91,8 @@ def make_case(
         "bias_grad": rng.normal(0.0, 5.0, channels).astype(U),
         "count": np.array(count, np.int64),
         "Y": np.maximum(rng.normal(0.0, 1.0, shape), 0.0).astype(DTYPES[data]),
+        "slope": rng.normal(1.0, 0.5, channels).astype(U),
+        "offset": rng.normal(0.0, 0.5, channels).astype(U),
         "running_mean": rng.normal(0.0, 1.0, channels).astype(U),
         "running_var": rng.uniform(0.5, 2.0, channels).astype(U),
         "running": rng.normal(0.0, 1.0, channels).astype(U),

@@ -9,8 +9,8 @@
 namespace onnx_cbp {
 
 bool BatchNormGrad(int x_type, int stats_type, const Executor& executor, const Layout& layout, const void* dy,
-                   const void* y, const void* x, const void* scale, const void* mean, const void* inv_std, void* dx,
-                   void* scale_grad, void* bias_grad) {
+                   const ReluSource& source, const void* x, const void* scale, const void* mean, const void* inv_std,
+                   void* dx, void* scale_grad, void* bias_grad) {
   const size_t channels = static_cast<size_t>(layout.channels);
   const auto wide = [&](const void* vector) { return ToDouble(stats_type, vector, layout.channels); };
   const std::vector<double> gamma = wide(scale), center = wide(mean), s = wide(inv_std);
@@ -22,9 +22,17 @@ bool BatchNormGrad(int x_type, int stats_type, const Executor& executor, const L
     using T = decltype(t);
     using V = ComputeType<T, decltype(u)>;
     const T* const dys = static_cast<const T*>(dy);
-    const ReluOf<T, V> relu{static_cast<const T*>(y), nullptr};
+    ReluOf<T, V> relu{static_cast<const T*>(source.y), nullptr};
+    std::vector<NormalizeCoefficients<V>> forward;
+    if (source.slope != nullptr) {
+      const std::vector<double> slope = wide(source.slope), offset = wide(source.offset);
+      for (size_t c = 0; c < channels; ++c) {
+        forward.push_back({static_cast<V>(center[c]), static_cast<V>(slope[c]), static_cast<V>(offset[c])});
+      }
+      relu.coefficients = forward.data();
+    }
     const Output<T> out{static_cast<T*>(dx),
-                        WritesPastCaches(layout, sizeof(T), (y == nullptr ? 3 : 4) * layout.size() * sizeof(T))};
+                        WritesPastCaches(layout, sizeof(T), (source.y == nullptr ? 3 : 4) * layout.size() * sizeof(T))};
     const T* const xs = static_cast<const T*>(x);
     std::vector<BackpropCoefficients<V>> coefficients(channels);
     RunTwoSteps(

@@ -15,7 +15,7 @@ bool BatchNormTrain(int x_type, int stats_type, const Executor& executor, const 
   const size_t channels = static_cast<size_t>(layout.channels);
   const std::vector<double> gamma = ToDouble(stats_type, scale, layout.channels);
   const std::vector<double> beta = ToDouble(stats_type, b, layout.channels);
-  std::vector<double> mean(channels), var(channels), inv_std(channels);
+  std::vector<double> mean(channels), var(channels), inv_std(channels), slope(channels), offset(channels);
   const Partition partition(layout);
   std::vector<Moments> partial(static_cast<size_t>(partition.parts()) * channels);
   const bool known = Dispatch(x_type, stats_type, [&](auto t, auto u) {
@@ -34,7 +34,11 @@ bool BatchNormTrain(int x_type, int stats_type, const Executor& executor, const 
           MergeMoments(partition, layout, partial.data(), begin, end, mean.data(), var.data());
           for (size_t c = static_cast<size_t>(begin); c < static_cast<size_t>(end); ++c) {
             inv_std[c] = 1.0 / std::sqrt(var[c] + epsilon);
-            coefficients[c] = MakeNormalizeCoefficients<V>(mean[c], inv_std[c], gamma[c], beta[c]);
+            coefficients[c] = outputs.slope == nullptr
+                                  ? MakeNormalizeCoefficients<V>(mean[c], inv_std[c], gamma[c], beta[c])
+                                  : AsKept<decltype(u), V>(mean[c], inv_std[c], gamma[c], beta[c]);
+            slope[c] = static_cast<double>(coefficients[c].slope);
+            offset[c] = static_cast<double>(coefficients[c].offset);
           }
         },
         [&](int64_t task) {
@@ -43,10 +47,15 @@ bool BatchNormTrain(int x_type, int stats_type, const Executor& executor, const 
         });
   });
   if (known && layout.empty()) {
-    for (double& value : inv_std) value = 1.0 / std::sqrt(epsilon);
+    for (size_t c = 0; c < channels; ++c) {
+      inv_std[c] = 1.0 / std::sqrt(epsilon);
+      slope[c] = gamma[c] * inv_std[c];
+      offset[c] = beta[c];
+    }
   }
   return known && FromDouble(mean, stats_type, outputs.mean) && FromDouble(var, stats_type, outputs.var) &&
-         FromDouble(inv_std, stats_type, outputs.inv_std);
+         FromDouble(inv_std, stats_type, outputs.inv_std) && FromDouble(slope, stats_type, outputs.slope) &&
+         FromDouble(offset, stats_type, outputs.offset);
 }
 
 }  // namespace onnx_cbp

@@ -13,6 +13,10 @@ struct BatchNormTrainOutputs {
   void* mean;
   void* var;
   void* inv_std;
+  // y = (x - mean) * slope + offset, made from what these three say, for a gradient that computes it once more. Both or
+  // none.
+  void* slope = nullptr;
+  void* offset = nullptr;
 };
 
 // relu cuts off what is negative in y. False where a type is unknown.

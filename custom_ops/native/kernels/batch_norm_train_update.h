@@ -1,5 +1,6 @@
 #pragma once
 
+#include "batch_norm_train.h"
 #include "element_types.h"
 #include "executor.h"
 #include "partition.h"
@@ -16,9 +17,9 @@ struct RunningUpdate {
   void* updated_var;
 };
 
-// BatchNormTrain and two RunningStats. False where a type is unknown.
+// BatchNormTrain, whose variance is not among the outputs, and two RunningStats. False where a type is unknown.
 bool BatchNormTrainUpdate(int x_type, int stats_type, const Executor& executor, const Layout& layout, double epsilon,
                           bool relu, const void* x, const void* scale, const void* b, const RunningUpdate& running,
-                          void* y, void* mean, void* inv_std);
+                          BatchNormTrainOutputs outputs);
 
 }  // namespace onnx_cbp

@@ -49,7 +49,7 @@ class Partition {
  public:
   // The most channels of a block whose planes are walked over, and the most elements of a row of the others.
   static constexpr int64_t kChannels = 64;
-  static constexpr int64_t kRow = 1 << 12;
+  static constexpr int64_t kRow = 1 << 10;
 
   explicit Partition(const Layout& layout) : layout_(layout) {
     if (layout.empty()) return;

@@ -7,8 +7,9 @@
 namespace onnx_cbp {
 
 // gather(task) for every block, finish(channel_begin, channel_end) when all blocks of these channels are gathered, then
-// map(task) for every block. With enough groups of channels a group goes through all three while its data is in the
-// cache; the blocks are those of the partition either way, so the results are too.
+// map(task) for every block, backwards: what was read last is still in the cache. With enough groups of channels a
+// group goes through all three while its data is in the cache; the blocks are those of the partition either way, so the
+// results are too.
 template <typename Gather, typename Finish, typename Map>
 void RunTwoSteps(const Executor& executor, const Partition& partition, const Layout& layout, Gather&& gather,
                  Finish&& finish, Map&& map) {
@@ -18,14 +19,13 @@ void RunTwoSteps(const Executor& executor, const Partition& partition, const Lay
   if (groups < kEnoughGroups && partition.tasks() > 1) {
     executor.ForEach(partition.tasks(), gather);
     finish(int64_t{0}, layout.channels);
-    executor.ForEach(partition.tasks(), map);
+    executor.ForEach(partition.tasks(), [&](int64_t task) { map(partition.tasks() - 1 - task); });
     return;
   }
   executor.ForEach(groups, [&](int64_t group) {
     for (int64_t part = 0; part < parts; ++part) gather(part * groups + group);
     const Block block = partition.block(group);
     finish(block.channel_begin, block.channel_end);
-    // Backwards: what was read last is still in the cache.
     for (int64_t part = parts; part-- > 0;) map(part * groups + group);
   });
 }

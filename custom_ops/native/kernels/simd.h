@@ -165,6 +165,11 @@ ONNX_CBP_INLINE VectorOf<V> LoadPart(const T* elements, int count, VectorOf<V> f
   } else if constexpr (std::is_same_v<T, float>) {
     const __mmask8 mask = static_cast<__mmask8>((1u << count) - 1);
     return _mm512_mask_cvtps_pd(filling, mask, _mm256_maskz_loadu_ps(mask, elements));
+  } else if constexpr (std::is_same_v<V, float>) {
+    const __mmask16 mask = static_cast<__mmask16>((1u << count) - 1);
+    T all[kFloats];
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(all), _mm256_maskz_loadu_epi16(mask, elements));
+    return _mm512_mask_mov_ps(filling, mask, LoadVector<float>(all));
   }
 #endif
   // By way of memory: a store for a part of a vector is slow before AVX-512, and one element after the other is not.
@@ -194,6 +199,9 @@ template <typename V>
 struct Single {
   template <typename T>
   ONNX_CBP_INLINE V operator()(const T* element) const {
+#if defined(__F16C__)
+    if constexpr (std::is_same_v<T, Float16>) return static_cast<V>(_cvtsh_ss(element->bits));
+#endif
     return static_cast<V>(onnx_cbp::Load(*element));
   }
 };
@@ -218,9 +226,13 @@ ONNX_CBP_INLINE void StoreVector(Floats floats, T* elements) {
       const __m512i wide = _mm512_castps_si512(floats);
       const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(wide, 16), _mm512_set1_epi32(1));
       const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(wide, _mm512_set1_epi32(0x7fff)), odd);
-      const __m512i quiet = _mm512_or_si512(wide, _mm512_set1_epi32(0x00400000));
+      // Rounding could turn a NaN into Inf: those become quiet instead.
       const __mmask16 nan = _mm512_cmp_ps_mask(floats, floats, _CMP_UNORD_Q);
-      bits = _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_mask_mov_epi32(rounded, nan, quiet), 16));
+      const __m512i chosen = _mm512_mask_or_epi32(rounded, nan, wide, _mm512_set1_epi32(0x00400000));
+      // The upper half of every number.
+      const __m512i halves = _mm512_set_epi16(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 31, 29, 27, 25, 23, 21,
+                                              19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+      bits = _mm512_castsi512_si256(_mm512_permutexvar_epi16(halves, chosen));
     }
     if constexpr (kStream) {
       _mm256_stream_si256(reinterpret_cast<__m256i*>(elements), bits);
@@ -284,6 +296,12 @@ ONNX_CBP_INLINE void StorePart(VectorOf<V> vector, T* elements, int count) {
 #if defined(ONNX_CBP_AVX512)
   if constexpr (std::is_same_v<V, float> && std::is_same_v<T, float>) {
     _mm512_mask_storeu_ps(elements, static_cast<__mmask16>((1u << count) - 1), vector);
+    return;
+  } else if constexpr (std::is_same_v<V, float>) {
+    T all[kFloats];
+    StoreVector<false>(vector, all);
+    const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(all));
+    _mm256_mask_storeu_epi16(elements, static_cast<__mmask16>((1u << count) - 1), bits);
     return;
   }
 #endif

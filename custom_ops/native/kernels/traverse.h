@@ -52,6 +52,10 @@ struct Rows {
     length = channels * inner * repeats;
   }
 
+  // Whether one row begins where another ends. Then they are best read in the order of memory; rows that lie apart are
+  // best read some at a time, so that what is kept of an element is read and written once for all of them.
+  ONNX_CBP_INLINE bool contiguous() const { return stride == length; }
+
   // Writes one value a channel to every element of a row that is of this channel.
   template <typename V, typename F>
   ONNX_CBP_INLINE void Spread(V* row, F&& value) const {
@@ -63,11 +67,19 @@ struct Rows {
     }
   }
 
-  // Calls run(channel, index of the first of `inner` elements in a row) wherever the channel has some.
-  template <typename F>
-  ONNX_CBP_INLINE void ForEachRun(F&& run) const {
-    for (int64_t repeat = 0; repeat < repeats; ++repeat) {
-      for (int64_t c = 0; c < channels; ++c) run(c, (repeat * channels + c) * inner);
+  // The sum of what is in a row of each channel.
+  ONNX_CBP_INLINE void Sum(const double* row, double* per_channel) const {
+    for (int64_t c = 0; c < channels; ++c) per_channel[c] = 0.0;
+    for (int64_t repeat = 0; repeat < repeats; ++repeat, row += channels * inner) {
+      if (inner == 1) {
+        for (int64_t c = 0; c < channels; ++c) per_channel[c] += row[c];
+      } else if (inner < 8) {
+        for (int64_t c = 0; c < channels; ++c) {
+          for (int64_t i = 0; i < inner; ++i) per_channel[c] += row[c * inner + i];
+        }
+      } else {
+        for (int64_t c = 0; c < channels; ++c) per_channel[c] += SumOf(row + c * inner, inner);
+      }
     }
   }
 
@@ -84,13 +96,12 @@ ONNX_CBP_INLINE void ForEachRow(const Rows& rows, F&& row) {
   if (rows.rest > 0) row(rows.begin + rows.count * rows.stride, rows.rest);
 }
 
-// Calls rows(how many, offset of the first, length) for at most kGroup neighbouring rows: what is kept of every element
-// of a row lies in memory, and is then read and written once for all of them.
-template <int64_t kGroup, typename F>
-ONNX_CBP_INLINE void ForEachRowGroup(const Rows& all, F&& rows) {
-  for (int64_t row = 0; row < all.count; row += kGroup) {
+// Calls rows(how many, offset of the first, length) for at most so many neighbouring rows.
+template <typename F>
+ONNX_CBP_INLINE void ForEachRowGroup(const Rows& all, int64_t group, F&& rows) {
+  for (int64_t row = 0; row < all.count; row += group) {
     const int64_t left = all.count - row;
-    rows(left < kGroup ? left : kGroup, all.begin + row * all.stride, all.length);
+    rows(left < group ? left : group, all.begin + row * all.stride, all.length);
   }
   if (all.rest > 0) rows(1, all.begin + all.count * all.stride, all.rest);
 }

@@ -22,10 +22,10 @@ uint32_t MinorVersion(const char* version) {
 
 std::vector<std::unique_ptr<ChannelOp>> MakeOps() {
   std::vector<std::unique_ptr<ChannelOp>> ops;
-  for (const OpSpec* spec :
-       {&kChannelStats, &kChannelStatsMerge, &kChannelNormalize, &kChannelBackpropStats, &kChannelBackprop,
-        &kChannelBackpropStatsGrad, &kRunningStats, &kBatchNormTrain, &kBatchNormGrad, &kBatchNormTrainUpdate,
-        &kBatchNormReluGrad, &kAllGather, &kAllReduce, &kAllReduceBucket}) {
+  for (const OpSpec* spec : {&kChannelStats, &kChannelStatsMerge, &kChannelNormalize, &kChannelBackpropStats,
+                             &kChannelBackprop, &kChannelBackpropStatsGrad, &kRunningStats, &kBatchNormTrain,
+                             &kBatchNormGrad, &kBatchNormTrainUpdate, &kBatchNormReluGrad, &kBatchNormReluTrainUpdate,
+                             &kBatchNormRecomputeReluGrad, &kAllGather, &kAllReduce, &kAllReduceBucket}) {
     const std::vector<int> data_types =
         spec->data_input() < 0 ? std::vector<int>{kFloat} : std::vector<int>{kFloat, kDouble, kFloat16, kBFloat16};
     for (int data : data_types) {

@@ -16,7 +16,15 @@ NormalizeCoefficients<V> MakeNormalizeCoefficients(double mean, double inv_std, 
   const double slope = scale * inv_std;
   const V center = static_cast<V>(mean);
   const double rest = mean - static_cast<double>(center);
-  return {center, static_cast<V>(slope), static_cast<V>(rest == 0.0 ? b : b - rest * slope)};
+  const bool counts = rest != 0.0 && rest - rest == 0.0;  // of a mean that is not finite, nothing is left
+  return {center, static_cast<V>(slope), static_cast<V>(counts ? b - rest * slope : b)};
+}
+
+// Coefficients that are kept in type U between the forward op and its gradient: the center is the mean as it is kept.
+template <typename U, typename V>
+NormalizeCoefficients<V> AsKept(double mean, double inv_std, double scale, double b) {
+  const NormalizeCoefficients<U> kept = MakeNormalizeCoefficients<U>(mean, inv_std, scale, b);
+  return {static_cast<V>(kept.center), static_cast<V>(kept.slope), static_cast<V>(kept.offset)};
 }
 
 // dx = slope * (dy - through_mean + (x - center) * through_var): what cancels does so before it is multiplied.

@@ -124,20 +124,81 @@ ONNX_CBP_INLINE void RowPivots(const Layout& layout, const Block& block, const T
   constexpr int64_t kEnough = 16;
   const int64_t outer = block.outer_end - block.outer_begin;
   const int64_t share = outer / kEnough > kEnough ? outer / kEnough : kEnough;
-  const int64_t wanted = layout.inner < kEnough ? share : 1;
+  const int64_t wanted = share > layout.inner ? share / layout.inner : 1;
   const int64_t rows = wanted < outer ? wanted : outer;
   const int64_t length = block.channels() * layout.inner;
-  const T* first = x + (block.outer_begin * layout.channels + block.channel_begin) * layout.inner;
   double sums[Rows::kSpace];
   for (int64_t i = 0; i < length; ++i) sums[i] = 0.0;
-  for (int64_t row = 0; row < rows && rows > 1; ++row) {
-    const T* elements = first + row * layout.channels * layout.inner;
+  for (int64_t row = 0; row < rows; ++row) {
+    const T* elements = x + ((block.outer_begin + row) * layout.channels + block.channel_begin) * layout.inner;
     for (int64_t i = 0; i < length; ++i) sums[i] += static_cast<double>(Load(elements[i]));
   }
   for (int64_t c = 0; c < block.channels(); ++c) {
-    const int64_t at = c * layout.inner;
-    const double sum = rows > 1 ? SumOf(sums + at, layout.inner) : SumOf(first + at, layout.inner);
+    double sum = 0.0;
+    for (int64_t i = 0; i < layout.inner; ++i) sum += sums[c * layout.inner + i];
     pivots[c] = PivotOf<V>(sum, rows * layout.inner);
+  }
+}
+
+// What is kept of every element of a row.
+template <typename V>
+struct RowSums {
+  V sums[Rows::kSpace], squares[Rows::kSpace];
+
+  ONNX_CBP_INLINE void Clear(int64_t length) {
+    for (int64_t i = 0; i < length + Run<V>::kElements; ++i) sums[i] = squares[i] = V(0);
+  }
+};
+
+// A vector of x, or the first elements of one and the pivot, which adds nothing.
+template <typename V, typename T>
+ONNX_CBP_INLINE VectorOf<V> LoadOrPivot(const T* x, int64_t left, VectorOf<V> pivot) {
+  if (left >= kWidth<V>) return LoadVector<V>(x);
+  return left > 0 ? LoadPart<V>(x, static_cast<int>(left), pivot) : pivot;
+}
+
+// Adds rows, one after the other.
+template <typename T, typename V>
+ONNX_CBP_INLINE void AddInTurn(const T* x, int64_t rows, int64_t stride, int64_t length, const V* pivots,
+                               RowSums<V>* to) {
+  for (int64_t row = 0; row < rows; ++row, x += stride) {
+    for (int64_t i = 0; i < length; i += kWidth<V>) {
+      const VectorOf<V> pivot = LoadVector<V>(pivots + i);
+      const VectorOf<V> shifted = LoadOrPivot<V>(x + i, length - i, pivot) - pivot;
+      StoreVector<false>(LoadVector<V>(to->sums + i) + shifted, to->sums + i);
+      StoreVector<false>(MulAdd(shifted, shifted, LoadVector<V>(to->squares + i)), to->squares + i);
+    }
+  }
+}
+
+// Adds rows, some columns of all of them after the other.
+template <typename T, typename V>
+ONNX_CBP_INLINE void AddTogether(const T* x, int64_t rows, int64_t stride, int64_t length, const V* pivots,
+                                 RowSums<double>* to) {
+  constexpr int kVectors = Run<V>::kVectors;
+  for (int64_t i = 0; i < length; i += Run<V>::kElements) {
+    Run<V> run;
+    VectorOf<V> pivot[kVectors];
+    for (int v = 0; v < kVectors; ++v) pivot[v] = LoadVector<V>(pivots + i + v * kWidth<V>);
+    const T* at = x + i;
+    if (length - i >= Run<V>::kElements) {
+#pragma GCC unroll 1
+      for (int64_t row = 0; row < rows; ++row, at += stride) {
+        for (int v = 0; v < kVectors; ++v) run.Add(v, LoadVector<V>(at + v * kWidth<V>), pivot[v]);
+      }
+    } else {
+#pragma GCC unroll 1
+      for (int64_t row = 0; row < rows; ++row, at += stride) {
+        for (int v = 0; v < kVectors; ++v) {
+          const int64_t done = v * kWidth<V>;
+          run.Add(v, LoadOrPivot<V>(at + done, length - i - done, pivot[v]), pivot[v]);
+        }
+      }
+    }
+    for (int v = 0; v < kVectors; ++v) {
+      AddTo(to->sums + i + v * kWidth<V>, run.sums[v]);
+      AddTo(to->squares + i + v * kWidth<V>, run.squares[v]);
+    }
   }
 }
 
@@ -145,44 +206,31 @@ template <typename T, typename V>
 void RowMoments(const Layout& layout, const Block& block, const T* x, Moments* moments) {
   const Rows rows(layout, block);
   V pivots[Rows::kSpace], pivot_row[Rows::kSpace];
-  double sums[Rows::kSpace], squares[Rows::kSpace];
   RowPivots(layout, block, x, pivots);
   rows.Spread(pivot_row, [&](int64_t c) { return pivots[c]; });
-  for (int64_t i = rows.length; i < rows.length + 2 * kLanes; ++i) pivot_row[i] = V(0);
-  for (int64_t i = 0; i < rows.length + 2 * kLanes; ++i) sums[i] = squares[i] = 0.0;
-  ForEachRowGroup<8>(rows, [&](int64_t group, int64_t offset, int64_t length) {
-    constexpr int kVectors = Run<V>::kVectors;
-    const auto columns = [&](int64_t i, auto read) {
-      VectorOf<V> pivot[kVectors];
-      for (int v = 0; v < kVectors; ++v) pivot[v] = LoadVector<V>(pivot_row + i + v * kWidth<V>);
-      Run<V> run;
-      const T* at = x + offset + i;
-#pragma GCC unroll 1
-      for (int64_t row = 0; row < group; ++row, at += rows.stride) {
-        for (int v = 0; v < kVectors; ++v) run.Add(v, read(at + v * kWidth<V>, v, pivot[v]), pivot[v]);
+  for (int64_t i = rows.length; i < rows.length + Run<V>::kElements; ++i) pivot_row[i] = V(0);
+  RowSums<double> total;
+  total.Clear(rows.length);
+  if (!rows.contiguous()) {
+    ForEachRowGroup(rows, 8, [&](int64_t group, int64_t offset, int64_t length) {
+      AddTogether(x + offset, group, rows.stride, length, pivot_row, &total);
+    });
+  } else if constexpr (std::is_same_v<V, double>) {
+    ForEachRow(rows, [&](int64_t offset, int64_t length) { AddInTurn(x + offset, 1, 0, length, pivot_row, &total); });
+  } else {
+    RowSums<float> run;
+    ForEachRowGroup(rows, kRun, [&](int64_t group, int64_t offset, int64_t length) {
+      run.Clear(length);
+      AddInTurn(x + offset, group, rows.stride, length, pivot_row, &run);
+      for (int64_t i = 0; i < length; i += kFloats) {
+        AddTo(total.sums + i, LoadVector<float>(run.sums + i));
+        AddTo(total.squares + i, LoadVector<float>(run.squares + i));
       }
-      for (int v = 0; v < kVectors; ++v) {
-        AddTo(sums + i + v * kWidth<V>, run.sums[v]);
-        AddTo(squares + i + v * kWidth<V>, run.squares[v]);
-      }
-    };
-    int64_t i = 0;
-    for (; i + 2 * kLanes <= length; i += 2 * kLanes) {
-      columns(i, [](const T* at, int, VectorOf<V>) { return LoadVector<V>(at); });
-    }
-    if (i < length) {
-      columns(i, [&](const T* at, int v, VectorOf<V> pivot) {
-        const int64_t left = length - i - v * kWidth<V>;
-        return left >= kWidth<V> ? LoadVector<V>(at) : LoadPart<V>(at, left < 0 ? 0 : static_cast<int>(left), pivot);
-      });
-    }
-  });
+    });
+  }
   double sum_of[Rows::kSpace], squares_of[Rows::kSpace];
-  for (int64_t c = 0; c < rows.channels; ++c) sum_of[c] = squares_of[c] = 0.0;
-  rows.ForEachRun([&](int64_t c, int64_t i) {
-    sum_of[c] += SumOf(sums + i, rows.inner);
-    squares_of[c] += SumOf(squares + i, rows.inner);
-  });
+  rows.Sum(total.sums, sum_of);
+  rows.Sum(total.squares, squares_of);
   for (int64_t c = 0; c < rows.channels; ++c) {
     moments[c] =
         FromShiftedSums(static_cast<double>(pivots[c]), sum_of[c], squares_of[c], static_cast<double>(block.count()));

@@ -12,13 +12,14 @@ namespace {
 struct Pairs {
   Doubles dy[2], x[2];
 
+  // Two masks for the two vectors, where the mask is cheapest in double.
   template <typename T, typename Mask>
-  ONNX_CBP_INLINE Pairs(const T* gradients, const T* elements, int64_t at, const Mask& mask) {
+  ONNX_CBP_INLINE Pairs(const T* gradients, const T* elements, int64_t at, const Mask& mask, const Mask& second) {
     if constexpr (std::is_same_v<typename Mask::Value, double>) {
       for (int half = 0; half < 2; ++half) {
         const int64_t i = at + half * kDoubles;
         x[half] = LoadVector<double>(elements + i);
-        dy[half] = mask.Pass(LoadVector<double>(gradients + i), x[half], i, Whole<double>{});
+        dy[half] = (half == 0 ? mask : second).Pass(LoadVector<double>(gradients + i), x[half], i, Whole<double>{});
       }
     } else {
       const Floats narrow = LoadVector<float>(elements + at);
@@ -46,7 +47,37 @@ ONNX_CBP_INLINE void AddSingle(double dy, double x, double shift, double* produc
   *gradient += dy;
 }
 
+// Whether products are summed in short runs of float first: those of 16-bit numbers are as good as exact in it.
+template <typename T, typename V>
+constexpr bool kInFloat = std::is_same_v<V, float> && sizeof(T) < sizeof(float);
+
+// Adds a run of whole kLanes of elements, which may be at most 16 of them long.
 template <typename T, typename Mask>
+ONNX_CBP_INLINE void AddInFloat(const T* dy, const T* x, int64_t at, int64_t end, Floats shift, const Mask& mask,
+                                Lanes* product, Lanes* gradient) {
+  constexpr int kVectors = kLanes / kFloats;
+  Floats products[kVectors] = {}, gradients[kVectors] = {};
+  for (; at < end; at += kLanes) {
+    for (int v = 0; v < kVectors; ++v) {
+      const int64_t i = at + v * kFloats;
+      const Floats x_i = LoadVector<float>(x + i);
+      const Floats dy_i = mask.Pass(LoadVector<float>(dy + i), x_i, i, Whole<float>{});
+      products[v] = MulAdd(dy_i, x_i + shift, products[v]);
+      gradients[v] += dy_i;
+    }
+  }
+  for (int v = 0; v < kVectors; ++v) {
+    Doubles low, high;
+    Widen(products[v], &low, &high);
+    product->vectors[2 * v] += low;
+    product->vectors[2 * v + 1] += high;
+    Widen(gradients[v], &low, &high);
+    gradient->vectors[2 * v] += low;
+    gradient->vectors[2 * v + 1] += high;
+  }
+}
+
+template <typename T, typename V, typename Mask>
 void PlaneSums(const Layout& layout, const Block& block, const T* x, const double* mean, const T* dy, const Mask& mask,
                Sums* sums) {
   double products[Partition::kChannels][kLanes], gradients[Partition::kChannels][kLanes];
@@ -63,7 +94,7 @@ void PlaneSums(const Layout& layout, const Block& block, const T* x, const doubl
     const auto passing = mask.Plane(c);
     Lanes product = Lanes::Load(products[c]), gradient = Lanes::Load(gradients[c]);
     const auto add = [&](int v, int64_t at) {
-      const Pairs pairs(dy, x, at, passing);
+      const Pairs pairs(dy, x, at, passing, passing);
       for (int half = 0; half < 2; ++half) {
         Add(pairs.dy[half], pairs.x[half], shift, plus, &product.vectors[v + half], &gradient.vectors[v + half]);
       }
@@ -71,8 +102,18 @@ void PlaneSums(const Layout& layout, const Block& block, const T* x, const doubl
     for (int64_t plane = 0; plane < planes; ++plane) {
       int64_t at = offset + plane * layout.stride();
       const int64_t end = at + length - rest;
-      for (; at + kLanes <= end; at += kLanes) {
-        for (int v = 0; v < Lanes::kVectors; v += 2) add(v, at + v * kDoubles);
+      if constexpr (kInFloat<T, V>) {
+        constexpr int64_t kRun = 16 * kLanes;
+        for (const int64_t last = end - (end - at) % kLanes; at < last;) {
+          const int64_t next = last - at < kRun ? last : at + kRun;
+          AddInFloat(dy, x, at, next, Broadcast(static_cast<float>(-mean[block.channel_begin + c])), passing, &product,
+                     &gradient);
+          at = next;
+        }
+      } else {
+        for (; at + kLanes <= end; at += kLanes) {
+          for (int v = 0; v < Lanes::kVectors; v += 2) add(v, at + v * kDoubles);
+        }
       }
       for (int v = 0; v + 2 < Lanes::kVectors; v += 2) {
         if (at < end) {
@@ -86,7 +127,7 @@ void PlaneSums(const Layout& layout, const Block& block, const T* x, const doubl
     for (int64_t plane = 0; plane < planes && rest > 0; ++plane) {
       for (int64_t i = length - rest; i < length; ++i) {
         const int64_t at = offset + plane * layout.stride() + i;
-        AddSingle(Passed(dy, x, at, passing), static_cast<double>(Load(x[at])), -mean[block.channel_begin + c],
+        AddSingle(Passed(dy, x, at, passing), Single<double>{}(x + at), -mean[block.channel_begin + c],
                   &products[c][i % kLanes], &gradients[c][i % kLanes]);
       }
     }
@@ -100,11 +141,12 @@ void RowSums(const Layout& layout, const Block& block, const T* x, const double*
              Sums* sums) {
   const Rows rows(layout, block);
   const auto row_mask = mask.OfRows(rows);
+  using MaskVector = VectorOf<typename Mask::Value>;
   const Adder plus;
   double shifts[Rows::kSpace], products[Rows::kSpace], gradients[Rows::kSpace];
   rows.Spread(shifts, [&](int64_t c) { return -mean[block.channel_begin + c]; });
   for (int64_t i = 0; i < rows.length; ++i) products[i] = gradients[i] = 0.0;
-  ForEachRowGroup<4>(rows, [&](int64_t group, int64_t offset, int64_t length) {
+  ForEachRowGroup(rows, rows.contiguous() ? 1 : 4, [&](int64_t group, int64_t offset, int64_t length) {
     int64_t i = 0;
     for (; i + kLanes <= length; i += kLanes) {
       constexpr int kPairs = kLanes / kFloats;
@@ -114,8 +156,9 @@ void RowSums(const Layout& layout, const Block& block, const T* x, const double*
 #pragma GCC unroll 1
       for (int64_t row = 0; row < group; ++row, at += rows.stride) {
         for (int p = 0; p < kPairs; ++p) {
-          const Pairs pairs(dy, x, at + p * kFloats,
-                            row_mask.template At<VectorOf<typename Mask::Value>>(i + p * kFloats));
+          const int64_t first = i + p * kFloats;
+          const Pairs pairs(dy, x, at + p * kFloats, row_mask.template At<MaskVector>(first),
+                            row_mask.template At<MaskVector>(first + kDoubles));
           for (int v = 0; v < 2; ++v)
             Add(pairs.dy[v], pairs.x[v], shift.vectors[2 * p + v], plus, &product.vectors[2 * p + v],
                 &gradient.vectors[2 * p + v]);
@@ -128,24 +171,23 @@ void RowSums(const Layout& layout, const Block& block, const T* x, const double*
       const auto passing = row_mask.template At<typename Mask::Value>(i);
       for (int64_t row = 0; row < group; ++row) {
         const int64_t at = offset + row * rows.stride + i;
-        AddSingle(Passed(dy, x, at, passing), static_cast<double>(Load(x[at])), shifts[i], products + i, gradients + i);
+        AddSingle(Passed(dy, x, at, passing), Single<double>{}(x + at), shifts[i], products + i, gradients + i);
       }
     }
   });
-  for (int64_t c = 0; c < rows.channels; ++c) sums[c] = {0.0, 0.0};
-  rows.ForEachRun([&](int64_t c, int64_t i) {
-    sums[c].product += SumOf(products + i, rows.inner);
-    sums[c].gradient += SumOf(gradients + i, rows.inner);
-  });
+  double product_of[Rows::kSpace], gradient_of[Rows::kSpace];
+  rows.Sum(products, product_of);
+  rows.Sum(gradients, gradient_of);
+  for (int64_t c = 0; c < rows.channels; ++c) sums[c] = {product_of[c], gradient_of[c]};
 }
 
-template <typename T, typename Mask>
+template <typename T, typename V, typename Mask>
 void MaskedSums(const Layout& layout, const Block& block, const T* x, const double* mean, const T* dy, const Mask& mask,
                 Sums* sums) {
   if (WalksByRow(layout)) {
     RowSums(layout, block, x, mean, dy, mask, sums);
   } else {
-    PlaneSums(layout, block, x, mean, dy, mask, sums);
+    PlaneSums<T, V>(layout, block, x, mean, dy, mask, sums);
   }
 }
 
@@ -155,11 +197,11 @@ template <typename T, typename V>
 void BlockSums(const Layout& layout, const Block& block, const T* x, const double* mean, const T* dy,
                const ReluOf<T, V>& relu, Sums* sums) {
   if (relu.y != nullptr) {
-    MaskedSums(layout, block, x, mean, dy, ResultMask<T>{relu.y}, sums);
+    MaskedSums<T, V>(layout, block, x, mean, dy, ResultMask<T>{relu.y}, sums);
   } else if (relu.coefficients != nullptr) {
-    MaskedSums(layout, block, x, mean, dy, RecomputedMask<T, V>{relu.coefficients + block.channel_begin}, sums);
+    MaskedSums<T, V>(layout, block, x, mean, dy, RecomputedMask<T, V>{relu.coefficients + block.channel_begin}, sums);
   } else {
-    MaskedSums(layout, block, x, mean, dy, NoMask{}, sums);
+    MaskedSums<T, V>(layout, block, x, mean, dy, NoMask{}, sums);
   }
 }
 

@@ -12,8 +12,8 @@ const OpSpec kBatchNormGrad{
     [](const Call& call) {
       const auto& in = call.inputs;
       const auto& out = call.outputs;
-      return BatchNormGrad(call.data_type, call.statistics_type, call.executor, call.layout, in[0], nullptr, in[1],
-                           in[2], in[3], in[4], out[0], out[1], out[2]);
+      return BatchNormGrad(call.data_type, call.statistics_type, call.executor, call.layout, in[0], {}, in[1], in[2],
+                           in[3], in[4], out[0], out[1], out[2]);
     },
 };
 

@@ -11,8 +11,8 @@ const OpSpec kBatchNormReluGrad{
     [](const Call& call) {
       const auto& in = call.inputs;
       const auto& out = call.outputs;
-      return BatchNormGrad(call.data_type, call.statistics_type, call.executor, call.layout, in[0], in[1], in[2], in[3],
-                           in[4], in[5], out[0], out[1], out[2]);
+      return BatchNormGrad(call.data_type, call.statistics_type, call.executor, call.layout, in[0], {in[1]}, in[2],
+                           in[3], in[4], in[5], out[0], out[1], out[2]);
     },
 };
 

@@ -24,7 +24,7 @@ const OpSpec kBatchNormTrainUpdate{
       return BatchNormTrainUpdate(call.data_type, call.statistics_type, call.executor, call.layout,
                                   static_cast<double>(own.epsilon), own.relu != 0, in[0], in[1], in[2],
                                   {static_cast<double>(own.momentum), own.unbiased != 0, in[3], in[4], out[3], out[4]},
-                                  out[0], out[1], out[2]);
+                                  {out[0], out[1], nullptr, out[2]});
     },
 };
 

@@ -1,0 +1,19 @@
+#include "../../kernels/batch_norm_grad.h"
+#include "../op_spec.h"
+
+namespace onnx_cbp {
+
+const OpSpec kBatchNormRecomputeReluGrad{
+    "BatchNormRecomputeReluGrad",
+    {formal::kDY, formal::kX, formal::kScale, formal::kMean, formal::kInvStd, formal::kSlope, formal::kOffset},
+    {formal::kDX, formal::kScaleGrad, formal::kBiasGrad},
+    {"axis"},
+    [](const Call& call) {
+      const auto& in = call.inputs;
+      const auto& out = call.outputs;
+      return BatchNormGrad(call.data_type, call.statistics_type, call.executor, call.layout, in[0],
+                           {nullptr, in[5], in[6]}, in[1], in[2], in[3], in[4], out[0], out[1], out[2]);
+    },
+};
+
+}  // namespace onnx_cbp

@@ -1,0 +1,32 @@
+#include "../../kernels/batch_norm_train_update.h"
+#include "../op_spec.h"
+
+namespace onnx_cbp {
+
+const OpSpec kBatchNormReluTrainUpdate{
+    "BatchNormReluTrainUpdate",
+    {formal::kX,
+     formal::kScale,
+     formal::kB,
+     {"running_mean", TypeOf::kStatistics, ShapeOf::kChannels},
+     {"running_var", TypeOf::kStatistics, ShapeOf::kChannels}},
+    {formal::kY,
+     formal::kMean,
+     formal::kInvStd,
+     {"updated_mean", TypeOf::kStatistics, ShapeOf::kChannels},
+     {"updated_var", TypeOf::kStatistics, ShapeOf::kChannels},
+     formal::kSlope,
+     formal::kOffset},
+    {"axis", "epsilon", "momentum", "unbiased"},
+    [](const Call& call) {
+      const auto& in = call.inputs;
+      const auto& out = call.outputs;
+      const Attributes& own = call.attributes;
+      return BatchNormTrainUpdate(call.data_type, call.statistics_type, call.executor, call.layout,
+                                  static_cast<double>(own.epsilon), true, in[0], in[1], in[2],
+                                  {static_cast<double>(own.momentum), own.unbiased != 0, in[3], in[4], out[3], out[4]},
+                                  {out[0], out[1], nullptr, out[2], out[5], out[6]});
+    },
+};
+
+}  // namespace onnx_cbp

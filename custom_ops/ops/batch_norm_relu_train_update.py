@@ -1,0 +1,85 @@
+"""BatchNormReluTrainUpdate: BatchNormTrainUpdate and a Relu, which keeps what its gradient recomputes the mask from."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnx_cbp.custom_ops import bodies, formals
+from onnx_cbp.custom_ops.operator import Arrays, Layout, Operator
+from onnx_cbp.custom_ops.ops import batch_norm_train_update, channel_stats, running_stats
+
+
+def _reference(
+    X: np.ndarray,
+    scale: np.ndarray,
+    B: np.ndarray,
+    running_mean: np.ndarray,
+    running_var: np.ndarray,
+    *,
+    layout: Layout,
+    epsilon: float,
+    momentum: float,
+    unbiased: int,
+) -> Arrays:
+    results = batch_norm_train_update.reference(
+        *(X, scale, B, running_mean, running_var),
+        layout=layout,
+        epsilon=epsilon,
+        momentum=momentum,
+        unbiased=unbiased,
+        relu=1,
+    )
+    inv_std = results[2]
+    return *results, scale * inv_std, B + 0.0
+
+
+def _body(opset: int) -> str:
+    return (
+        bodies.CONSTANTS
+        + bodies.AS_PLANES
+        + bodies.planes("X", opset, like="scale")
+        + channel_stats.statements(lambda result, count: bodies.count_like(result, count, "scale", opset))
+        + f"""
+    epsilon_float = Constant <value_float: float = @epsilon> ()
+    {bodies.cast_like("epsilon", "epsilon_float", "scale", opset)}
+    shifted_var = Add (var, epsilon)
+    std = Sqrt (shifted_var)
+    inv_std = Reciprocal (std)
+    slope = Mul (scale, inv_std)
+    offset = Identity (B)
+"""
+        + bodies.per_channel("mean", "slope", "offset")
+        + NORMAL
+        + f"""
+    Y_planes = Relu (normal)
+    {bodies.restore("Y", "Y_planes", "X", opset)}
+    unbiased_int = Constant <value_int: int = @unbiased> ()
+    is_unbiased = Cast <to = 9> (unbiased_int)
+    nothing_unbiased = Less (unbiased_int, unbiased_int)
+"""
+        + running_stats.statements(opset, "mean", "nothing_unbiased", like="scale")
+        + running_stats.statements(opset, "var", "is_unbiased", like="scale")
+    )
+
+
+#: Statements from X_planes, mean_column, slope_column and offset_column to the ReLU's argument: the same forward and
+#: backward, so that both see the same signs.
+NORMAL = """
+    centered_x = Sub (X_planes, mean_column)
+    scaled_x = Mul (centered_x, slope_column)
+    normal = Add (scaled_x, offset_column)
+"""
+
+OPERATOR = Operator(
+    name="BatchNormReluTrainUpdate",
+    doc="""BatchNormTrainUpdate and a Relu, and what BatchNormRecomputeReluGrad needs to know which elements passed:
+
+    slope = scale * inv_std,  Y = max((X - mean) * slope + offset, 0)
+
+in this order, with the vectors as the outputs hold them: offset is B and what rounding took from the mean.""",
+    inputs=batch_norm_train_update.OPERATOR.inputs,
+    outputs=(*batch_norm_train_update.OPERATOR.outputs, formals.SLOPE, formals.OFFSET),
+    attributes=(formals.AXIS, formals.EPSILON, formals.MOMENTUM, formals.UNBIASED),
+    reference=_reference,
+    body=_body,
+)
