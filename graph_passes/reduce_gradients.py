@@ -14,7 +14,7 @@ from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.dialects import is_gradient_accumulator
 from onnx_cbp.graph_passes.scopes import import_domain
 from onnx_cbp.graph_passes.sites import label
-from onnx_cbp.graph_passes.splice import Draft, Names
+from onnx_cbp.graph_passes.splice import Draft, Names, short
 from onnx_cbp.graph_passes.synchronize import WORLD
 from onnx_cbp.graph_passes.types import Types
 
@@ -60,7 +60,8 @@ class ReduceGradientsPass(InPlacePass):
         buckets = self._buckets(gradients)
         for number, bucket in enumerate(buckets):
             draft = Draft(f"gradients{number}", names, types)
-            layer = f"gradients {number + 1} of {len(buckets)}, '{bucket[0].value.name}' to '{bucket[-1].value.name}'"
+            first, last = (short(gradient.value.name or "") for gradient in (bucket[0], bucket[-1]))
+            layer = f"gradients {number + 1} of {len(buckets)}, '{first}' to '{last}'"
             reduced = _reduce(bucket, layer, model.opset_imports.get("", 0), draft)
             readers = [reader for gradient in bucket for reader in gradient.accumulators]
             graph.insert_before(min(readers, key=lambda node: made[node]), draft.nodes)

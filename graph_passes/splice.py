@@ -12,6 +12,8 @@ from onnx_cbp.graph_passes.scopes import scopes
 from onnx_cbp.graph_passes.sites import label
 from onnx_cbp.graph_passes.types import Types
 
+_LONG = 80
+
 
 class Names:
     """Names that no value and no node of the model has yet."""
@@ -151,6 +153,11 @@ def inherit(old: ir.Value, new: ir.Value) -> None:
     new.doc_string = old.doc_string
     new.metadata_props.update(old.metadata_props)
     new.meta.update(old.meta)  # onnx-ir keeps quantization annotations there
+
+
+def short(name: str) -> str:
+    """A name that several of which fit into what replicas tell each other of a collective."""
+    return name if len(name) <= _LONG else f"{name[: _LONG // 2]}...{name[-_LONG // 2 :]}"
 
 
 def is_used(value: ir.Value | None) -> bool:

@@ -288,6 +288,18 @@ def test_a_second_loss_beside_the_first_is_refused():
         onnx_cbp.rewrite(model, data_parallel=True)
 
 
+def test_long_names_fit_into_what_replicas_tell_each_other():
+    model = onnx.load(RESNET)
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                if name.endswith("weight_grad"):
+                    names[i] = "module/" * 60 + name
+    found = [attributes(n)["layer"] for n in collectives(onnx_cbp.rewrite(model, data_parallel=True))]
+    assert max(map(len, found)) < 400
+    assert any(b"..." in layer and layer.endswith(b"stem.weight_grad'") for layer in found)
+
+
 def test_what_is_sent_is_told_in_the_log(caplog):
     with caplog.at_level(logging.INFO, "onnx_cbp"):
         onnx_cbp.rewrite(RESNET, data_parallel=True)
