@@ -32,8 +32,11 @@ STEPS = 6
 LOSS = 1e-5
 GRADIENTS = 1e-5
 STATISTICS = 1e-6
-#: Small networks made up at random are worse conditioned: there, one process rewritten and not is held to this too.
-GRADIENTS_OF_ANY_NETWORK = 5e-5
+#: Some steps are worse conditioned: the original's own gradients move by more than that when its weights are moved by
+#: one ulp, of which this many draws are made. There it is twice that, since both sides round, but no more than this, to
+#: which tests/training holds one process.
+DRAWS = 3
+GRADIENTS_AT_MOST = 5e-5
 #: As in tests/training: how near to a kink or a tie what passes in one graph only may be, and how many do in a step.
 FLIP_SIZE = 5e-6
 FLIPS = 4
@@ -50,10 +53,18 @@ def _quiet():
 
 @dataclasses.dataclass
 class Step:
-    """What one step of the whole batch gives: the loss, gradients, running statistics by group, watched values."""
+    """What one step of the whole batch gives.
+
+    Attributes:
+        loss, gradients: of the batch.
+        tolerance: how far the gradients of replicas may be from them.
+        after: running statistics, by group.
+        watched: outputs, by group.
+    """
 
     loss: float
     gradients: dict[str, np.ndarray]
+    tolerance: float
     after: list[dict[str, np.ndarray]]
     watched: list[dict[str, np.ndarray]]
 
@@ -66,7 +77,6 @@ def follow(
     parts: list[list[int]],
     bounds: dict[int, list[int]] | None = None,
     groups: dict[str, list[list[int]]] | None = None,
-    tolerance: float = GRADIENTS,
     **options,
 ) -> None:
     """Let replicas, in groups that synchronise, follow one process."""
@@ -93,15 +103,7 @@ def follow(
     outcomes = start(engine, "follows_steps", replicas, results, groups=groups, **files)
     for rank in range(replicas):
         assert "result" in outcomes[rank], outcomes[rank]
-    _judge(
-        steps,
-        [dict(np.load(results / f"{rank}.npz")) for rank in range(replicas)],
-        cuts,
-        parts,
-        watched,
-        outputs,
-        tolerance,
-    )
+    _judge(steps, [dict(np.load(results / f"{rank}.npz")) for rank in range(replicas)], cuts, parts, watched, outputs)
 
 
 def _one_process(original, made, cuts, parts, outputs, record) -> list[Step]:
@@ -111,7 +113,8 @@ def _one_process(original, made, cuts, parts, outputs, record) -> list[Step]:
     for number, (batch, cut) in enumerate(zip(made, cuts, strict=True)):
         state = trained.values()
         record |= {f"{number}/state/{name}": value for name, value in state.items()}
-        step = Step(0.0, {name: 0.0 * value for name, value in trained.gradients().items()}, [], [])
+        step = Step(0.0, {name: 0.0 * value for name, value in trained.gradients().items()}, 0.0, [], [])
+        moved = [dict(step.gradients) for _ in range(DRAWS)]
         for part in parts:
             mine = np.concatenate([np.arange(cut[rank], cut[rank + 1]) for rank in part])
             alone.set_values(state)
@@ -124,12 +127,29 @@ def _one_process(original, made, cuts, parts, outputs, record) -> list[Step]:
                 step.gradients[name] = step.gradients[name] + share * gradient
             step.after.append({name: value for name, value in alone.values().items() if "running" in name})
             step.watched.append(values)
+            for draw, total in enumerate(moved):
+                alone.set_values(by_one_ulp(state, DRAWS * number + draw))
+                alone.forward_backward([value[mine] for value in batch])
+                for name, gradient in alone.gradients().items():
+                    total[name] = total[name] + share * gradient
+        by_itself = max(max(gradient_differences(step.gradients, total).values()) for total in moved)
+        step.tolerance = min(max(GRADIENTS, 2 * by_itself), GRADIENTS_AT_MOST)
         steps.append(step)
         trained.step(batch)
     return steps
 
 
-def _judge(steps, found, cuts, parts, watched, outputs, tolerance) -> None:
+def by_one_ulp(state: dict[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
+    """A state with every weight moved up or down by one ulp."""
+    rng = np.random.default_rng(seed)
+    moved = {}
+    for name, value in state.items():
+        up_or_down = rng.choice([-np.inf, np.inf], value.shape).astype(value.dtype)
+        moved[name] = value if "running" in name else np.nextafter(value, up_or_down)
+    return moved
+
+
+def _judge(steps, found, cuts, parts, watched, outputs) -> None:
     losses, gradients, statistics, flips = [], [], [], []
     for number, (step, cut) in enumerate(zip(steps, cuts, strict=True)):
         first = {name: found[0][f"{number}/gradient/{name}"] for name in step.gradients}
@@ -147,17 +167,20 @@ def _judge(steps, found, cuts, parts, watched, outputs, tolerance) -> None:
             flips[-1] += [switch.flips(got, want) for switch in watched]
     flips = [np.concatenate(each) if each else np.array([]) for each in flips]
     judged = [difference for difference, flipped in zip(gradients, flips, strict=True) if not flipped.size]
+    allowed = [step.tolerance for step, flipped in zip(steps, flips, strict=True) if not flipped.size]
     sizes = np.concatenate(flips)
     print(
         f"loss {max(losses):.1e}, statistics {max(statistics):.1e}, gradients {max(judged, default=np.inf):.1e} in "
-        f"{len(judged)} of {len(steps)} steps; {sizes.size} flips in the others, gradients {max(gradients):.1e}"
+        f"{len(judged)} of {len(steps)} steps; {sizes.size} flips in the others, gradients {max(gradients):.1e}; "
+        f"{sum(tolerance > GRADIENTS for tolerance in allowed)} steps are worse conditioned than {GRADIENTS}"
     )
     assert max(losses) <= LOSS
     assert max(statistics) <= STATISTICS
     assert sizes.max(initial=0) <= FLIP_SIZE
     assert max(flipped.size for flipped in flips) <= FLIPS
     assert len(judged) >= len(steps) / 2
-    assert max(judged) <= tolerance
+    for difference, tolerance in zip(judged, allowed, strict=True):
+        assert difference <= tolerance
 
 
 def _joined(found, number, ranks, watched, outputs) -> dict[str, np.ndarray]:
@@ -206,7 +229,7 @@ def test_networks_made_up_on_the_spot(rank, seed, tmp_path):
     artifacts = generate(network, tmp_path)
     replicas = 2 + seed % 3
     made, parts = random_batches(network, STEPS, seed), [list(range(replicas))]
-    follow("threads", artifacts, made, tmp_path, parts, tolerance=GRADIENTS_OF_ANY_NETWORK, synchronize=True)
+    follow("threads", artifacts, made, tmp_path, parts, synchronize=True)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -4,26 +4,13 @@
 #include <cmath>
 #include <exception>
 #include <new>
-#include <numeric>
 #include <variant>
 
 #include "../kernels/element_types.h"
+#include "shape.h"
 
 namespace onnx_cbp {
 namespace {
-
-using Shape = std::vector<int64_t>;
-
-std::string ToString(const Shape& shape) {
-  std::string text = "[";
-  for (size_t i = 0; i < shape.size(); ++i) text += (i ? "," : "") + std::to_string(shape[i]);
-  return text + "]";
-}
-
-int64_t Product(const Shape& shape, size_t begin, size_t end) {
-  return std::accumulate(shape.begin() + static_cast<int64_t>(begin), shape.begin() + static_cast<int64_t>(end),
-                         int64_t{1}, std::multiplies<>());
-}
 
 // ONNX Runtime's intra-op pool.
 class OrtExecutor final : public Executor {
@@ -186,10 +173,13 @@ OrtStatusPtr Kernel::ComputeV2(OrtKernelContext* context) noexcept {
 void Kernel::Compute(Ort::KernelContext& context) const {
   const Shapes shapes = CheckInputs(context);
   std::vector<const void*> inputs;
+  inputs.reserve(spec_.inputs.size());
   for (size_t i = 0; i < spec_.inputs.size(); ++i) inputs.push_back(context.GetInput(i).GetTensorRawData());
   std::vector<void*> outputs;
+  outputs.reserve(spec_.outputs.size());
   for (size_t i = 0; i < spec_.outputs.size(); ++i) {
-    outputs.push_back(context.GetOutput(i, shapes.of(spec_.outputs[i].shape)).GetTensorMutableRawData());
+    const Shape shape = shapes.of(spec_.outputs[i].shape);
+    outputs.push_back(context.GetOutput(i, shape.data(), shape.size()).GetTensorMutableRawData());
   }
   for (size_t i = 0; i < spec_.inputs.size(); ++i) {
     if (spec_.inputs[i].type != TypeOf::kCount) continue;
@@ -207,8 +197,13 @@ void Kernel::Compute(Ort::KernelContext& context) const {
 
 Kernel::Shapes Kernel::CheckInputs(const Ort::KernelContext& context) const {
   std::vector<Shape> actual;
+  actual.reserve(spec_.inputs.size());
   for (size_t i = 0; i < spec_.inputs.size(); ++i) {
-    actual.push_back(context.GetInput(i).GetTensorTypeAndShapeInfo().GetShape());
+    actual.push_back(Shape::Of(context.GetInput(i)));
+    if (actual[i].size() > Shape::kMaxRank) {
+      Fail("input '" + std::string(spec_.inputs[i].name) + "' has rank " + std::to_string(actual[i].size()) +
+           "; the most is " + std::to_string(Shape::kMaxRank) + ": join dimensions");
+    }
   }
   Shapes shapes{{}, Layout(1, 0, 1)};
   const int x = spec_.data_input();
@@ -216,7 +211,7 @@ Kernel::Shapes Kernel::CheckInputs(const Ort::KernelContext& context) const {
     const bool replicas = spec_.inputs[0].shape == ShapeOf::kReplicaChannels;
     const bool gathers = spec_.outputs[0].shape == ShapeOf::kReplicaChannels;
     if (actual[0].size() != (replicas ? 2 : 1)) {
-      Fail("input '" + std::string(spec_.inputs[0].name) + "' has shape " + ToString(actual[0]) + ", expected " +
+      Fail("input '" + std::string(spec_.inputs[0].name) + "' has shape " + actual[0].ToString() + ", expected " +
            (replicas ? "[R,C]" : "[C]") + " (R replicas, C channels)");
     }
     shapes.layout = Layout(1, actual[0].back(), 1);
@@ -225,27 +220,27 @@ Kernel::Shapes Kernel::CheckInputs(const Ort::KernelContext& context) const {
     shapes.data = actual[static_cast<size_t>(x)];
     const int64_t rank = static_cast<int64_t>(shapes.data.size());
     if (rank < 2) {
-      Fail("input 'X' has shape " + ToString(shapes.data) + "; it needs a batch and a channel axis, rank 2 or more");
+      Fail("input 'X' has shape " + shapes.data.ToString() + "; it needs a batch and a channel axis, rank 2 or more");
     }
     if (attributes_.axis < -rank || attributes_.axis >= rank) {
       Fail("attribute 'axis' is " + std::to_string(attributes_.axis) + ", out of range for X of shape " +
-           ToString(shapes.data) + "; use " + std::to_string(-rank) + " to " + std::to_string(rank - 1));
+           shapes.data.ToString() + "; use " + std::to_string(-rank) + " to " + std::to_string(rank - 1));
     }
     const size_t axis = static_cast<size_t>(attributes_.axis < 0 ? attributes_.axis + rank : attributes_.axis);
     shapes.layout =
-        Layout(Product(shapes.data, 0, axis), shapes.data[axis], Product(shapes.data, axis + 1, shapes.data.size()));
+        Layout(shapes.data.Product(0, axis), shapes.data[axis], shapes.data.Product(axis + 1, shapes.data.size()));
   }
   for (size_t i = 0; i < spec_.inputs.size(); ++i) {
     const Formal& formal = spec_.inputs[i];
     if (actual[i] == shapes.of(formal.shape)) continue;
     const std::string of_x =
-        x < 0 ? "" : " (axis " + std::to_string(attributes_.axis) + " of X " + ToString(shapes.data) + ")";
+        x < 0 ? "" : " (axis " + std::to_string(attributes_.axis) + " of X " + shapes.data.ToString() + ")";
     const std::string expected = formal.shape == ShapeOf::kData       ? ", the shape of X"
                                  : formal.shape == ShapeOf::kChannels ? ", one value a channel" + of_x
                                  : formal.shape == ShapeOf::kScalar   ? ", a scalar"
                                                                       : " (R replicas, C channels)";
-    Fail("input '" + std::string(formal.name) + "' has shape " + ToString(actual[i]) + ", expected " +
-         ToString(shapes.of(formal.shape)) + expected);
+    Fail("input '" + std::string(formal.name) + "' has shape " + actual[i].ToString() + ", expected " +
+         shapes.of(formal.shape).ToString() + expected);
   }
   return shapes;
 }
