@@ -3,7 +3,7 @@ PYTHON ?= python3
 TOOLS = .venv-tools
 NOX = $(TOOLS)/bin/nox --non-interactive
 
-.PHONY: test lint demo clean
+.PHONY: test lint demo demo-distributed clean
 
 test: $(TOOLS)/ready
 	$(NOX) --session test exchange variants test_pure_python distributed
@@ -13,6 +13,9 @@ lint: $(TOOLS)/ready
 
 demo: $(TOOLS)/ready
 	$(NOX) --session demo
+
+demo-distributed: $(TOOLS)/ready
+	$(NOX) --session demo-distributed
 
 $(TOOLS)/ready:
 	$(PYTHON) -m venv --clear $(TOOLS)

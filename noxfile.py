@@ -141,6 +141,14 @@ def demo(session: nox.Session) -> None:
     session.run("python", "examples/digits.py", *session.posargs)
 
 
+@nox.session(name="demo-distributed", requires=["build"])
+def demo_distributed(session: nox.Session) -> None:
+    """Train the sample network on handwritten digits in several processes, against one with the whole batch."""
+    session.install(f"{_wheel()}[training,mpi,demo]")
+    _install_again(session)
+    session.run("python", "examples/digits_distributed.py", *session.posargs)
+
+
 def _cmake(session: nox.Session, source: Path, build: Path, *options: str) -> None:
     """Configure and build; warnings are errors, the last build type named is the one taken."""
     settings = ("-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", "-DONNX_CBP_WERROR=ON", *options)

@@ -5,9 +5,12 @@ from onnx_cbp.graph_passes.attach_functions import AttachFunctionsPass
 from onnx_cbp.graph_passes.fold_relu import FoldReluPass
 from onnx_cbp.graph_passes.inline_functions import InlineFunctionsPass
 from onnx_cbp.graph_passes.recompute_relu import RecomputeReluPass
+from onnx_cbp.graph_passes.reduce_gradients import ReduceGradientsPass
 from onnx_cbp.graph_passes.replace_backward import ReplaceBackwardPass
 from onnx_cbp.graph_passes.replace_forward import ReplaceForwardPass
 from onnx_cbp.graph_passes.sites import BackwardSite, ForwardSite, LeftAlone, Site, label
+from onnx_cbp.graph_passes.synchronize import Synchronization
+from onnx_cbp.graph_passes.whole_batch_loss import WholeBatchLossPass
 
 __all__ = [
     "AttachFunctionsPass",
@@ -17,9 +20,12 @@ __all__ = [
     "InlineFunctionsPass",
     "LeftAlone",
     "RecomputeReluPass",
+    "ReduceGradientsPass",
     "ReplaceBackwardPass",
     "ReplaceForwardPass",
     "Site",
+    "Synchronization",
+    "WholeBatchLossPass",
     "find_sites",
     "label",
 ]

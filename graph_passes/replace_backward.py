@@ -9,7 +9,8 @@ from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.graph_passes.analysis import find_sites
 from onnx_cbp.graph_passes.scopes import import_domain
 from onnx_cbp.graph_passes.sites import BackwardSite
-from onnx_cbp.graph_passes.splice import Names, Splice, statistics_type
+from onnx_cbp.graph_passes.splice import Names, Splice, origin, statistics_type
+from onnx_cbp.graph_passes.synchronize import reduce_sums
 from onnx_cbp.graph_passes.types import Types
 
 
@@ -25,8 +26,14 @@ class ReplaceBackwardPass(InPlacePass):
         scale_grad, bias_grad = ChannelBackpropStats(X, mean, inv_std, dY)
         dX = ChannelBackprop(dY, X, scale, mean, inv_std, scale_grad, bias_grad, count)     where dX is asked for
 
-    `count` is that of the ChannelStats which made `mean`, so run this after `ReplaceForwardPass`; where the mean comes
-    from elsewhere, it is the number of elements per channel of X.
+    Where `mean` is that of a synchronised batch norm, the sums for dX are those of the group's whole batch, and
+    scale_grad and bias_grad stay those of this replica's, to be summed with all other gradients of parameters:
+
+        dX = ChannelBackprop(dY, X, scale, mean, inv_std, AllReduce(scale_grad, bias_grad), count)
+
+    `count` is that of the ChannelStats, or of the ChannelStatsMerge, which made `mean`, so run this after
+    `ReplaceForwardPass`; where the mean comes from elsewhere, it is the number of elements per channel of X. Where the
+    forward batch norm was done in steps, so is its gradient.
     """
 
     def __init__(self, *, one_pass: bool = False) -> None:
@@ -56,7 +63,7 @@ def _replace(site: BackwardSite, names: Names, types: Types, one_pass: bool) -> 
     sums = (("scale_grad", dtype, vector), ("bias_grad", dtype, vector))
     input_grad = ("dX", site.X.dtype, site.X.shape)
     dX = None
-    if one_pass and site.dX is not None:
+    if one_pass and site.dX is not None and _counted(site) is None:
         dX, scale_grad, bias_grad = splice.channel_op(
             "BatchNormGrad", (site.dY, site.X, scale, mean, inv_std), (input_grad, *sums), axis=site.axis
         )
@@ -65,9 +72,10 @@ def _replace(site: BackwardSite, names: Names, types: Types, one_pass: bool) -> 
             "ChannelBackpropStats", (site.X, mean, inv_std, site.dY), sums, axis=site.axis
         )
         if site.dX is not None:
+            whole = reduce_sums(splice, site.mean, (scale_grad, bias_grad))
             (dX,) = splice.channel_op(
                 "ChannelBackprop",
-                (site.dY, site.X, scale, mean, inv_std, scale_grad, bias_grad, _count(site, splice)),
+                (site.dY, site.X, scale, mean, inv_std, *whole, _count(site, splice)),
                 (input_grad,),
                 axis=site.axis,
             )
@@ -78,10 +86,18 @@ def _replace(site: BackwardSite, names: Names, types: Types, one_pass: bool) -> 
     splice.commit()
 
 
+def _counted(site: BackwardSite) -> ir.Value | None:
+    """The count that belongs to the mean, where the batch norm was done in steps."""
+    producer = origin(site.mean)
+    if producer is None or producer.domain != DOMAIN or producer.op_type not in ("ChannelStats", "ChannelStatsMerge"):
+        return None
+    return producer.outputs[2]
+
+
 def _count(site: BackwardSite, splice: Splice) -> ir.Value:
-    producer = site.mean.producer()
-    if producer is not None and (producer.domain, producer.op_type) == (DOMAIN, "ChannelStats"):
-        return producer.outputs[2]
+    counted = _counted(site)
+    if counted is not None:
+        return counted
     scalar = (ir.DataType.INT64, ir.Shape([]))
     (elements,) = splice.add("Size", (site.X,), (("elements", *scalar),))
     (channels,) = splice.add("Size", (site.scale,), (("channels", *scalar),))

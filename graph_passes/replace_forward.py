@@ -10,8 +10,9 @@ from onnx_ir.passes import InPlacePass, PassResult
 
 from onnx_cbp.graph_passes.analysis import find_sites
 from onnx_cbp.graph_passes.scopes import import_domain
-from onnx_cbp.graph_passes.sites import ForwardSite
+from onnx_cbp.graph_passes.sites import ForwardSite, label
 from onnx_cbp.graph_passes.splice import Names, Splice, is_used, statistics_type
+from onnx_cbp.graph_passes.synchronize import Synchronization, merge_statistics
 from onnx_cbp.graph_passes.types import Types
 
 
@@ -29,6 +30,10 @@ class ReplaceForwardPass(InPlacePass):
         Y = ChannelNormalize(X, scale, B, mean, var)
         updated = RunningStats(running, batch, count)          for mean and variance, where something reads it
 
+    A site that `synchronization` chooses is done in steps, and its statistics are those of the group's whole batch:
+
+        mean, var, count = ChannelStatsMerge(AllGather(ChannelStats(X)))
+
     Either way, where the node wrote its running statistics in place:
 
         InPlaceAccumulatorV2(running, updated, overwrite)
@@ -37,9 +42,10 @@ class ReplaceForwardPass(InPlacePass):
     them would bring back the wrong outputs that ONNX Runtime computes where equal initializers were merged.
     """
 
-    def __init__(self, *, one_pass: bool = False) -> None:
+    def __init__(self, *, one_pass: bool = False, synchronization: Synchronization | None = None) -> None:
         super().__init__()
         self._one_pass = one_pass
+        self._synchronization = synchronization or Synchronization({})
 
     def call(self, model: ir.Model) -> PassResult:
         """Rewrite the model in place."""
@@ -48,7 +54,8 @@ class ReplaceForwardPass(InPlacePass):
         modified = False
         for site in find_sites(model):
             if isinstance(site, ForwardSite):
-                _replace(site, names, types, writes, self._one_pass)
+                group = self._synchronization.group(site)
+                _replace(site, names, types, writes, self._one_pass and group is None, group)
                 modified = True
         if modified:
             import_domain(model)
@@ -119,13 +126,15 @@ def _running(site: ForwardSite) -> list[_Running]:
     return result
 
 
-def _replace(site: ForwardSite, names: Names, types: Types, writes: _InPlaceWrites, one_pass: bool) -> None:
+def _replace(
+    site: ForwardSite, names: Names, types: Types, writes: _InPlaceWrites, one_pass: bool, group: str | None
+) -> None:
     splice = Splice(site.node, names, types)
     running = _running(site)
     if one_pass and len(running) == 2 and not is_used(site.saved_var):
         _in_one(site, splice, types, writes, running)
     else:
-        _in_steps(site, splice, types, writes, running, one_pass)
+        _in_steps(site, splice, types, writes, running, one_pass, group)
     splice.commit()
 
 
@@ -163,6 +172,7 @@ def _in_steps(
     writes: _InPlaceWrites,
     running: list[_Running],
     one_pass: bool,
+    group: str | None,
 ) -> None:
     dtype = statistics_type(site.scale, types)
     vector = site.scale.shape
@@ -176,6 +186,8 @@ def _in_steps(
         )
     else:
         mean, var, count = splice.channel_op("ChannelStats", (site.X,), results, axis=site.axis, stash_type=dtype.value)
+        if group is not None:
+            mean, var, count = merge_statistics(splice, (mean, var, count), group, label(site.node))
         (Y,) = splice.channel_op(
             "ChannelNormalize", (site.X, scale, B, mean, var), (normal,), axis=site.axis, epsilon=site.epsilon
         )

@@ -63,11 +63,19 @@ class BackwardSite:
 
 @dataclass(frozen=True)
 class LeftAlone:
-    """A batch norm that is not rewritten, and why: one clause that names the value and the mend."""
+    """A batch norm that is not rewritten.
+
+    Attributes:
+        node: the node that it is.
+        form: as in `ForwardSite`.
+        reason: why, in one clause that names the value and the mend.
+        trains: whether the reason is another than that there is nothing to train.
+    """
 
     node: ir.Node
     form: str
     reason: str
+    trains: bool = True
 
 
 Site = ForwardSite | BackwardSite | LeftAlone

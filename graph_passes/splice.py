@@ -12,6 +12,8 @@ from onnx_cbp.graph_passes.scopes import scopes
 from onnx_cbp.graph_passes.sites import label
 from onnx_cbp.graph_passes.types import Types
 
+_LONG = 80
+
 
 class Names:
     """Names that no value and no node of the model has yet."""
@@ -40,23 +42,34 @@ def _names(model: ir.Model) -> Iterator[str]:
     yield from model.graph.initializers
 
 
-class Splice:
-    """Collects the nodes that will stand in the place of one node; nothing changes before `commit`."""
+class Draft:
+    """Collects nodes that will stand in a graph; nothing changes before they are put there.
 
-    def __init__(self, node: ir.Node, names: Names, types: Types) -> None:
-        self.node = node
-        self._types = types
-        self._label = label(node)
+    Attributes:
+        nodes: in order.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        names: Names,
+        types: Types,
+        doc_string: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        self.nodes: list[ir.Node] = []
+        self._label = name
         self._names = names
-        self._nodes: list[ir.Node] = []
-        self._heirs: list[tuple[ir.Value, ir.Value]] = []
+        self._types = types
+        self._doc_string = doc_string
+        self._metadata = metadata or {}
 
     def add(
         self,
         op_type: str,
         inputs: Sequence[ir.Value | None],
         outputs: Sequence[tuple[str, ir.DataType | None, ir.Shape | None]],
-        attributes: Mapping[str, int | float | ir.TensorProtocol] | None = None,
+        attributes: Mapping[str, int | float | str | Sequence[int] | ir.TensorProtocol] | None = None,
         domain: str = "",
     ) -> tuple[ir.Value, ...]:
         """Append a node; each output is given as (suffix of its name, type, shape)."""
@@ -75,10 +88,10 @@ class Splice:
             domain=domain,
             outputs=values,
             name=self._names.fresh(f"{self._label}/{op_type}"),
-            doc_string=self.node.doc_string,
-            metadata_props=dict(self.node.metadata_props),
+            doc_string=self._doc_string,
+            metadata_props=dict(self._metadata),
         )
-        self._nodes.append(node)
+        self.nodes.append(node)
         return values
 
     def channel_op(
@@ -86,7 +99,7 @@ class Splice:
         op_type: str,
         inputs: Sequence[ir.Value | None],
         outputs: Sequence[tuple[str, ir.DataType | None, ir.Shape | None]],
-        **attributes: int | float,
+        **attributes: int | float | str,
     ) -> tuple[ir.Value, ...]:
         """Append one of our ops, with every attribute written."""
         return self.add(op_type, inputs, outputs, attributes, DOMAIN)
@@ -102,6 +115,15 @@ class Splice:
             return value
         return self.add("Cast", (value,), ((suffix, dtype, value.shape),), {"to": dtype.value})[0]
 
+
+class Splice(Draft):
+    """The nodes that will stand in the place of one node; nothing changes before `commit`."""
+
+    def __init__(self, node: ir.Node, names: Names, types: Types) -> None:
+        super().__init__(label(node), names, types, node.doc_string, node.metadata_props)
+        self.node = node
+        self._heirs: list[tuple[ir.Value, ir.Value]] = []
+
     def hand_over(self, old: ir.Value | None, new: ir.Value) -> ir.Value:
         """Let `new` be what `old` was: its name, type, shape, metadata and uses."""
         if old is None:
@@ -115,22 +137,41 @@ class Splice:
         """Insert the new nodes before the old one, hand its values over and remove it."""
         holder = self.node.graph
         assert holder is not None
-        holder.insert_before(self.node, self._nodes)
+        holder.insert_before(self.node, self.nodes)
         for old, new in self._heirs:
-            old.replace_all_uses_with(new, replace_graph_outputs=True)
-            new.type = old.type if old.type is not None else new.type
-            new.shape = old.shape if old.shape is not None else new.shape
-            new.doc_string = old.doc_string
-            new.metadata_props.update(old.metadata_props)
-            new.meta.update(old.meta)  # onnx-ir keeps quantization annotations there
+            inherit(old, new)
             name, old.name = old.name, None
             new.name = name
         holder.remove(self.node, safe=True)
 
 
+def inherit(old: ir.Value, new: ir.Value) -> None:
+    """Give `new` the uses, type, shape and metadata of `old`, in all but its name."""
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    new.type = old.type if old.type is not None else new.type
+    new.shape = old.shape if old.shape is not None else new.shape
+    new.doc_string = old.doc_string
+    new.metadata_props.update(old.metadata_props)
+    new.meta.update(old.meta)  # onnx-ir keeps quantization annotations there
+
+
+def short(name: str) -> str:
+    """A name that several of which fit into what replicas tell each other of a collective."""
+    return name if len(name) <= _LONG else f"{name[: _LONG // 2]}...{name[-_LONG // 2 :]}"
+
+
 def is_used(value: ir.Value | None) -> bool:
     """Whether anything reads the value."""
     return value is not None and (bool(value.uses()) or value.is_graph_output())
+
+
+def origin(value: ir.Value) -> ir.Node | None:
+    """The node that made a value, or that of which the value is a copy in another type."""
+    node = value.producer()
+    while node is not None and node.domain == "" and node.op_type in ("Cast", "Identity"):
+        (copied,) = node.inputs
+        node = None if copied is None else copied.producer()
+    return node
 
 
 def statistics_type(scale: ir.Value, types: Types) -> ir.DataType:

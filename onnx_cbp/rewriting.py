@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,15 +23,20 @@ from onnx_cbp.graph_passes import (
     InlineFunctionsPass,
     LeftAlone,
     RecomputeReluPass,
+    ReduceGradientsPass,
     ReplaceBackwardPass,
     ReplaceForwardPass,
     Site,
+    Synchronization,
+    WholeBatchLossPass,
     find_sites,
     label,
 )
 from onnx_cbp.graph_passes.inference import infer_shapes
+from onnx_cbp.graph_passes.reduce_gradients import BUCKET_CAP_MB
 from onnx_cbp.graph_passes.replace_forward import is_parameter
 from onnx_cbp.graph_passes.splice import is_used
+from onnx_cbp.graph_passes.synchronize import group_of
 from onnx_cbp.model_io import load_model
 
 _log = logging.getLogger("onnx_cbp")
@@ -73,7 +78,7 @@ def inspect(model: ModelSource) -> list[Finding]:
     """
     analysed = _to_ir(_read(model))
     InlineFunctionsPass()(analysed)
-    return _findings(analysed, list(find_sites(analysed)))
+    return _findings(analysed, list(find_sites(analysed)), Synchronization({}))
 
 
 def rewrite(
@@ -83,8 +88,9 @@ def rewrite(
     one_pass: bool = True,
     fold_relu: bool = True,
     recompute_relu: bool = True,
-    synchronize: bool = False,
+    synchronize: bool | str | Mapping[str, str] = False,
     data_parallel: bool = False,
+    bucket_cap_mb: float = BUCKET_CAP_MB,
     report: Callable[[list[Finding]], object] | None = None,
 ) -> onnx.ModelProto:
     """Put channel ops in the place of every batch norm that trains, forward and backward.
@@ -103,48 +109,79 @@ def rewrite(
         recompute_relu: let the gradient of a folded Relu compute once more which elements passed, instead of reading
             the Relu's result: a quarter less memory traffic. Only with fold_relu, and not with portable, since a
             runtime may compute function bodies forward and backward in different ways.
-        synchronize: not available yet.
-        data_parallel: not available yet.
+        synchronize: take batch statistics over several replicas (docs/distributed.md). True: over all of them; the name
+            of a group: among its replicas ("size:4": 4 consecutive ones); groups by pattern of node names ("*" matches
+            any text; the first pattern that fits a name decides): for those batch norms, and no others. Each gets two
+            collectives a step, and is done in steps whatever `one_pass` says.
+        data_parallel: of training artifacts: make the loss that of all replicas' samples, and sum every gradient of a
+            parameter over all replicas before it is accumulated.
+        bucket_cap_mb: megabytes (2^20 bytes) of gradients that one message of `data_parallel` holds at most.
         report: called with what `inspect` says of the model, for whoever wants both and not the analysis twice.
 
     Returns:
         The rewritten model; a copy of the model where there is nothing to rewrite.
 
     Raises:
-        OnnxCbpError: the file cannot be read, the model is not valid ONNX, or `portable` is asked of an opset that the
-            bodies do not serve.
+        OnnxCbpError: the file cannot be read, the model is not valid ONNX, `portable` is asked of an opset that the
+            bodies do not serve or together with `synchronize` or `data_parallel`, a batch norm that is to be
+            synchronised cannot be, or the loss or the gradients are none that `data_parallel` knows.
     """
-    for name, value in (("synchronize", synchronize), ("data_parallel", data_parallel)):
-        if value:
-            raise OnnxCbpError(f"{name}=True is not available in this version of onnx-cbp")
+    synchronization = Synchronization.of(synchronize)
+    if portable and (synchronization or data_parallel):
+        name = "synchronize" if synchronization else "data_parallel"
+        raise OnnxCbpError(
+            f"portable and {name} exclude each other: without the library there is no communication, and the model "
+            "must fail there and not train alone"
+        )
     source = _read(model)
     result = _to_ir(source)
     InlineFunctionsPass()(result)
     sites = list(find_sites(result))
     if report is not None:
-        report(_findings(result, sites))
+        report(_findings(result, sites, synchronization))
+    synchronization.check(sites)
     for site in sites:
         if isinstance(site, LeftAlone):
             _log.info("node '%s' (%s) is left alone: %s", label(site.node), site.form, site.reason)
-    if all(isinstance(site, LeftAlone) for site in sites):
-        done = any(site.form.startswith(DOMAIN) for site in sites)
-        _log.warning("nothing to rewrite: %s", "it is done" if done else "the model has no batch norm that trains")
-    passes: list[InPlacePass] = [ReplaceForwardPass(one_pass=one_pass), ReplaceBackwardPass(one_pass=one_pass)]
+    passes: list[InPlacePass] = [
+        ReplaceForwardPass(one_pass=one_pass, synchronization=synchronization),
+        ReplaceBackwardPass(one_pass=one_pass),
+    ]
     if one_pass and fold_relu:
         passes.append(FoldReluPass())
         if recompute_relu and not portable:
             passes.append(RecomputeReluPass())
+    if data_parallel:
+        passes += [WholeBatchLossPass(), ReduceGradientsPass(bucket_cap_mb)]
     if portable:
         passes.append(AttachFunctionsPass())
     modified = False
     for step in passes:  # not a Sequential: that would bury our one-line errors in its own
         modified |= step(result).modified
+    if data_parallel or all(isinstance(site, LeftAlone) for site in sites):
+        _tell(result, modified)
     if not modified:
         copy = onnx.ModelProto()
         copy.CopyFrom(source)
         return copy
     register_schemas()
     return _to_proto(result, source)
+
+
+def _tell(result: ir.Model, modified: bool) -> None:
+    """Say in the log what a rewrite did where that is not one line a batch norm."""
+    if not modified:
+        done = any(node.domain == DOMAIN for node in result.graph)
+        _log.warning("nothing to rewrite: %s", "it is done" if done else "the model has no batch norm that trains")
+        return
+    for node in result.graph:
+        if (node.domain, node.op_type) == (DOMAIN, "AllReduceBucket"):
+            size = node.outputs[0].shape
+            _log.info("one message a step of %s values: %s", "?" if size is None else size[0], _layer(node))
+
+
+def _layer(node: ir.Node) -> str:
+    return node.attributes["layer"].as_string()
 
 
 def _read(model: ModelSource) -> onnx.ModelProto:
@@ -192,14 +229,14 @@ def _to_proto(result: ir.Model, source: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _findings(model: ir.Model, sites: list[Site]) -> list[Finding]:
+def _findings(model: ir.Model, sites: list[Site], synchronization: Synchronization) -> list[Finding]:
     shapes = [_shape(site) for site in sites]
     if None in shapes:
         # A copy: inference would write types and shapes all over the model. It is slow, and only for the reader.
         copy = ir.from_proto(ir.to_proto(model))
         infer_shapes(copy)
         shapes = [_shape(site) for site in find_sites(copy)]
-    return [_finding(site, shape) for site, shape in zip(sites, shapes, strict=True)]
+    return [_finding(site, shape, synchronization) for site, shape in zip(sites, shapes, strict=True)]
 
 
 def _shape(site: Site) -> str | None:
@@ -209,22 +246,25 @@ def _shape(site: Site) -> str | None:
     return None if X is None or X.shape is None else str(X.shape)
 
 
-def _finding(site: Site, shape: str | None) -> Finding:
+def _finding(site: Site, shape: str | None, synchronization: Synchronization) -> Finding:
     return Finding(
         node=label(site.node),
         form=site.form,
         shape=shape or "?",
         rewritten=not isinstance(site, LeftAlone),
-        explanation=_explain(site),
+        explanation=_explain(site, synchronization),
     )
 
 
-def _explain(site: Site) -> str:
+def _explain(site: Site, synchronization: Synchronization) -> str:
     if isinstance(site, LeftAlone):
-        return f"left alone: {site.reason}"
+        group = group_of(site.node)
+        return f"left alone: {site.reason}" + (f", synchronized in group '{group}'" if group else "")
     if isinstance(site, BackwardSite):
         return "gradients by onnx_cbp ops" + ("" if site.dX is not None else "; nothing asks for that of the input")
-    return "batch statistics and normalisation by onnx_cbp ops; " + _running_statistics(site)
+    group = synchronization.group(site)
+    over = "" if group is None else f", over all replicas of group '{group}'"
+    return f"batch statistics and normalisation by onnx_cbp ops{over}; {_running_statistics(site)}"
 
 
 def _running_statistics(site: ForwardSite) -> str:

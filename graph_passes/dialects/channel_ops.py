@@ -19,6 +19,11 @@ _ONE_A_SITE = {
 }
 
 
+def is_rewritten_forward(node: ir.Node) -> bool:
+    """Whether the node is the one op that a rewritten batch norm has in its forward pass."""
+    return node.domain == DOMAIN and _ONE_A_SITE.get(node.op_type) == "forward"
+
+
 def recognise(node: ir.Node, opset: int) -> Site | None:  # noqa: ARG001 - one signature for every dialect
     """A rewritten batch norm by the one op that each has of its kind."""
     if node.domain != DOMAIN or node.op_type not in _ONE_A_SITE:

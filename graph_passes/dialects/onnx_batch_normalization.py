@@ -25,7 +25,7 @@ def recognise(node: ir.Node, opset: int) -> Site | None:
     training, sign = _trains(node, opset)
     form = f"BatchNormalization-{opset} ({sign})"
     if not training:
-        return LeftAlone(node, form, "it normalises with running statistics: there is nothing to train")
+        return LeftAlone(node, form, "it normalises with running statistics: there is nothing to train", trains=False)
     if opset < 9 and not attribute(node, "spatial", 1):
         reason = "spatial = 0 asks for statistics of every single activation: only those of a channel are supported"
         return LeftAlone(node, form, reason)

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnx_cbp.graph_passes.dialects._reading import attribute, first_missing, forward_site, optional_output
+from onnx_cbp.graph_passes.dialects._reading import (
+    attribute,
+    first_missing,
+    forward_site,
+    optional_input,
+    optional_output,
+)
 from onnx_cbp.graph_passes.sites import BackwardSite, LeftAlone, Site
 
 DOMAIN = "com.microsoft"
@@ -25,7 +31,7 @@ def recognise(node: ir.Node, opset: int) -> Site | None:  # noqa: ARG001 - one s
 def _forward(node: ir.Node) -> Site:
     form = "BatchNormInternal"
     if not attribute(node, "training_mode", 1):
-        return LeftAlone(node, form, "it normalises with running statistics: there is nothing to train")
+        return LeftAlone(node, form, "it normalises with running statistics: there is nothing to train", trains=False)
     # By position: the last output's formal name is saved_var in one place and saved_inv_std in another; it is 1 / std.
     return forward_site(node, form, saved_inv_std=optional_output(node, 4), updates_in_place=True)
 
@@ -54,6 +60,18 @@ def _backward(node: ir.Node) -> Site:
         scale_grad=optional_output(node, 1),
         bias_grad=optional_output(node, 2),
     )
+
+
+def is_gradient_accumulator(node: ir.Node) -> bool:
+    """Whether the node adds a parameter's gradient to its buffer.
+
+    The flag that says whether the buffer starts anew is the caller's there. What writes running statistics has a
+    constant one.
+    """
+    if (node.domain, node.op_type) != (DOMAIN, "InPlaceAccumulatorV2") or first_missing(node, ("buffer", "gradient")):
+        return False
+    flag = optional_input(node, 2)
+    return flag is not None and flag.is_graph_input()
 
 
 def relu_gradient(node: ir.Node) -> tuple[ir.Value, ir.Value] | None:

@@ -18,6 +18,8 @@ from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.fusions import FUSIONS, Fusion
 from onnx_cbp.rewriting import rewrite
 
+_COLLECTIVES = ("AllGather", "AllReduce", "AllReduceBucket")
+
 
 @dataclass(frozen=True)
 class FusionEffect:
@@ -70,21 +72,23 @@ def fusion_effects(
         rtol: the relative difference allowed; None is the tolerance of each type.
     """
     have = list(_fusions(rewritten.graph))
+    alone = any(node.domain == DOMAIN and node.op_type in _COLLECTIVES for node in _nodes(rewritten.graph))
     if not _has_our_ops(rewritten.graph):
         return FusionEffects([])
     if _has_our_ops(original.graph):
         return FusionEffects([], f"{original.what} has ops of ours itself, so what each fusion does cannot be shown")
     rows: list[FusionEffect] = []
     before: Mapping[str, Results] | None = None
+    change: str | None = None
     try:
         whole = original.whole()
         for number in range(len(have) + 1):
             on = have[:number]
             made = _rewritten(whole, on, portable=bool(rewritten.graph.functions))
-            last = number == len(have)
+            last = number == len(have) and not alone
             if [f.name for f in _fusions(made.graph)] != [f.name for f in on]:
                 return FusionEffects(rows, _not_made(on, original, rewritten))
-            change = first_change(made.graph, rewritten.whole()) if last else None
+            change = first_change(made.graph, rewritten.whole()) if last else change
             # Where it is the rewritten model itself, that has been run.
             after = results if last and change is None else yardstick.run(made)
             by_itself = [] if before is None else yardstick.between(before, after, rtol)
@@ -92,6 +96,8 @@ def fusion_effects(
             before = after
     except OnnxCbpError as error:
         return FusionEffects(rows, f"more of the fusions cannot be shown: {error}")
+    if alone:
+        return FusionEffects(rows, _communicates(rewritten))
     return FusionEffects(rows, None if change is None else _altered(change, rewritten))
 
 
@@ -113,6 +119,13 @@ def _rewritten(model: onnx.ModelProto, on: list[Fusion], *, portable: bool) -> M
     made = rewrite(model, portable=portable, **switches)
     names = " and ".join(fusion.name for fusion in on) or "no fusion"
     return Model(f"the original, rewritten with {names},", made, made)
+
+
+def _communicates(rewritten: Model) -> str:
+    return (
+        f"{rewritten.what} exchanges values with other replicas. It was run as the only one, and the rows show the "
+        "original rewritten without collectives"
+    )
 
 
 def _not_made(on: list[Fusion], original: Model, rewritten: Model) -> str:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
+import onnx
 from rich.table import Table
 from rich.text import Text
 
 from onnx_cbp.cli.text import printable, table
+from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.rewriting import Finding
+
+_COLLECTIVES = ("AllGather", "AllReduce", "AllReduceBucket")
 
 
 def findings_table(findings: Sequence[Finding], last: str) -> Table:
@@ -40,3 +45,9 @@ def summary(findings: Sequence[Finding], verb: str) -> str:
     number = counts(findings)
     nodes = "batch norm node" if number["total"] == 1 else "batch norm nodes"
     return f"{number['total']} {nodes}: {number['rewritten']} {verb}, {number['left_alone']} left alone"
+
+
+def messages(model: onnx.ModelProto) -> str:
+    """The collectives of a model's main graph by kind, in words; "" where there are none."""
+    number = Counter(node.op_type for node in model.graph.node if node.domain == DOMAIN)
+    return ", ".join(f"{number[kind]} {kind}" for kind in _COLLECTIVES if number[kind])

@@ -7,7 +7,23 @@ import click
 from onnx_cbp.cli.progress import steps
 
 
-@click.command(short_help="Put channel ops in the place of batch norms.")
+class _GroupIsOptional(click.Command):
+    """`--synchronize [GROUP]` before MODEL: click would take MODEL for the group."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Give an option without a group the default one."""
+        given = [
+            f"{word}=world" if word == "--synchronize" and not _is_group(following) else word
+            for word, following in zip(args, [*args[1:], ""], strict=True)
+        ]
+        return super().parse_args(ctx, given)
+
+
+def _is_group(word: str) -> bool:
+    return word == "world" or word.startswith("size:")
+
+
+@click.command(cls=_GroupIsOptional, short_help="Put channel ops in the place of batch norms.")
 @click.argument("model", type=click.Path(readable=False))
 @click.option(
     "-o", "--output", type=click.Path(readable=False), required=True, metavar="OUT", help="File to write; may be MODEL."
@@ -24,8 +40,25 @@ from onnx_cbp.cli.progress import steps
     default=True,
     help="Compute a folded Relu's mask once more for the gradient (the default), or read the Relu's result.",
 )
-@click.option("--synchronize", is_flag=True, help="Take batch statistics over all replicas.")
-@click.option("--data-parallel", is_flag=True, help="Sum the gradients over all replicas.")
+@click.option(
+    "--synchronize",
+    metavar="[GROUP]",
+    help="Take batch statistics over all replicas, or over those of a group: 'size:K' for K consecutive replicas each, "
+    "or --synchronize=NAME for one that initialize() is given.",
+)
+@click.option(
+    "--synchronize-layers",
+    "layers",
+    multiple=True,
+    metavar="PATTERN",
+    help="Synchronize the batch norms with these node names only ('*' matches any text); may be repeated.",
+)
+@click.option("--data-parallel", is_flag=True, help="Make loss and gradients those of all replicas' samples.")
+@click.option(
+    "--bucket-cap-mb",
+    type=click.FloatRange(0, min_open=True),
+    help="Megabytes of gradients in one message of --data-parallel at most.  [default: 25]",
+)
 def rewrite(
     model: str,
     output: str,
@@ -33,15 +66,17 @@ def rewrite(
     one_pass: bool,
     fold_relu: bool,
     recompute_relu: bool,
-    synchronize: bool,
+    synchronize: str | None,
+    layers: tuple[str, ...],
     data_parallel: bool,
+    bucket_cap_mb: float | None,
 ) -> None:
     """Put channel ops in the place of every batch norm of MODEL that trains, and write the result to OUT.
 
     OUT is written whole or not at all. A model with nothing to rewrite comes out unchanged.
     """
     import onnx_cbp
-    from onnx_cbp.cli.findings import findings_table, summary
+    from onnx_cbp.cli.findings import findings_table, messages, summary
     from onnx_cbp.cli.text import console, say
     from onnx_cbp.model_io import load_model, save_model
 
@@ -56,8 +91,9 @@ def rewrite(
             one_pass=one_pass,
             fold_relu=fold_relu,
             recompute_relu=recompute_relu,
-            synchronize=synchronize,
+            synchronize=_groups(synchronize, layers),
             data_parallel=data_parallel,
+            **({} if bucket_cap_mb is None else {"bucket_cap_mb": bucket_cap_mb}),
             report=findings.extend,
         )
         bodies = len(result.functions) - len(source.functions)
@@ -67,8 +103,17 @@ def rewrite(
     if findings:
         out.print(findings_table(findings, "what was done"))
     say(out, summary(findings, "rewritten"))
+    if sent := messages(result):
+        say(out, f"each replica takes part in {sent} a step")
     attached = f", with {bodies} function bodies attached" if bodies else ""
-    if any(f.rewritten for f in findings) or bodies:
+    if any(f.rewritten for f in findings) or bodies or messages(source) != sent:
         say(out, f"wrote {output}{attached}")
     else:
         say(out, f"nothing to rewrite: wrote {output}, which is {model} unchanged")
+
+
+def _groups(group: str | None, layers: tuple[str, ...]) -> bool | str | dict[str, str]:
+    """The options as `rewrite` takes them."""
+    if layers:
+        return dict.fromkeys(layers, group or "world")
+    return True if group == "world" else group or False

@@ -6,7 +6,14 @@ onnx_cbp.distributed.finalize()
 """
 
 from onnx_cbp.distributed.communicator import CommunicationError, Communicator
-from onnx_cbp.distributed.lifecycle import finalize, initialize, is_initialized, rank, world_size
+from onnx_cbp.distributed.lifecycle import (
+    finalize,
+    initialize,
+    is_initialized,
+    rank,
+    without_samples,
+    world_size,
+)
 from onnx_cbp.distributed.run import run_replicas
 
 __all__ = [
@@ -17,5 +24,6 @@ __all__ = [
     "is_initialized",
     "rank",
     "run_replicas",
+    "without_samples",
     "world_size",
 ]

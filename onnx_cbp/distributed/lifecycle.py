@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from onnx_cbp.distributed import groups as group_names
@@ -109,6 +110,33 @@ def world_size() -> int:
     """The number of replicas; 1 without a communicator."""
     replica = current()
     return 1 if replica is None else replica.world.size
+
+
+@contextlib.contextmanager
+def without_samples() -> Iterator[None]:
+    """Take part in the steps inside, and have no samples in them: what this replica feeds counts for nothing.
+
+    ONNX Runtime cannot train on an empty batch. A replica that has no samples for a step feeds any valid batch in its
+    place, such as one sample of zeros. Its count, its part of every statistic, of the loss and of all gradients are
+    sent as 0, and it gets the same results as all others:
+
+        with onnx_cbp.distributed.without_samples():
+            module(*placeholder)
+
+    The graph must exchange all that it keeps: rewrite it with `synchronize` (or let it have no batch norm that trains)
+    and `data_parallel`.
+
+    Raises:
+        OnnxCbpError: this is no replica, so that there would be no samples at all.
+    """
+    replica = current()
+    if replica is None:
+        raise OnnxCbpError("without_samples() is for one of several replicas: call initialize() first")
+    before, replica.without_samples = replica.without_samples, True
+    try:
+        yield
+    finally:
+        replica.without_samples = before
 
 
 def current() -> Replica | None:

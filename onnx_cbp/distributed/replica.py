@@ -83,11 +83,13 @@ class Replica:
     Attributes:
         world: the communicator of all replicas.
         timeout: seconds that a collective may take.
+        without_samples: whether what this replica sends counts for nothing: all zeros, and with them a count of 0.
     """
 
     def __init__(self, world: Communicator, timeout: float, groups: Mapping[str, Partition]) -> None:
         self.world = world
         self.timeout = timeout
+        self.without_samples = False
         #: Routes of nodes, by the numbers that the native library gives them.
         self.by_id: dict[int, Route] = {}
         self._named = groups
@@ -133,6 +135,8 @@ class Replica:
         Raises:
             CommunicationError: one line.
         """
+        if self.without_samples:
+            message[HEADER:] = 0
         if route.size == 1:
             gathered[0] = message
             return
@@ -153,6 +157,8 @@ class Replica:
         Raises:
             CommunicationError: one line.
         """
+        if self.without_samples:
+            message[HEADER:] = 0
         if route.size == 1:
             return
         self._enter(route.collective)

@@ -208,3 +208,12 @@ class TestAltered:
             "rewrite does not make the fusion fold_relu of the original model: the rewritten model was made of another "
             "model, or altered"
         )
+
+
+def test_a_model_that_communicates_is_checked_as_the_only_replica(run, original, tmp_path):
+    out = tmp_path / "out.onnx"
+    onnx.save(onnx_cbp.rewrite(original, synchronize=True), out)
+    result = run("check", original, out)
+    assert result.exit_code == 0
+    assert "exchanges values with other replicas. It was run as the only one" in " ".join(result.stdout.split())
+    assert "altered" not in result.stdout

@@ -11,6 +11,7 @@ import pytest
 import onnx_cbp
 import onnx_cbp.rewriting
 from support.models import op_types, parse
+from support.training import MODELS
 
 
 def test_writes_what_the_library_makes(run, forward, tmp_path):
@@ -153,6 +154,73 @@ def test_options_reach_the_library(run, forward, tmp_path, monkeypatch, option):
     run("rewrite", forward, "-o", tmp_path / "out.onnx", option)
     name = option.strip("-").replace("-", "_")
     assert [key for key, value in asked.items() if value is True] == ["one_pass", "fold_relu", "recompute_relu", name]
+
+
+RESNET = MODELS / "resnet_digits" / "training_model.onnx"
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        (["--synchronize"], {"synchronize": True}),
+        (["--synchronize", "world"], {"synchronize": True}),
+        (["--synchronize", "size:4"], {"synchronize": "size:4"}),
+        (["--synchronize=teams"], {"synchronize": "teams"}),
+        (
+            ["--synchronize-layers", "*bn1*", "--synchronize-layers", "/bn/*"],
+            {"synchronize": {"*bn1*": "world", "/bn/*": "world"}},
+        ),
+        (["--synchronize=size:2", "--synchronize-layers", "*5*"], {"synchronize": {"*5*": "size:2"}}),
+        (["--data-parallel"], {"data_parallel": True}),
+        (["--data-parallel", "--bucket-cap-mb", "0.1"], {"data_parallel": True, "bucket_cap_mb": 0.1}),
+    ],
+)
+def test_replicas(run, tmp_path, options, asked):
+    out = tmp_path / "out.onnx"
+    for arguments in ([*options, RESNET, "-o", out], [RESNET, "-o", out, *options]):  # MODEL is no group
+        result = run("rewrite", *arguments)
+        assert result.exit_code == 0, result.stderr
+        assert onnx.load(out) == onnx_cbp.rewrite(RESNET, **asked)
+
+
+def test_the_collectives_are_counted(run, tmp_path):
+    out = tmp_path / "out.onnx"
+    result = run("rewrite", RESNET, "-o", out, "--synchronize", "--data-parallel")
+    assert "each replica takes part in 15 AllGather, 15 AllReduce, 2 AllReduceBucket a step" in result.stdout
+    again = run("rewrite", out, "-o", out, "--synchronize", "--data-parallel")
+    assert "nothing to rewrite" in again.stdout
+
+
+def test_a_network_without_batch_norms_is_made_data_parallel(run, tmp_path):
+    model = onnx.load(RESNET)
+    source = tmp_path / "in.onnx"
+    for node in model.graph.node:
+        if node.op_type == "BatchNormInternal":
+            node.attribute[2].i = 0
+            del node.output[1:]
+        elif node.op_type == "BatchNormalizationGrad":
+            node.op_type = "SomeGrad"
+    onnx.save(model, source)
+    result = run("rewrite", source, "-o", tmp_path / "out.onnx", "--data-parallel")
+    assert result.stdout.splitlines()[-1] == f"wrote {tmp_path / 'out.onnx'}"
+    assert "nothing to rewrite" not in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--synchronize", "--portable"], "portable and synchronize exclude each other"),
+        (["--synchronize=size:x"], "group 'size:x' needs a number of replicas"),
+        (["--synchronize-layers", "nowhere"], "'nowhere' chooses no batch norm"),
+    ],
+)
+def test_what_is_refused_is_one_line(run, tmp_path, options, reason):
+    result = run("rewrite", RESNET, "-o", tmp_path / "out.onnx", *options)
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("onnx-cbp: ")
+    assert reason in line
+    assert not list(tmp_path.iterdir())
 
 
 class TestNothingIsHalfWritten:

@@ -265,6 +265,26 @@ def test_counts_that_a_message_cannot_carry_are_refused():
         session(made, "auto")(m=one, v=one, n=np.array(2**53 + 1, np.int64))
 
 
+def test_without_samples_what_is_sent_counts_for_nothing():
+    run = reducing(backend="auto")
+
+    def replicate():
+        if distributed.rank() == 1:
+            with distributed.without_samples():
+                first = run(a=np.full(2, np.nan, np.float32), b=VALUES["b"])
+        else:
+            first = run(**VALUES)
+        return [value.tolist() for value in (*first, *run(**VALUES))]
+
+    once, twice = [VALUES[name].tolist() for name in "ab"], [(2 * VALUES[name]).tolist() for name in "ab"]
+    assert distributed.run_replicas(replicate, 2, timeout=20) == [once + twice] * 2
+
+
+def test_there_is_no_replica_without_samples_alone():
+    with pytest.raises(OnnxCbpError, match="one of several replicas"), distributed.without_samples():
+        pass
+
+
 def _threads(function, count):
     threads = [threading.Thread(target=function, args=(i,)) for i in range(count)]
     for thread in threads:

@@ -315,9 +315,3 @@ agraph (float[N, 2] x, float[2] s, float[2] b, float[2] m, float[2] v) => (float
     assert op_types(rewritten) == ["BatchNormTrain", "BatchNormalization"]
     assert [f.rewritten for f in onnx_cbp.inspect(model)] == [True, False]
     _assert_same_results(model, rewritten, "auto", tolerance=1e-5)
-
-
-@pytest.mark.parametrize("flag", ["synchronize", "data_parallel"])
-def test_what_is_not_available_says_so(flag):
-    with pytest.raises(onnx_cbp.OnnxCbpError, match=flag):
-        onnx_cbp.rewrite(parse(FORWARD), **{flag: True})

@@ -290,6 +290,44 @@ def module_batch(training_model: str, rank: int) -> list[np.ndarray]:
     return [rng.normal(size=shapes[0]).astype(np.float32), rng.integers(0, 2, shapes[1])]
 
 
+def follows_steps(training_model: str, record: str, results: str) -> None:
+    """Take each step of a record from the state that it had there, on this replica's part of its batch.
+
+    The files are numpy's. Results: of each step all outputs, the gradients and the state after it.
+    """
+    from onnx_cbp.training import Artifacts, Trainer
+
+    session_options = ort.SessionOptions()
+    session_options.log_severity_level = 4
+    session_options.intra_op_num_threads = 1
+    onnx_cbp.register(session_options, "native")
+    artifacts = Artifacts(Path(training_model), Path(record).parent / "checkpoint", None)
+    trainer = Trainer.load(artifacts, session_options)
+    rank = distributed.rank()
+    found: dict[str, np.ndarray] = {}
+    with np.load(record) as recorded:
+        for step in range(int(recorded["steps"])):
+            first, last = recorded[f"{step}/bounds"][rank : rank + 2]
+            every = [recorded[f"{step}/input/{i}"] for i in range(int(recorded["inputs"]))]
+            trainer.set_values(_under(recorded, f"{step}/state/"))
+            trainer.module.train()
+            trainer.module.lazy_reset_grad()
+            if first < last:
+                outputs = trainer.module(*(value[first:last] for value in every))
+            else:
+                with distributed.without_samples():  # what is fed instead must not matter
+                    outputs = trainer.module(*(value[:1] for value in every))
+            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+            kept = {f"{step}/output/{i}": np.asarray(value) for i, value in enumerate(outputs)}
+            kept |= {f"{step}/gradient/{name}": value for name, value in trainer.gradients().items()}
+            found |= kept | {f"{step}/after/{name}": value for name, value in trainer.values().items()}
+    np.savez(Path(results) / f"{rank}.npz", **found)
+
+
+def _under(arrays: Any, prefix: str) -> dict[str, np.ndarray]:
+    return {name.removeprefix(prefix): arrays[name] for name in arrays.files if name.startswith(prefix)}
+
+
 SCENARIOS: dict[str, Callable[..., Any]] = {
     scenario.__name__: scenario
     for scenario in (
@@ -303,6 +341,7 @@ SCENARIOS: dict[str, Callable[..., Any]] = {
         differs_in_kind,
         fails_for_good,
         module_steps,
+        follows_steps,
     )
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,8 +17,8 @@ from onnx_cbp.training.compare import gradient_differences
 MODELS = Path(__file__).parent.parent.parent / "models"
 
 
-def generate(forward: onnx.ModelProto, folder: Path) -> Artifacts:
-    """Artifacts of a forward graph (cross entropy, AdamW); the running statistics are parameters."""
+def generate(forward: onnx.ModelProto, folder: Path, loss: Any = None) -> Artifacts:
+    """Artifacts of a forward graph (cross entropy, or another loss; AdamW); the running statistics are parameters."""
     artifacts = load_artifacts()
     names = [tensor.name for tensor in forward.graph.initializer]
     statistics = [name for name in names if "running" in name]
@@ -25,7 +26,7 @@ def generate(forward: onnx.ModelProto, folder: Path) -> Artifacts:
         forward,
         requires_grad=[name for name in names if name not in statistics],
         frozen_params=statistics,
-        loss=artifacts.LossType.CrossEntropyLoss,
+        loss=loss or artifacts.LossType.CrossEntropyLoss,
         optimizer=artifacts.OptimType.AdamW,
         artifact_directory=str(folder),
     )
