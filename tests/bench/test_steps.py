@@ -104,7 +104,8 @@ def test_the_batch_norms_are_what_the_rewrite_replaces(tmp_path):
     assert {op_type for _, op_type in model.rewritten.batch_norms} == {
         "BatchNormTrainUpdate",
         "BatchNormGrad",
-        "BatchNormReluGrad",
+        "BatchNormReluTrainUpdate",
+        "BatchNormRecomputeReluGrad",
         "InPlaceAccumulatorV2",
     }
     # What a training loop gives, and neither parameters nor gradients.

@@ -97,7 +97,9 @@ void ReplayByName(const std::string& name) {
   ONNX_CBP_REPLAY(onnx_cbp_all_reduce);
   ONNX_CBP_REPLAY(onnx_cbp_all_reduce_bucket);
   ONNX_CBP_REPLAY(onnx_cbp_batch_norm_grad);
+  ONNX_CBP_REPLAY(onnx_cbp_batch_norm_recompute_relu_grad);
   ONNX_CBP_REPLAY(onnx_cbp_batch_norm_relu_grad);
+  ONNX_CBP_REPLAY(onnx_cbp_batch_norm_relu_train_update);
   ONNX_CBP_REPLAY(onnx_cbp_batch_norm_train);
   ONNX_CBP_REPLAY(onnx_cbp_batch_norm_train_update);
   ONNX_CBP_REPLAY(onnx_cbp_channel_backprop);
