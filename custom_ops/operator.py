@@ -178,7 +178,7 @@ class Operator:
 
     def as_stored(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
         """The attributes as ONNX stores them: a float has 32 bits there, so a momentum of 0.9 is not quite 0.9."""
-        kinds = {int: int, float: lambda value: float(np.float32(value)), str: str}
+        kinds: dict[type, Callable[[Any], Any]] = {int: int, float: lambda value: float(np.float32(value)), str: str}
         return {a.name: kinds[type(a.default)](attributes[a.name]) for a in self.attributes}
 
     def __str__(self) -> str:

@@ -163,24 +163,33 @@ def replica_threads() -> set[int | None]:
 
 def _make(engine: str, source: str, timeout: float, options: Mapping[str, Any]) -> Communicator:
     # Imported here: an engine's package need not be installed.
+    made: Any
     if engine == "mpi":
-        from onnx_cbp.distributed.mpi import MPICommunicator as Made
+        from onnx_cbp.distributed.mpi import MPICommunicator
+
+        made = MPICommunicator
     elif engine == "torch":
-        from onnx_cbp.distributed.torch import TorchCommunicator as Made
+        from onnx_cbp.distributed.torch import TorchCommunicator
+
+        made = TorchCommunicator
     elif engine == "threads":
-        from onnx_cbp.distributed.threads import ThreadCommunicator as Made
+        from onnx_cbp.distributed.threads import ThreadCommunicator
+
+        made = ThreadCommunicator
     else:
         raise OnnxCbpError(f"{source} is {engine!r}; use one of {_ENGINES}")
     try:
-        return Made.join(timeout=timeout, **options)
+        communicator: Communicator = made.join(timeout=timeout, **options)
+        return communicator
     except TypeError as error:
         if "argument" not in str(error):
             raise
-        raise OnnxCbpError(f"initialize({engine!r}): {str(error).removeprefix(f'{Made.__name__}.join() ')}") from error
+        raise OnnxCbpError(f"initialize({engine!r}): {str(error).removeprefix(f'{made.__name__}.join() ')}") from error
 
 
 def _timeout(timeout: float | None) -> float:
-    name, value = "timeout", timeout
+    name: str = "timeout"
+    value: Any = timeout
     if timeout is None:
         name, value = f"the environment variable {TIMEOUT_VARIABLE}", os.environ.get(TIMEOUT_VARIABLE, DEFAULT_TIMEOUT)
     try:

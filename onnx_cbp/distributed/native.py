@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from typing import Any
 
 import numpy as np
 
@@ -134,7 +135,7 @@ def _gathered_view(route: Route, address: int) -> np.ndarray:
 
 
 def _array(route: Route, address: int, elements: int) -> np.ndarray:
-    kind = ctypes.c_double if route.collective.dtype == np.float64 else ctypes.c_float
+    kind: Any = ctypes.c_double if route.collective.dtype == np.float64 else ctypes.c_float
     return np.frombuffer((kind * elements).from_address(address), route.collective.dtype)
 
 

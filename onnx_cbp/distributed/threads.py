@@ -31,7 +31,7 @@ class _Meeting:
         self.ranks = tuple(ranks)
         self.timeout = timeout
         self.root: _Meeting = parent.root if parent else self
-        self.condition = parent.condition if parent else threading.Condition()
+        self.condition: threading.Condition = parent.condition if parent else threading.Condition()
         self.children: dict[tuple[int, tuple[int, ...]], _Meeting] = {}
         self.left: set[int] = set()
         # Of the root only, which stands for all: the threads by rank, and what went wrong.
@@ -162,14 +162,15 @@ def _meeting_of(rank: int, world_size: int, timeout: float) -> _Meeting:
     """The meeting that this program's threads are joining; a new one where the last is over."""
     global _meeting
     with _joining:
-        over = _meeting is None or bool(_meeting.fault or _meeting.left)
-        if over or not any(thread.is_alive() for thread in _meeting.threads.values()):
-            _meeting = _Meeting(range(world_size), timeout)
-        if len(_meeting.ranks) != world_size:
+        meeting = _meeting
+        over = meeting is None or bool(meeting.fault or meeting.left)
+        if meeting is None or over or not any(thread.is_alive() for thread in meeting.threads.values()):
+            _meeting = meeting = _Meeting(range(world_size), timeout)
+        if len(meeting.ranks) != world_size:
             raise OnnxCbpError(
-                f"initialize('threads'): world_size is {world_size}, another thread's is {len(_meeting.ranks)}"
+                f"initialize('threads'): world_size is {world_size}, another thread's is {len(meeting.ranks)}"
             )
-        if rank in _meeting.threads:
-            raise OnnxCbpError(f"initialize('threads'): rank {rank} is taken by '{_meeting.threads[rank].name}'")
-        _meeting.threads[rank] = threading.current_thread()
-        return _meeting
+        if rank in meeting.threads:
+            raise OnnxCbpError(f"initialize('threads'): rank {rank} is taken by '{meeting.threads[rank].name}'")
+        meeting.threads[rank] = threading.current_thread()
+        return meeting
