@@ -67,16 +67,9 @@ def _fold_backward(node: ir.Node, names: Names, types: Types) -> bool:
         return False
     if producer.graph is not node.graph:
         return False
-    splice = Splice(node, names, types)
-    results = splice.channel_op(
-        "BatchNormReluGrad",
-        (*gradient, *node.inputs[1:]),
-        [(value.name or "", value.dtype, value.shape) for value in node.outputs],
-        axis=node.attributes["axis"].as_int(),
+    Splice(node, names, types).become(
+        "BatchNormReluGrad", (*gradient, *node.inputs[1:]), axis=node.attributes["axis"].as_int()
     )
-    for old, new in zip(node.outputs, results, strict=True):
-        splice.hand_over(old, new)
-    splice.commit()
     assert producer.graph is not None
     producer.graph.remove(producer, safe=True)
     return True

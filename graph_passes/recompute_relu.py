@@ -46,16 +46,11 @@ def _recompute(node: ir.Node, names: Names, types: Types) -> bool:
     if forward.op_type == "BatchNormTrainUpdate":
         forward = _keep_coefficients(forward, names, types)
         mean, inv_std = forward.outputs[1:3]
-    splice = Splice(node, names, types)
-    results = splice.channel_op(
+    Splice(node, names, types).become(
         "BatchNormRecomputeReluGrad",
         (dY, X, scale, mean, inv_std, *forward.outputs[5:]),
-        [(value.name or "", value.dtype, value.shape) for value in node.outputs],
         axis=node.attributes["axis"].as_int(),
     )
-    for old, new in zip(node.outputs, results, strict=True):
-        splice.hand_over(old, new)
-    splice.commit()
     return True
 
 
@@ -78,22 +73,11 @@ def _made(forward: ir.Node, node: ir.Node) -> bool:
 
 def _keep_coefficients(forward: ir.Node, names: Names, types: Types) -> ir.Node:
     """Put the op that keeps slope and offset in the place of the forward node."""
-    splice = Splice(forward, names, types)
     vector = forward.outputs[1]
     attributes = {name: forward.attributes[name].value for name in ("axis", "epsilon", "momentum", "unbiased")}
-    results = splice.channel_op(
+    return Splice(forward, names, types).become(
         "BatchNormReluTrainUpdate",
         forward.inputs,
-        [
-            *((value.name or "", value.dtype, value.shape) for value in forward.outputs),
-            ("slope", vector.dtype, vector.shape),
-            ("offset", vector.dtype, vector.shape),
-        ],
+        [("slope", vector.dtype, vector.shape), ("offset", vector.dtype, vector.shape)],
         **attributes,
     )
-    for old, new in zip(forward.outputs, results[:5], strict=True):
-        splice.hand_over(old, new)
-    splice.commit()
-    keeper = results[0].producer()
-    assert keeper is not None
-    return keeper

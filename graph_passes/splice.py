@@ -133,6 +133,23 @@ class Splice(Draft):
         self._heirs.append((old, new))
         return new
 
+    def become(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        more: Sequence[tuple[str, ir.DataType | None, ir.Shape | None]] = (),
+        **attributes: int | float | str,
+    ) -> ir.Node:
+        """Put one of our ops in the node's place: with the same outputs, and `more` behind them."""
+        own = [(value.name or "", value.dtype, value.shape) for value in self.node.outputs]
+        results = self.channel_op(op_type, inputs, [*own, *more], **attributes)
+        for old, new in zip(self.node.outputs, results, strict=False):
+            self.hand_over(old, new)
+        self.commit()
+        node = results[0].producer()
+        assert node is not None
+        return node
+
     def commit(self) -> None:
         """Insert the new nodes before the old one, hand its values over and remove it."""
         holder = self.node.graph

@@ -6,7 +6,7 @@ import numpy as np
 
 from onnx_cbp.custom_ops import bodies, formals
 from onnx_cbp.custom_ops.operator import Arrays, Layout, Operator, Tensor
-from onnx_cbp.custom_ops.ops import batch_norm_grad, batch_norm_relu_train_update
+from onnx_cbp.custom_ops.ops import batch_norm_grad, batch_norm_relu_grad, batch_norm_relu_train_update
 
 
 def _reference(
@@ -34,12 +34,7 @@ def _body(opset: int) -> str:
         + batch_norm_relu_train_update.NORMAL.replace("mean_column", "center_column").replace(
             "centered_x", "from_center"
         )
-        + """
-    no_scale = Sub (scale, scale)
-    zero_column = Unsqueeze (no_scale, one)
-    passes = Greater (normal, zero_column)
-    dY_planes = Where (passes, all_dY_planes, zero_column)
-"""
+        + batch_norm_relu_grad.passed("normal")
         + batch_norm_grad.statements(opset)
     )
 

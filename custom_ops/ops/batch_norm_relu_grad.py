@@ -22,6 +22,16 @@ def _reference(
     return batch_norm_grad.reference(np.where(Y > 0, dY, 0.0), X, scale, mean, inv_std, layout=layout)
 
 
+def passed(argument: str) -> str:
+    """Statements that make dY_planes of all_dY_planes, as far as `argument`, in planes, is positive."""
+    return f"""
+    no_scale = Sub (scale, scale)
+    zero_column = Unsqueeze (no_scale, one)
+    passes = Greater ({argument}, zero_column)
+    dY_planes = Where (passes, all_dY_planes, zero_column)
+"""
+
+
 def _body(opset: int) -> str:
     return (
         bodies.CONSTANTS
@@ -29,12 +39,7 @@ def _body(opset: int) -> str:
         + bodies.planes("X", opset, like="scale")
         + bodies.planes("Y", opset, like="scale")
         + bodies.planes("dY", opset, like="scale").replace("dY_planes", "all_dY_planes")
-        + """
-    no_scale = Sub (scale, scale)
-    zero_column = Unsqueeze (no_scale, one)
-    passes = Greater (Y_planes, zero_column)
-    dY_planes = Where (passes, all_dY_planes, zero_column)
-"""
+        + passed("Y_planes")
         + batch_norm_grad.statements(opset)
     )
 

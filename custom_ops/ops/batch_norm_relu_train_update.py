@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from onnx_cbp.custom_ops import bodies, formals
@@ -9,28 +11,11 @@ from onnx_cbp.custom_ops.operator import Arrays, Layout, Operator
 from onnx_cbp.custom_ops.ops import batch_norm_train_update, channel_stats, running_stats
 
 
-def _reference(
-    X: np.ndarray,
-    scale: np.ndarray,
-    B: np.ndarray,
-    running_mean: np.ndarray,
-    running_var: np.ndarray,
-    *,
-    layout: Layout,
-    epsilon: float,
-    momentum: float,
-    unbiased: int,
-) -> Arrays:
-    results = batch_norm_train_update.reference(
-        *(X, scale, B, running_mean, running_var),
-        layout=layout,
-        epsilon=epsilon,
-        momentum=momentum,
-        unbiased=unbiased,
-        relu=1,
-    )
+def _reference(*inputs: np.ndarray, layout: Layout, **attributes: Any) -> Arrays:
+    results = batch_norm_train_update.reference(*inputs, layout=layout, relu=1, **attributes)
+    _, scale, B, *_ = inputs
     inv_std = results[2]
-    return *results, scale * inv_std, B + 0.0
+    return *results, scale * inv_std, B.copy()
 
 
 def _body(opset: int) -> str:

@@ -90,13 +90,11 @@ struct Adder {
   // The compiler must not know that it is one, or it would make an addition of it.
   ONNX_CBP_INLINE Adder() {
 #if defined(__FMA__)
-    asm("" : "+v"(one), "+v"(narrow_one));
+    asm("" : "+v"(one));
 #endif
   }
-  ONNX_CBP_INLINE Floats operator()(Floats a, Floats b) const { return MulAdd(a, narrow_one, b); }
   ONNX_CBP_INLINE Doubles operator()(Doubles a, Doubles b) const { return MulAdd(a, one, b); }
   Doubles one = Broadcast(1.0);
-  Floats narrow_one = Broadcast(1.0f);
 };
 
 // The first and the second half of a vector, in double.
@@ -316,6 +314,10 @@ ONNX_CBP_INLINE void FinishStreams() {
   _mm_sfence();
 #endif
 }
+
+// How many numbers may be added in float before the sum goes on in double: what so few additions lose is less than what
+// rounding took from the numbers.
+constexpr int64_t kFloatAdditions = 16;
 
 // Sums in double, in lanes.
 constexpr int kLanes = 16;

@@ -20,10 +20,6 @@ ONNX_CBP_INLINE V PivotOf(double sum, int64_t count) {
   return pivot - pivot == V(0) ? pivot : V(0);
 }
 
-// How many numbers may be added in float before the sum goes on in double: what so few additions lose is less than what
-// rounding took from the numbers.
-constexpr int64_t kRun = 16;
-
 // Sums of numbers relative to a pivot, and of their squares, of a run that is computed in V, in fixed lanes.
 template <typename V>
 struct Run {
@@ -66,25 +62,19 @@ ONNX_CBP_INLINE void AddTo(double* sums, Floats vector) {
 }
 
 // Adds a run to lanes in double: kLanes of sums, then as many of squares.
-ONNX_CBP_INLINE void Finish(const Run<float>& run, double* lanes) {
-  constexpr int kHalf = Run<float>::kVectors / 2;
+template <typename V>
+ONNX_CBP_INLINE void Finish(const Run<V>& run, double* lanes) {
+  constexpr int kHalf = Run<V>::kVectors / 2;
   for (int v = 0; v < kHalf; ++v) {
-    AddTo(lanes + v * kFloats, run.sums[v] + run.sums[v + kHalf]);
-    AddTo(lanes + kLanes + v * kFloats, run.squares[v] + run.squares[v + kHalf]);
-  }
-}
-ONNX_CBP_INLINE void Finish(const Run<double>& run, double* lanes) {
-  constexpr int kHalf = Run<double>::kVectors / 2;
-  for (int v = 0; v < kHalf; ++v) {
-    AddTo(lanes + v * kDoubles, run.sums[v] + run.sums[v + kHalf]);
-    AddTo(lanes + kLanes + v * kDoubles, run.squares[v] + run.squares[v + kHalf]);
+    AddTo(lanes + v * kWidth<V>, run.sums[v] + run.sums[v + kHalf]);
+    AddTo(lanes + kLanes + v * kWidth<V>, run.squares[v] + run.squares[v + kHalf]);
   }
 }
 
 template <typename T, typename V>
 void PlaneMoments(const Layout& layout, const Block& block, const T* x, Moments* moments) {
   constexpr int64_t kPivotElements = 256;
-  constexpr int64_t kLongRun = kRun * Run<V>::kElements, kImages = 4;
+  constexpr int64_t kLongRun = kFloatAdditions * Run<V>::kElements, kImages = 4;
   const int64_t length = block.inner();
   const int64_t pivot_elements = length < kPivotElements ? length : kPivotElements;
   V pivots[Partition::kChannels];
@@ -222,7 +212,7 @@ void RowMoments(const Layout& layout, const Block& block, const T* x, Moments* m
     ForEachRow(rows, [&](int64_t offset, int64_t length) { AddInTurn(x + offset, 1, 0, length, pivot_row, &total); });
   } else {
     RowSums<float> run;
-    ForEachRowGroup(rows, kRun, [&](int64_t group, int64_t offset, int64_t length) {
+    ForEachRowGroup(rows, kFloatAdditions, [&](int64_t group, int64_t offset, int64_t length) {
       run.Clear(length);
       AddInTurn(x + offset, group, rows.stride, length, pivot_row, &run);
       for (int64_t i = 0; i < length; i += kFloats) {

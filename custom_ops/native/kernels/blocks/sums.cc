@@ -51,7 +51,7 @@ ONNX_CBP_INLINE void AddSingle(double dy, double x, double shift, double* produc
 template <typename T, typename V>
 constexpr bool kInFloat = std::is_same_v<V, float> && sizeof(T) < sizeof(float);
 
-// Adds a run of whole kLanes of elements, which may be at most 16 of them long.
+// Adds a run of whole kLanes of elements, which may be at most kFloatAdditions of them long.
 template <typename T, typename Mask>
 ONNX_CBP_INLINE void AddInFloat(const T* dy, const T* x, int64_t at, int64_t end, Floats shift, const Mask& mask,
                                 Lanes* product, Lanes* gradient) {
@@ -103,7 +103,7 @@ void PlaneSums(const Layout& layout, const Block& block, const T* x, const doubl
       int64_t at = offset + plane * layout.stride();
       const int64_t end = at + length - rest;
       if constexpr (kInFloat<T, V>) {
-        constexpr int64_t kRun = 16 * kLanes;
+        constexpr int64_t kRun = kFloatAdditions * kLanes;
         for (const int64_t last = end - (end - at) % kLanes; at < last;) {
           const int64_t next = last - at < kRun ? last : at + kRun;
           AddInFloat(dy, x, at, next, Broadcast(static_cast<float>(-mean[block.channel_begin + c])), passing, &product,

@@ -5,17 +5,8 @@ namespace onnx_cbp {
 
 const OpSpec kBatchNormReluTrainUpdate{
     "BatchNormReluTrainUpdate",
-    {formal::kX,
-     formal::kScale,
-     formal::kB,
-     {"running_mean", TypeOf::kStatistics, ShapeOf::kChannels},
-     {"running_var", TypeOf::kStatistics, ShapeOf::kChannels}},
-    {formal::kY,
-     formal::kMean,
-     formal::kInvStd,
-     {"updated_mean", TypeOf::kStatistics, ShapeOf::kChannels},
-     {"updated_var", TypeOf::kStatistics, ShapeOf::kChannels},
-     formal::kSlope,
+    {formal::kX, formal::kScale, formal::kB, formal::kRunningMean, formal::kRunningVar},
+    {formal::kY, formal::kMean, formal::kInvStd, formal::kUpdatedMean, formal::kUpdatedVar, formal::kSlope,
      formal::kOffset},
     {"axis", "epsilon", "momentum", "unbiased"},
     [](const Call& call) {

@@ -6,16 +6,8 @@ namespace onnx_cbp {
 
 const OpSpec kBatchNormTrainUpdate{
     "BatchNormTrainUpdate",
-    {formal::kX,
-     formal::kScale,
-     formal::kB,
-     {"running_mean", TypeOf::kStatistics, ShapeOf::kChannels},
-     {"running_var", TypeOf::kStatistics, ShapeOf::kChannels}},
-    {formal::kY,
-     formal::kMean,
-     formal::kInvStd,
-     {"updated_mean", TypeOf::kStatistics, ShapeOf::kChannels},
-     {"updated_var", TypeOf::kStatistics, ShapeOf::kChannels}},
+    {formal::kX, formal::kScale, formal::kB, formal::kRunningMean, formal::kRunningVar},
+    {formal::kY, formal::kMean, formal::kInvStd, formal::kUpdatedMean, formal::kUpdatedVar},
     {"axis", "epsilon", "momentum", "unbiased", "relu"},
     [](const Call& call) {
       const auto& in = call.inputs;
