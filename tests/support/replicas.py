@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -290,6 +291,11 @@ def module_batch(training_model: str, rank: int) -> list[np.ndarray]:
     return [rng.normal(size=shapes[0]).astype(np.float32), rng.integers(0, 2, shapes[1])]
 
 
+#: numpy reads the header of an array with Python's own parser, and two threads in that of Python 3.11 can end in
+#: "SystemError: AST constructor recursion depth mismatch".
+_READING = threading.Lock()
+
+
 def follows_steps(training_model: str, record: str, results: str) -> None:
     """Take each step of a record from the state that it had there, on this replica's part of its batch.
 
@@ -305,27 +311,28 @@ def follows_steps(training_model: str, record: str, results: str) -> None:
     trainer = Trainer.load(artifacts, session_options)
     rank = distributed.rank()
     found: dict[str, np.ndarray] = {}
-    with np.load(record) as recorded:
-        for step in range(int(recorded["steps"])):
-            first, last = recorded[f"{step}/bounds"][rank : rank + 2]
-            every = [recorded[f"{step}/input/{i}"] for i in range(int(recorded["inputs"]))]
-            trainer.set_values(_under(recorded, f"{step}/state/"))
-            trainer.module.train()
-            trainer.module.lazy_reset_grad()
-            if first < last:
-                outputs = trainer.module(*(value[first:last] for value in every))
-            else:
-                with distributed.without_samples():  # what is fed instead must not matter
-                    outputs = trainer.module(*(value[:1] for value in every))
-            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-            kept = {f"{step}/output/{i}": np.asarray(value) for i, value in enumerate(outputs)}
-            kept |= {f"{step}/gradient/{name}": value for name, value in trainer.gradients().items()}
-            found |= kept | {f"{step}/after/{name}": value for name, value in trainer.values().items()}
+    with _READING, np.load(record) as file:
+        recorded = dict(file)
+    for step in range(int(recorded["steps"])):
+        first, last = recorded[f"{step}/bounds"][rank : rank + 2]
+        every = [recorded[f"{step}/input/{i}"] for i in range(int(recorded["inputs"]))]
+        trainer.set_values(_under(recorded, f"{step}/state/"))
+        trainer.module.train()
+        trainer.module.lazy_reset_grad()
+        if first < last:
+            outputs = trainer.module(*(value[first:last] for value in every))
+        else:
+            with distributed.without_samples():  # what is fed instead must not matter
+                outputs = trainer.module(*(value[:1] for value in every))
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        kept = {f"{step}/output/{i}": np.asarray(value) for i, value in enumerate(outputs)}
+        kept |= {f"{step}/gradient/{name}": value for name, value in trainer.gradients().items()}
+        found |= kept | {f"{step}/after/{name}": value for name, value in trainer.values().items()}
     np.savez(Path(results) / f"{rank}.npz", **found)
 
 
-def _under(arrays: Any, prefix: str) -> dict[str, np.ndarray]:
-    return {name.removeprefix(prefix): arrays[name] for name in arrays.files if name.startswith(prefix)}
+def _under(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
 
 
 SCENARIOS: dict[str, Callable[..., Any]] = {
