@@ -8,7 +8,7 @@ from onnx_cbp.graph_passes.recompute_relu import RecomputeReluPass
 from onnx_cbp.graph_passes.reduce_gradients import ReduceGradientsPass
 from onnx_cbp.graph_passes.replace_backward import ReplaceBackwardPass
 from onnx_cbp.graph_passes.replace_forward import ReplaceForwardPass
-from onnx_cbp.graph_passes.sites import BackwardSite, ForwardSite, LeftAlone, Site, label
+from onnx_cbp.graph_passes.sites import BackwardSite, ForwardSite, InferenceSite, LeftAlone, Site, label
 from onnx_cbp.graph_passes.synchronize import Synchronization
 from onnx_cbp.graph_passes.whole_batch_loss import WholeBatchLossPass
 
@@ -17,6 +17,7 @@ __all__ = [
     "BackwardSite",
     "FoldReluPass",
     "ForwardSite",
+    "InferenceSite",
     "InlineFunctionsPass",
     "LeftAlone",
     "RecomputeReluPass",

@@ -11,7 +11,7 @@ from onnx_ir.traversal import RecursiveGraphIterator
 from onnx_cbp.graph_passes.dialects import DIALECTS
 from onnx_cbp.graph_passes.dialects._reading import WrongAttributeError
 from onnx_cbp.graph_passes.scopes import scopes
-from onnx_cbp.graph_passes.sites import BackwardSite, ForwardSite, LeftAlone, Site
+from onnx_cbp.graph_passes.sites import BackwardSite, ForwardSite, InferenceSite, LeftAlone, Site
 from onnx_cbp.graph_passes.types import Types
 
 DATA_TYPES = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
@@ -54,7 +54,7 @@ def recognise(node: ir.Node, opset: int) -> Site | None:
 
 def _site(node: ir.Node, opset: int, types: Types) -> Site | None:
     site = recognise(node, opset)
-    if site is None or isinstance(site, LeftAlone):
+    if site is None or isinstance(site, LeftAlone | InferenceSite):
         return site
     reason = _obstacle(site, types)
     if reason is None and opset < _CAST_TO_NUMBER_SINCE and types.of(site.scale) in _CAST_FIRST:

@@ -9,7 +9,7 @@ from onnx_ir.traversal import RecursiveGraphIterator
 
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.graph_passes.analysis import recognise
-from onnx_cbp.graph_passes.sites import LeftAlone
+from onnx_cbp.graph_passes.sites import InferenceSite, LeftAlone
 
 
 class InlineFunctionsPass(InPlacePass):
@@ -46,6 +46,6 @@ def _holds_batch_norm(function: ir.Function, model: ir.Model) -> bool:
     for node in RecursiveGraphIterator(function):
         site = recognise(node, imports.get(node.domain, 1))
         by_caller = any(attribute.is_ref() for attribute in node.attributes.values())
-        if site is not None and (by_caller or not isinstance(site, LeftAlone)):
+        if site is not None and (by_caller or not isinstance(site, LeftAlone | InferenceSite)):
             return True
     return False

@@ -62,6 +62,30 @@ class BackwardSite:
 
 
 @dataclass(frozen=True)
+class InferenceSite:
+    """A batch norm that normalises with running statistics.
+
+    Attributes:
+        node, form, axis, epsilon, momentum, X, scale, B, Y: as in `ForwardSite`.
+        mean, var: the running statistics.
+        superfluous: outputs that inference form does not have; ONNX Runtime loads no model with one.
+    """
+
+    node: ir.Node
+    form: str
+    axis: int
+    epsilon: float
+    momentum: float
+    X: ir.Value
+    scale: ir.Value
+    B: ir.Value
+    mean: ir.Value
+    var: ir.Value
+    Y: ir.Value
+    superfluous: tuple[ir.Value, ...] = ()
+
+
+@dataclass(frozen=True)
 class LeftAlone:
     """A batch norm that is not rewritten.
 
@@ -69,16 +93,14 @@ class LeftAlone:
         node: the node that it is.
         form: as in `ForwardSite`.
         reason: why, in one clause that names the value and the mend.
-        trains: whether the reason is another than that there is nothing to train.
     """
 
     node: ir.Node
     form: str
     reason: str
-    trains: bool = True
 
 
-Site = ForwardSite | BackwardSite | LeftAlone
+Site = ForwardSite | BackwardSite | InferenceSite | LeftAlone
 
 
 def label(node: ir.Node) -> str:

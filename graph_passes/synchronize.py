@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnx_cbp.custom_ops import DOMAIN, OPERATORS
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.dialects import is_rewritten_forward
-from onnx_cbp.graph_passes.sites import BackwardSite, ForwardSite, Site, label
+from onnx_cbp.graph_passes.sites import BackwardSite, ForwardSite, LeftAlone, Site, label
 from onnx_cbp.graph_passes.splice import Splice, origin
 
 WORLD = "world"
@@ -98,7 +98,7 @@ def _obstacle(site: Site, group: str, batch_norms: set[ir.Node]) -> str | None:
             return None
         return f"its mean '{site.mean.name}' is not made by a batch norm of this graph"
     if not is_rewritten_forward(site.node):
-        return site.reason if site.trains and site.node.domain != DOMAIN else None
+        return site.reason if isinstance(site, LeftAlone) and site.node.domain != DOMAIN else None
     have = group_of(site.node)
     if have == group:
         return None

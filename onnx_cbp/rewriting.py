@@ -20,6 +20,7 @@ from onnx_cbp.graph_passes import (
     BackwardSite,
     FoldReluPass,
     ForwardSite,
+    InferenceSite,
     InlineFunctionsPass,
     LeftAlone,
     RecomputeReluPass,
@@ -141,8 +142,8 @@ def rewrite(
         report(_findings(result, sites, synchronization))
     synchronization.check(sites)
     for site in sites:
-        if isinstance(site, LeftAlone):
-            _log.info("node '%s' (%s) is left alone: %s", label(site.node), site.form, site.reason)
+        if not isinstance(site, ForwardSite | BackwardSite):
+            _log.info("node '%s' (%s) is %s", label(site.node), site.form, _explain(site, synchronization))
     passes: list[InPlacePass] = [
         ReplaceForwardPass(one_pass=one_pass, synchronization=synchronization),
         ReplaceBackwardPass(one_pass=one_pass),
@@ -158,7 +159,7 @@ def rewrite(
     modified = False
     for step in passes:  # not a Sequential: that would bury our one-line errors in its own
         modified |= step(result).modified
-    if data_parallel or all(isinstance(site, LeftAlone) for site in sites):
+    if data_parallel or not any(isinstance(site, ForwardSite | BackwardSite) for site in sites):
         _tell(result, modified)
     if not modified:
         copy = onnx.ModelProto()
@@ -251,7 +252,7 @@ def _finding(site: Site, shape: str | None, synchronization: Synchronization) ->
         node=label(site.node),
         form=site.form,
         shape=shape or "?",
-        rewritten=not isinstance(site, LeftAlone),
+        rewritten=isinstance(site, ForwardSite | BackwardSite),
         explanation=_explain(site, synchronization),
     )
 
@@ -260,6 +261,8 @@ def _explain(site: Site, synchronization: Synchronization) -> str:
     if isinstance(site, LeftAlone):
         group = group_of(site.node)
         return f"left alone: {site.reason}" + (f", synchronized in group '{group}'" if group else "")
+    if isinstance(site, InferenceSite):
+        return "left alone: it normalises with running statistics, so there is nothing to train"
     if isinstance(site, BackwardSite):
         return "gradients by onnx_cbp ops" + ("" if site.dX is not None else "; nothing asks for that of the input")
     group = synchronization.group(site)

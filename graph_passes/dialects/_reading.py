@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnx_cbp.graph_passes.sites import ForwardSite, LeftAlone
+from onnx_cbp.graph_passes.sites import ForwardSite, InferenceSite, LeftAlone
 
 
 def optional_input(node: ir.Node, index: int) -> ir.Value | None:
@@ -86,4 +86,31 @@ def forward_site(
         saved_var=saved_var,
         saved_inv_std=saved_inv_std,
         updates_in_place=updates_in_place,
+    )
+
+
+def inference_site(node: ir.Node, form: str, *, superfluous: tuple[ir.Value, ...] = ()) -> InferenceSite | LeftAlone:
+    """A site of a node whose inputs and first output are those of ONNX's BatchNormalization in inference form."""
+    missing = first_missing(node, ("X", "scale", "B", "input_mean", "input_var"))
+    if missing or optional_output(node, 0) is None:
+        return LeftAlone(node, form, f"'{missing or 'Y'}' is missing: the model is not valid")
+    X, scale, B, mean, var = node.inputs[:5]
+    assert X is not None
+    assert scale is not None
+    assert B is not None
+    assert mean is not None
+    assert var is not None
+    return InferenceSite(
+        node=node,
+        form=form,
+        axis=1,
+        epsilon=attribute(node, "epsilon", 1e-5),
+        momentum=attribute(node, "momentum", 0.9),
+        X=X,
+        scale=scale,
+        B=B,
+        mean=mean,
+        var=var,
+        Y=node.outputs[0],
+        superfluous=superfluous,
     )

@@ -7,6 +7,7 @@ import onnx_ir as ir
 from onnx_cbp.graph_passes.dialects._reading import (
     attribute,
     forward_site,
+    inference_site,
     optional_output,
     refers_to_function_attribute,
 )
@@ -24,11 +25,11 @@ def recognise(node: ir.Node, opset: int) -> Site | None:
         return LeftAlone(node, form, reason)
     training, sign = _trains(node, opset)
     form = f"BatchNormalization-{opset} ({sign})"
-    if not training:
-        return LeftAlone(node, form, "it normalises with running statistics: there is nothing to train", trains=False)
     if opset < 9 and not attribute(node, "spatial", 1):
         reason = "spatial = 0 asks for statistics of every single activation: only those of a channel are supported"
         return LeftAlone(node, form, reason)
+    if not training:
+        return inference_site(node, form, superfluous=tuple(node.outputs[1:]))
     return forward_site(node, form, saved_var=optional_output(node, 4))
 
 

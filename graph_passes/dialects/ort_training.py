@@ -8,6 +8,7 @@ from onnx_cbp.graph_passes.dialects._reading import (
     attribute,
     first_missing,
     forward_site,
+    inference_site,
     optional_input,
     optional_output,
 )
@@ -31,7 +32,7 @@ def recognise(node: ir.Node, opset: int) -> Site | None:  # noqa: ARG001 - one s
 def _forward(node: ir.Node) -> Site:
     form = "BatchNormInternal"
     if not attribute(node, "training_mode", 1):
-        return LeftAlone(node, form, "it normalises with running statistics: there is nothing to train", trains=False)
+        return inference_site(node, form)
     # By position: the last output's formal name is saved_var in one place and saved_inv_std in another; it is 1 / std.
     return forward_site(node, form, saved_inv_std=optional_output(node, 4), updates_in_place=True)
 
