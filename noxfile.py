@@ -31,6 +31,8 @@ AARCH64 = [f"-DCMAKE_TOOLCHAIN_FILE={ROOT / 'cmake' / 'aarch64-linux-musl.cmake'
 #: a test sees whether it belongs to one target.
 _SANITIZERS = "-O0 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all"
 SANITIZED = ["-DCMAKE_BUILD_TYPE=Debug", f"-DCMAKE_CXX_FLAGS_DEBUG={_SANITIZERS}"]
+#: Folders of tests that have sessions of their own.
+ELSEWHERE = ("exchange", "variants", "pytorch")
 #: Where each environment puts models that it rewrote, for the others to run.
 EXCHANGE = ROOT / ".nox" / "exchange"
 
@@ -57,7 +59,7 @@ def test(session: nox.Session, environment: str) -> None:
     session.install(f"{_wheel()}[{extras}]", *more, *TEST_TOOLS)
     _install_again(session)
     session.run("python", "tests/exchange/write.py", str(EXCHANGE / environment))
-    session.run("pytest", *(session.posargs or ["--ignore=tests/exchange", "--ignore=tests/variants"]))
+    session.run("pytest", *(session.posargs or [*(f"--ignore=tests/{name}" for name in ELSEWHERE)]))
 
 
 @nox.session(venv_backend="none")
@@ -99,12 +101,12 @@ def test_pure_python(session: nox.Session) -> None:
     session.run("pytest", *(session.posargs or ["tests/ops", "tests/passes", "tests/cli", "tests/distributed"]))
 
 
-@nox.session(requires=["build"])
-def distributed(session: nox.Session) -> None:
-    """Run the tests of replicas in several processes: under MPI, and under PyTorch where its wheel is at hand."""
+@nox.session(name="mpi-torch", requires=["build"])
+def mpi_torch(session: nox.Session) -> None:
+    """Run what needs more than ONNX Runtime: replicas in several processes, and exports and trainings of PyTorch's."""
     if sys.version_info[:2] > NEWEST_PYTHON["training"]:
         session.skip(f"'training' is not to be had for Python {sys.version.split()[0]}")
-    session.install(f"{_wheel()}[training,mpi]", *TEST_TOOLS)
+    session.install(f"{_wheel()}[training,mpi]", "onnxscript", *TEST_TOOLS)
     _install_again(session)
     # The package index has PyTorch with gigabytes for GPUs. One for the CPU is taken where pip knows of its wheel
     # (find-links, PIP_FIND_LINKS); elsewhere the tests that need it say that they are skipped.
@@ -115,7 +117,7 @@ def distributed(session: nox.Session) -> None:
     )
     if "No matching distribution" not in str(found):
         session.install("filelock", "fsspec", "jinja2", "networkx", "sympy", "typing-extensions")
-    session.run("pytest", *(session.posargs or ["tests/distributed"]))
+    session.run("pytest", *(session.posargs or ["tests/distributed", "tests/pytorch"]))
 
 
 @nox.session(requires=["build"])
