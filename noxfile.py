@@ -15,7 +15,9 @@ nox.options.reuse_venv = "yes"
 
 ROOT = Path(__file__).parent
 DIST = ROOT / "dist"
-TEST_TOOLS = ["pytest>=8"]
+TEST_TOOLS = ["pytest>=8", "pytest-xdist>=3.5"]
+#: In a process a core. Not where a test is several processes already.
+PYTEST = ("pytest", "-n", "auto")
 
 #: Extras of the wheel, and what else stands in each environment.
 ENVIRONMENTS = {
@@ -59,7 +61,7 @@ def test(session: nox.Session, environment: str) -> None:
     session.install(f"{_wheel()}[{extras}]", *more, *TEST_TOOLS)
     _install_again(session)
     session.run("python", "tests/exchange/write.py", str(EXCHANGE / environment))
-    session.run("pytest", *(session.posargs or [*(f"--ignore=tests/{name}" for name in ELSEWHERE)]))
+    session.run(*PYTEST, *(session.posargs or [f"--ignore=tests/{name}" for name in ELSEWHERE]))
 
 
 @nox.session(venv_backend="none")
@@ -98,7 +100,7 @@ def variants(session: nox.Session) -> None:
 def test_pure_python(session: nox.Session) -> None:
     """Run the tests of the ops, the passes and the command line on an installation without the native library."""
     session.install("-C", "cmake.define.ONNX_CBP_NATIVE=OFF", ".[cpu]", *TEST_TOOLS)
-    session.run("pytest", *(session.posargs or ["tests/ops", "tests/passes", "tests/cli", "tests/distributed"]))
+    session.run(*PYTEST, *(session.posargs or ["tests/ops", "tests/passes", "tests/cli", "tests/distributed"]))
 
 
 @nox.session(name="mpi-torch", requires=["build"])

@@ -120,7 +120,7 @@ def _a_step_is_pytorchs(trainer: Trainer, exact: Network, batch: tuple[np.ndarra
     for hook in hooks:
         hook.remove()
 
-    assert trainer.forward_backward(batch) == pytest.approx(float(loss), rel=2e-6)
+    assert trainer.forward_backward(batch) == pytest.approx(loss.item(), rel=2e-6)
     want = {name: exact.get_parameter(name).grad.numpy() for name in exact.trained()}
     if not any(undecided):
         differences = gradient_differences(want, trainer.gradients())
