@@ -2,6 +2,7 @@
 
 from onnx_cbp.graph_passes.analysis import find_sites
 from onnx_cbp.graph_passes.attach_functions import AttachFunctionsPass
+from onnx_cbp.graph_passes.drop_training_outputs import DropTrainingOutputsPass
 from onnx_cbp.graph_passes.fold_relu import FoldReluPass
 from onnx_cbp.graph_passes.inline_functions import InlineFunctionsPass
 from onnx_cbp.graph_passes.recompute_relu import RecomputeReluPass
@@ -15,6 +16,7 @@ from onnx_cbp.graph_passes.whole_batch_loss import WholeBatchLossPass
 __all__ = [
     "AttachFunctionsPass",
     "BackwardSite",
+    "DropTrainingOutputsPass",
     "FoldReluPass",
     "ForwardSite",
     "InferenceSite",
