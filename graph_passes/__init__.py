@@ -4,6 +4,7 @@ from onnx_cbp.graph_passes.analysis import find_sites
 from onnx_cbp.graph_passes.attach_functions import AttachFunctionsPass
 from onnx_cbp.graph_passes.drop_training_outputs import DropTrainingOutputsPass
 from onnx_cbp.graph_passes.fold_relu import FoldReluPass
+from onnx_cbp.graph_passes.freeze import FreezePass, Freezing
 from onnx_cbp.graph_passes.inline_functions import InlineFunctionsPass
 from onnx_cbp.graph_passes.recompute_relu import RecomputeReluPass
 from onnx_cbp.graph_passes.reduce_gradients import ReduceGradientsPass
@@ -19,6 +20,8 @@ __all__ = [
     "DropTrainingOutputsPass",
     "FoldReluPass",
     "ForwardSite",
+    "FreezePass",
+    "Freezing",
     "InferenceSite",
     "InlineFunctionsPass",
     "LeftAlone",
