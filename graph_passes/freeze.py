@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
+from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.analysis import find_sites
-from onnx_cbp.graph_passes.dialects import is_frozen_forward
+from onnx_cbp.graph_passes.dialects import is_frozen_forward, is_rewritten_forward
 from onnx_cbp.graph_passes.replace_forward import reciprocal_std
 from onnx_cbp.graph_passes.scopes import import_domain
 from onnx_cbp.graph_passes.sites import BackwardSite, ForwardSite, InferenceSite, Site, label
@@ -56,7 +57,7 @@ class Freezing:
         """
         matched: set[str] = set()
         for site in sites:
-            if isinstance(site, BackwardSite) or not self.chooses(site):
+            if _is_gradient(site) or not self.chooses(site):
                 continue
             reason = _obstacle(site)
             if reason is not None:
@@ -72,6 +73,11 @@ class Freezing:
     def _pattern(self, node: ir.Node) -> str | None:
         name = original_name(node)
         return next((pattern for pattern in self.patterns if fnmatch.fnmatchcase(name, pattern)), None)
+
+
+def _is_gradient(site: Site) -> bool:
+    """Whether it is a gradient, rewritten or not; it goes with its batch norm."""
+    return isinstance(site, BackwardSite) or (site.node.domain == DOMAIN and not is_rewritten_forward(site.node))
 
 
 def _obstacle(site: Site) -> str | None:
