@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
 from onnx_cbp.custom_ops import DOMAIN
+from onnx_cbp.custom_ops.library import get_library_path
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes import DropTrainingOutputsPass, ForwardSite, InferenceSite, find_sites, label
 from onnx_cbp.graph_passes.splice import Names
@@ -62,7 +64,7 @@ def generate_artifacts(
         optimizer: an `OptimType`, its name, or an `onnxblock.Block`; None: no optimiser's graph.
         artifact_directory: the folder for the files; None: the current one.
         prefix: what the files' names begin with.
-        ort_format: refused.
+        ort_format: write the graphs in the ORT format too; not together with `custom_op_library`.
         custom_op_library: a library of ops that the graph has.
         additional_output_names: values that become outputs, behind the loss.
         nominal_checkpoint: write a checkpoint without the parameters' values too.
@@ -76,8 +78,11 @@ def generate_artifacts(
         RuntimeError, TypeError: what ONNX Runtime's own raises.
     """
     artifacts = load_artifacts()
-    if ort_format:
-        raise OnnxCbpError("ort_format: the ORT format is not to be had with onnx-cbp's ops: use the ONNX files")
+    if ort_format and custom_op_library is not None:
+        raise OnnxCbpError(
+            "ort_format and custom_op_library exclude each other: ONNX Runtime's converter takes one library of ops, "
+            "and onnx-cbp's is one: use the ONNX files"
+        )
     folder = Path(os.fsdecode(artifact_directory)) if artifact_directory is not None else Path.cwd()
     if not folder.is_dir():
         raise OnnxCbpError(f"artifact_directory: '{folder}' {'is a file' if folder.exists() else 'does not exist'}")
@@ -104,6 +109,8 @@ def generate_artifacts(
         )
         _mend_training_model(done / f"{prefix}training_model.onnx", prepared)
         _mend_eval_model(done / f"{prefix}eval_model.onnx")
+        if ort_format:
+            _convert(artifacts, done)
         for file in sorted(done.iterdir()):
             file.replace(folder / file.name)
 
@@ -134,10 +141,7 @@ def _prepare(source: onnx.ModelProto, train_batch_norms: Sequence[str]) -> _Prep
         TrainBatchNormsPass(train_batch_norms)(model)
     DropTrainingOutputsPass()(model)
     sites = list(find_sites(model))
-    names = Names(model)
-    for site in sites:
-        # The builder derives the names of its nodes from these, and `rewrite` freezes by name.
-        site.node.name = names.fresh(label(site.node))
+    _name([site.node for site in sites], Names(model))
     training = [site for site in sites if isinstance(site, ForwardSite)]
     statistics = dict.fromkeys(
         value.name or ""
@@ -151,6 +155,15 @@ def _prepare(source: onnx.ModelProto, train_batch_norms: Sequence[str]) -> _Prep
         len(training),
         tuple(statistics),
     )
+
+
+def _name(nodes: Sequence[ir.Node], names: Names) -> None:
+    """Give each node a name of its own: the builder derives its names from these, and `rewrite` freezes by name."""
+    seen: set[str] = set()
+    for node in nodes:
+        if not node.name or node.name in seen:
+            node.name = names.fresh(label(node))
+        seen.add(node.name)
 
 
 def _by_name(choice: Any, kinds: Any, argument: str) -> Any:
@@ -205,3 +218,14 @@ def _mend_eval_model(path: Path) -> None:
     model = _to_ir(source)
     if DropTrainingOutputsPass(evaluation=True)(model).modified:
         save_model(_to_proto(model, source), path)
+
+
+def _convert(artifacts: Any, folder: Path) -> None:
+    """Write every graph in a folder in the ORT format too, as ONNX Runtime's own does."""
+    for path in sorted(folder.glob("*.onnx")):
+        artifacts.convert_onnx_models_to_ort(
+            path,
+            output_dir=folder,
+            custom_op_library_path=Path(get_library_path()),
+            optimization_styles=[artifacts.OptimizationStyle.Fixed],
+        )
