@@ -2,7 +2,9 @@
 
 from onnx_cbp.graph_passes.analysis import find_sites
 from onnx_cbp.graph_passes.attach_functions import AttachFunctionsPass
+from onnx_cbp.graph_passes.drop_training_outputs import DropTrainingOutputsPass
 from onnx_cbp.graph_passes.fold_relu import FoldReluPass
+from onnx_cbp.graph_passes.freeze import FreezePass, Freezing
 from onnx_cbp.graph_passes.inline_functions import InlineFunctionsPass
 from onnx_cbp.graph_passes.recompute_relu import RecomputeReluPass
 from onnx_cbp.graph_passes.reduce_gradients import ReduceGradientsPass
@@ -15,8 +17,11 @@ from onnx_cbp.graph_passes.whole_batch_loss import WholeBatchLossPass
 __all__ = [
     "AttachFunctionsPass",
     "BackwardSite",
+    "DropTrainingOutputsPass",
     "FoldReluPass",
     "ForwardSite",
+    "FreezePass",
+    "Freezing",
     "InferenceSite",
     "InlineFunctionsPass",
     "LeftAlone",

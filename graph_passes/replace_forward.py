@@ -195,7 +195,7 @@ def _in_steps(
     splice.hand_over(site.saved_mean, mean)
     splice.hand_over(site.saved_var, var)
     if is_used(site.saved_inv_std):
-        splice.hand_over(site.saved_inv_std, _inv_std(splice, var, site.epsilon))
+        splice.hand_over(site.saved_inv_std, reciprocal_std(splice, var, dtype, site.epsilon))
     for each in running:
         batch = mean if each.name == "running_mean" else var
         before = splice.cast(_latest(each, splice, writes), dtype, each.name)
@@ -214,14 +214,12 @@ def is_parameter(running: ir.Value) -> bool:
     return running.is_graph_input() and not running.is_initializer()
 
 
-def _inv_std(splice: Splice, var: ir.Value, epsilon: float) -> ir.Value:
-    """1 / sqrt(var + epsilon), which backward sites read."""
-    assert var.dtype is not None
-    tensor = ir.tensor(np.asarray(epsilon, np.float32).astype(var.dtype.numpy()))
-    epsilon_value = splice.constant("epsilon", tensor)
-    (shifted,) = splice.add("Add", (var, epsilon_value), (("shifted_var", var.dtype, var.shape),))
-    (std,) = splice.add("Sqrt", (shifted,), (("std", var.dtype, var.shape),))
-    (inv_std,) = splice.add("Reciprocal", (std,), (("inv_std", var.dtype, var.shape),))
+def reciprocal_std(splice: Splice, var: ir.Value, dtype: ir.DataType, epsilon: float) -> ir.Value:
+    """Append 1 / sqrt(var + epsilon), which gradients read; `dtype` is the type of `var`."""
+    epsilon_value = splice.constant("epsilon", ir.tensor(np.asarray(epsilon, np.float32).astype(dtype.numpy())))
+    (shifted,) = splice.add("Add", (var, epsilon_value), (("shifted_var", dtype, var.shape),))
+    (std,) = splice.add("Sqrt", (shifted,), (("std", dtype, var.shape),))
+    (inv_std,) = splice.add("Reciprocal", (std,), (("inv_std", dtype, var.shape),))
     return inv_std
 
 

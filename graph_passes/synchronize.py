@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnx_cbp.custom_ops import DOMAIN, OPERATORS
 from onnx_cbp.errors import OnnxCbpError
-from onnx_cbp.graph_passes.dialects import is_rewritten_forward
+from onnx_cbp.graph_passes.dialects import is_frozen_forward, is_rewritten_forward
 from onnx_cbp.graph_passes.sites import BackwardSite, ForwardSite, LeftAlone, Site, label
 from onnx_cbp.graph_passes.splice import Splice, origin
 
@@ -83,7 +83,7 @@ class Synchronization:
                 )
 
     def _pattern(self, site: Site) -> str | None:
-        name = _name(site.node)
+        name = original_name(site.node)
         return next((pattern for pattern in self.groups if fnmatch.fnmatchcase(name, pattern)), None)
 
 
@@ -97,6 +97,8 @@ def _obstacle(site: Site, group: str, batch_norms: set[ir.Node]) -> str | None:
         if site.dX is None or maker in batch_norms or (maker is not None and maker.domain == DOMAIN):
             return None
         return f"its mean '{site.mean.name}' is not made by a batch norm of this graph"
+    if is_frozen_forward(site.node):
+        return None  # it has nothing to synchronise
     if not is_rewritten_forward(site.node):
         return site.reason if isinstance(site, LeftAlone) and site.node.domain != DOMAIN else None
     have = group_of(site.node)
@@ -106,7 +108,7 @@ def _obstacle(site: Site, group: str, batch_norms: set[ir.Node]) -> str | None:
     return f"it was rewritten {how}: start from the original model"
 
 
-def _name(node: ir.Node) -> str:
+def original_name(node: ir.Node) -> str:
     """The name of a batch norm in the original model."""
     gather = _gather(node)
     if gather is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ from onnx_cbp.graph_passes import (
     BackwardSite,
     FoldReluPass,
     ForwardSite,
+    FreezePass,
+    Freezing,
     InferenceSite,
     InlineFunctionsPass,
     LeftAlone,
@@ -79,7 +81,7 @@ def inspect(model: ModelSource) -> list[Finding]:
     """
     analysed = _to_ir(_read(model))
     InlineFunctionsPass()(analysed)
-    return _findings(analysed, list(find_sites(analysed)), Synchronization({}))
+    return _findings(analysed, list(find_sites(analysed)))
 
 
 def rewrite(
@@ -92,6 +94,7 @@ def rewrite(
     synchronize: bool | str | Mapping[str, str] = False,
     data_parallel: bool = False,
     bucket_cap_mb: float = BUCKET_CAP_MB,
+    freeze: str | Sequence[str] = (),
     report: Callable[[list[Finding]], object] | None = None,
 ) -> onnx.ModelProto:
     """Put channel ops in the place of every batch norm that trains, forward and backward.
@@ -117,6 +120,10 @@ def rewrite(
         data_parallel: of training artifacts: make the loss that of all replicas' samples, and sum every gradient of a
             parameter over all replicas before it is accumulated.
         bucket_cap_mb: megabytes (2^20 bytes) of gradients that one message of `data_parallel` holds at most.
+        freeze: names of batch norms (patterns as in `synchronize`) that go on without training: they normalise with
+            their running statistics, which stay as they are, and their gradients are those of that. It changes what
+            the model computes: ONNX Runtime's gradient builder makes a batch norm in inference form train, and this
+            makes it what it was.
         report: called with what `inspect` says of the model, for whoever wants both and not the analysis twice.
 
     Returns:
@@ -125,9 +132,9 @@ def rewrite(
     Raises:
         OnnxCbpError: the file cannot be read, the model is not valid ONNX, `portable` is asked of an opset that the
             bodies do not serve or together with `synchronize` or `data_parallel`, a batch norm that is to be
-            synchronised cannot be, or the loss or the gradients are none that `data_parallel` knows.
+            synchronised or frozen cannot be, or the loss or the gradients are none that `data_parallel` knows.
     """
-    synchronization = Synchronization.of(synchronize)
+    synchronization, freezing = Synchronization.of(synchronize), Freezing.of(freeze)
     if portable and (synchronization or data_parallel):
         name = "synchronize" if synchronization else "data_parallel"
         raise OnnxCbpError(
@@ -139,12 +146,14 @@ def rewrite(
     InlineFunctionsPass()(result)
     sites = list(find_sites(result))
     if report is not None:
-        report(_findings(result, sites, synchronization))
+        report(_findings(result, sites, synchronization, freezing))
+    freezing.check(sites)
     synchronization.check(sites)
     for site in sites:
         if not isinstance(site, ForwardSite | BackwardSite):
-            _log.info("node '%s' (%s) is %s", label(site.node), site.form, _explain(site, synchronization))
+            _log.info("node '%s' (%s) is %s", label(site.node), site.form, _explain(site, synchronization, freezing))
     passes: list[InPlacePass] = [
+        FreezePass(freezing),
         ReplaceForwardPass(one_pass=one_pass, synchronization=synchronization),
         ReplaceBackwardPass(one_pass=one_pass),
     ]
@@ -230,14 +239,19 @@ def _to_proto(result: ir.Model, source: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _findings(model: ir.Model, sites: list[Site], synchronization: Synchronization) -> list[Finding]:
+def _findings(
+    model: ir.Model,
+    sites: list[Site],
+    synchronization: Synchronization = Synchronization({}),  # noqa: B008 - it cannot be changed
+    freezing: Freezing = Freezing(),  # noqa: B008
+) -> list[Finding]:
     shapes = [_shape(site) for site in sites]
     if None in shapes:
         # A copy: inference would write types and shapes all over the model. It is slow, and only for the reader.
         copy = ir.from_proto(ir.to_proto(model))
         infer_shapes(copy)
         shapes = [_shape(site) for site in find_sites(copy)]
-    return [_finding(site, shape, synchronization) for site, shape in zip(sites, shapes, strict=True)]
+    return [_finding(site, shape, synchronization, freezing) for site, shape in zip(sites, shapes, strict=True)]
 
 
 def _shape(site: Site) -> str | None:
@@ -247,22 +261,26 @@ def _shape(site: Site) -> str | None:
     return None if X is None or X.shape is None else str(X.shape)
 
 
-def _finding(site: Site, shape: str | None, synchronization: Synchronization) -> Finding:
+def _finding(site: Site, shape: str | None, synchronization: Synchronization, freezing: Freezing) -> Finding:
     return Finding(
         node=label(site.node),
         form=site.form,
         shape=shape or "?",
         rewritten=isinstance(site, ForwardSite | BackwardSite),
-        explanation=_explain(site, synchronization),
+        explanation=_explain(site, synchronization, freezing),
     )
 
 
-def _explain(site: Site, synchronization: Synchronization) -> str:
+def _explain(site: Site, synchronization: Synchronization, freezing: Freezing) -> str:
     if isinstance(site, LeftAlone):
         group = group_of(site.node)
         return f"left alone: {site.reason}" + (f", synchronized in group '{group}'" if group else "")
     if isinstance(site, InferenceSite):
         return "left alone: it normalises with running statistics, so there is nothing to train"
+    if freezing.chooses(site):
+        if isinstance(site, BackwardSite):
+            return "frozen: gradients with the running statistics as constants, by onnx_cbp ops"
+        return "frozen: normalised with its running statistics, which stay as they are, by onnx_cbp ops"
     if isinstance(site, BackwardSite):
         return "gradients by onnx_cbp ops" + ("" if site.dX is not None else "; nothing asks for that of the input")
     group = synchronization.group(site)

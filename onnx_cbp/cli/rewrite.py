@@ -53,6 +53,12 @@ def _is_group(word: str) -> bool:
     metavar="PATTERN",
     help="Synchronize the batch norms with these node names only ('*' matches any text); may be repeated.",
 )
+@click.option(
+    "--freeze",
+    multiple=True,
+    metavar="PATTERN",
+    help="Freeze the batch norms with these node names: they keep their running statistics; may be repeated.",
+)
 @click.option("--data-parallel", is_flag=True, help="Make loss and gradients those of all replicas' samples.")
 @click.option(
     "--bucket-cap-mb",
@@ -68,6 +74,7 @@ def rewrite(
     recompute_relu: bool,
     synchronize: str | None,
     layers: tuple[str, ...],
+    freeze: tuple[str, ...],
     data_parallel: bool,
     bucket_cap_mb: float | None,
 ) -> None:
@@ -93,6 +100,7 @@ def rewrite(
             recompute_relu=recompute_relu,
             synchronize=_groups(synchronize, layers),
             data_parallel=data_parallel,
+            freeze=freeze,
             **({} if bucket_cap_mb is None else {"bucket_cap_mb": bucket_cap_mb}),
             report=findings.extend,
         )

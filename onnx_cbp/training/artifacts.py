@@ -1,0 +1,231 @@
+"""Training artifacts that are right: ONNX Runtime's, frozen batch norms frozen, and an evaluation model that loads."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass
+
+from onnx_cbp.custom_ops import DOMAIN
+from onnx_cbp.custom_ops.library import get_library_path
+from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.graph_passes import DropTrainingOutputsPass, ForwardSite, InferenceSite, find_sites, label
+from onnx_cbp.graph_passes.splice import Names
+from onnx_cbp.model_io import load_model, save_model
+from onnx_cbp.rewriting import ModelSource, _to_ir, _to_proto, rewrite
+from onnx_cbp.training.runtime import load_artifacts
+
+_log = logging.getLogger("onnx_cbp")
+
+
+def generate_artifacts(
+    model: ModelSource,
+    requires_grad: list[str] | None = None,
+    frozen_params: list[str] | None = None,
+    loss: Any = None,
+    optimizer: Any = None,
+    artifact_directory: str | bytes | os.PathLike[str] | None = None,
+    prefix: str = "",
+    ort_format: bool = False,
+    custom_op_library: str | bytes | os.PathLike[str] | None = None,
+    additional_output_names: list[str] | None = None,
+    nominal_checkpoint: bool = False,
+    loss_input_names: list[str] | None = None,
+    *,
+    train_batch_norms: str | Sequence[str] = (),
+) -> None:
+    """What `onnxruntime.training.artifacts.generate_artifacts` does, with the same arguments and the same files.
+
+    What is different:
+        - A batch norm in inference form (`bn.eval()` in a model that trains) is frozen: it normalises with its running
+          statistics, which stay as they are, and has the gradients of that. ONNX Runtime's own makes it train.
+        - A batch norm in training form trains, with the ops of `onnx_cbp.rewrite`. Its running statistics are frozen
+          parameters of the checkpoint, named in `frozen_params` or not: as constants no step could keep them.
+        - The evaluation model is in pure ONNX and loads.
+        - `loss` and `optimizer` may be the names of ONNX Runtime's ("CrossEntropyLoss", "AdamW").
+        - Nothing is written where anything fails.
+
+    Needs no PyTorch. A session that runs the training model needs `onnx_cbp.register(session_options)`.
+
+    Args:
+        model: the forward graph, or the path of one; it is not changed.
+        requires_grad: the parameters that are trained.
+        frozen_params: parameters of the checkpoint that are not.
+        loss: a `LossType`, its name, or an `onnxblock.Block`; None: the graph's first output.
+        optimizer: an `OptimType`, its name, or an `onnxblock.Block`; None: no optimiser's graph.
+        artifact_directory: the folder for the files; None: the current one.
+        prefix: what the files' names begin with.
+        ort_format: write the graphs in the ORT format too; not together with `custom_op_library`.
+        custom_op_library: a library of ops that the graph has.
+        additional_output_names: values that become outputs, behind the loss.
+        nominal_checkpoint: write a checkpoint without the parameters' values too.
+        loss_input_names: what the loss reads instead of the graph's outputs.
+        train_batch_norms: names of batch norms in inference form (patterns as in `rewrite`'s `synchronize`) that are
+            to train all the same; exporters write them so where they drop the training mode.
+
+    Raises:
+        OnnxCbpError: one line: no training build of onnxruntime, a model that is not valid, a name that is none, a
+            folder that is not there, or a running statistic that is to have a gradient.
+        RuntimeError, TypeError: what ONNX Runtime's own raises.
+    """
+    artifacts = load_artifacts()
+    if ort_format and custom_op_library is not None:
+        raise OnnxCbpError(
+            "ort_format and custom_op_library exclude each other: ONNX Runtime's converter takes one library of ops, "
+            "and onnx-cbp's is one: use the ONNX files"
+        )
+    folder = Path(os.fsdecode(artifact_directory)) if artifact_directory is not None else Path.cwd()
+    if not folder.is_dir():
+        raise OnnxCbpError(f"artifact_directory: '{folder}' {'is a file' if folder.exists() else 'does not exist'}")
+    loss = _by_name(loss, artifacts.LossType, "loss")
+    optimizer = _by_name(optimizer, artifacts.OptimType, "optimizer")
+    source = model if isinstance(model, onnx.ModelProto) else load_model(model)
+    prepared = _prepare(source, (train_batch_norms,) if isinstance(train_batch_norms, str) else train_batch_norms)
+    # In the same folder: then a file that is done is moved there at one stroke.
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".onnx_cbp_") as work:
+        done = Path(work) / "artifacts"
+        done.mkdir()
+        artifacts.generate_artifacts(
+            _hand_over(prepared.model, model, artifacts.USE_PATH_THRESHOLD, Path(work)),
+            requires_grad=requires_grad,
+            frozen_params=_with_statistics(frozen_params, prepared.statistics, requires_grad),
+            loss=loss,
+            optimizer=optimizer,
+            artifact_directory=str(done),
+            prefix=prefix,
+            custom_op_library=custom_op_library,
+            additional_output_names=additional_output_names,
+            nominal_checkpoint=nominal_checkpoint,
+            loss_input_names=loss_input_names,
+        )
+        _mend_training_model(done / f"{prefix}training_model.onnx", prepared)
+        _mend_eval_model(done / f"{prefix}eval_model.onnx")
+        if ort_format:
+            _convert(artifacts, done)
+        for file in sorted(done.iterdir()):
+            file.replace(folder / file.name)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A forward graph for ONNX Runtime's gradient builder, and what the builder will forget of it.
+
+    Attributes:
+        model: the graph; its model-local functions are inlined, as the builder does.
+        frozen: the names of the results of the batch norms in inference form.
+        training: how many others there are.
+        statistics: the initializers that are running statistics of others.
+    """
+
+    model: onnx.ModelProto
+    frozen: frozenset[str]
+    training: int
+    statistics: tuple[str, ...]
+
+
+def _prepare(source: onnx.ModelProto, train_batch_norms: Sequence[str]) -> _Prepared:
+    model = _to_ir(source)
+    InlinePass(criteria=lambda function: function.domain != DOMAIN)(model)
+    if train_batch_norms:
+        from onnx_cbp.graph_passes.train_batch_norms import TrainBatchNormsPass
+
+        TrainBatchNormsPass(train_batch_norms)(model)
+    DropTrainingOutputsPass()(model)
+    sites = list(find_sites(model))
+    _name([site.node for site in sites], Names(model))
+    training = [site for site in sites if isinstance(site, ForwardSite)]
+    statistics = dict.fromkeys(
+        value.name or ""
+        for site in training
+        for value in (site.running_mean, site.running_var)
+        if value is not None and value.is_initializer()
+    )
+    return _Prepared(
+        _to_proto(model, source),
+        frozenset(site.Y.name or "" for site in sites if isinstance(site, InferenceSite)),
+        len(training),
+        tuple(statistics),
+    )
+
+
+def _name(nodes: Sequence[ir.Node], names: Names) -> None:
+    """Give each node a name of its own: the builder derives its names from these, and `rewrite` freezes by name."""
+    seen: set[str] = set()
+    for node in nodes:
+        if not node.name or node.name in seen:
+            node.name = names.fresh(label(node))
+        seen.add(node.name)
+
+
+def _by_name(choice: Any, kinds: Any, argument: str) -> Any:
+    """The member of an enumeration that a text names; anything else as it is."""
+    if not isinstance(choice, str):
+        return choice
+    if choice not in kinds.__members__:
+        raise OnnxCbpError(f"{argument}: there is no '{choice}': use {', '.join(kinds.__members__)} or an onnxblock")
+    return kinds[choice]
+
+
+def _with_statistics(
+    frozen_params: list[str] | None, statistics: Sequence[str], requires_grad: list[str] | None
+) -> list[str] | None:
+    """The frozen parameters, with the running statistics that steps update."""
+    wrong = next((name for name in statistics if name in (requires_grad or ())), None)
+    if wrong is not None:
+        raise OnnxCbpError(f"requires_grad: '{wrong}' is a running statistic, which has no gradient: leave it out")
+    more = [name for name in statistics if name not in (frozen_params or ())]
+    if not more:
+        return frozen_params
+    _log.info("frozen_params: running statistics that steps update are parameters too: %s", ", ".join(more))
+    return [*(frozen_params or ()), *more]
+
+
+def _hand_over(prepared: onnx.ModelProto, given: ModelSource, limit: int, folder: Path) -> onnx.ModelProto | str:
+    """The model as ONNX Runtime takes it: one above its limit only as a file, with its weights beside it."""
+    if isinstance(given, onnx.ModelProto) or prepared.ByteSize() <= limit:
+        return prepared
+    path = str(folder / "model.onnx")
+    onnx.save(prepared, path, save_as_external_data=True, location="model.data")
+    return path
+
+
+def _mend_training_model(path: Path, prepared: _Prepared) -> None:
+    """Freeze what was in inference form, which the builder lets train, and rewrite the rest."""
+    model = load_model(path)
+    sites = [site for site in find_sites(_to_ir(model)) if isinstance(site, ForwardSite)]
+    frozen = [label(site.node) for site in sites if site.Y.name in prepared.frozen]
+    if len(sites) - len(frozen) > prepared.training:
+        unknown = next(site for site in sites if site.Y.name not in prepared.frozen)
+        raise OnnxCbpError(
+            f"node '{label(unknown.node)}': ONNX Runtime's gradient builder renamed its result '{unknown.Y.name}', so "
+            "whether it is frozen is not known: give the graph's values names of their own"
+        )
+    save_model(rewrite(model, freeze=[glob.escape(name) for name in frozen]), path)
+
+
+def _mend_eval_model(path: Path) -> None:
+    """Drop what ONNX Runtime leaves of the training form, and no runtime loads."""
+    source = load_model(path)
+    model = _to_ir(source)
+    if DropTrainingOutputsPass(evaluation=True)(model).modified:
+        save_model(_to_proto(model, source), path)
+
+
+def _convert(artifacts: Any, folder: Path) -> None:
+    """Write every graph in a folder in the ORT format too, as ONNX Runtime's own does."""
+    for path in sorted(folder.glob("*.onnx")):
+        artifacts.convert_onnx_models_to_ort(
+            path,
+            output_dir=folder,
+            custom_op_library_path=Path(get_library_path()),
+            optimization_styles=[artifacts.OptimizationStyle.Fixed],
+        )
