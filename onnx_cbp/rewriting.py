@@ -18,6 +18,7 @@ from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes import (
     AttachFunctionsPass,
     BackwardSite,
+    DropTrainingOutputsPass,
     FoldReluPass,
     ForwardSite,
     InferenceSite,
@@ -94,10 +95,11 @@ def rewrite(
     bucket_cap_mb: float = BUCKET_CAP_MB,
     report: Callable[[list[Finding]], object] | None = None,
 ) -> onnx.ModelProto:
-    """Put channel ops in the place of every batch norm that trains, forward and backward.
+    """Put channel ops in the place of every batch norm that trains, forward and backward; mend those that do not load.
 
     Handles ONNX Runtime training artifacts (BatchNormInternal, BatchNormalizationGrad) and BatchNormalization with
-    training_mode = 1. Value names and metadata stay; running statistics go on being updated. A batch norm that cannot
+    training_mode = 1. Value names and metadata stay; running statistics go on being updated. A batch norm
+    in inference form loses the training outputs with which no runtime loads it. One that cannot
     be rewritten is left as it is and named in a log line (logger "onnx_cbp"); `inspect` says the same as data.
 
     Args:
@@ -142,9 +144,10 @@ def rewrite(
         report(_findings(result, sites, synchronization))
     synchronization.check(sites)
     for site in sites:
-        if not isinstance(site, ForwardSite | BackwardSite):
+        if not _is_rewritten(site):
             _log.info("node '%s' (%s) is %s", label(site.node), site.form, _explain(site, synchronization))
     passes: list[InPlacePass] = [
+        DropTrainingOutputsPass(),
         ReplaceForwardPass(one_pass=one_pass, synchronization=synchronization),
         ReplaceBackwardPass(one_pass=one_pass),
     ]
@@ -159,7 +162,7 @@ def rewrite(
     modified = False
     for step in passes:  # not a Sequential: that would bury our one-line errors in its own
         modified |= step(result).modified
-    if data_parallel or not any(isinstance(site, ForwardSite | BackwardSite) for site in sites):
+    if data_parallel or not any(_is_rewritten(site) for site in sites):
         _tell(result, modified)
     if not modified:
         copy = onnx.ModelProto()
@@ -252,15 +255,24 @@ def _finding(site: Site, shape: str | None, synchronization: Synchronization) ->
         node=label(site.node),
         form=site.form,
         shape=shape or "?",
-        rewritten=isinstance(site, ForwardSite | BackwardSite),
+        rewritten=_is_rewritten(site),
         explanation=_explain(site, synchronization),
     )
+
+
+def _is_rewritten(site: Site) -> bool:
+    mended = isinstance(site, InferenceSite) and bool(site.superfluous)
+    return mended or isinstance(site, ForwardSite | BackwardSite)
 
 
 def _explain(site: Site, synchronization: Synchronization) -> str:
     if isinstance(site, LeftAlone):
         group = group_of(site.node)
         return f"left alone: {site.reason}" + (f", synchronized in group '{group}'" if group else "")
+    if isinstance(site, InferenceSite) and site.superfluous:
+        number = len(site.superfluous)
+        outputs = "1 superfluous output is" if number == 1 else f"{number} superfluous outputs are"
+        return f"loads nowhere: {outputs} dropped"
     if isinstance(site, InferenceSite):
         return "left alone: it normalises with running statistics, so there is nothing to train"
     if isinstance(site, BackwardSite):

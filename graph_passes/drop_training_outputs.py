@@ -1,0 +1,56 @@
+"""Drops the outputs that a batch norm in inference form must not have."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes import InPlacePass, PassResult
+
+from onnx_cbp.graph_passes.analysis import find_sites
+from onnx_cbp.graph_passes.sites import InferenceSite
+from onnx_cbp.graph_passes.splice import Names, Splice, is_used
+from onnx_cbp.graph_passes.types import Types
+
+
+class DropTrainingOutputsPass(InPlacePass):
+    """Every batch norm in inference form keeps Y alone, so that ONNX Runtime loads the model.
+
+    ONNX Runtime's evaluation models of batch norms have the training outputs still. Where something reads one, it gets
+    what inference form leaves there: the running mean and variance as they are.
+
+        mean = Identity(running_mean)      for the updated and the saved mean
+        var = Identity(running_var)        for the updated and the saved variance
+    """
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Mend the model in place."""
+        names, types = Names(model), Types(model)
+        modified = False
+        for site in find_sites(model):
+            if isinstance(site, InferenceSite) and site.superfluous:
+                _drop(site, names, types)
+                modified = True
+        return PassResult(model, modified)
+
+
+def _drop(site: InferenceSite, names: Names, types: Types) -> None:
+    node = site.node
+    splice = Splice(node, names, types)
+    (Y,) = splice.add(
+        node.op_type,
+        node.inputs,
+        (("Y", site.Y.dtype, site.Y.shape),),
+        domain=node.domain,
+    )
+    kept = Y.producer()
+    assert kept is not None
+    kept.attributes.update(node.attributes)
+    kept.name, node.name = node.name, None
+    splice.hand_over(site.Y, Y)
+    # In every opset: mean, var, saved mean, saved var.
+    for index, output in enumerate(site.superfluous):
+        if is_used(output):
+            source = site.mean if index % 2 == 0 else site.var
+            dtype = types.of(source)
+            (copy,) = splice.add("Identity", (source,), ((f"output{index + 1}", dtype, source.shape),))
+            splice.hand_over(output, copy)
+    splice.commit()
