@@ -103,7 +103,7 @@ def _training_values(model: ir.Model, flow: _Flow) -> set[ir.Value]:
     begin: set[ir.Value] = set()
     normal: set[ir.Node] = set()
     for site in find_sites(model):
-        if isinstance(site, BackwardSite):
+        if isinstance(site, BackwardSite) or (site.node.domain == DOMAIN and not is_rewritten_forward(site.node)):
             begin.update(site.node.outputs)
             continue
         normal.add(site.node)
