@@ -42,7 +42,7 @@ class FoldBatchNormPass(InPlacePass):
         names = Names(model)
         opset = model.opset_imports.get("", 1)
         self.folded = 0
-        for site in list(find_sites(model)):
+        for site in find_sites(model):
             if isinstance(site, InferenceSite) and not site.superfluous and site.axis == 1:
                 self.folded += _fold(site, names, opset)
         return PassResult(model, modified=self.folded > 0)
