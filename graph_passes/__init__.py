@@ -2,7 +2,9 @@
 
 from onnx_cbp.graph_passes.analysis import find_sites
 from onnx_cbp.graph_passes.attach_functions import AttachFunctionsPass
+from onnx_cbp.graph_passes.cut_at_outputs import RemoveUnusedPass, SetOutputsPass
 from onnx_cbp.graph_passes.drop_training_outputs import DropTrainingOutputsPass
+from onnx_cbp.graph_passes.fold_batch_norm import FoldBatchNormPass
 from onnx_cbp.graph_passes.fold_relu import FoldReluPass
 from onnx_cbp.graph_passes.freeze import FreezePass, Freezing
 from onnx_cbp.graph_passes.inline_functions import InlineFunctionsPass
@@ -12,12 +14,14 @@ from onnx_cbp.graph_passes.replace_backward import ReplaceBackwardPass
 from onnx_cbp.graph_passes.replace_forward import ReplaceForwardPass
 from onnx_cbp.graph_passes.sites import BackwardSite, ForwardSite, InferenceSite, LeftAlone, Site, label
 from onnx_cbp.graph_passes.synchronize import Synchronization
+from onnx_cbp.graph_passes.to_inference import ToInferencePass
 from onnx_cbp.graph_passes.whole_batch_loss import WholeBatchLossPass
 
 __all__ = [
     "AttachFunctionsPass",
     "BackwardSite",
     "DropTrainingOutputsPass",
+    "FoldBatchNormPass",
     "FoldReluPass",
     "ForwardSite",
     "FreezePass",
@@ -27,10 +31,13 @@ __all__ = [
     "LeftAlone",
     "RecomputeReluPass",
     "ReduceGradientsPass",
+    "RemoveUnusedPass",
     "ReplaceBackwardPass",
     "ReplaceForwardPass",
+    "SetOutputsPass",
     "Site",
     "Synchronization",
+    "ToInferencePass",
     "WholeBatchLossPass",
     "find_sites",
     "label",

@@ -33,7 +33,7 @@ class FoldReluPass(InPlacePass):
         return PassResult(model, modified)
 
 
-def _only_reader(value: ir.Value) -> ir.Node | None:
+def only_reader(value: ir.Value) -> ir.Node | None:
     """The one node that reads a value; None where there is another, or where it is an output of the graph."""
     uses = list(value.uses())
     return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
@@ -42,7 +42,7 @@ def _only_reader(value: ir.Value) -> ir.Node | None:
 def _fold_forward(node: ir.Node) -> bool:
     if node.attributes["relu"].as_int():
         return False
-    relu = _only_reader(node.outputs[0])
+    relu = only_reader(node.outputs[0])
     if relu is None or (relu.domain, relu.op_type) != ("", "Relu") or relu.graph is not node.graph:
         return False
     before, after = node.outputs[0], relu.outputs[0]
@@ -63,7 +63,7 @@ def _fold_backward(node: ir.Node, names: Names, types: Types) -> bool:
     dN = node.inputs[0]
     producer = None if dN is None else dN.producer()
     gradient = None if producer is None else relu_gradient(producer)
-    if dN is None or producer is None or gradient is None or _only_reader(dN) is not node:
+    if dN is None or producer is None or gradient is None or only_reader(dN) is not node:
         return False
     if producer.graph is not node.graph:
         return False

@@ -150,8 +150,11 @@ class Splice(Draft):
         assert node is not None
         return node
 
-    def commit(self) -> None:
-        """Insert the new nodes before the old one, hand its values over and remove it."""
+    def commit(self, *, remove: bool = True) -> None:
+        """Insert the new nodes before the old one, hand its values over and remove it.
+
+        Without `remove` it stays for those of its values that are not handed over.
+        """
         holder = self.node.graph
         assert holder is not None
         holder.insert_before(self.node, self.nodes)
@@ -159,7 +162,8 @@ class Splice(Draft):
             inherit(old, new)
             name, old.name = old.name, None
             new.name = name
-        holder.remove(self.node, safe=True)
+        if remove:
+            holder.remove(self.node, safe=True)
 
 
 def inherit(old: ir.Value, new: ir.Value) -> None:
@@ -184,11 +188,18 @@ def is_used(value: ir.Value | None) -> bool:
 
 def origin(value: ir.Value) -> ir.Node | None:
     """The node that made a value, or that of which the value is a copy in another type."""
+    return origin_value(value).producer()
+
+
+def origin_value(value: ir.Value) -> ir.Value:
+    """A value, or that of which it is a copy in another type."""
     node = value.producer()
     while node is not None and node.domain == "" and node.op_type in ("Cast", "Identity"):
         (copied,) = node.inputs
-        node = None if copied is None else copied.producer()
-    return node
+        if copied is None:
+            break
+        value, node = copied, copied.producer()
+    return value
 
 
 def statistics_type(scale: ir.Value, types: Types) -> ir.DataType:

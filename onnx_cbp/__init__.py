@@ -16,12 +16,15 @@ if TYPE_CHECKING:
     from onnx_cbp.custom_ops.library import get_library_path
     from onnx_cbp.custom_ops.python_ops import raise_python_op_error
     from onnx_cbp.errors import OnnxCbpError
+    from onnx_cbp.finalizing import Finalized, finalize
     from onnx_cbp.registration import register
     from onnx_cbp.rewriting import Finding, inspect, rewrite
 
 __all__ = [
+    "Finalized",
     "Finding",
     "OnnxCbpError",
+    "finalize",
     "get_library_path",
     "inspect",
     "raise_python_op_error",
@@ -32,8 +35,10 @@ __all__ = [
 #: Where each name lives. Looked up when it is asked for: onnx-ir alone takes a quarter of a second to import, which
 #: neither `onnx-cbp --version` nor a program that only runs a rewritten model has a use for.
 _HOMES = {
+    "Finalized": "onnx_cbp.finalizing",
     "Finding": "onnx_cbp.rewriting",
     "OnnxCbpError": "onnx_cbp.errors",
+    "finalize": "onnx_cbp.finalizing",
     "get_library_path": "onnx_cbp.custom_ops.library",
     "inspect": "onnx_cbp.rewriting",
     "raise_python_op_error": "onnx_cbp.custom_ops.python_ops",

@@ -18,6 +18,7 @@ from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes import (
     AttachFunctionsPass,
     BackwardSite,
+    DropTrainingOutputsPass,
     FoldReluPass,
     ForwardSite,
     FreezePass,
@@ -97,10 +98,11 @@ def rewrite(
     freeze: str | Sequence[str] = (),
     report: Callable[[list[Finding]], object] | None = None,
 ) -> onnx.ModelProto:
-    """Put channel ops in the place of every batch norm that trains, forward and backward.
+    """Put channel ops in the place of every batch norm that trains, forward and backward; mend those that do not load.
 
     Handles ONNX Runtime training artifacts (BatchNormInternal, BatchNormalizationGrad) and BatchNormalization with
-    training_mode = 1. Value names and metadata stay; running statistics go on being updated. A batch norm that cannot
+    training_mode = 1. Value names and metadata stay; running statistics go on being updated. A batch norm
+    in inference form loses the training outputs with which no runtime loads it. One that cannot
     be rewritten is left as it is and named in a log line (logger "onnx_cbp"); `inspect` says the same as data.
 
     Args:
@@ -150,9 +152,10 @@ def rewrite(
     freezing.check(sites)
     synchronization.check(sites)
     for site in sites:
-        if not isinstance(site, ForwardSite | BackwardSite):
+        if not _is_rewritten(site):
             _log.info("node '%s' (%s) is %s", label(site.node), site.form, _explain(site, synchronization, freezing))
     passes: list[InPlacePass] = [
+        DropTrainingOutputsPass(),
         FreezePass(freezing),
         ReplaceForwardPass(one_pass=one_pass, synchronization=synchronization),
         ReplaceBackwardPass(one_pass=one_pass),
@@ -168,7 +171,7 @@ def rewrite(
     modified = False
     for step in passes:  # not a Sequential: that would bury our one-line errors in its own
         modified |= step(result).modified
-    if data_parallel or not any(isinstance(site, ForwardSite | BackwardSite) for site in sites):
+    if data_parallel or not any(_is_rewritten(site) for site in sites):
         _tell(result, modified)
     if not modified:
         copy = onnx.ModelProto()
@@ -266,15 +269,24 @@ def _finding(site: Site, shape: str | None, synchronization: Synchronization, fr
         node=label(site.node),
         form=site.form,
         shape=shape or "?",
-        rewritten=isinstance(site, ForwardSite | BackwardSite),
+        rewritten=_is_rewritten(site),
         explanation=_explain(site, synchronization, freezing),
     )
+
+
+def _is_rewritten(site: Site) -> bool:
+    mended = isinstance(site, InferenceSite) and bool(site.superfluous)
+    return mended or isinstance(site, ForwardSite | BackwardSite)
 
 
 def _explain(site: Site, synchronization: Synchronization, freezing: Freezing) -> str:
     if isinstance(site, LeftAlone):
         group = group_of(site.node)
         return f"left alone: {site.reason}" + (f", synchronized in group '{group}'" if group else "")
+    if isinstance(site, InferenceSite) and site.superfluous:
+        number = len(site.superfluous)
+        outputs = "1 superfluous output is" if number == 1 else f"{number} superfluous outputs are"
+        return f"loads nowhere: {outputs} dropped"
     if isinstance(site, InferenceSite):
         return "left alone: it normalises with running statistics, so there is nothing to train"
     if freezing.chooses(site):

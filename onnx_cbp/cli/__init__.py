@@ -10,6 +10,7 @@ import click
 
 from onnx_cbp.cli.bench import bench
 from onnx_cbp.cli.check import check
+from onnx_cbp.cli.finalize import finalize
 from onnx_cbp.cli.group import OneLineErrors
 from onnx_cbp.cli.inspect import inspect
 from onnx_cbp.cli.rewrite import rewrite
@@ -30,6 +31,7 @@ def cli() -> None:
 cli.add_command(inspect)
 cli.add_command(rewrite)
 cli.add_command(check)
+cli.add_command(finalize)
 cli.add_command(bench)
 
 

@@ -19,6 +19,17 @@ agraph (float[N, 3, H, W] x, float[3] gamma, float[3] beta, float[3] mean, float
 }
 """
 
+#: The same in inference form, its running statistics constants of the graph.
+INFERENCE = """
+<ir_version: 8, opset_import: ["" : 17]>
+agraph (float[N, 3, H, W] x) => (float[N, 3, H, W] y)
+<float[3] gamma = {1.5, 0.5, -2.0}, float[3] beta = {0.5, 0.0, 1.0}, float[3] mean = {1.0, -2.0, 0.25},
+ float[3] var = {0.5, 4.0, 1.0}>
+{
+    y = BatchNormalization <epsilon: float = 0.001, momentum: float = 0.8> (x, gamma, beta, mean, var)
+}
+"""
+
 #: What ONNX Runtime's gradient builder makes of one batch norm: forward, backward and the accumulation of a gradient.
 TRAINING = """
 <ir_version: 8, opset_import: ["" : 15, "com.microsoft" : 1]>

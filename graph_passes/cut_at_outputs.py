@@ -1,0 +1,49 @@
+"""Cuts everything away that a graph's outputs do not need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+from onnx_ir.passes import InPlacePass, PassResult
+from onnx_ir.passes.common import IdentityEliminationPass, RemoveUnusedNodesPass
+
+
+class SetOutputsPass(InPlacePass):
+    """Makes the given values the graph's outputs."""
+
+    def __init__(self, outputs: Sequence[ir.Value]) -> None:
+        super().__init__()
+        self._outputs = list(outputs)
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Change the model in place."""
+        modified = list(model.graph.outputs) != self._outputs
+        model.graph.outputs.clear()
+        model.graph.outputs.extend(self._outputs)
+        return PassResult(model, modified)
+
+
+class RemoveUnusedPass(InPlacePass):
+    """Removes the nodes, weights and inputs that no output needs.
+
+    `read` are the inputs that something read when the model came: one that nothing reads any more goes, and one that
+    nothing ever read stays, since it is not the cut that left it over.
+    """
+
+    def __init__(self, read: Sequence[ir.Value]) -> None:
+        super().__init__()
+        self._read = set(read)
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Change the model in place."""
+        modified = IdentityEliminationPass()(model).modified
+        modified |= RemoveUnusedNodesPass()(model).modified
+        kept = [
+            value for value in model.graph.inputs if value not in self._read or value.uses() or value.is_graph_output()
+        ]
+        if len(kept) != len(model.graph.inputs):
+            model.graph.inputs.clear()
+            model.graph.inputs.extend(kept)
+            modified = True
+        return PassResult(model, modified)

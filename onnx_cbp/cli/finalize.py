@@ -1,0 +1,48 @@
+"""`onnx-cbp finalize`: a model for inference, in ONNX's own ops."""
+
+from __future__ import annotations
+
+import click
+
+from onnx_cbp.cli.progress import steps
+
+
+@click.command(short_help="Make a model for inference of a training graph.")
+@click.argument("model", type=click.Path(readable=False))
+@click.option("-o", "out", type=click.Path(readable=False), required=True, metavar="OUT", help="File to write.")
+@click.option(
+    "--checkpoint",
+    type=click.Path(readable=False),
+    metavar="CHECKPOINT",
+    help="ONNX Runtime's checkpoint with the parameters' values; needs its training build.",
+)
+@click.option(
+    "--output",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="A value to keep as an output, instead of what feeds the loss; may be repeated.",
+)
+def finalize(model: str, out: str, checkpoint: str | None, names: tuple[str, ...]) -> None:
+    """Write MODEL, a training, evaluation or forward graph, to OUT as it is at inference.
+
+    OUT has ONNX's own ops only: it needs neither onnx-cbp nor a training build. It is written whole or not at all.
+    """
+    import onnx_cbp
+    from onnx_cbp.cli.text import console, say
+    from onnx_cbp.model_io import load_model, save_model
+
+    done: list[onnx_cbp.Finalized] = []
+    with steps([f"reading {model}", "finalizing", f"writing {out}"]) as step:
+        next(step)
+        source = load_model(model)
+        next(step)
+        result = onnx_cbp.finalize(source, checkpoint=checkpoint, outputs=names or None, report=done.append)
+        next(step)
+        save_model(result, out)
+    (what,) = done
+    norms = "batch norm" if what.batch_norms == 1 else "batch norms"
+    screen = console()
+    say(screen, f"{what.batch_norms} {norms}: {what.folded} folded into the weights before them")
+    say(screen, f"{', '.join(what.inputs)} -> {', '.join(what.outputs)}")
+    say(screen, f"wrote {out}")

@@ -1,0 +1,216 @@
+"""From a training, evaluation or forward graph to a model for inference in ONNX's own ops."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes.common import (
+    InlinePass,
+    RemoveInitializersFromInputsPass,
+    RemoveUnusedOpsetsPass,
+    TopologicalSortPass,
+)
+from onnx_ir.traversal import RecursiveGraphIterator
+
+from onnx_cbp.custom_ops import DOMAIN
+from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.graph_passes import (
+    FoldBatchNormPass,
+    InferenceSite,
+    RemoveUnusedPass,
+    SetOutputsPass,
+    ToInferencePass,
+    find_sites,
+    label,
+)
+from onnx_cbp.graph_passes.inference import infer_shapes
+from onnx_cbp.graph_passes.inference_outputs import inference_outputs, named_outputs, parameters
+from onnx_cbp.graph_passes.scopes import import_domain
+from onnx_cbp.graph_passes.to_inference import training_left
+from onnx_cbp.rewriting import ModelSource, _read, _to_ir, _to_proto
+
+#: Since this IR version an initializer need not be an input, and is then a constant.
+_CONSTANTS_SINCE = 4
+_NOT_ONNX = (DOMAIN, "com.microsoft", "com.microsoft.nchwc", "ai.onnx.training", "ai.onnx.preview.training")
+
+
+@dataclass(frozen=True)
+class Finalized:
+    """What `finalize` did.
+
+    Attributes:
+        inputs, outputs: names of the result's inputs and outputs.
+        batch_norms: how many batch norms the network has.
+        folded: how many of them went into the weights before them.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    batch_norms: int
+    folded: int
+
+
+def finalize(
+    model: ModelSource,
+    *,
+    checkpoint: str | os.PathLike[str] | None = None,
+    outputs: Sequence[str] | None = None,
+    report: Callable[[Finalized], object] | None = None,
+) -> onnx.ModelProto:
+    """The model for inference: ONNX's own ops, parameters as constants, batch norms folded into weights.
+
+    Takes ONNX Runtime's training graphs, as generated or rewritten in any way, its evaluation graphs, and forward
+    graphs as exporters write them. Loss, labels, gradients and everything else that only training needs go; batch norms
+    take their running statistics, Dropout lets everything through. A batch norm behind a Conv, ConvTranspose, Gemm or
+    MatMul with constant weights is folded into these in float64, where nothing else reads that op's result. The other
+    inputs keep their names, types and shapes.
+
+    Args:
+        model: a model or the path of one; it is not changed.
+        checkpoint: ONNX Runtime's checkpoint (a file or folder) with the values of the parameters, running statistics
+            among them. Needs the training build. Where the model has a value of its own, the checkpoint's is taken.
+        outputs: names of the values to keep as outputs. By default what feeds the loss, and the outputs that are no
+            loss, gradient or statistic; of a graph without a loss, its outputs but statistics.
+        report: called with what was done.
+
+    Returns:
+        The model; it passes onnx.checker's full check.
+
+    Raises:
+        OnnxCbpError: one line: the model or the checkpoint cannot be read; parameters are inputs and no checkpoint has
+            them; what feeds the loss cannot be told, or there is no value of a name in `outputs`; a batch norm has no
+            running statistics; an op that the outputs need is none of ONNX's.
+    """
+    source = _read(model)
+    result = _to_ir(source)
+    InlinePass(criteria=lambda function: function.domain != DOMAIN)(result)
+    values = {} if checkpoint is None else _parameters_of(checkpoint)
+    for identifier in [identifier for identifier in result.functions if identifier[0] == DOMAIN]:
+        del result.functions[identifier]  # bodies: their ops are read as ops
+    import_domain(result)
+    infer_shapes(result)
+    known = parameters(result, values)
+    read = [value for value in result.graph.inputs if value.uses()]
+    kept = inference_outputs(result, known) if outputs is None else named_outputs(result, outputs)
+    if checkpoint is not None:
+        _take(result, values, checkpoint)
+    SetOutputsPass(kept)(result)
+    result.ir_version = max(result.ir_version, _CONSTANTS_SINCE)
+    RemoveInitializersFromInputsPass()(result)
+    ToInferencePass()(result)
+    RemoveUnusedPass(read)(result)
+    TopologicalSortPass()(result)
+    _refuse_training(result)
+    _refuse_free_parameters(result, known, checkpoint)
+    batch_norms = sum(isinstance(site, InferenceSite) for site in find_sites(result))
+    fold = FoldBatchNormPass()
+    fold(result)
+    RemoveUnusedPass(read)(result)
+    _refuse_other_ops(result)
+    RemoveUnusedOpsetsPass()(result)
+    result.metadata_props.clear()
+    finished = _to_proto(result, _without_training(source))
+    _check(finished)
+    if report is not None:
+        graph = finished.graph
+        names = tuple(v.name for v in graph.input), tuple(v.name for v in graph.output)
+        report(Finalized(*names, batch_norms, fold.folded))
+    return finished
+
+
+def _parameters_of(checkpoint: str | os.PathLike[str]) -> Mapping[str, np.ndarray]:
+    from onnx_cbp.training import load_api
+
+    api = load_api()
+    if not Path(checkpoint).exists():
+        raise OnnxCbpError(f"'{os.fspath(checkpoint)}' does not exist: name the checkpoint")
+    try:
+        state = api.CheckpointState.load_checkpoint(os.fspath(checkpoint))
+        return {name: np.array(parameter.data) for name, parameter in state.parameters}
+    except Exception as error:  # onnxruntime raises what it likes
+        reason = " ".join(str(error).split())
+        raise OnnxCbpError(f"'{os.fspath(checkpoint)}' cannot be read as a checkpoint: {reason}") from None
+
+
+def _take(model: ir.Model, values: Mapping[str, np.ndarray], checkpoint: str | os.PathLike[str]) -> None:
+    """Give the graph's parameters the checkpoint's values."""
+    graph = model.graph
+    taken = False
+    for name, array in values.items():
+        value = graph.initializers.get(name) or next((v for v in graph.inputs if v.name == name), None)
+        if value is None:
+            continue  # one that this graph does not read
+        tensor = ir.tensor(array, name=name)
+        shape = value.shape
+        if (shape is not None and not _fits(shape, array.shape)) or value.dtype not in (None, tensor.dtype):
+            raise OnnxCbpError(
+                f"'{name}' is {tensor.dtype}{list(array.shape)} in '{os.fspath(checkpoint)}' and {value.dtype}{shape} "
+                "in the model: name the checkpoint that belongs to it"
+            )
+        value.const_value = tensor
+        if value.type is None:
+            value.type = ir.TensorType(tensor.dtype)
+        value.shape = ir.Shape(array.shape)
+        if value in graph.inputs:
+            graph.inputs.remove(value)
+        if name not in graph.initializers:
+            graph.register_initializer(value)
+        taken = True
+    if not taken:
+        raise OnnxCbpError(
+            f"'{os.fspath(checkpoint)}' has none of the model's parameters: name the checkpoint that belongs to it"
+        )
+
+
+def _fits(shape: ir.Shape, given: tuple[int, ...]) -> bool:
+    return len(shape) == len(given) and all(
+        not isinstance(dim, int) or dim == size for dim, size in zip(shape, given, strict=True)
+    )
+
+
+def _refuse_training(model: ir.Model) -> None:
+    left = training_left(model)
+    if left is not None:
+        raise OnnxCbpError(f"node '{label(left.node)}' ({left.form}) cannot be finalized: {left.reason}")
+
+
+def _refuse_free_parameters(model: ir.Model, known: set[ir.Value], checkpoint: str | os.PathLike[str] | None) -> None:
+    free = [value.name for value in model.graph.inputs if value in known]
+    if not free:
+        return
+    some = ", ".join(f"'{name}'" for name in free[:3]) + (", ..." if len(free) > 3 else "")
+    if checkpoint is None:
+        raise OnnxCbpError(f"parameters are inputs of the graph ({some}): give their values with --checkpoint")
+    raise OnnxCbpError(f"'{os.fspath(checkpoint)}' has no value for {some}: name the checkpoint that belongs to it")
+
+
+def _refuse_other_ops(model: ir.Model) -> None:
+    for node in RecursiveGraphIterator(model.graph):
+        if node.domain in _NOT_ONNX:
+            raise OnnxCbpError(
+                f"node '{label(node)}' ({node.domain}.{node.op_type}) is none of ONNX's ops, and the outputs need it: "
+                "name others with --output"
+            )
+
+
+def _without_training(source: onnx.ModelProto) -> onnx.ModelProto:
+    """What `_to_proto` takes from the source, but how to train it."""
+    kept = onnx.ModelProto()
+    kept.graph.sparse_initializer.extend(source.graph.sparse_initializer)
+    return kept
+
+
+def _check(model: onnx.ModelProto) -> None:
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except ValueError:
+        return  # larger than one message: it can be checked on disk only
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise OnnxCbpError(f"the model at inference is not valid ONNX: {reason}") from None
