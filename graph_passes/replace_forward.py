@@ -38,13 +38,23 @@ class ReplaceForwardPass(InPlacePass):
 
         InPlaceAccumulatorV2(running, updated, overwrite)
 
+    With `unbiased_running_var`, running variances are updated by PyTorch's convention, with count / (count - 1) of the
+    batch's; ONNX, and ONNX Runtime, keep the biased variance.
+
     The running statistics are written by a node of their own, after everything that reads them: an op that aliases
     them would bring back the wrong outputs that ONNX Runtime computes where equal initializers were merged.
     """
 
-    def __init__(self, *, one_pass: bool = False, synchronization: Synchronization | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        one_pass: bool = False,
+        synchronization: Synchronization | None = None,
+        unbiased_running_var: bool = False,
+    ) -> None:
         super().__init__()
         self._one_pass = one_pass
+        self._unbiased = unbiased_running_var
         self._synchronization = synchronization or Synchronization({})
 
     def call(self, model: ir.Model) -> PassResult:
@@ -55,7 +65,8 @@ class ReplaceForwardPass(InPlacePass):
         for site in find_sites(model):
             if isinstance(site, ForwardSite):
                 group = self._synchronization.group(site)
-                _replace(site, names, types, writes, self._one_pass and group is None, group)
+                one_pass = self._one_pass and group is None
+                _replace(site, names, types, writes, one_pass, group, unbiased=self._unbiased)
                 modified = True
         if modified:
             import_domain(model)
@@ -127,18 +138,32 @@ def _running(site: ForwardSite) -> list[_Running]:
 
 
 def _replace(
-    site: ForwardSite, names: Names, types: Types, writes: _InPlaceWrites, one_pass: bool, group: str | None
+    site: ForwardSite,
+    names: Names,
+    types: Types,
+    writes: _InPlaceWrites,
+    one_pass: bool,
+    group: str | None,
+    *,
+    unbiased: bool,
 ) -> None:
     splice = Splice(site.node, names, types)
     running = _running(site)
     if one_pass and len(running) == 2 and not is_used(site.saved_var):
-        _in_one(site, splice, types, writes, running)
+        _in_one(site, splice, types, writes, running, unbiased)
     else:
-        _in_steps(site, splice, types, writes, running, one_pass, group)
+        _in_steps(site, splice, types, writes, running, one_pass, group, unbiased)
     splice.commit()
 
 
-def _in_one(site: ForwardSite, splice: Splice, types: Types, writes: _InPlaceWrites, running: list[_Running]) -> None:
+def _in_one(
+    site: ForwardSite,
+    splice: Splice,
+    types: Types,
+    writes: _InPlaceWrites,
+    running: list[_Running],
+    unbiased: bool,
+) -> None:
     dtype = statistics_type(site.scale, types)
     vector = site.scale.shape
     before = [splice.cast(_latest(each, splice, writes), dtype, each.name) for each in running]
@@ -155,7 +180,7 @@ def _in_one(site: ForwardSite, splice: Splice, types: Types, writes: _InPlaceWri
         axis=site.axis,
         epsilon=site.epsilon,
         momentum=site.momentum,
-        unbiased=0,  # ONNX, and ONNX Runtime, keep the biased variance
+        unbiased=int(unbiased),
         relu=0,
     )
     splice.hand_over(site.Y, Y)
@@ -173,6 +198,7 @@ def _in_steps(
     running: list[_Running],
     one_pass: bool,
     group: str | None,
+    unbiased: bool,
 ) -> None:
     dtype = statistics_type(site.scale, types)
     vector = site.scale.shape
@@ -204,7 +230,7 @@ def _in_steps(
             (before, batch, count),
             ((f"updated_{each.name}", dtype, batch.shape),),
             momentum=site.momentum,
-            unbiased=0,  # ONNX, and ONNX Runtime, keep the biased variance
+            unbiased=int(unbiased and batch is var),
         )
         _keep(each, new, splice, writes)
 

@@ -33,6 +33,7 @@ from onnx_cbp.graph_passes import (
     find_sites,
     label,
 )
+from onnx_cbp.graph_passes.convention import check_convention, running_variance_is_unbiased
 from onnx_cbp.graph_passes.inference import infer_shapes
 from onnx_cbp.graph_passes.reduce_gradients import BUCKET_CAP_MB
 from onnx_cbp.graph_passes.replace_forward import is_parameter
@@ -92,6 +93,7 @@ def rewrite(
     synchronize: bool | str | Mapping[str, str] = False,
     data_parallel: bool = False,
     bucket_cap_mb: float = BUCKET_CAP_MB,
+    unbiased_running_var: bool = False,
     report: Callable[[list[Finding]], object] | None = None,
 ) -> onnx.ModelProto:
     """Put channel ops in the place of every batch norm that trains, forward and backward.
@@ -117,6 +119,9 @@ def rewrite(
         data_parallel: of training artifacts: make the loss that of all replicas' samples, and sum every gradient of a
             parameter over all replicas before it is accumulated.
         bucket_cap_mb: megabytes (2^20 bytes) of gradients that one message of `data_parallel` holds at most.
+        unbiased_running_var: update running variances by PyTorch's convention, with count / (count - 1) of the batch's
+            variance (of the whole batch, where it is synchronised; a count of 1 gives the biased one, where PyTorch
+            refuses). The default is ONNX's convention: the biased variance. Y and the gradients are the same.
         report: called with what `inspect` says of the model, for whoever wants both and not the analysis twice.
 
     Returns:
@@ -125,7 +130,8 @@ def rewrite(
     Raises:
         OnnxCbpError: the file cannot be read, the model is not valid ONNX, `portable` is asked of an opset that the
             bodies do not serve or together with `synchronize` or `data_parallel`, a batch norm that is to be
-            synchronised cannot be, or the loss or the gradients are none that `data_parallel` knows.
+            synchronised cannot be, `unbiased_running_var` is asked for one that was rewritten without it, or the loss
+            or the gradients are none that `data_parallel` knows.
     """
     synchronization = Synchronization.of(synchronize)
     if portable and (synchronization or data_parallel):
@@ -141,11 +147,14 @@ def rewrite(
     if report is not None:
         report(_findings(result, sites, synchronization))
     synchronization.check(sites)
+    check_convention(sites, unbiased_running_var)
     for site in sites:
         if not isinstance(site, ForwardSite | BackwardSite):
             _log.info("node '%s' (%s) is %s", label(site.node), site.form, _explain(site, synchronization))
     passes: list[InPlacePass] = [
-        ReplaceForwardPass(one_pass=one_pass, synchronization=synchronization),
+        ReplaceForwardPass(
+            one_pass=one_pass, synchronization=synchronization, unbiased_running_var=unbiased_running_var
+        ),
         ReplaceBackwardPass(one_pass=one_pass),
     ]
     if one_pass and fold_relu:
@@ -260,7 +269,8 @@ def _finding(site: Site, shape: str | None, synchronization: Synchronization) ->
 def _explain(site: Site, synchronization: Synchronization) -> str:
     if isinstance(site, LeftAlone):
         group = group_of(site.node)
-        return f"left alone: {site.reason}" + (f", synchronized in group '{group}'" if group else "")
+        unbiased = ", with an unbiased running variance" if running_variance_is_unbiased(site.node) else ""
+        return f"left alone: {site.reason}{unbiased}" + (f", synchronized in group '{group}'" if group else "")
     if isinstance(site, InferenceSite):
         return "left alone: it normalises with running statistics, so there is nothing to train"
     if isinstance(site, BackwardSite):

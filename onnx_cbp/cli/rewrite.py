@@ -59,6 +59,11 @@ def _is_group(word: str) -> bool:
     type=click.FloatRange(0, min_open=True),
     help="Megabytes of gradients in one message of --data-parallel at most.  [default: 25]",
 )
+@click.option(
+    "--unbiased-running-var",
+    is_flag=True,
+    help="Update running variances by PyTorch's convention, count / (count - 1) of the batch's, not by ONNX's.",
+)
 def rewrite(
     model: str,
     output: str,
@@ -70,6 +75,7 @@ def rewrite(
     layers: tuple[str, ...],
     data_parallel: bool,
     bucket_cap_mb: float | None,
+    unbiased_running_var: bool,
 ) -> None:
     """Put channel ops in the place of every batch norm of MODEL that trains, and write the result to OUT.
 
@@ -94,6 +100,7 @@ def rewrite(
             synchronize=_groups(synchronize, layers),
             data_parallel=data_parallel,
             **({} if bucket_cap_mb is None else {"bucket_cap_mb": bucket_cap_mb}),
+            unbiased_running_var=unbiased_running_var,
             report=findings.extend,
         )
         bodies = len(result.functions) - len(source.functions)
