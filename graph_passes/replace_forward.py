@@ -113,17 +113,19 @@ class _Running:
     Attributes:
         name: "running_mean" or "running_var".
         before: the value before the step, in its own type.
+        dtype: that type; None where it is not known.
         updated: the site's value after the step, if it has one.
         written: the caller's array is written in place.
     """
 
     name: str
     before: ir.Value
+    dtype: ir.DataType | None
     updated: ir.Value | None
     written: bool
 
 
-def _running(site: ForwardSite) -> list[_Running]:
+def _running(site: ForwardSite, types: Types) -> list[_Running]:
     """The running statistics of a site that something asks for."""
     result = []
     for name, before, updated in (
@@ -133,7 +135,7 @@ def _running(site: ForwardSite) -> list[_Running]:
         if before is not None:
             written = site.updates_in_place and is_parameter(before)
             if written or is_used(updated):
-                result.append(_Running(name, before, updated, written))
+                result.append(_Running(name, before, types.of(before), updated, written))
     return result
 
 
@@ -148,7 +150,7 @@ def _replace(
     unbiased: bool,
 ) -> None:
     splice = Splice(site.node, names, types)
-    running = _running(site)
+    running = _running(site, types)
     if one_pass and len(running) == 2 and not is_used(site.saved_var):
         _in_one(site, splice, types, writes, running, unbiased)
     else:
@@ -184,8 +186,9 @@ def _in_one(
         relu=0,
     )
     splice.hand_over(site.Y, Y)
-    splice.hand_over(site.saved_mean, mean)
-    splice.hand_over(site.saved_inv_std, inv_std)
+    saved_type = _saved_type(site, types)
+    splice.hand_over(site.saved_mean, mean, saved_type)
+    splice.hand_over(site.saved_inv_std, inv_std, saved_type)
     for each, new in zip(running, updated, strict=True):
         _keep(each, new, splice, writes)
 
@@ -218,10 +221,11 @@ def _in_steps(
             "ChannelNormalize", (site.X, scale, B, mean, var), (normal,), axis=site.axis, epsilon=site.epsilon
         )
     splice.hand_over(site.Y, Y)
-    splice.hand_over(site.saved_mean, mean)
-    splice.hand_over(site.saved_var, var)
+    saved_type = _saved_type(site, types)
+    splice.hand_over(site.saved_mean, mean, saved_type)
+    splice.hand_over(site.saved_var, var, saved_type)
     if is_used(site.saved_inv_std):
-        splice.hand_over(site.saved_inv_std, _inv_std(splice, var, site.epsilon))
+        splice.hand_over(site.saved_inv_std, _inv_std(splice, var, site.epsilon), saved_type)
     for each in running:
         batch = mean if each.name == "running_mean" else var
         before = splice.cast(_latest(each, splice, writes), dtype, each.name)
@@ -233,6 +237,11 @@ def _in_steps(
             unbiased=int(unbiased and batch is var),
         )
         _keep(each, new, splice, writes)
+
+
+def _saved_type(site: ForwardSite, types: Types) -> ir.DataType | None:
+    """The type of saved statistics by their op: that of the running ones."""
+    return None if site.running_mean is None else types.of(site.running_mean)
 
 
 def is_parameter(running: ir.Value) -> bool:
@@ -257,8 +266,8 @@ def _latest(running: _Running, splice: Splice, writes: _InPlaceWrites) -> ir.Val
 
 def _keep(running: _Running, new: ir.Value, splice: Splice, writes: _InPlaceWrites) -> None:
     """Give the updated statistic to whoever reads it, and write it in place where the site did."""
-    if running.before.dtype is not None:
-        new = splice.cast(new, running.before.dtype, f"updated_{running.name}_as_before")
+    if running.dtype is not None:
+        new = splice.cast(new, running.dtype, f"updated_{running.name}_as_before")
     new = splice.hand_over(running.updated, new)
     if running.written:
         overwrite = splice.constant(f"{running.name}_overwrite", ir.tensor(np.array([True])))
