@@ -1,7 +1,7 @@
 """The forms in which batch norms come, one file a form. Each has `recognise(node, opset) -> Site | None`."""
 
 from onnx_cbp.graph_passes.dialects import channel_ops, onnx_batch_normalization, ort_training
-from onnx_cbp.graph_passes.dialects.channel_ops import is_rewritten_forward
+from onnx_cbp.graph_passes.dialects.channel_ops import is_rewritten_forward, rewritten_site
 from onnx_cbp.graph_passes.dialects.ort_losses import Reduction, is_loss_gradient, reduction
 from onnx_cbp.graph_passes.dialects.ort_training import is_gradient_accumulator, relu_gradient
 
@@ -13,6 +13,7 @@ __all__ = [
     "is_rewritten_forward",
     "reduction",
     "relu_gradient",
+    "rewritten_site",
 ]
 
 #: Tried in this order; the first that recognises a node decides.
