@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
@@ -26,18 +26,18 @@ def find_sites(model: ir.Model) -> Iterator[Site]:
     Each is read when it is asked for, so a pass may replace one before it goes on to the next.
     """
     types = Types(model)
-    for node, opset in list(_nodes(model)):
-        site = _site(node, opset, types)
+    for node, imports in list(_nodes(model)):
+        site = _site(node, imports, types)
         if site is not None:
             yield site
 
 
-def _nodes(model: ir.Model) -> Iterator[tuple[ir.Node, int]]:
-    """Every node with the opset that its domain has where it stands."""
+def _nodes(model: ir.Model) -> Iterator[tuple[ir.Node, Mapping[str, int]]]:
+    """Every node with the opset by domain where it stands."""
     for scope in scopes(model):
         imports = scope.opset_imports or model.opset_imports
         for node in RecursiveGraphIterator(scope):
-            yield node, imports.get(node.domain, 1)
+            yield node, imports
 
 
 def recognise(node: ir.Node, opset: int) -> Site | None:
@@ -52,11 +52,12 @@ def recognise(node: ir.Node, opset: int) -> Site | None:
     return None
 
 
-def _site(node: ir.Node, opset: int, types: Types) -> Site | None:
-    site = recognise(node, opset)
+def _site(node: ir.Node, imports: Mapping[str, int], types: Types) -> Site | None:
+    site = recognise(node, imports.get(node.domain, 1))
     if site is None or isinstance(site, LeftAlone | InferenceSite):
         return site
     reason = _obstacle(site, types)
+    opset = imports.get("", imports.get("ai.onnx", 1))  # the cast is ONNX's, whoever's the batch norm is
     if reason is None and opset < _CAST_TO_NUMBER_SINCE and types.of(site.scale) in _CAST_FIRST:
         reason = f"'{site.scale.name}' has a 16-bit type, which opset {opset} cannot cast: convert to opset 6 or newer"
     return site if reason is None else LeftAlone(node, site.form, reason)

@@ -58,8 +58,8 @@ def _replace(site: BackwardSite, names: Names, types: Types, one_pass: bool) -> 
     dtype = statistics_type(site.scale, types)
     vector = site.scale.shape
     scale = splice.cast(site.scale, dtype, "scale")
-    mean = splice.cast(site.mean, dtype, "mean")
-    inv_std = splice.cast(site.inv_std, dtype, "inv_std")
+    mean = splice.cast(_as_made(site.mean, dtype), dtype, "mean")
+    inv_std = splice.cast(_as_made(site.inv_std, dtype), dtype, "inv_std")
     sums = (("scale_grad", dtype, vector), ("bias_grad", dtype, vector))
     input_grad = ("dX", site.X.dtype, site.X.shape)
     dX = None
@@ -79,11 +79,23 @@ def _replace(site: BackwardSite, names: Names, types: Types, one_pass: bool) -> 
                 (input_grad,),
                 axis=site.axis,
             )
-    splice.hand_over(site.scale_grad, scale_grad)
-    splice.hand_over(site.bias_grad, bias_grad)
+    splice.hand_over(site.scale_grad, scale_grad, types.of(site.scale))
+    splice.hand_over(site.bias_grad, bias_grad, types.of(site.scale))
     if dX is not None:
         splice.hand_over(site.dX, dX)
     splice.commit()
+
+
+def _as_made(saved: ir.Value, dtype: ir.DataType) -> ir.Value:
+    """A saved statistic before it was cast to another type than `dtype`, where it had `dtype`.
+
+    A model of 16-bit types saves them in 16 bits; the forward op of ours has them as they should be.
+    """
+    producer = saved.producer()
+    if producer is None or (producer.domain, producer.op_type) != ("", "Cast"):
+        return saved
+    made = producer.inputs[0]
+    return made if made is not None and made.dtype == dtype else saved
 
 
 def _counted(site: BackwardSite) -> ir.Value | None:

@@ -38,13 +38,23 @@ class ReplaceForwardPass(InPlacePass):
 
         InPlaceAccumulatorV2(running, updated, overwrite)
 
+    With `unbiased_running_var`, running variances are updated by PyTorch's convention, with count / (count - 1) of the
+    batch's; ONNX, and ONNX Runtime, keep the biased variance.
+
     The running statistics are written by a node of their own, after everything that reads them: an op that aliases
     them would bring back the wrong outputs that ONNX Runtime computes where equal initializers were merged.
     """
 
-    def __init__(self, *, one_pass: bool = False, synchronization: Synchronization | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        one_pass: bool = False,
+        synchronization: Synchronization | None = None,
+        unbiased_running_var: bool = False,
+    ) -> None:
         super().__init__()
         self._one_pass = one_pass
+        self._unbiased = unbiased_running_var
         self._synchronization = synchronization or Synchronization({})
 
     def call(self, model: ir.Model) -> PassResult:
@@ -55,7 +65,8 @@ class ReplaceForwardPass(InPlacePass):
         for site in find_sites(model):
             if isinstance(site, ForwardSite):
                 group = self._synchronization.group(site)
-                _replace(site, names, types, writes, self._one_pass and group is None, group)
+                one_pass = self._one_pass and group is None
+                _replace(site, names, types, writes, one_pass, group, unbiased=self._unbiased)
                 modified = True
         if modified:
             import_domain(model)
@@ -102,17 +113,19 @@ class _Running:
     Attributes:
         name: "running_mean" or "running_var".
         before: the value before the step, in its own type.
+        dtype: that type; None where it is not known.
         updated: the site's value after the step, if it has one.
         written: the caller's array is written in place.
     """
 
     name: str
     before: ir.Value
+    dtype: ir.DataType | None
     updated: ir.Value | None
     written: bool
 
 
-def _running(site: ForwardSite) -> list[_Running]:
+def _running(site: ForwardSite, types: Types) -> list[_Running]:
     """The running statistics of a site that something asks for."""
     result = []
     for name, before, updated in (
@@ -122,23 +135,37 @@ def _running(site: ForwardSite) -> list[_Running]:
         if before is not None:
             written = site.updates_in_place and is_parameter(before)
             if written or is_used(updated):
-                result.append(_Running(name, before, updated, written))
+                result.append(_Running(name, before, types.of(before), updated, written))
     return result
 
 
 def _replace(
-    site: ForwardSite, names: Names, types: Types, writes: _InPlaceWrites, one_pass: bool, group: str | None
+    site: ForwardSite,
+    names: Names,
+    types: Types,
+    writes: _InPlaceWrites,
+    one_pass: bool,
+    group: str | None,
+    *,
+    unbiased: bool,
 ) -> None:
     splice = Splice(site.node, names, types)
-    running = _running(site)
+    running = _running(site, types)
     if one_pass and len(running) == 2 and not is_used(site.saved_var):
-        _in_one(site, splice, types, writes, running)
+        _in_one(site, splice, types, writes, running, unbiased)
     else:
-        _in_steps(site, splice, types, writes, running, one_pass, group)
+        _in_steps(site, splice, types, writes, running, one_pass, group, unbiased)
     splice.commit()
 
 
-def _in_one(site: ForwardSite, splice: Splice, types: Types, writes: _InPlaceWrites, running: list[_Running]) -> None:
+def _in_one(
+    site: ForwardSite,
+    splice: Splice,
+    types: Types,
+    writes: _InPlaceWrites,
+    running: list[_Running],
+    unbiased: bool,
+) -> None:
     dtype = statistics_type(site.scale, types)
     vector = site.scale.shape
     before = [splice.cast(_latest(each, splice, writes), dtype, each.name) for each in running]
@@ -155,12 +182,13 @@ def _in_one(site: ForwardSite, splice: Splice, types: Types, writes: _InPlaceWri
         axis=site.axis,
         epsilon=site.epsilon,
         momentum=site.momentum,
-        unbiased=0,  # ONNX, and ONNX Runtime, keep the biased variance
+        unbiased=int(unbiased),
         relu=0,
     )
     splice.hand_over(site.Y, Y)
-    splice.hand_over(site.saved_mean, mean)
-    splice.hand_over(site.saved_inv_std, inv_std)
+    saved_type = _saved_type(site, types)
+    splice.hand_over(site.saved_mean, mean, saved_type)
+    splice.hand_over(site.saved_inv_std, inv_std, saved_type)
     for each, new in zip(running, updated, strict=True):
         _keep(each, new, splice, writes)
 
@@ -173,6 +201,7 @@ def _in_steps(
     running: list[_Running],
     one_pass: bool,
     group: str | None,
+    unbiased: bool,
 ) -> None:
     dtype = statistics_type(site.scale, types)
     vector = site.scale.shape
@@ -192,10 +221,11 @@ def _in_steps(
             "ChannelNormalize", (site.X, scale, B, mean, var), (normal,), axis=site.axis, epsilon=site.epsilon
         )
     splice.hand_over(site.Y, Y)
-    splice.hand_over(site.saved_mean, mean)
-    splice.hand_over(site.saved_var, var)
+    saved_type = _saved_type(site, types)
+    splice.hand_over(site.saved_mean, mean, saved_type)
+    splice.hand_over(site.saved_var, var, saved_type)
     if is_used(site.saved_inv_std):
-        splice.hand_over(site.saved_inv_std, reciprocal_std(splice, var, dtype, site.epsilon))
+        splice.hand_over(site.saved_inv_std, reciprocal_std(splice, var, dtype, site.epsilon), saved_type)
     for each in running:
         batch = mean if each.name == "running_mean" else var
         before = splice.cast(_latest(each, splice, writes), dtype, each.name)
@@ -204,9 +234,14 @@ def _in_steps(
             (before, batch, count),
             ((f"updated_{each.name}", dtype, batch.shape),),
             momentum=site.momentum,
-            unbiased=0,  # ONNX, and ONNX Runtime, keep the biased variance
+            unbiased=int(unbiased and batch is var),
         )
         _keep(each, new, splice, writes)
+
+
+def _saved_type(site: ForwardSite, types: Types) -> ir.DataType | None:
+    """The type of saved statistics by their op: that of the running ones."""
+    return None if site.running_mean is None else types.of(site.running_mean)
 
 
 def is_parameter(running: ir.Value) -> bool:
@@ -229,8 +264,8 @@ def _latest(running: _Running, splice: Splice, writes: _InPlaceWrites) -> ir.Val
 
 def _keep(running: _Running, new: ir.Value, splice: Splice, writes: _InPlaceWrites) -> None:
     """Give the updated statistic to whoever reads it, and write it in place where the site did."""
-    if running.before.dtype is not None:
-        new = splice.cast(new, running.before.dtype, f"updated_{running.name}_as_before")
+    if running.dtype is not None:
+        new = splice.cast(new, running.dtype, f"updated_{running.name}_as_before")
     new = splice.hand_over(running.updated, new)
     if running.written:
         overwrite = splice.constant(f"{running.name}_overwrite", ir.tensor(np.array([True])))

@@ -124,12 +124,16 @@ class Splice(Draft):
         self.node = node
         self._heirs: list[tuple[ir.Value, ir.Value]] = []
 
-    def hand_over(self, old: ir.Value | None, new: ir.Value) -> ir.Value:
-        """Let `new` be what `old` was: its name, type, shape, metadata and uses."""
+    def hand_over(self, old: ir.Value | None, new: ir.Value, dtype: ir.DataType | None = None) -> ir.Value:
+        """Let `new` be what `old` was: its name, type, shape, metadata and uses.
+
+        `dtype` is the type that `old` has by its op, where the graph does not state it.
+        """
         if old is None:
             return new
-        if old.dtype is not None and new.dtype not in (None, old.dtype):
-            new = self.cast(new, old.dtype, "as_before")
+        had = old.dtype or dtype
+        if had is not None and new.dtype not in (None, had):
+            new = self.cast(new, had, "as_before")
         self._heirs.append((old, new))
         return new
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from onnx_cbp.finalizing import Finalized, finalize
     from onnx_cbp.registration import register
     from onnx_cbp.rewriting import Finding, inspect, rewrite
+    from onnx_cbp.updating import update_bn
 
 __all__ = [
     "Finalized",
@@ -30,6 +31,7 @@ __all__ = [
     "raise_python_op_error",
     "register",
     "rewrite",
+    "update_bn",
 ]
 
 #: Where each name lives. Looked up when it is asked for: onnx-ir alone takes a quarter of a second to import, which
@@ -44,6 +46,7 @@ _HOMES = {
     "raise_python_op_error": "onnx_cbp.custom_ops.python_ops",
     "register": "onnx_cbp.registration",
     "rewrite": "onnx_cbp.rewriting",
+    "update_bn": "onnx_cbp.updating",
 }
 
 

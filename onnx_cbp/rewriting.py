@@ -36,6 +36,7 @@ from onnx_cbp.graph_passes import (
     find_sites,
     label,
 )
+from onnx_cbp.graph_passes.convention import check_convention, running_variance_is_unbiased
 from onnx_cbp.graph_passes.inference import infer_shapes
 from onnx_cbp.graph_passes.reduce_gradients import BUCKET_CAP_MB
 from onnx_cbp.graph_passes.replace_forward import is_parameter
@@ -96,6 +97,7 @@ def rewrite(
     data_parallel: bool = False,
     bucket_cap_mb: float = BUCKET_CAP_MB,
     freeze: str | Sequence[str] = (),
+    unbiased_running_var: bool = False,
     report: Callable[[list[Finding]], object] | None = None,
 ) -> onnx.ModelProto:
     """Put channel ops in the place of every batch norm that trains, forward and backward; mend those that do not load.
@@ -126,6 +128,9 @@ def rewrite(
             their running statistics, which stay as they are, and their gradients are those of that. It changes what
             the model computes: ONNX Runtime's gradient builder makes a batch norm in inference form train, and this
             makes it what it was.
+        unbiased_running_var: update running variances by PyTorch's convention, with count / (count - 1) of the batch's
+            variance (of the whole batch, where it is synchronised; a count of 1 gives the biased one, where PyTorch
+            refuses). The default is ONNX's convention: the biased variance. Y and the gradients are the same.
         report: called with what `inspect` says of the model, for whoever wants both and not the analysis twice.
 
     Returns:
@@ -134,7 +139,8 @@ def rewrite(
     Raises:
         OnnxCbpError: the file cannot be read, the model is not valid ONNX, `portable` is asked of an opset that the
             bodies do not serve or together with `synchronize` or `data_parallel`, a batch norm that is to be
-            synchronised or frozen cannot be, or the loss or the gradients are none that `data_parallel` knows.
+            synchronised or frozen cannot be, `unbiased_running_var` is asked for one that was rewritten without it, or
+            the loss or the gradients are none that `data_parallel` knows.
     """
     synchronization, freezing = Synchronization.of(synchronize), Freezing.of(freeze)
     if portable and (synchronization or data_parallel):
@@ -151,13 +157,16 @@ def rewrite(
         report(_findings(result, sites, synchronization, freezing))
     freezing.check(sites)
     synchronization.check(sites)
+    check_convention(sites, unbiased_running_var)
     for site in sites:
         if not _is_rewritten(site):
             _log.info("node '%s' (%s) is %s", label(site.node), site.form, _explain(site, synchronization, freezing))
     passes: list[InPlacePass] = [
         DropTrainingOutputsPass(),
         FreezePass(freezing),
-        ReplaceForwardPass(one_pass=one_pass, synchronization=synchronization),
+        ReplaceForwardPass(
+            one_pass=one_pass, synchronization=synchronization, unbiased_running_var=unbiased_running_var
+        ),
         ReplaceBackwardPass(one_pass=one_pass),
     ]
     if one_pass and fold_relu:
@@ -282,7 +291,8 @@ def _is_rewritten(site: Site) -> bool:
 def _explain(site: Site, synchronization: Synchronization, freezing: Freezing) -> str:
     if isinstance(site, LeftAlone):
         group = group_of(site.node)
-        return f"left alone: {site.reason}" + (f", synchronized in group '{group}'" if group else "")
+        unbiased = ", with an unbiased running variance" if running_variance_is_unbiased(site.node) else ""
+        return f"left alone: {site.reason}{unbiased}" + (f", synchronized in group '{group}'" if group else "")
     if isinstance(site, InferenceSite) and site.superfluous:
         number = len(site.superfluous)
         outputs = "1 superfluous output is" if number == 1 else f"{number} superfluous outputs are"

@@ -2,7 +2,7 @@
 
 from onnx_cbp.graph_passes.dialects import channel_ops, onnx_batch_normalization, ort_training
 from onnx_cbp.graph_passes.dialects.channel_inference import inference_form, running_updates
-from onnx_cbp.graph_passes.dialects.channel_ops import is_frozen_forward, is_rewritten_forward
+from onnx_cbp.graph_passes.dialects.channel_ops import is_frozen_forward, is_rewritten_forward, rewritten_site
 from onnx_cbp.graph_passes.dialects.ort_inference import plain_form
 from onnx_cbp.graph_passes.dialects.ort_losses import Reduction, is_loss_gradient, reduction
 from onnx_cbp.graph_passes.dialects.ort_training import is_gradient_accumulator, relu_gradient
@@ -18,6 +18,7 @@ __all__ = [
     "plain_form",
     "reduction",
     "relu_gradient",
+    "rewritten_site",
     "running_updates",
 ]
 

@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.graph_passes.dialects._reading import optional_input
-from onnx_cbp.graph_passes.sites import LeftAlone, Site
+from onnx_cbp.graph_passes.sites import ForwardSite, LeftAlone, Site
 from onnx_cbp.graph_passes.splice import origin
 
 _ONE_A_SITE = {
@@ -61,3 +61,57 @@ def recognise(node: ir.Node, opset: int) -> Site | None:  # noqa: ARG001 - one s
     elif is_frozen_forward(node):
         kind = "forward, frozen"
     return LeftAlone(node, f"{DOMAIN} ops ({kind})", "it is rewritten already")
+
+
+def rewritten_site(node: ir.Node) -> tuple[ForwardSite, bool] | None:
+    """A rewritten batch norm's forward op, read as a batch norm once more, and whether a Relu is folded into it.
+
+    None where it has no running statistics. Saved statistics are not among what is read.
+    """
+    folded = node.op_type == "BatchNormReluTrainUpdate"
+    if folded or node.op_type == "BatchNormTrainUpdate":
+        X, scale, B, running_mean, running_var = node.inputs
+        updated = tuple(node.outputs[3:5])
+        momentum = node.attributes["momentum"].as_float()
+        relu = folded or bool(node.attributes["relu"].as_int())
+    else:
+        X, scale, B = node.inputs[:3]
+        batch = node.inputs[3:5] if node.op_type == "ChannelNormalize" else node.outputs[1:3]
+        steps = [_running_stats(value) for value in batch]
+        if steps[0] is None or steps[1] is None:
+            return None
+        running_mean, running_var = (step.inputs[0] for step in steps if step is not None)
+        updated = tuple(step.outputs[0] for step in steps if step is not None)
+        momentum = steps[0].attributes["momentum"].as_float()
+        relu = False
+    assert X is not None
+    assert scale is not None
+    assert B is not None
+    site = ForwardSite(
+        node=node,
+        form=f"{DOMAIN} ops (forward)",
+        axis=node.attributes["axis"].as_int(),
+        epsilon=node.attributes["epsilon"].as_float(),
+        momentum=momentum,
+        X=X,
+        scale=scale,
+        B=B,
+        running_mean=running_mean,
+        running_var=running_var,
+        Y=node.outputs[0],
+        updated_mean=updated[0],
+        updated_var=updated[1],
+        saved_mean=None,
+        saved_var=None,
+        saved_inv_std=None,
+        updates_in_place=False,
+    )
+    return site, relu
+
+
+def _running_stats(batch: ir.Value | None) -> ir.Node | None:
+    """The step that moves a running statistic towards one of a batch."""
+    readers = [] if batch is None else [use.node for use in batch.uses()]
+    return next(
+        (n for n in readers if (n.domain, n.op_type) == (DOMAIN, "RunningStats") and n.inputs[1] is batch), None
+    )

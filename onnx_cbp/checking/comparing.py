@@ -24,7 +24,8 @@ def compare(
     Results are the graph outputs and, in training graphs, the inputs that the models write in place: running
     statistics and gradient accumulation buffers. Inputs are made from the original's graph: normal numbers, positive
     running variances, labels below the number of classes. Batch norms are run a second time with variances near
-    epsilon, and training graphs once more with gradients added to those of the step before (`input_sets`).
+    epsilon, and training graphs once more with gradients added to those of the step before (`input_sets`). Running
+    variances by PyTorch's convention are compared as ONNX's (`convention`).
 
     Args:
         original: a model or the path of one.

@@ -8,6 +8,7 @@ from typing import Any
 
 import onnx
 
+from onnx_cbp.checking.convention import is_unbiased
 from onnx_cbp.checking.differences import Difference
 from onnx_cbp.checking.graphs import nodes
 from onnx_cbp.checking.models import Model, Results
@@ -84,7 +85,7 @@ def fusion_effects(
         whole = original.whole()
         for number in range(len(have) + 1):
             on = have[:number]
-            made = _rewritten(whole, on, portable=bool(rewritten.graph.functions))
+            made = _rewritten(whole, on, rewritten.graph)
             last = number == len(have) and not alone
             if [f.name for f in _fusions(made.graph)] != [f.name for f in on]:
                 return FusionEffects(rows, _not_made(on, original, rewritten))
@@ -114,9 +115,10 @@ def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     return nodes(model.graph.node)
 
 
-def _rewritten(model: onnx.ModelProto, on: list[Fusion], *, portable: bool) -> Model:
+def _rewritten(model: onnx.ModelProto, on: list[Fusion], like: onnx.ModelProto) -> Model:
+    """The original rewritten as `like` was, with these fusions."""
     switches: dict[str, Any] = {fusion.name: fusion in on for fusion in FUSIONS}
-    made = rewrite(model, portable=portable, **switches)
+    made = rewrite(model, portable=bool(like.functions), unbiased_running_var=is_unbiased(like), **switches)
     names = " and ".join(fusion.name for fusion in on) or "no fusion"
     return Model(f"the original, rewritten with {names},", made, made)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from onnx_cbp.checking.convention import as_biased
 from onnx_cbp.checking.differences import FLOOR, Difference, incomparable, is_float, magnitude, measure
 from onnx_cbp.checking.input_sets import ACCUMULATING, SMALL_VARIANCES, USUAL, accumulating, near_epsilon
 from onnx_cbp.checking.inputs import make_inputs
@@ -49,8 +50,11 @@ class Original:
         self._noise: dict[str, dict[str, float]] = {}
 
     def run(self, model: Model) -> dict[str, Results]:
-        """Another model's results by set of inputs, as a user would run it: with all graph optimisations."""
-        model = seeded(model, self._seed)
+        """Another model's results by set of inputs, as a user would run it: with all graph optimisations.
+
+        But with running variances by the original's convention, ONNX's.
+        """
+        model = seeded(as_biased(model), self._seed)
         return {
             name: model.results(feeds, self._written, as_written=False, seed=self._seed)
             for name, feeds in self._feeds.items()

@@ -49,12 +49,16 @@ def check(model: str, out: str, seed: int, batch: int, rtol: float | None, fusio
 
     MODEL runs without graph optimisations, which give some batch norms wrong values.
 
+    Running variances that OUT updates by PyTorch's convention are compared without the factor count / (count - 1).
+
     All is run again with data and weights so small that variances are near epsilon, and a training graph once more
     with its gradients added to those of the step before; what counts is where a result is the farthest off.
 
     Exit status: 0 within tolerance, 1 too far apart, 2 a model that cannot be read or run.
     """
     from onnx_cbp.checking import FusionEffects, compare, compare_fusions
+    from onnx_cbp.checking.convention import NOTE, is_unbiased
+    from onnx_cbp.model_io import load_model
 
     if rtol is not None and math.isnan(rtol):
         raise click.BadParameter("nan is no tolerance", param_hint="'--rtol'")
@@ -68,6 +72,7 @@ def check(model: str, out: str, seed: int, batch: int, rtol: float | None, fusio
             differences, effects = compare(model, out, seed=seed, batch=batch, rtol=rtol), FusionEffects([])
     good = all(d.within(rtol) for d in differences)
     blame = None if good else effects.blame(rtol)
+    convention = NOTE if is_unbiased(load_model(out, external_data=False)) else None
     if as_json:
         from onnx_cbp.cli.fusions import fusions_document
 
@@ -76,9 +81,10 @@ def check(model: str, out: str, seed: int, batch: int, rtol: float | None, fusio
         document["fusions"] = fusions_document(effects, rtol)
         document["fusions_note"] = effects.note
         document["blame"] = blame
+        document["convention"] = convention
         click.echo(json.dumps(document, indent=2))
     else:
-        _print(differences, effects, blame, rtol)
+        _print(differences, effects, (effects.note, convention, blame), rtol)
     sys.exit(0 if good else _TOO_FAR_APART)
 
 
@@ -90,7 +96,9 @@ def _as_dict(difference: Difference, rtol: float | None) -> dict[str, Any]:
     }
 
 
-def _print(differences: list[Difference], effects: FusionEffects, blame: str | None, rtol: float | None) -> None:
+def _print(
+    differences: list[Difference], effects: FusionEffects, remarks: tuple[str | None, ...], rtol: float | None
+) -> None:
     from rich.text import Text
 
     from onnx_cbp.cli.fusions import FUSIONS_TITLE, fusions_columns, fusions_rows
@@ -119,7 +127,7 @@ def _print(differences: list[Difference], effects: FusionEffects, blame: str | N
         columns = fusions_columns(effects)
         say(out, FUSIONS_TITLE)
         out.print(table(columns, fusions_rows(effects, rtol), right=columns[1:-1]))
-    for line in (effects.note, blame):
+    for line in remarks:
         if line is not None:
             say(out, line)
     say(out, _verdict(differences, len(flags), rtol))

@@ -65,6 +65,11 @@ def _is_group(word: str) -> bool:
     type=click.FloatRange(0, min_open=True),
     help="Megabytes of gradients in one message of --data-parallel at most.  [default: 25]",
 )
+@click.option(
+    "--unbiased-running-var",
+    is_flag=True,
+    help="Update running variances by PyTorch's convention, count / (count - 1) of the batch's, not by ONNX's.",
+)
 def rewrite(
     model: str,
     output: str,
@@ -77,6 +82,7 @@ def rewrite(
     freeze: tuple[str, ...],
     data_parallel: bool,
     bucket_cap_mb: float | None,
+    unbiased_running_var: bool,
 ) -> None:
     """Put channel ops in the place of every batch norm of MODEL that trains, and write the result to OUT.
 
@@ -102,6 +108,7 @@ def rewrite(
             data_parallel=data_parallel,
             freeze=freeze,
             **({} if bucket_cap_mb is None else {"bucket_cap_mb": bucket_cap_mb}),
+            unbiased_running_var=unbiased_running_var,
             report=findings.extend,
         )
         bodies = len(result.functions) - len(source.functions)

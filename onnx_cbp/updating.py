@@ -1,0 +1,357 @@
+"""Running statistics taken anew from data, with the parameters as they are."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from onnx_cbp.checking.sessions import _explain, _loadable, _onnxruntime
+from onnx_cbp.custom_ops import DOMAIN
+from onnx_cbp.custom_ops.python_ops import raise_python_op_error
+from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.graph_passes import InlineFunctionsPass, label
+from onnx_cbp.graph_passes.batch_statistics import (
+    Layer,
+    expose_statistics,
+    find_layers,
+    running_statistics,
+)
+from onnx_cbp.graph_passes.sites import ForwardSite
+from onnx_cbp.graph_passes.splice import Names
+from onnx_cbp.registration import register
+from onnx_cbp.rewriting import ModelSource, _read, _to_ir, _to_proto
+
+_FATAL_ONLY = 4
+
+#: What one step of training is fed: arrays by the graph's input names, an array for the first input, or arrays in the
+#: order of the inputs.
+Batch = Mapping[str, Any] | Sequence[Any] | Any
+
+
+def update_bn(
+    model: ModelSource,
+    batches: Iterable[Batch],
+    *,
+    checkpoint: Any = None,
+    momentum: float | None = None,
+    exact: bool = False,
+    unbiased_running_var: bool = False,
+    backend: str = "auto",
+) -> onnx.ModelProto:
+    """Take the running statistics of every batch norm anew from data, as `torch.optim.swa_utils.update_bn` does.
+
+    Runs the graph over the batches with each batch norm normalising by its batch, so that a layer's statistics are
+    those of what the layers before it give in training. Nothing else in the graph runs: no loss, no gradient. Takes
+    every form of a batch norm: exports for inference, eval models (those that ONNX Runtime does not load, too), and
+    training graphs, before and after `rewrite`. Random ops, such as Dropout, are left as they are.
+
+    Args:
+        model: a model or the path of one; it is not changed.
+        batches: what to feed, one after the other; the memory that is needed does not grow with their number. Each is a
+            dict of arrays by input names, or an array or a tuple of arrays in the order of the graph's inputs that are
+            no parameters. Inputs that no batch norm depends on, such as labels, may be there or not.
+        checkpoint: where ONNX Runtime keeps the parameters of a training graph or an eval model: a `CheckpointState` or
+            the path of one. The new running statistics go there; a file is written whole or not at all.
+        momentum: None: the average over all batches, each with the same weight. Otherwise ONNX's momentum (the part
+            that is kept; 1 minus PyTorch's): an exponential average that begins with the present statistics.
+        exact: instead of either: the mean and the variance over all samples, by Chan's merge of those of the batches.
+            They do not depend on how data is cut into batches, in the first batch norm; those behind it normalise by
+            their batch.
+        unbiased_running_var: give variances by PyTorch's convention, count / (count - 1) of the biased one.
+        backend: of the ops, as `register` takes it.
+
+    Returns:
+        The model with new running statistics in its initializers; a copy of the model where all are in the checkpoint.
+        Batch norms that share one tensor and are not one module with one scale get tensors of their own.
+
+    Raises:
+        OnnxCbpError: no batch norm with running statistics, no batches, a batch that does not fit the inputs, or
+            statistics that are neither in the model nor in the checkpoint, or not finite. Nothing is written then.
+    """
+    if exact and momentum is not None:
+        raise OnnxCbpError("update_bn: momentum and exact exclude each other: an exact average forgets nothing")
+    if momentum is not None and not 0 <= momentum <= 1:
+        raise OnnxCbpError(f"update_bn: momentum is {momentum}: use a number from 0 to 1, or None")
+    source = _read(model)
+    parameters = _Parameters.of(checkpoint)
+    result = _to_ir(source)
+    InlineFunctionsPass()(result)
+    layers = find_layers(result)
+    if not layers:
+        raise OnnxCbpError("the model has no batch norm with running statistics")
+    modules: dict[tuple[ir.Value, ...], _Module] = {}
+    for layer in layers:
+        module = modules.setdefault(layer.module, _Module(momentum, exact, unbiased_running_var))
+        module.layers.append(layer)
+    for module in modules.values():
+        module.check_home(parameters)
+    run = _Run(source, parameters, backend)
+    number = -1
+    for number, batch in enumerate(batches):
+        values = run(batch, number)
+        for layer, (mean, var, count) in zip(layers, values, strict=True):
+            if not (np.isfinite(mean).all() and np.isfinite(var).all()):
+                name = label(layer.site.node)
+                raise OnnxCbpError(f"batch {number}: the statistics of '{name}' are not finite: nothing was written")
+            modules[layer.module].add(mean, var, int(count), parameters)
+    if number < 0:
+        raise OnnxCbpError("update_bn: there are no batches to take statistics of")
+    _put(result, list(modules.values()), parameters)
+    parameters.save()
+    return _to_proto(result, source)
+
+
+@dataclass
+class _Module:
+    """Layers with the same parameters, and their statistics so far."""
+
+    momentum: float | None
+    exact: bool
+    unbiased: bool
+    layers: list[Layer] = field(default_factory=list)
+    values: list[np.ndarray] = field(default_factory=list)
+    seen: int = 0
+
+    @property
+    def homes(self) -> tuple[ir.Value, ir.Value]:
+        """The values that the running statistics are before a step."""
+        return self.layers[0].mean, self.layers[0].var
+
+    def check_home(self, parameters: _Parameters) -> None:
+        """Raise where new statistics could not be kept."""
+        for home in self.homes:
+            if home.is_graph_input() and not home.is_initializer() and home.name not in parameters:
+                where = "the checkpoint does not have it" if parameters else "give the checkpoint that has it"
+                raise OnnxCbpError(
+                    f"node '{label(self.layers[0].site.node)}' has the running statistic '{home.name}', which is an "
+                    f"input of the graph: {where}"
+                )
+
+    def add(self, mean: np.ndarray, var: np.ndarray, count: int, parameters: _Parameters) -> None:
+        """Take the statistics of one batch in; those of an empty one say nothing."""
+        if count == 0:
+            return
+        batch = [mean.astype(np.float64), var.astype(np.float64)]
+        if self.exact:
+            self._merge(batch, count)
+            return
+        if self.unbiased:
+            batch[1] *= count / max(count - 1, 1)
+        self.seen += 1
+        if self.momentum is not None:
+            kept = self.momentum
+            self.values = self.values or [_present(home, parameters) for home in self.homes]
+        else:
+            kept = (self.seen - 1) / self.seen
+            self.values = self.values or [np.zeros_like(value) for value in batch]
+        self.values = [old * kept + new * (1 - kept) for old, new in zip(self.values, batch, strict=True)]
+
+    def _merge(self, batch: list[np.ndarray], count: int) -> None:
+        """Chan's merge: of all samples so far and those of a batch."""
+        if not self.seen:
+            self.values, self.seen = batch, count
+            return
+        (mean, var), (new_mean, new_var) = self.values, batch
+        total = self.seen + count
+        part = count / total
+        delta = new_mean - mean
+        self.values = [
+            mean + delta * part,
+            var * (1 - part) + new_var * part + delta**2 * part * (1 - part),
+        ]
+        self.seen = total
+
+    def statistics(self) -> list[np.ndarray]:
+        """The running mean and variance, in float64."""
+        if not self.seen:
+            name = label(self.layers[0].site.node)
+            raise OnnxCbpError(f"update_bn: all batches of '{name}' are empty: there is nothing to take statistics of")
+        mean, var = self.values
+        return [mean, var * (self.seen / max(self.seen - 1, 1))] if self.exact and self.unbiased else [mean, var]
+
+
+def _present(home: ir.Value, parameters: _Parameters) -> np.ndarray:
+    if home.name in parameters:
+        return parameters.get(str(home.name)).astype(np.float64)
+    constant = ir.convenience.get_const_tensor(home)
+    if constant is None:
+        raise OnnxCbpError(f"the running statistic '{home.name}' is no constant, so there is nothing to go on from")
+    return constant.numpy().astype(np.float64)
+
+
+class _Run:
+    """The batch statistics of every layer, for one batch after the other."""
+
+    def __init__(self, source: onnx.ModelProto, parameters: _Parameters, backend: str) -> None:
+        graph = _to_ir(source)
+        InlineFunctionsPass()(graph)
+        initializers = graph.graph.initializers
+        #: The inputs of the model that data is fed to, and those of them that the statistics depend on.
+        self._inputs = [
+            str(value.name)
+            for value in graph.graph.inputs
+            if value.name not in initializers and value.name not in parameters
+        ]
+        outputs = expose_statistics(graph)
+        self._needed = [str(value.name) for value in graph.graph.inputs if value.name in self._inputs]
+        self._constant = {
+            str(value.name): parameters.get(str(value.name)) for value in graph.graph.inputs if value.name in parameters
+        }
+        self._names = [name for triple in outputs for name in triple]
+        ort = _onnxruntime()
+        options = ort.SessionOptions()
+        options.log_severity_level = _FATAL_ONLY  # errors are raised too, and printed by whoever called
+        register(options, backend)
+        self._version = ort.__version__
+        try:
+            with _loadable(_to_proto(graph, source)) as loadable:
+                self._session = ort.InferenceSession(loadable, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the exceptions of ONNX Runtime have no base of their own
+            raise OnnxCbpError(_explain("the model", str(error), self._version)) from error
+
+    def __call__(self, batch: Batch, number: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        feeds = {**self._constant, **self._feeds(batch, number)}
+        try:
+            values = self._session.run(self._names, feeds)
+        except Exception as error:
+            raise_python_op_error()
+            raise OnnxCbpError(_explain(f"batch {number}: the model", str(error), self._version)) from error
+        raise_python_op_error()
+        return list(zip(values[0::3], values[1::3], values[2::3], strict=True))
+
+    def _feeds(self, batch: Batch, number: int) -> dict[str, np.ndarray]:
+        if isinstance(batch, Mapping):
+            strange = next((name for name in batch if name not in self._inputs), None)
+            if strange is not None:
+                raise OnnxCbpError(f"batch {number}: '{strange}' is no input of the model; it has {self._listed()}")
+            given = dict(batch)
+        else:
+            arrays = batch if isinstance(batch, list | tuple) else (batch,)
+            given = dict(zip(self._inputs, arrays, strict=False))  # what is more is labels, say
+        missing = next((name for name in self._needed if name not in given), None)
+        if missing is not None:
+            raise OnnxCbpError(
+                f"batch {number}: nothing is fed to '{missing}'; give {self._listed()}, or the checkpoint that has it"
+            )
+        return {name: np.asarray(given[name]) for name in self._needed}
+
+    def _listed(self) -> str:
+        return ", ".join(f"'{name}'" for name in self._needed)
+
+
+def _put(model: ir.Model, modules: list[_Module], parameters: _Parameters) -> None:
+    """Write what the modules have in the place of their running statistics."""
+    names = Names(model)
+    claims = Counter(value for module in modules for value in module.layers[0].module)
+    layers = {layer.site.node for module in modules for layer in module.layers}
+    into_checkpoint: list[tuple[str, np.ndarray]] = []
+    for module in modules:
+        for position, (home, statistic) in enumerate(zip(module.homes, module.statistics(), strict=True)):
+            if home.name in parameters:
+                if claims[home] > 1:
+                    raise OnnxCbpError(f"parameter '{home.name}' is shared by batch norms that are not one module")
+                into_checkpoint.append((str(home.name), statistic))
+            elif home.is_initializer() and claims[home] == 1 and not _is_read_elsewhere(home, layers):
+                _set(home, statistic)
+            else:  # equal tensors that some tool made one, or no initializer at all
+                for layer in module.layers:
+                    _give(model.graph, layer, position, statistic, names)
+    for name, statistic in into_checkpoint:
+        parameters.set(name, statistic)
+
+
+def _is_read_elsewhere(home: ir.Value, layers: set[ir.Node]) -> bool:
+    """Whether anything but a batch norm reads the tensor."""
+    for use in home.uses():
+        copies = use.node.domain == "" and use.node.op_type in ("Cast", "Identity")
+        if use.node not in layers and use.node.domain != DOMAIN and not copies:
+            return True
+    return home.is_graph_output()
+
+
+def _set(home: ir.Value, statistic: np.ndarray) -> None:
+    assert home.const_value is not None
+    home.const_value = ir.tensor(statistic.astype(home.const_value.dtype.numpy()), name=home.name)
+
+
+def _give(graph: ir.Graph, layer: Layer, position: int, statistic: np.ndarray, names: Names) -> None:
+    """Let a layer read a running statistic from a tensor of its own."""
+    site = layer.site
+    running = running_statistics(site)
+    assert running is not None
+    old = running[position]
+    dtype = old.dtype or ir.DataType.FLOAT
+    name = names.fresh(f"{label(site.node)}.{('running_mean', 'running_var')[position]}")
+    own = ir.Value(name=name, const_value=ir.tensor(statistic.astype(dtype.numpy()), name=name))
+    own.type, own.shape = ir.TensorType(dtype), ir.Shape(statistic.shape)
+    graph.register_initializer(own)
+    reader = site.node
+    if isinstance(site, ForwardSite):  # a step of its own may update the statistic
+        updated = (site.updated_mean, site.updated_var)[position]
+        maker = None if updated is None else updated.producer()
+        reader = reader if maker is None else maker
+    for use in list(old.uses()):
+        if use.node is reader and use.idx == (3 + position if reader is site.node else 0):
+            reader.replace_input_with(use.idx, own)
+
+
+class _Parameters:
+    """The parameters of an ONNX Runtime checkpoint; none where there is no checkpoint."""
+
+    def __init__(self, state: Any = None, path: Path | None = None) -> None:
+        self._state = state
+        self._path = path
+
+    @classmethod
+    def of(cls, checkpoint: Any) -> _Parameters:
+        """The parameters of a CheckpointState, or of the file of one."""
+        if checkpoint is None or not isinstance(checkpoint, str | os.PathLike):
+            return cls(checkpoint)
+        path = Path(checkpoint)
+        from onnx_cbp.training import load_api
+
+        if not path.is_file():
+            raise OnnxCbpError(f"'{path}' {'is a folder' if path.is_dir() else 'does not exist'}")
+        try:
+            return cls(load_api().CheckpointState.load_checkpoint(str(path)), path)
+        except OnnxCbpError:
+            raise
+        except Exception as error:
+            raise OnnxCbpError(f"'{path}' does not load: {' '.join(str(error).split())}") from error
+
+    def __bool__(self) -> bool:
+        return self._state is not None
+
+    def __contains__(self, name: object) -> bool:
+        return self._state is not None and name in self._state.parameters
+
+    def get(self, name: str) -> np.ndarray:
+        """A copy of a parameter."""
+        return np.array(self._state.parameters[name].data)
+
+    def set(self, name: str, value: np.ndarray) -> None:
+        """Give a parameter a value, in its own type."""
+        parameter = self._state.parameters[name]
+        parameter.data = value.astype(np.asarray(parameter.data).dtype)
+
+    def save(self) -> None:
+        """Write the file, whole or not at all; a CheckpointState that was given stays with its owner."""
+        if self._path is None:
+            return
+        from onnx_cbp.training import load_api
+
+        path = self._path.resolve()
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            scratch = Path(folder) / path.name
+            load_api().CheckpointState.save_checkpoint(self._state, str(scratch), include_optimizer_state=True)
+            scratch.chmod(path.stat().st_mode)
+            scratch.replace(path)

@@ -1,0 +1,254 @@
+"""Running statistics taken anew: against float64, in every form a batch norm comes in."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import onnx_cbp
+from support.models import parse
+from support.ops import session
+
+EPSILON = 1e-3
+
+#: Two batch norms, so that the second one's statistics depend on how the first normalises.
+_LAYERS = """
+<ir_version: 8, opset_import: ["" : {opset}, "com.microsoft" : 1]>
+agraph (float[N, 4] x, int64[N] labels) => (float[N, 3] y)
+{{
+    a = MatMul (x, w1)
+    b{more1} = {op} (a, gamma1, beta1, mean1, var1)
+    c = Relu (b)
+    d = MatMul (c, w2)
+    e{more2} = {op} (d, gamma2, beta2, mean2, var2)
+    y = Relu (e)
+}}
+"""
+FORMS = {
+    "inference": ("BatchNormalization <epsilon: float = 0.001>", 15, 0),
+    "training": ("BatchNormalization <epsilon: float = 0.001, training_mode: int = 1>", 15, 2),
+    "eval model": ("BatchNormalization <epsilon: float = 0.001, training_mode: int = 0>", 15, 2),
+    "artifact": ("com.microsoft.BatchNormInternal <epsilon: float = 0.001>", 15, 4),
+    "opset 8": ("BatchNormalization <epsilon: float = 0.001>", 8, 0),
+}
+
+
+def _weights(seed=0):
+    rng = np.random.default_rng(seed)
+    weights = {"w1": rng.normal(size=(4, 3)), "w2": rng.normal(size=(3, 3))}
+    for layer in "12":
+        weights[f"gamma{layer}"], weights[f"beta{layer}"] = rng.uniform(0.5, 2, 3), rng.normal(size=3)
+        weights[f"mean{layer}"], weights[f"var{layer}"] = rng.normal(size=3), rng.uniform(0.5, 2, 3)
+    return {name: value.astype(np.float32) for name, value in weights.items()}
+
+
+def _model(form="inference", weights=None):
+    op, opset, outputs = FORMS[form]
+    more = ["".join(f", o{layer}{i}" for i in range(outputs)) for layer in "12"]
+    model = onnx.parser.parse_model(_LAYERS.format(op=op, opset=opset, more1=more[0], more2=more[1]))
+    weights = _weights() if weights is None else weights
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in weights.items())
+    return model
+
+
+def _batches(sizes=(8, 16, 5), seed=1):
+    rng = np.random.default_rng(seed)
+    return [rng.normal(1.0, 2.0, (size, 4)).astype(np.float32) for size in sizes]
+
+
+def _statistics(batches, ddof=0):
+    """Of each batch, (mean, var) of each layer, in float64."""
+    w = {name: value.astype(np.float64) for name, value in _weights().items()}
+    found = []
+    for x in batches:
+        a, of_batch = x.astype(np.float64) @ w["w1"], []
+        for layer in "12":
+            mean, var = a.mean(axis=0), a.var(axis=0)
+            of_batch += [mean, a.var(axis=0, ddof=ddof)]
+            b = w[f"gamma{layer}"] * (a - mean) / np.sqrt(var + np.float32(EPSILON)) + w[f"beta{layer}"]
+            a = np.maximum(b, 0) @ w["w2"]
+        found.append(of_batch)
+    return found
+
+
+def _running(model):
+    values = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    return [values[name] for name in ("mean1", "var1", "mean2", "var2")]
+
+
+def _nodes(model):
+    return [(n.op_type, list(n.input), list(n.output), sorted(str(a) for a in n.attribute)) for n in model.graph.node]
+
+
+def _equal(got, want):
+    for ours, theirs in zip(got, want, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
+@pytest.mark.parametrize("form", FORMS)
+def test_each_batch_counts_the_same(form, unbiased):
+    batches = _batches()
+    model = _model(form)
+    before = model.SerializeToString(deterministic=True)
+    got = onnx_cbp.update_bn(model, batches, unbiased_running_var=unbiased)
+    assert model.SerializeToString(deterministic=True) == before
+    want = [np.mean(values, axis=0) for values in zip(*_statistics(batches, ddof=int(unbiased)), strict=True)]
+    _equal(_running(got), want)
+    assert _nodes(got) == _nodes(model)
+    assert got.graph.output == model.graph.output
+    changed = {"mean1", "var1", "mean2", "var2"}
+    kept = [[t for t in m.graph.initializer if t.name not in changed] for m in (model, got)]
+    assert [t.SerializeToString() for t in kept[0]] == [t.SerializeToString() for t in kept[1]]
+
+
+@pytest.mark.parametrize("one_pass", [True, False])
+@pytest.mark.parametrize("form", ["training", "artifact"])
+def test_of_rewritten_models(form, one_pass):
+    model = _model(form)
+    for layer in "12":  # running statistics that are outputs of the graph, so that the rewrite keeps them
+        for output in range(2):
+            model.graph.output.append(
+                onnx.helper.make_tensor_value_info(f"o{layer}{output}", onnx.TensorProto.FLOAT, [3])
+            )
+    rewritten = onnx_cbp.rewrite(model, one_pass=one_pass)
+    got = onnx_cbp.update_bn(rewritten, _batches())
+    _equal(_running(got), [np.mean(values, axis=0) for values in zip(*_statistics(_batches()), strict=True)])
+    assert _nodes(got) == _nodes(rewritten)
+
+
+@pytest.mark.parametrize("backend", ["python", pytest.param("native", marks=pytest.mark.native)])
+def test_backends(backend):
+    got = onnx_cbp.update_bn(_model(), _batches(), backend=backend)
+    _equal(_running(got), [np.mean(values, axis=0) for values in zip(*_statistics(_batches()), strict=True)])
+
+
+def test_with_momentum_they_go_on_from_the_present_ones():
+    weights = _weights()
+    want = [weights[name].astype(np.float64) for name in ("mean1", "var1", "mean2", "var2")]
+    for values in _statistics(_batches()):
+        want = [0.75 * old + 0.25 * new for old, new in zip(want, values, strict=True)]
+    _equal(_running(onnx_cbp.update_bn(_model(), _batches(), momentum=0.75)), want)
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
+def test_exact_statistics_do_not_depend_on_the_batches(unbiased):
+    whole = _batches((40,))[0] + 100.0
+    a = whole.astype(np.float64) @ _weights()["w1"].astype(np.float64)
+    for cuts in ([40], [1, 39], [13, 13, 14], [5] * 8):
+        parts = np.split(whole, np.cumsum(cuts)[:-1])
+        got = onnx_cbp.update_bn(_model(), parts, exact=True, unbiased_running_var=unbiased)
+        _equal(_running(got)[:2], [a.mean(axis=0), a.var(axis=0, ddof=int(unbiased))])
+
+
+def test_what_a_batch_may_be():
+    x = _batches((8,))[0]
+    want = _running(onnx_cbp.update_bn(_model(), [x]))
+    labels = np.zeros(8, np.int64)
+    for batch in ({"x": x}, {"x": x, "labels": labels}, (x,), [x, labels], (x, labels, "more")):
+        _equal(_running(onnx_cbp.update_bn(_model(), iter([batch]))), want)
+
+
+def test_empty_batches_say_nothing():
+    batches = _batches()
+    got = onnx_cbp.update_bn(_model(), [batches[0], np.zeros((0, 4), np.float32), *batches[1:]])
+    _equal(_running(got), _running(onnx_cbp.update_bn(_model(), batches)))
+
+
+def test_the_result_runs_with_the_new_statistics():
+    x = _batches((64,))[0]
+    got = onnx_cbp.update_bn(_model(), [x])
+    del got.graph.output[:]
+    got.graph.output.append(onnx.helper.make_tensor_value_info("b", onnx.TensorProto.FLOAT, ["N", 3]))
+    (b,) = session(got, None).run(None, {"x": x, "labels": np.zeros(64, np.int64)})
+    weights = _weights()
+    np.testing.assert_allclose(b.mean(axis=0), weights["beta1"], atol=1e-4)
+    np.testing.assert_allclose(b.std(axis=0), weights["gamma1"], rtol=1e-3)
+
+
+def test_tensors_that_a_tool_made_one_are_taken_apart():
+    weights = _weights()
+    for name in ("mean2", "beta1"):
+        weights[name] = weights["mean1"]
+    weights = {name: value for name, value in weights.items() if name not in ("mean2", "beta1")}
+    model = _model(weights=weights)
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            if name in ("mean2", "beta1"):
+                node.input[index] = "mean1"
+    got = onnx_cbp.update_bn(model, _batches())
+    values = {t.name: numpy_helper.to_array(t) for t in got.graph.initializer}
+    np.testing.assert_array_equal(values["mean1"], weights["mean1"], "beta is what it was")
+    first, second = (n for n in got.graph.node if n.op_type == "BatchNormalization")
+    a = [x.astype(np.float64) @ weights["w1"] for x in _batches()]
+    np.testing.assert_allclose(values[first.input[3]], np.mean([v.mean(axis=0) for v in a], axis=0), rtol=1e-5)
+    assert len({first.input[3], second.input[3], "mean1"}) == 3
+
+
+def test_one_module_that_is_called_twice_takes_the_average_of_its_calls():
+    weights = _weights()
+    model = _model()
+    second = [n for n in model.graph.node if n.op_type == "BatchNormalization"][1]
+    second.input[1:] = ["gamma1", "beta1", "mean1", "var1"]
+    got = {t.name: numpy_helper.to_array(t) for t in onnx_cbp.update_bn(model, _batches()).graph.initializer}
+    means = []
+    for x in _batches():
+        a = x.astype(np.float64) @ weights["w1"]
+        means.append(a.mean(axis=0))
+        b = weights["gamma1"] * (a - a.mean(axis=0)) / np.sqrt(a.var(axis=0) + EPSILON) + weights["beta1"]
+        means.append((np.maximum(b, 0) @ weights["w2"]).mean(axis=0))
+    np.testing.assert_allclose(got["mean1"], np.mean(means, axis=0), rtol=1e-5, atol=1e-5)
+
+
+BAD = {
+    "no batches": (_model, [], {}, "there are no batches"),
+    "an input that is none": (_model, [{"z": 1}], {}, "'z' is no input of the model"),
+    "nothing fed": (_model, [{}], {}, "batch 0: nothing is fed to 'x'"),
+    "a shape that does not fit": (_model, [np.zeros((2, 5), np.float32)], {}, "batch 0: the model cannot be run"),
+    "not finite": (_model, [np.full((2, 4), np.nan, np.float32)], {}, "batch 0: the statistics of .* are not finite"),
+    "both": (_model, [], {"exact": True, "momentum": 0.5}, "momentum and exact exclude each other"),
+    "momentum": (_model, [], {"momentum": 2}, "momentum is 2: use a number from 0 to 1"),
+    "all empty": (_model, [np.zeros((0, 4), np.float32)], {}, "all batches of .* are empty"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_gets_one_line(case):
+    make, batches, options, message = BAD[case]
+    with pytest.raises(onnx_cbp.OnnxCbpError, match=message) as error:
+        onnx_cbp.update_bn(make(), batches, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_statistics_that_are_inputs_need_a_checkpoint():
+    model = _model()
+    kept = [t for t in model.graph.initializer if t.name != "mean1"]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    model.graph.input.append(onnx.helper.make_tensor_value_info("mean1", onnx.TensorProto.FLOAT, [3]))
+    with pytest.raises(onnx_cbp.OnnxCbpError, match="'mean1', which is an input of the graph: give the checkpoint"):
+        onnx_cbp.update_bn(model, _batches())
+
+
+def test_a_batch_norm_in_a_subgraph_is_named():
+    model = parse("""
+<ir_version: 8, opset_import: ["" : 15]>
+agraph (float[N, 3] x, bool c) => (float[N, 3] y)
+<float[3] one = {1.0, 1.0, 1.0}>
+{
+    y = If (c) <
+        then_branch = t () => (float[N, 3] a) { a = BatchNormalization (x, one, one, one, one) },
+        else_branch = e () => (float[N, 3] b) { b = Identity (x) }
+    >
+}
+""")
+    with pytest.raises(onnx_cbp.OnnxCbpError, match=r"'a' .* stands in a subgraph"):
+        onnx_cbp.update_bn(model, [])
+
+
+def test_nothing_to_update_is_said():
+    model = parse('<ir_version: 8, opset_import: ["" : 15]> agraph (float[N] x) => (float[N] y) { y = Relu (x) }')
+    with pytest.raises(onnx_cbp.OnnxCbpError, match="no batch norm with running statistics"):
+        onnx_cbp.update_bn(model, [])
