@@ -4,7 +4,9 @@ from onnx_cbp.graph_passes.analysis import find_sites
 from onnx_cbp.graph_passes.attach_functions import AttachFunctionsPass
 from onnx_cbp.graph_passes.cut_at_outputs import RemoveUnusedPass, SetOutputsPass
 from onnx_cbp.graph_passes.drop_training_outputs import DropTrainingOutputsPass
+from onnx_cbp.graph_passes.drop_zero_bias import DropZeroBiasPass
 from onnx_cbp.graph_passes.fold_batch_norm import FoldBatchNormPass
+from onnx_cbp.graph_passes.fold_constants import FoldConstantsPass
 from onnx_cbp.graph_passes.fold_relu import FoldReluPass
 from onnx_cbp.graph_passes.freeze import FreezePass, Freezing
 from onnx_cbp.graph_passes.inline_functions import InlineFunctionsPass
@@ -15,13 +17,16 @@ from onnx_cbp.graph_passes.replace_forward import ReplaceForwardPass
 from onnx_cbp.graph_passes.sites import BackwardSite, ForwardSite, InferenceSite, LeftAlone, Site, label
 from onnx_cbp.graph_passes.synchronize import Synchronization
 from onnx_cbp.graph_passes.to_inference import ToInferencePass
+from onnx_cbp.graph_passes.unshare_fixed import UnshareFixedPass
 from onnx_cbp.graph_passes.whole_batch_loss import WholeBatchLossPass
 
 __all__ = [
     "AttachFunctionsPass",
     "BackwardSite",
     "DropTrainingOutputsPass",
+    "DropZeroBiasPass",
     "FoldBatchNormPass",
+    "FoldConstantsPass",
     "FoldReluPass",
     "ForwardSite",
     "FreezePass",
@@ -38,6 +43,7 @@ __all__ = [
     "Site",
     "Synchronization",
     "ToInferencePass",
+    "UnshareFixedPass",
     "WholeBatchLossPass",
     "find_sites",
     "label",

@@ -25,7 +25,7 @@ class FoldConstantsPass(InPlacePass):
     which training may change, and is not. Exporters write the missing scale of a batch norm, or the missing bias of a
     convolution, as a little graph (Shape, CastLike, Expand), and share one constant among many layers. ONNX Runtime's
     gradient builder goes through both: it has no gradient for CastLike, and makes that of a shared Constant twice.
-    The nodes before a folded one are left for whoever removes unused nodes.
+    Nodes that only a folded one read go with it.
     """
 
     def call(self, model: ir.Model) -> PassResult:
@@ -33,6 +33,7 @@ class FoldConstantsPass(InPlacePass):
         opset = model.opset_imports.get("", 1)
         types = Types(model)
         known: dict[ir.Value, np.ndarray] = {}
+        before: list[ir.Node] = []
         modified = False
         for node in list(model.graph):
             if node.domain not in ("", "ai.onnx") or node.op_type not in _OPS or len(node.outputs) != 1:
@@ -45,6 +46,11 @@ class FoldConstantsPass(InPlacePass):
             if ir.DataType.from_numpy(array.dtype) in _FLOATS and output.uses() and not output.is_graph_output():
                 known[_lift(node, array)] = array
                 modified = True
+            else:
+                before.append(node)
+        for node in reversed(before) if modified else ():
+            if not (node.outputs[0].uses() or node.outputs[0].is_graph_output()):
+                model.graph.remove(node, safe=True)
         return PassResult(model, modified)
 
 

@@ -6,7 +6,7 @@ import glob
 import logging
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,18 @@ from onnx_ir.passes.common import InlinePass
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.custom_ops.library import get_library_path
 from onnx_cbp.errors import OnnxCbpError
-from onnx_cbp.graph_passes import DropTrainingOutputsPass, ForwardSite, InferenceSite, find_sites, label
+from onnx_cbp.graph_passes import (
+    DropTrainingOutputsPass,
+    DropZeroBiasPass,
+    FoldConstantsPass,
+    ForwardSite,
+    InferenceSite,
+    Site,
+    UnshareFixedPass,
+    find_sites,
+    label,
+)
+from onnx_cbp.graph_passes.inference import infer_shapes
 from onnx_cbp.graph_passes.splice import Names
 from onnx_cbp.model_io import load_model, save_model
 from onnx_cbp.rewriting import ModelSource, _to_ir, _to_proto, rewrite
@@ -89,7 +100,8 @@ def generate_artifacts(
     loss = _by_name(loss, artifacts.LossType, "loss")
     optimizer = _by_name(optimizer, artifacts.OptimType, "optimizer")
     source = model if isinstance(model, onnx.ModelProto) else load_model(model)
-    prepared = _prepare(source, (train_batch_norms,) if isinstance(train_batch_norms, str) else train_batch_norms)
+    patterns = (train_batch_norms,) if isinstance(train_batch_norms, str) else train_batch_norms
+    prepared = _prepare(source, patterns, requires_grad or ())
     # In the same folder: then a file that is done is moved there at one stroke.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".onnx_cbp_") as work:
         done = Path(work) / "artifacts"
@@ -97,7 +109,9 @@ def generate_artifacts(
         artifacts.generate_artifacts(
             _hand_over(prepared.model, model, artifacts.USE_PATH_THRESHOLD, Path(work)),
             requires_grad=requires_grad,
-            frozen_params=_with_statistics(frozen_params, prepared.statistics, requires_grad),
+            frozen_params=_with_constants(
+                _with_statistics(frozen_params, prepared.statistics, requires_grad), prepared.constants
+            ),
             loss=loss,
             optimizer=optimizer,
             artifact_directory=str(done),
@@ -124,15 +138,17 @@ class _Prepared:
         frozen: the names of the results of the batch norms in inference form.
         training: how many others there are.
         statistics: the initializers that are running statistics of others.
+        constants: the scales and biases that are not trained and no parameters.
     """
 
     model: onnx.ModelProto
     frozen: frozenset[str]
     training: int
     statistics: tuple[str, ...]
+    constants: tuple[str, ...]
 
 
-def _prepare(source: onnx.ModelProto, train_batch_norms: Sequence[str]) -> _Prepared:
+def _prepare(source: onnx.ModelProto, train_batch_norms: Sequence[str], trained: Sequence[str]) -> _Prepared:
     model = _to_ir(source)
     InlinePass(criteria=lambda function: function.domain != DOMAIN)(model)
     if train_batch_norms:
@@ -140,6 +156,7 @@ def _prepare(source: onnx.ModelProto, train_batch_norms: Sequence[str]) -> _Prep
 
         TrainBatchNormsPass(train_batch_norms)(model)
     DropTrainingOutputsPass()(model)
+    _suit_builder(model, trained)
     sites = list(find_sites(model))
     _name([site.node for site in sites], Names(model))
     training = [site for site in sites if isinstance(site, ForwardSite)]
@@ -154,7 +171,25 @@ def _prepare(source: onnx.ModelProto, train_batch_norms: Sequence[str]) -> _Prep
         frozenset(site.Y.name or "" for site in sites if isinstance(site, InferenceSite)),
         len(training),
         tuple(statistics),
+        tuple(_constants(sites, trained)),
     )
+
+
+def _suit_builder(model: ir.Model, trained: Sequence[str]) -> None:
+    """Take out of an export what ONNX Runtime's gradient builder cannot follow, without changing what it computes."""
+    infer_shapes(model)
+    FoldConstantsPass()(model)
+    UnshareFixedPass(trained)(model)
+    DropZeroBiasPass(trained)(model)
+
+
+def _constants(sites: Sequence[Site], trained: Sequence[str]) -> Iterator[str]:
+    """The initializers that are scale or bias of a batch norm, and not trained."""
+    for site in sites:
+        if isinstance(site, ForwardSite | InferenceSite):
+            for value in (site.scale, site.B):
+                if value.is_initializer() and not value.is_graph_input() and value.name not in trained:
+                    yield value.name or ""
 
 
 def _name(nodes: Sequence[ir.Node], names: Names) -> None:
@@ -187,6 +222,15 @@ def _with_statistics(
         return frozen_params
     _log.info("frozen_params: running statistics that steps update are parameters too: %s", ", ".join(more))
     return [*(frozen_params or ()), *more]
+
+
+def _with_constants(frozen_params: list[str] | None, constants: Sequence[str]) -> list[str] | None:
+    """The frozen parameters, with the scales and biases that are not trained.
+
+    The builder merges equal constants, and then names the gradients of several batch norms alike: no valid model.
+    """
+    more = [name for name in dict.fromkeys(constants) if name not in (frozen_params or ())]
+    return [*(frozen_params or ()), *more] if more else frozen_params
 
 
 def _hand_over(prepared: onnx.ModelProto, given: ModelSource, limit: int, folder: Path) -> onnx.ModelProto | str:
