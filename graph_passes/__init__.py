@@ -2,6 +2,7 @@
 
 from onnx_cbp.graph_passes.analysis import find_sites
 from onnx_cbp.graph_passes.attach_functions import AttachFunctionsPass
+from onnx_cbp.graph_passes.complete_gradients import CompleteGradientsPass
 from onnx_cbp.graph_passes.drop_training_outputs import DropTrainingOutputsPass
 from onnx_cbp.graph_passes.fold_relu import FoldReluPass
 from onnx_cbp.graph_passes.freeze import FreezePass, Freezing
@@ -13,10 +14,12 @@ from onnx_cbp.graph_passes.replace_forward import ReplaceForwardPass
 from onnx_cbp.graph_passes.sites import BackwardSite, ForwardSite, InferenceSite, LeftAlone, Site, label
 from onnx_cbp.graph_passes.synchronize import Synchronization
 from onnx_cbp.graph_passes.whole_batch_loss import WholeBatchLossPass
+from onnx_cbp.graph_passes.write_running_stats import WriteRunningStatsPass
 
 __all__ = [
     "AttachFunctionsPass",
     "BackwardSite",
+    "CompleteGradientsPass",
     "DropTrainingOutputsPass",
     "FoldReluPass",
     "ForwardSite",
@@ -32,6 +35,7 @@ __all__ = [
     "Site",
     "Synchronization",
     "WholeBatchLossPass",
+    "WriteRunningStatsPass",
     "find_sites",
     "label",
 ]

@@ -1,19 +1,23 @@
 """The forms in which batch norms come, one file a form. Each has `recognise(node, opset) -> Site | None`."""
 
 from onnx_cbp.graph_passes.dialects import channel_ops, onnx_batch_normalization, ort_training
-from onnx_cbp.graph_passes.dialects.channel_ops import is_frozen_forward, is_rewritten_forward
+from onnx_cbp.graph_passes.dialects.built_gradients import built_gradient, forward_name
+from onnx_cbp.graph_passes.dialects.channel_ops import is_frozen_forward, is_rewritten_forward, running_statistics
 from onnx_cbp.graph_passes.dialects.ort_losses import Reduction, is_loss_gradient, reduction
 from onnx_cbp.graph_passes.dialects.ort_training import is_gradient_accumulator, relu_gradient
 
 __all__ = [
     "DIALECTS",
     "Reduction",
+    "built_gradient",
+    "forward_name",
     "is_frozen_forward",
     "is_gradient_accumulator",
     "is_loss_gradient",
     "is_rewritten_forward",
     "reduction",
     "relu_gradient",
+    "running_statistics",
 ]
 
 #: Tried in this order; the first that recognises a node decides.

@@ -16,10 +16,21 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
 from onnx_cbp.custom_ops import DOMAIN
+from onnx_cbp.custom_ops.gradients import GRADIENTS, register_gradients
 from onnx_cbp.custom_ops.library import get_library_path
 from onnx_cbp.errors import OnnxCbpError
-from onnx_cbp.graph_passes import DropTrainingOutputsPass, ForwardSite, InferenceSite, find_sites, label
-from onnx_cbp.graph_passes.splice import Names
+from onnx_cbp.graph_passes import (
+    CompleteGradientsPass,
+    DropTrainingOutputsPass,
+    ForwardSite,
+    InferenceSite,
+    WriteRunningStatsPass,
+    find_sites,
+    label,
+)
+from onnx_cbp.graph_passes.dialects import running_statistics
+from onnx_cbp.graph_passes.scopes import all_nodes
+from onnx_cbp.graph_passes.splice import Names, origin
 from onnx_cbp.model_io import load_model, save_model
 from onnx_cbp.rewriting import ModelSource, _to_ir, _to_proto, rewrite
 from onnx_cbp.training.runtime import load_artifacts
@@ -90,6 +101,14 @@ def generate_artifacts(
     optimizer = _by_name(optimizer, artifacts.OptimType, "optimizer")
     source = model if isinstance(model, onnx.ModelProto) else load_model(model)
     prepared = _prepare(source, (train_batch_norms,) if isinstance(train_batch_norms, str) else train_batch_norms)
+    if prepared.ours:
+        if custom_op_library is not None and Path(os.fsdecode(custom_op_library)) != Path(get_library_path()):
+            raise OnnxCbpError(
+                f"custom_op_library: the graph has ops of onnx-cbp ('{prepared.ours}'), and ONNX Runtime's gradient "
+                "builder takes one library: generate from the model that it was rewritten from"
+            )
+        custom_op_library = get_library_path()
+        register_gradients()
     # In the same folder: then a file that is done is moved there at one stroke.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".onnx_cbp_") as work:
         done = Path(work) / "artifacts"
@@ -108,7 +127,7 @@ def generate_artifacts(
             loss_input_names=loss_input_names,
         )
         _mend_training_model(done / f"{prefix}training_model.onnx", prepared)
-        _mend_eval_model(done / f"{prefix}eval_model.onnx")
+        _mend_eval_model(done / f"{prefix}eval_model.onnx", prepared)
         if ort_format:
             _convert(artifacts, done)
         for file in sorted(done.iterdir()):
@@ -124,12 +143,14 @@ class _Prepared:
         frozen: the names of the results of the batch norms in inference form.
         training: how many others there are.
         statistics: the initializers that are running statistics of others.
+        ours: the first node that is an op of ours, of a graph that was rewritten before; "" if there is none.
     """
 
     model: onnx.ModelProto
     frozen: frozenset[str]
     training: int
     statistics: tuple[str, ...]
+    ours: str
 
 
 def _prepare(source: onnx.ModelProto, train_batch_norms: Sequence[str]) -> _Prepared:
@@ -141,7 +162,11 @@ def _prepare(source: onnx.ModelProto, train_batch_norms: Sequence[str]) -> _Prep
         TrainBatchNormsPass(train_batch_norms)(model)
     DropTrainingOutputsPass()(model)
     sites = list(find_sites(model))
-    _name([site.node for site in sites], Names(model))
+    ours = [node for node in all_nodes(model) if node.domain == DOMAIN]
+    _name(
+        [*(site.node for site in sites), *(node for node in ours if node not in {s.node for s in sites})], Names(model)
+    )
+    _check_gradients(ours)
     training = [site for site in sites if isinstance(site, ForwardSite)]
     statistics = dict.fromkeys(
         value.name or ""
@@ -149,12 +174,26 @@ def _prepare(source: onnx.ModelProto, train_batch_norms: Sequence[str]) -> _Prep
         for value in (site.running_mean, site.running_var)
         if value is not None and value.is_initializer()
     )
+    updated = [value for node in ours for _, value in running_statistics(node) if value.is_initializer()]
+    statistics.update(dict.fromkeys(value.name or "" for value in updated))
     return _Prepared(
         _to_proto(model, source),
         frozenset(site.Y.name or "" for site in sites if isinstance(site, InferenceSite)),
         len(training),
         tuple(statistics),
+        label(ours[0]) if ours else "",
     )
+
+
+def _check_gradients(ours: Sequence[ir.Node]) -> None:
+    """Refuse what would get no gradient, or one that takes made statistics for constants."""
+    for node in ours:
+        made = node.op_type == "ChannelNormalize" and any(v is not None and origin(v) for v in node.inputs[3:5])
+        if node.op_type not in GRADIENTS or made:
+            raise OnnxCbpError(
+                f"node '{label(node)}' ({DOMAIN}.{node.op_type}) has no gradient that can be built: generate the "
+                "artifacts from the model that it was rewritten from"
+            )
 
 
 def _name(nodes: Sequence[ir.Node], names: Names) -> None:
@@ -200,8 +239,9 @@ def _hand_over(prepared: onnx.ModelProto, given: ModelSource, limit: int, folder
 
 def _mend_training_model(path: Path, prepared: _Prepared) -> None:
     """Freeze what was in inference form, which the builder lets train, and rewrite the rest."""
-    model = load_model(path)
-    sites = [site for site in find_sites(_to_ir(model)) if isinstance(site, ForwardSite)]
+    source = load_model(path)
+    model = _to_ir(source)
+    sites = [site for site in find_sites(model) if isinstance(site, ForwardSite)]
     frozen = [label(site.node) for site in sites if site.Y.name in prepared.frozen]
     if len(sites) - len(frozen) > prepared.training:
         unknown = next(site for site in sites if site.Y.name not in prepared.frozen)
@@ -209,14 +249,23 @@ def _mend_training_model(path: Path, prepared: _Prepared) -> None:
             f"node '{label(unknown.node)}': ONNX Runtime's gradient builder renamed its result '{unknown.Y.name}', so "
             "whether it is frozen is not known: give the graph's values names of their own"
         )
-    save_model(rewrite(model, freeze=[glob.escape(name) for name in frozen]), path)
+    if prepared.ours:
+        CompleteGradientsPass()(model)
+        WriteRunningStatsPass()(model)
+        source = _to_proto(model, source)
+    save_model(rewrite(source, freeze=[glob.escape(name) for name in frozen]), path)
 
 
-def _mend_eval_model(path: Path) -> None:
-    """Drop what ONNX Runtime leaves of the training form, and no runtime loads."""
+def _mend_eval_model(path: Path, prepared: _Prepared) -> None:
+    """Leave nothing of training: what ONNX Runtime leaves of it, no runtime loads."""
     source = load_model(path)
     model = _to_ir(source)
-    if DropTrainingOutputsPass(evaluation=True)(model).modified:
+    modified = DropTrainingOutputsPass(evaluation=True)(model).modified
+    if prepared.ours:
+        from onnx_cbp.graph_passes.to_inference import ToInferencePass
+
+        modified |= ToInferencePass()(model).modified
+    if modified:
         save_model(_to_proto(model, source), path)
 
 
