@@ -113,15 +113,16 @@ class FreezePass(InPlacePass):
         if not self._freezing.patterns:
             return PassResult(model, modified=False)
         names, types = Names(model), Types(model)
-        sites = [site for site in find_sites(model) if self._freezing.chooses(site)]
-        forward = {site.node: site for site in sites if isinstance(site, ForwardSite)}
-        # Gradients first: then nothing reads what was saved for them.
-        for site in sites:
+        chosen = [site for site in find_sites(model) if isinstance(site, ForwardSite) and self._freezing.chooses(site)]
+        forward = {site.node: site for site in chosen}
+        # Gradients first: then nothing reads what was saved for them. Each site is read after what was done before it.
+        for site in find_sites(model):
             maker = origin(site.mean) if isinstance(site, BackwardSite) else None
             if isinstance(site, BackwardSite) and maker in forward:
                 _freeze_backward(site, forward[maker], names, types)
-        for each in forward.values():
-            _freeze_forward(each, names, types)
+        for site in find_sites(model):
+            if site.node in forward and isinstance(site, ForwardSite):
+                _freeze_forward(site, names, types)
         if forward:
             import_domain(model)
         return PassResult(model, modified=bool(forward))

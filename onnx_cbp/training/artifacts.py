@@ -13,7 +13,7 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import InlinePass
+from onnx_ir.passes.common import InlinePass, RemoveUnusedNodesPass
 
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.custom_ops.gradients import GRADIENTS, register_gradients
@@ -168,12 +168,8 @@ def _prepare(source: onnx.ModelProto, train_batch_norms: Sequence[str]) -> _Prep
     )
     _check_gradients(ours)
     training = [site for site in sites if isinstance(site, ForwardSite)]
-    statistics = dict.fromkeys(
-        value.name or ""
-        for site in training
-        for value in (site.running_mean, site.running_var)
-        if value is not None and value.is_initializer()
-    )
+    running = [_as_initializer(v, model) for site in training for v in (site.running_mean, site.running_var) if v]
+    statistics = dict.fromkeys(value.name or "" for value in running if value.is_initializer())
     updated = [value for node in ours for _, value in running_statistics(node) if value.is_initializer()]
     statistics.update(dict.fromkeys(value.name or "" for value in updated))
     return _Prepared(
@@ -183,6 +179,29 @@ def _prepare(source: onnx.ModelProto, train_batch_norms: Sequence[str]) -> _Prep
         tuple(statistics),
         label(ours[0]) if ours else "",
     )
+
+
+def _as_initializer(value: ir.Value, model: ir.Model) -> ir.Value:
+    """A statistic that is a Constant node, or a copy of an initializer, as an initializer of its own, by its name.
+
+    Exporters merge initializers that are equal, as the statistics of a fresh model are. Others: the value itself.
+    """
+    made, node = value, value.producer()
+    while (copy := made.producer()) is not None and (copy.domain, copy.op_type) == ("", "Identity"):
+        assert copy.inputs[0] is not None
+        made = copy.inputs[0]
+    tensor = ir.convenience.get_const_tensor(made)
+    if node is None or node.graph is not model.graph or tensor is None or value.is_graph_output():
+        return value
+    if made.is_graph_input():  # what is fed may be something else
+        return value
+    name, value.name = value.name, None
+    shape = ir.Shape(tensor.shape.numpy())
+    initializer = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor)
+    value.replace_all_uses_with(initializer)
+    model.graph.remove(node, safe=True)
+    model.graph.register_initializer(initializer)
+    return initializer
 
 
 def _check_gradients(ours: Sequence[ir.Node]) -> None:
@@ -265,6 +284,7 @@ def _mend_eval_model(path: Path, prepared: _Prepared) -> None:
         from onnx_cbp.graph_passes.to_inference import ToInferencePass
 
         modified |= ToInferencePass()(model).modified
+        RemoveUnusedNodesPass()(model)  # an evaluation model writes nothing in place
     if modified:
         save_model(_to_proto(model, source), path)
 

@@ -106,6 +106,33 @@ def test_running_statistics_of_frozen_batch_norms_keep_their_bits(as_parameters,
             assert np.abs(after[name] - values[name]).max() > 1e-4, f"{name} is trained"
 
 
+@pytest.mark.parametrize("kind", ["Identity", "Constant"])
+def test_statistics_that_an_exporter_merged_are_each_kept(kind, tmp_path):
+    values = parameters(12)
+    for name in ("running_mean", "running_var"):
+        values[f"bn1.{name}"] = values[f"bn0.{name}"]
+    plain = network(values, ())
+    model = onnx.ModelProto()
+    model.CopyFrom(plain)
+    for name in ("running_mean", "running_var"):
+        tensor = next(t for t in model.graph.initializer if t.name == f"bn1.{name}")
+        source = ["bn0." + name] if kind == "Identity" else []
+        attributes = {} if kind == "Identity" else {"value": tensor}
+        model.graph.node.insert(0, onnx.helper.make_node(kind, source, [tensor.name], **attributes))
+        model.graph.initializer.remove(tensor)
+    (tmp_path / "plain").mkdir()
+    want = trainer(_ours(plain, tmp_path / "plain"), "auto")
+    got = trainer(_ours(model, tmp_path), "auto")
+    for seed in range(3):
+        want.step(batch(seed))
+        got.step(batch(seed))
+    after, expected = got.values(), want.values()
+    assert set(after) == set(expected)
+    assert np.abs(after["bn1.running_mean"] - after["bn0.running_mean"]).max() > 1e-2
+    for name in expected:
+        np.testing.assert_allclose(after[name], expected[name], rtol=1e-6, atol=1e-7)
+
+
 @pytest.mark.parametrize("prefix", ["", "net_"])
 def test_files_and_names_are_those_of_onnx_runtime(prefix, tmp_path):
     artifacts, model = load_artifacts(), random_network(7, 4)
