@@ -6,7 +6,7 @@ import glob
 import logging
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ def generate_artifacts(
     loss_input_names: list[str] | None = None,
     *,
     train_batch_norms: str | Sequence[str] = (),
+    rewrite_options: Mapping[str, Any] | None = None,
 ) -> None:
     """What `onnxruntime.training.artifacts.generate_artifacts` does, with the same arguments and the same files.
 
@@ -82,6 +83,8 @@ def generate_artifacts(
         loss_input_names: what the loss reads instead of the graph's outputs.
         train_batch_norms: names of batch norms in inference form (patterns as in `rewrite`'s `synchronize`) that are
             to train all the same; exporters write them so where they drop the training mode.
+        rewrite_options: options of `onnx_cbp.rewrite` for the training model, such as `synchronize` and
+            `data_parallel`.
 
     Raises:
         OnnxCbpError: one line: no training build of onnxruntime, a model that is not valid, a name that is none, a
@@ -126,7 +129,7 @@ def generate_artifacts(
             nominal_checkpoint=nominal_checkpoint,
             loss_input_names=loss_input_names,
         )
-        _mend_training_model(done / f"{prefix}training_model.onnx", prepared)
+        _mend_training_model(done / f"{prefix}training_model.onnx", prepared, dict(rewrite_options or {}))
         _mend_eval_model(done / f"{prefix}eval_model.onnx", prepared)
         if ort_format:
             _convert(artifacts, done)
@@ -256,7 +259,7 @@ def _hand_over(prepared: onnx.ModelProto, given: ModelSource, limit: int, folder
     return path
 
 
-def _mend_training_model(path: Path, prepared: _Prepared) -> None:
+def _mend_training_model(path: Path, prepared: _Prepared, options: dict[str, Any]) -> None:
     """Freeze what was in inference form, which the builder lets train, and rewrite the rest."""
     source = load_model(path)
     model = _to_ir(source)
@@ -272,7 +275,9 @@ def _mend_training_model(path: Path, prepared: _Prepared) -> None:
         CompleteGradientsPass()(model)
         WriteRunningStatsPass()(model)
         source = _to_proto(model, source)
-    save_model(rewrite(source, freeze=[glob.escape(name) for name in frozen]), path)
+    more = options.pop("freeze", ())
+    freeze = [*(glob.escape(name) for name in frozen), *((more,) if isinstance(more, str) else more)]
+    save_model(rewrite(source, freeze=freeze, **options), path)
 
 
 def _mend_eval_model(path: Path, prepared: _Prepared) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import re
 import subprocess
@@ -259,6 +260,23 @@ def test_a_model_above_the_limit_goes_as_a_file(tmp_path, monkeypatch):
     assert op_types(onnx.load(folder / "training_model.onnx")).count("BatchNormTrainUpdate") == 1
     with pytest.raises(RuntimeError, match="pass in a path"):
         _ours_of(model, model, folder)
+
+
+def test_the_arguments_are_those_of_onnx_runtime():
+    theirs = inspect.signature(load_artifacts().generate_artifacts).parameters.values()
+    ours = [p for p in inspect.signature(generate_artifacts).parameters.values() if p.kind != p.KEYWORD_ONLY]
+    assert [(p.name, p.default) for p in ours] == [(p.name, p.default) for p in theirs]
+
+
+def test_replicas(tmp_path):
+    options = {"synchronize": True, "data_parallel": True}
+    model = network(parameters(1), ("bn0",))
+    artifacts = _ours(model, tmp_path, rewrite_options=options)
+    types = op_types(onnx.load(artifacts.training_model))
+    assert (types.count("AllGather"), types.count("AllReduce")) == (1, 1), "of the one that is not frozen"
+    assert "AllReduceBucket" in types
+    both = _ours(model, tmp_path, rewrite_options={**options, "freeze": "bn1*"})
+    assert not {"AllGather", "AllReduce"} & set(op_types(onnx.load(both.training_model)))
 
 
 @pytest.mark.native
