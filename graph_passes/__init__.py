@@ -2,6 +2,7 @@
 
 from onnx_cbp.graph_passes.analysis import find_sites
 from onnx_cbp.graph_passes.attach_functions import AttachFunctionsPass
+from onnx_cbp.graph_passes.complete_gradients import CompleteGradientsPass
 from onnx_cbp.graph_passes.cut_at_outputs import RemoveUnusedPass, SetOutputsPass
 from onnx_cbp.graph_passes.drop_training_outputs import DropTrainingOutputsPass
 from onnx_cbp.graph_passes.drop_zero_bias import DropZeroBiasPass
@@ -19,10 +20,12 @@ from onnx_cbp.graph_passes.synchronize import Synchronization
 from onnx_cbp.graph_passes.to_inference import ToInferencePass
 from onnx_cbp.graph_passes.unshare_fixed import UnshareFixedPass
 from onnx_cbp.graph_passes.whole_batch_loss import WholeBatchLossPass
+from onnx_cbp.graph_passes.write_running_stats import WriteRunningStatsPass
 
 __all__ = [
     "AttachFunctionsPass",
     "BackwardSite",
+    "CompleteGradientsPass",
     "DropTrainingOutputsPass",
     "DropZeroBiasPass",
     "FoldBatchNormPass",
@@ -45,6 +48,7 @@ __all__ = [
     "ToInferencePass",
     "UnshareFixedPass",
     "WholeBatchLossPass",
+    "WriteRunningStatsPass",
     "find_sites",
     "label",
 ]

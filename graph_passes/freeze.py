@@ -113,15 +113,16 @@ class FreezePass(InPlacePass):
         if not self._freezing.patterns:
             return PassResult(model, modified=False)
         names, types = Names(model), Types(model)
-        sites = [site for site in find_sites(model) if self._freezing.chooses(site)]
-        forward = {site.node: site for site in sites if isinstance(site, ForwardSite)}
-        # Gradients first: then nothing reads what was saved for them.
-        for site in sites:
+        chosen = [site for site in find_sites(model) if isinstance(site, ForwardSite) and self._freezing.chooses(site)]
+        forward = {site.node: site for site in chosen}
+        # Gradients first: then nothing reads what was saved for them. Each site is read after what was done before it.
+        for site in find_sites(model):
             maker = origin(site.mean) if isinstance(site, BackwardSite) else None
             if isinstance(site, BackwardSite) and maker in forward:
                 _freeze_backward(site, forward[maker], names, types)
-        for each in forward.values():
-            _freeze_forward(each, names, types)
+        for site in find_sites(model):
+            if site.node in forward and isinstance(site, ForwardSite):
+                _freeze_forward(site, names, types)
         if forward:
             import_domain(model)
         return PassResult(model, modified=bool(forward))
@@ -162,27 +163,39 @@ def _freeze_forward(site: ForwardSite, names: Names, types: Types) -> None:
 
 def _freeze_backward(site: BackwardSite, forward: ForwardSite, names: Names, types: Types) -> None:
     splice = Splice(site.node, names, types)
+    mean, var = _statistics(forward, splice, statistics_type(site.scale, types))
+    frozen_gradients(site, mean, var, forward.epsilon, splice, types)
+    splice.commit()
+
+
+def frozen_gradients(
+    site: BackwardSite, mean: ir.Value, var: ir.Value, epsilon: float, splice: Splice, types: Types
+) -> None:
+    """Append the gradients that something reads, of a batch norm with constant statistics of the statistics' type."""
     dtype = statistics_type(site.scale, types)
-    mean, var = _statistics(forward, splice, dtype)
     if is_used(site.scale_grad) or is_used(site.bias_grad):
         scale_grad, bias_grad = splice.channel_op(
             "ChannelBackpropStats",
-            (site.X, mean, reciprocal_std(splice, var, dtype, forward.epsilon), site.dY),
+            (site.X, mean, reciprocal_std(splice, var, dtype, epsilon), site.dY),
             (("scale_grad", dtype, site.scale.shape), ("bias_grad", dtype, site.scale.shape)),
             axis=site.axis,
         )
         splice.hand_over(site.scale_grad, scale_grad)
         splice.hand_over(site.bias_grad, bias_grad)
     if is_used(site.dX):
-        (size,) = splice.add("Shape", (site.scale,), (("channels", ir.DataType.INT64, ir.Shape([1])),))
-        zero = ir.tensor([0.0], dtype=dtype)
-        (zeros,) = splice.add("ConstantOfShape", (size,), (("zeros", dtype, site.scale.shape),), {"value": zero})
+        zeros = _zeros_like(splice, site.scale, dtype)
         (dX,) = splice.channel_op(
             "ChannelNormalize",
             (site.dY, splice.cast(site.scale, dtype, "scale"), zeros, zeros, var),
             (("dX", site.X.dtype, site.X.shape),),
             axis=site.axis,
-            epsilon=forward.epsilon,
+            epsilon=epsilon,
         )
         splice.hand_over(site.dX, dX)
-    splice.commit()
+
+
+def _zeros_like(splice: Splice, scale: ir.Value, dtype: ir.DataType) -> ir.Value:
+    """Append a zero for each channel."""
+    (size,) = splice.add("Shape", (scale,), (("channels", ir.DataType.INT64, ir.Shape([1])),))
+    zero = ir.tensor([0.0], dtype=dtype)
+    return splice.add("ConstantOfShape", (size,), (("zeros", dtype, scale.shape),), {"value": zero})[0]

@@ -11,7 +11,7 @@ from onnx_ir.passes import InPlacePass, PassResult
 from onnx_cbp.graph_passes.analysis import find_sites
 from onnx_cbp.graph_passes.scopes import import_domain
 from onnx_cbp.graph_passes.sites import ForwardSite, label
-from onnx_cbp.graph_passes.splice import Names, Splice, is_used, statistics_type
+from onnx_cbp.graph_passes.splice import Draft, Names, Splice, is_used, statistics_type
 from onnx_cbp.graph_passes.synchronize import Synchronization, merge_statistics
 from onnx_cbp.graph_passes.types import Types
 
@@ -60,7 +60,7 @@ class ReplaceForwardPass(InPlacePass):
     def call(self, model: ir.Model) -> PassResult:
         """Rewrite the model in place."""
         names, types = Names(model), Types(model)
-        writes = _InPlaceWrites()
+        writes = InPlaceWrites()
         modified = False
         for site in find_sites(model):
             if isinstance(site, ForwardSite):
@@ -73,7 +73,7 @@ class ReplaceForwardPass(InPlacePass):
         return PassResult(model, modified)
 
 
-class _InPlaceWrites:
+class InPlaceWrites:
     """The node that writes each running statistic, and the value it writes.
 
     Layers that share statistics (one module called twice) update them one after the other: each step goes on from the
@@ -143,7 +143,7 @@ def _replace(
     site: ForwardSite,
     names: Names,
     types: Types,
-    writes: _InPlaceWrites,
+    writes: InPlaceWrites,
     one_pass: bool,
     group: str | None,
     *,
@@ -162,7 +162,7 @@ def _in_one(
     site: ForwardSite,
     splice: Splice,
     types: Types,
-    writes: _InPlaceWrites,
+    writes: InPlaceWrites,
     running: list[_Running],
     unbiased: bool,
 ) -> None:
@@ -197,7 +197,7 @@ def _in_steps(
     site: ForwardSite,
     splice: Splice,
     types: Types,
-    writes: _InPlaceWrites,
+    writes: InPlaceWrites,
     running: list[_Running],
     one_pass: bool,
     group: str | None,
@@ -258,23 +258,28 @@ def reciprocal_std(splice: Splice, var: ir.Value, dtype: ir.DataType, epsilon: f
     return inv_std
 
 
-def _latest(running: _Running, splice: Splice, writes: _InPlaceWrites) -> ir.Value:
+def _latest(running: _Running, splice: Splice, writes: InPlaceWrites) -> ir.Value:
     return writes.latest(running.before, splice.node.graph) if running.written else running.before
 
 
-def _keep(running: _Running, new: ir.Value, splice: Splice, writes: _InPlaceWrites) -> None:
+def _keep(running: _Running, new: ir.Value, splice: Splice, writes: InPlaceWrites) -> None:
     """Give the updated statistic to whoever reads it, and write it in place where the site did."""
     if running.dtype is not None:
         new = splice.cast(new, running.dtype, f"updated_{running.name}_as_before")
     new = splice.hand_over(running.updated, new)
     if running.written:
-        overwrite = splice.constant(f"{running.name}_overwrite", ir.tensor(np.array([True])))
-        (done,) = splice.add(
-            "InPlaceAccumulatorV2",
-            (running.before, new, overwrite),
-            ((f"{running.name}_written", ir.DataType.BOOL, ir.Shape([1])),),
-            domain="com.microsoft",
-        )
-        writer = done.producer()
-        assert writer is not None
-        writes.move(running.before, splice.node.graph, writer)
+        writes.move(running.before, splice.node.graph, write_in_place(splice, running.name, running.before, new))
+
+
+def write_in_place(draft: Draft, name: str, running: ir.Value, new: ir.Value) -> ir.Node:
+    """Append the node that writes a running statistic into the caller's array."""
+    overwrite = draft.constant(f"{name}_overwrite", ir.tensor(np.array([True])))
+    (done,) = draft.add(
+        "InPlaceAccumulatorV2",
+        (running, new, overwrite),
+        ((f"{name}_written", ir.DataType.BOOL, ir.Shape([1])),),
+        domain="com.microsoft",
+    )
+    writer = done.producer()
+    assert writer is not None
+    return writer

@@ -1,8 +1,14 @@
 """The forms in which batch norms come, one file a form. Each has `recognise(node, opset) -> Site | None`."""
 
 from onnx_cbp.graph_passes.dialects import channel_ops, onnx_batch_normalization, ort_training
+from onnx_cbp.graph_passes.dialects.built_gradients import built_gradient, forward_name
 from onnx_cbp.graph_passes.dialects.channel_inference import inference_form, running_updates
-from onnx_cbp.graph_passes.dialects.channel_ops import is_frozen_forward, is_rewritten_forward, rewritten_site
+from onnx_cbp.graph_passes.dialects.channel_ops import (
+    is_frozen_forward,
+    is_rewritten_forward,
+    rewritten_site,
+    running_statistics,
+)
 from onnx_cbp.graph_passes.dialects.ort_inference import plain_form
 from onnx_cbp.graph_passes.dialects.ort_losses import Reduction, is_loss_gradient, reduction
 from onnx_cbp.graph_passes.dialects.ort_training import is_gradient_accumulator, relu_gradient
@@ -10,6 +16,8 @@ from onnx_cbp.graph_passes.dialects.ort_training import is_gradient_accumulator,
 __all__ = [
     "DIALECTS",
     "Reduction",
+    "built_gradient",
+    "forward_name",
     "inference_form",
     "is_frozen_forward",
     "is_gradient_accumulator",
@@ -19,6 +27,7 @@ __all__ = [
     "reduction",
     "relu_gradient",
     "rewritten_site",
+    "running_statistics",
     "running_updates",
 ]
 

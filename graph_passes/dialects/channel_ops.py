@@ -35,6 +35,24 @@ def is_frozen_forward(node: ir.Node) -> bool:
     return maker is None or maker.domain != DOMAIN
 
 
+def running_statistics(node: ir.Node) -> list[tuple[int, ir.Value]]:
+    """Those that one of our ops updates: the index of its input, which is that of its output too, and the value.
+
+    The value is the one of which the input is a copy in another type.
+    """
+    if node.domain != DOMAIN or node.op_type not in ("BatchNormTrainUpdate", "BatchNormReluTrainUpdate"):
+        return []
+    found = []
+    for index in (3, 4):
+        value = optional_input(node, index)
+        maker = None if value is None else value.producer()
+        if maker is not None and (maker.domain, maker.op_type) == ("", "Cast"):
+            value = maker.inputs[0]
+        if value is not None:
+            found.append((index, value))
+    return found
+
+
 def _is_gradient(node: ir.Node) -> bool:
     """Whether a ChannelNormalize is the gradient of a frozen batch norm: B and mean are the same zeros."""
     B = optional_input(node, 2)

@@ -6,19 +6,21 @@ import glob
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import InlinePass
+from onnx_ir.passes.common import InlinePass, RemoveUnusedNodesPass
 
 from onnx_cbp.custom_ops import DOMAIN
+from onnx_cbp.custom_ops.gradients import GRADIENTS, register_gradients
 from onnx_cbp.custom_ops.library import get_library_path
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes import (
+    CompleteGradientsPass,
     DropTrainingOutputsPass,
     DropZeroBiasPass,
     FoldConstantsPass,
@@ -26,11 +28,14 @@ from onnx_cbp.graph_passes import (
     InferenceSite,
     Site,
     UnshareFixedPass,
+    WriteRunningStatsPass,
     find_sites,
     label,
 )
+from onnx_cbp.graph_passes.dialects import running_statistics
 from onnx_cbp.graph_passes.inference import infer_shapes
-from onnx_cbp.graph_passes.splice import Names
+from onnx_cbp.graph_passes.scopes import all_nodes
+from onnx_cbp.graph_passes.splice import Names, origin
 from onnx_cbp.model_io import load_model, save_model
 from onnx_cbp.rewriting import ModelSource, _to_ir, _to_proto, rewrite
 from onnx_cbp.training.runtime import load_artifacts
@@ -53,6 +58,7 @@ def generate_artifacts(
     loss_input_names: list[str] | None = None,
     *,
     train_batch_norms: str | Sequence[str] = (),
+    rewrite_options: Mapping[str, Any] | None = None,
 ) -> None:
     """What `onnxruntime.training.artifacts.generate_artifacts` does, with the same arguments and the same files.
 
@@ -82,6 +88,8 @@ def generate_artifacts(
         loss_input_names: what the loss reads instead of the graph's outputs.
         train_batch_norms: names of batch norms in inference form (patterns as in `rewrite`'s `synchronize`) that are
             to train all the same; exporters write them so where they drop the training mode.
+        rewrite_options: options of `onnx_cbp.rewrite` for the training model, such as `synchronize` and
+            `data_parallel`.
 
     Raises:
         OnnxCbpError: one line: no training build of onnxruntime, a model that is not valid, a name that is none, a
@@ -102,6 +110,14 @@ def generate_artifacts(
     source = model if isinstance(model, onnx.ModelProto) else load_model(model)
     patterns = (train_batch_norms,) if isinstance(train_batch_norms, str) else train_batch_norms
     prepared = _prepare(source, patterns, requires_grad or ())
+    if prepared.ours:
+        if custom_op_library is not None and Path(os.fsdecode(custom_op_library)) != Path(get_library_path()):
+            raise OnnxCbpError(
+                f"custom_op_library: the graph has ops of onnx-cbp ('{prepared.ours}'), and ONNX Runtime's gradient "
+                "builder takes one library: generate from the model that it was rewritten from"
+            )
+        custom_op_library = get_library_path()
+        register_gradients()
     # In the same folder: then a file that is done is moved there at one stroke.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".onnx_cbp_") as work:
         done = Path(work) / "artifacts"
@@ -121,8 +137,8 @@ def generate_artifacts(
             nominal_checkpoint=nominal_checkpoint,
             loss_input_names=loss_input_names,
         )
-        _mend_training_model(done / f"{prefix}training_model.onnx", prepared)
-        _mend_eval_model(done / f"{prefix}eval_model.onnx")
+        _mend_training_model(done / f"{prefix}training_model.onnx", prepared, dict(rewrite_options or {}))
+        _mend_eval_model(done / f"{prefix}eval_model.onnx", prepared)
         if ort_format:
             _convert(artifacts, done)
         for file in sorted(done.iterdir()):
@@ -139,6 +155,7 @@ class _Prepared:
         training: how many others there are.
         statistics: the initializers that are running statistics of others.
         constants: the scales and biases that are not trained and no parameters.
+        ours: the first node that is an op of ours, of a graph that was rewritten before; "" if there is none.
     """
 
     model: onnx.ModelProto
@@ -146,6 +163,7 @@ class _Prepared:
     training: int
     statistics: tuple[str, ...]
     constants: tuple[str, ...]
+    ours: str
 
 
 def _prepare(source: onnx.ModelProto, train_batch_norms: Sequence[str], trained: Sequence[str]) -> _Prepared:
@@ -158,20 +176,23 @@ def _prepare(source: onnx.ModelProto, train_batch_norms: Sequence[str], trained:
     DropTrainingOutputsPass()(model)
     _suit_builder(model, trained)
     sites = list(find_sites(model))
-    _name([site.node for site in sites], Names(model))
-    training = [site for site in sites if isinstance(site, ForwardSite)]
-    statistics = dict.fromkeys(
-        value.name or ""
-        for site in training
-        for value in (site.running_mean, site.running_var)
-        if value is not None and value.is_initializer()
+    ours = [node for node in all_nodes(model) if node.domain == DOMAIN]
+    _name(
+        [*(site.node for site in sites), *(node for node in ours if node not in {s.node for s in sites})], Names(model)
     )
+    _check_gradients(ours)
+    training = [site for site in sites if isinstance(site, ForwardSite)]
+    running = [_as_initializer(v, model) for site in training for v in (site.running_mean, site.running_var) if v]
+    statistics = dict.fromkeys(value.name or "" for value in running if value.is_initializer())
+    updated = [value for node in ours for _, value in running_statistics(node) if value.is_initializer()]
+    statistics.update(dict.fromkeys(value.name or "" for value in updated))
     return _Prepared(
         _to_proto(model, source),
         frozenset(site.Y.name or "" for site in sites if isinstance(site, InferenceSite)),
         len(training),
         tuple(statistics),
         tuple(_constants(sites, trained)),
+        label(ours[0]) if ours else "",
     )
 
 
@@ -190,6 +211,40 @@ def _constants(sites: Sequence[Site], trained: Sequence[str]) -> Iterator[str]:
             for value in (site.scale, site.B):
                 if value.is_initializer() and not value.is_graph_input() and value.name not in trained:
                     yield value.name or ""
+
+
+def _as_initializer(value: ir.Value, model: ir.Model) -> ir.Value:
+    """A statistic that is a Constant node, or a copy of an initializer, as an initializer of its own, by its name.
+
+    Exporters merge initializers that are equal, as the statistics of a fresh model are. Others: the value itself.
+    """
+    made, node = value, value.producer()
+    while (copy := made.producer()) is not None and (copy.domain, copy.op_type) == ("", "Identity"):
+        assert copy.inputs[0] is not None
+        made = copy.inputs[0]
+    tensor = ir.convenience.get_const_tensor(made)
+    if node is None or node.graph is not model.graph or tensor is None or value.is_graph_output():
+        return value
+    if made.is_graph_input():  # what is fed may be something else
+        return value
+    name, value.name = value.name, None
+    shape = ir.Shape(tensor.shape.numpy())
+    initializer = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor)
+    value.replace_all_uses_with(initializer)
+    model.graph.remove(node, safe=True)
+    model.graph.register_initializer(initializer)
+    return initializer
+
+
+def _check_gradients(ours: Sequence[ir.Node]) -> None:
+    """Refuse what would get no gradient, or one that takes made statistics for constants."""
+    for node in ours:
+        made = node.op_type == "ChannelNormalize" and any(v is not None and origin(v) for v in node.inputs[3:5])
+        if node.op_type not in GRADIENTS or made:
+            raise OnnxCbpError(
+                f"node '{label(node)}' ({DOMAIN}.{node.op_type}) has no gradient that can be built: generate the "
+                "artifacts from the model that it was rewritten from"
+            )
 
 
 def _name(nodes: Sequence[ir.Node], names: Names) -> None:
@@ -242,10 +297,11 @@ def _hand_over(prepared: onnx.ModelProto, given: ModelSource, limit: int, folder
     return path
 
 
-def _mend_training_model(path: Path, prepared: _Prepared) -> None:
+def _mend_training_model(path: Path, prepared: _Prepared, options: dict[str, Any]) -> None:
     """Freeze what was in inference form, which the builder lets train, and rewrite the rest."""
-    model = load_model(path)
-    sites = [site for site in find_sites(_to_ir(model)) if isinstance(site, ForwardSite)]
+    source = load_model(path)
+    model = _to_ir(source)
+    sites = [site for site in find_sites(model) if isinstance(site, ForwardSite)]
     frozen = [label(site.node) for site in sites if site.Y.name in prepared.frozen]
     if len(sites) - len(frozen) > prepared.training:
         unknown = next(site for site in sites if site.Y.name not in prepared.frozen)
@@ -253,14 +309,26 @@ def _mend_training_model(path: Path, prepared: _Prepared) -> None:
             f"node '{label(unknown.node)}': ONNX Runtime's gradient builder renamed its result '{unknown.Y.name}', so "
             "whether it is frozen is not known: give the graph's values names of their own"
         )
-    save_model(rewrite(model, freeze=[glob.escape(name) for name in frozen]), path)
+    if prepared.ours:
+        CompleteGradientsPass()(model)
+        WriteRunningStatsPass()(model)
+        source = _to_proto(model, source)
+    more = options.pop("freeze", ())
+    freeze = [*(glob.escape(name) for name in frozen), *((more,) if isinstance(more, str) else more)]
+    save_model(rewrite(source, freeze=freeze, **options), path)
 
 
-def _mend_eval_model(path: Path) -> None:
-    """Drop what ONNX Runtime leaves of the training form, and no runtime loads."""
+def _mend_eval_model(path: Path, prepared: _Prepared) -> None:
+    """Leave nothing of training: what ONNX Runtime leaves of it, no runtime loads."""
     source = load_model(path)
     model = _to_ir(source)
-    if DropTrainingOutputsPass(evaluation=True)(model).modified:
+    modified = DropTrainingOutputsPass(evaluation=True)(model).modified
+    if prepared.ours:
+        from onnx_cbp.graph_passes.to_inference import ToInferencePass
+
+        modified |= ToInferencePass()(model).modified
+        RemoveUnusedNodesPass()(model)  # an evaluation model writes nothing in place
+    if modified:
         save_model(_to_proto(model, source), path)
 
 

@@ -6,10 +6,12 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from click.testing import CliRunner
 from onnx import numpy_helper
 
 import onnx_cbp
 from onnx_cbp import OnnxCbpError
+from onnx_cbp.cli import cli
 from support.models import FORWARD, TRAINING, op_types, parse
 
 EPSILON = np.float64(np.float32(0.001))
@@ -163,6 +165,19 @@ def test_one_of_two(one_pass):
     assert makers["h_grad"].op_type == ("BatchNormGrad" if one_pass else "ChannelBackprop")
 
 
+def test_one_frozen_right_behind_another():
+    feeds = values(3)
+    both = onnx_cbp.rewrite(named(TWO), freeze="*")
+    onnx.checker.check_model(both, full_check=True)
+    got = run(both, feeds)
+    first = reference(feeds)
+    second = reference({**feeds, "x": first["y"]})
+    want = reference({**feeds, "y_grad": second["x_grad"]})
+    np.testing.assert_allclose(got["y"], second["y"], rtol=1e-5, atol=1e-5 * np.abs(second["y"]).max())
+    for name in ("x_grad", "gamma_grad"):
+        np.testing.assert_allclose(got[name], want[name], rtol=1e-5, atol=1e-5 * np.abs(want[name]).max())
+
+
 def test_a_frozen_layer_has_nothing_to_synchronize():
     some = onnx_cbp.rewrite(named(TWO), freeze=["first"], synchronize=True)
     gathers = [node for node in some.graph.node if node.op_type == "AllGather"]
@@ -216,3 +231,12 @@ def test_what_chooses_nothing_is_an_error(freeze, message):
 def test_what_trains_already_by_our_ops_cannot_be_frozen():
     with pytest.raises(OnnxCbpError, match=r"node 'first.*' .*cannot be frozen: it is rewritten already; start from"):
         onnx_cbp.rewrite(onnx_cbp.rewrite(named(TWO)), freeze="first")
+
+
+def test_the_command_line(tmp_path):
+    model, out = tmp_path / "model.onnx", tmp_path / "out.onnx"
+    onnx.save(named(TWO), model)
+    done = CliRunner().invoke(cli, ["rewrite", str(model), "-o", str(out), "--freeze", "fir*", "--freeze", "second"])
+    assert done.exit_code == 0, done.output
+    assert "frozen" in done.output
+    assert onnx.load(out) == onnx_cbp.rewrite(named(TWO), freeze=["fir*", "second"])

@@ -30,8 +30,17 @@ def parameters(seed: int) -> dict[str, np.ndarray]:
     return {name: value.astype(np.float32) for name, value in values.items()}
 
 
-def network(values: dict[str, np.ndarray], frozen: Collection[str], opset: int = 17) -> onnx.ModelProto:
-    """The network as an exporter writes it; batch norms in `frozen` are in inference form."""
+def network(
+    values: dict[str, np.ndarray],
+    frozen: Collection[str],
+    opset: int = 17,
+    activation: str = "Tanh",
+    updated: bool = False,
+) -> onnx.ModelProto:
+    """The network as an exporter writes it; batch norms in `frozen` are in inference form.
+
+    `updated`: the updated running statistics are outputs of the graph.
+    """
     nodes, x = [], "x"
     for index, layer in enumerate(LAYERS):
         inputs = [f"fc{index}_out", *(f"{layer}.{name}" for name in ("weight", "bias", "running_mean", "running_var"))]
@@ -46,19 +55,25 @@ def network(values: dict[str, np.ndarray], frozen: Collection[str], opset: int =
         nodes += [
             helper.make_node("Gemm", [x, f"fc{index}.weight"], [f"fc{index}_out"], transB=1),
             helper.make_node("BatchNormalization", inputs, outputs, name=layer, **attributes),
-            helper.make_node("Tanh", [f"{layer}_out"], [f"tanh{index}_out"]),
+            helper.make_node(activation, [f"{layer}_out"], [f"tanh{index}_out"]),
         ]
         x = f"tanh{index}_out"
     nodes.append(helper.make_node("Gemm", [x, "fc.weight", "fc.bias"], ["logits"], transB=1))
+    statistics = [
+        helper.make_tensor_value_info(f"{layer}_{name}", TensorProto.FLOAT, [CHANNELS])
+        for layer in LAYERS
+        for name in ("mean", "var")
+        if updated and layer not in frozen
+    ]
     graph = helper.make_graph(
         nodes,
         "finetuning",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", CHANNELS])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", CLASSES])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", CLASSES]), *statistics],
         [numpy_helper.from_array(value, name) for name, value in values.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-    return onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    return onnx.shape_inference.infer_shapes(model)
 
 
 def batch(seed: int, size: int = 24) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import re
 import subprocess
@@ -104,6 +105,33 @@ def test_running_statistics_of_frozen_batch_norms_keep_their_bits(as_parameters,
                 assert name not in after, "a constant of the graph"
         else:
             assert np.abs(after[name] - values[name]).max() > 1e-4, f"{name} is trained"
+
+
+@pytest.mark.parametrize("kind", ["Identity", "Constant"])
+def test_statistics_that_an_exporter_merged_are_each_kept(kind, tmp_path):
+    values = parameters(12)
+    for name in ("running_mean", "running_var"):
+        values[f"bn1.{name}"] = values[f"bn0.{name}"]
+    plain = network(values, ())
+    model = onnx.ModelProto()
+    model.CopyFrom(plain)
+    for name in ("running_mean", "running_var"):
+        tensor = next(t for t in model.graph.initializer if t.name == f"bn1.{name}")
+        source = ["bn0." + name] if kind == "Identity" else []
+        attributes = {} if kind == "Identity" else {"value": tensor}
+        model.graph.node.insert(0, onnx.helper.make_node(kind, source, [tensor.name], **attributes))
+        model.graph.initializer.remove(tensor)
+    (tmp_path / "plain").mkdir()
+    want = trainer(_ours(plain, tmp_path / "plain"), "auto")
+    got = trainer(_ours(model, tmp_path), "auto")
+    for seed in range(3):
+        want.step(batch(seed))
+        got.step(batch(seed))
+    after, expected = got.values(), want.values()
+    assert set(after) == set(expected)
+    assert np.abs(after["bn1.running_mean"] - after["bn0.running_mean"]).max() > 1e-2
+    for name in expected:
+        np.testing.assert_allclose(after[name], expected[name], rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("prefix", ["", "net_"])
@@ -232,6 +260,23 @@ def test_a_model_above_the_limit_goes_as_a_file(tmp_path, monkeypatch):
     assert op_types(onnx.load(folder / "training_model.onnx")).count("BatchNormTrainUpdate") == 1
     with pytest.raises(RuntimeError, match="pass in a path"):
         _ours_of(model, model, folder)
+
+
+def test_the_arguments_are_those_of_onnx_runtime():
+    theirs = inspect.signature(load_artifacts().generate_artifacts).parameters.values()
+    ours = [p for p in inspect.signature(generate_artifacts).parameters.values() if p.kind != p.KEYWORD_ONLY]
+    assert [(p.name, p.default) for p in ours] == [(p.name, p.default) for p in theirs]
+
+
+def test_replicas(tmp_path):
+    options = {"synchronize": True, "data_parallel": True}
+    model = network(parameters(1), ("bn0",))
+    artifacts = _ours(model, tmp_path, rewrite_options=options)
+    types = op_types(onnx.load(artifacts.training_model))
+    assert (types.count("AllGather"), types.count("AllReduce")) == (1, 1), "of the one that is not frozen"
+    assert "AllReduceBucket" in types
+    both = _ours(model, tmp_path, rewrite_options={**options, "freeze": "bn1*"})
+    assert not {"AllGather", "AllReduce"} & set(op_types(onnx.load(both.training_model)))
 
 
 @pytest.mark.native
