@@ -314,8 +314,10 @@ class _Parameters:
     @classmethod
     def of(cls, checkpoint: Any) -> _Parameters:
         """The parameters of a CheckpointState, or of the file of one."""
-        if checkpoint is None or not isinstance(checkpoint, str | os.PathLike):
+        if checkpoint is None or hasattr(checkpoint, "parameters"):
             return cls(checkpoint)
+        if not isinstance(checkpoint, str | os.PathLike):
+            raise OnnxCbpError(f"checkpoint is {checkpoint!r}: give a CheckpointState, or the path of a checkpoint")
         path = Path(checkpoint)
         from onnx_cbp.training import load_api
 
@@ -341,7 +343,11 @@ class _Parameters:
     def set(self, name: str, value: np.ndarray) -> None:
         """Give a parameter a value, in its own type."""
         parameter = self._state.parameters[name]
-        parameter.data = value.astype(np.asarray(parameter.data).dtype)
+        # In memory: where no Module has been made of the state yet, the setter ends the process (onnxruntime 1.19.2).
+        data = parameter.data
+        data[...] = value
+        if not np.array_equal(parameter.data, data):  # a copy, because the parameter is on another device
+            parameter.data = data
 
     def save(self) -> None:
         """Write the file, whole or not at all; a CheckpointState that was given stays with its owner."""
