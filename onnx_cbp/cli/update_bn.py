@@ -105,14 +105,14 @@ def _arrays(file: Path) -> dict[str, np.ndarray]:
 
     try:
         loaded = np.load(file)
-        if isinstance(loaded, np.ndarray):
-            raise OnnxCbpError(f"'{file}' is one array: save it by the input's name, numpy.savez(file, name=array)")
-        with loaded as arrays:
-            return dict(arrays)
+        if not isinstance(loaded, np.ndarray):
+            with loaded as arrays:
+                return dict(arrays)
     except FileNotFoundError:
         raise OnnxCbpError(f"'{file}' does not exist") from None
     except (ValueError, EOFError, zipfile.BadZipFile):
         raise OnnxCbpError(f"'{file}' is no .npz file of arrays") from None
+    raise OnnxCbpError(f"'{file}' is one array: save it by the input's name, numpy.savez(file, name=array)")
 
 
 def _copied(checkpoint: str | None, folder: Path) -> Path | None:
