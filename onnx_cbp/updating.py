@@ -84,7 +84,7 @@ def update_bn(
     source = _read(model)
     parameters = _Parameters.of(checkpoint)
     result = _to_ir(source)
-    InlineFunctionsPass()(result)
+    InlineFunctionsPass(inference=True)(result)
     layers = find_layers(result)
     if not layers:
         raise OnnxCbpError("the model has no batch norm with running statistics")
@@ -193,7 +193,7 @@ class _Run:
 
     def __init__(self, source: onnx.ModelProto, parameters: _Parameters, backend: str) -> None:
         graph = _to_ir(source)
-        InlineFunctionsPass()(graph)
+        InlineFunctionsPass(inference=True)(graph)
         initializers = graph.graph.initializers
         #: The inputs of the model that data is fed to, and those of them that the statistics depend on.
         self._inputs = [

@@ -237,6 +237,33 @@ def test_one_module_that_is_called_twice_takes_the_average_of_its_calls():
     np.testing.assert_allclose(got["mean1"], np.mean(means, axis=0), rtol=1e-5, atol=1e-5)
 
 
+def test_of_a_function_that_is_called_twice():
+    """Two calls are two modules where their scales differ; statistics that are no initializers become such."""
+    model = parse("""
+<ir_version: 8, opset_import: ["" : 15, "f" : 1]>
+agraph (float[N, 2] x) => (float[N, 2] y)
+{
+    one = Constant <value = float[2] {1.0, 1.0}> ()
+    zero = Constant <value = float[2] {0.0, 0.0}> ()
+    two = Add (one, one)
+    z = f.bn (x, one, zero)
+    y = f.bn (z, two, zero)
+}
+<domain: "f", opset_import: ["" : 15]>
+bn (x, scale, zero) => (y) { y = BatchNormalization (x, scale, zero, zero, scale) }
+""")
+    x = np.random.default_rng(0).normal(3.0, 2.0, (9, 2)).astype(np.float32)
+    got = onnx_cbp.update_bn(model, [x])
+    values = {t.name: numpy_helper.to_array(t) for t in got.graph.initializer}
+    first, second = (n for n in got.graph.node if n.op_type == "BatchNormalization")
+    np.testing.assert_allclose(values[first.input[3]], x.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(values[first.input[4]], x.var(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(values[second.input[3]], np.zeros(2), atol=1e-6)
+    np.testing.assert_allclose(values[second.input[4]], np.ones(2), rtol=1e-4)
+    again = onnx_cbp.update_bn(got, [x, 3 * x], exact=True)
+    assert {t.name for t in again.graph.initializer} == set(values)
+
+
 BAD = {
     "no batches": (_model, [], {}, "there are no batches"),
     "an input that is none": (_model, [{"z": 1}], {}, "'z' is no input of the model"),
