@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +26,7 @@ from onnx_cbp.graph_passes.sites import ForwardSite
 from onnx_cbp.graph_passes.splice import Names
 from onnx_cbp.registration import register
 from onnx_cbp.rewriting import ModelSource, _read, _to_ir, _to_proto
+from onnx_cbp.training.parameters import Parameters
 
 _FATAL_ONLY = 4
 
@@ -82,9 +80,9 @@ def update_bn(
     if momentum is not None and not 0 <= momentum <= 1:
         raise OnnxCbpError(f"update_bn: momentum is {momentum}: use a number from 0 to 1, or None")
     source = _read(model)
-    parameters = _Parameters.of(checkpoint)
+    parameters = Parameters.of(checkpoint)
     result = _to_ir(source)
-    InlineFunctionsPass()(result)
+    InlineFunctionsPass(inference=True)(result)
     layers = find_layers(result)
     if not layers:
         raise OnnxCbpError("the model has no batch norm with running statistics")
@@ -126,7 +124,7 @@ class _Module:
         """The values that the running statistics are before a step."""
         return self.layers[0].mean, self.layers[0].var
 
-    def check_home(self, parameters: _Parameters) -> None:
+    def check_home(self, parameters: Parameters) -> None:
         """Raise where new statistics could not be kept."""
         for home in self.homes:
             if home.is_graph_input() and not home.is_initializer() and home.name not in parameters:
@@ -136,7 +134,7 @@ class _Module:
                     f"input of the graph: {where}"
                 )
 
-    def add(self, mean: np.ndarray, var: np.ndarray, count: int, parameters: _Parameters) -> None:
+    def add(self, mean: np.ndarray, var: np.ndarray, count: int, parameters: Parameters) -> None:
         """Take the statistics of one batch in; those of an empty one say nothing."""
         if count == 0:
             return
@@ -179,7 +177,7 @@ class _Module:
         return [mean, var * (self.seen / max(self.seen - 1, 1))] if self.exact and self.unbiased else [mean, var]
 
 
-def _present(home: ir.Value, parameters: _Parameters) -> np.ndarray:
+def _present(home: ir.Value, parameters: Parameters) -> np.ndarray:
     if home.name in parameters:
         return parameters.get(str(home.name)).astype(np.float64)
     constant = ir.convenience.get_const_tensor(home)
@@ -191,9 +189,9 @@ def _present(home: ir.Value, parameters: _Parameters) -> np.ndarray:
 class _Run:
     """The batch statistics of every layer, for one batch after the other."""
 
-    def __init__(self, source: onnx.ModelProto, parameters: _Parameters, backend: str) -> None:
+    def __init__(self, source: onnx.ModelProto, parameters: Parameters, backend: str) -> None:
         graph = _to_ir(source)
-        InlineFunctionsPass()(graph)
+        InlineFunctionsPass(inference=True)(graph)
         initializers = graph.graph.initializers
         #: The inputs of the model that data is fed to, and those of them that the statistics depend on.
         self._inputs = [
@@ -248,7 +246,7 @@ class _Run:
         return ", ".join(f"'{name}'" for name in self._needed)
 
 
-def _put(model: ir.Model, modules: list[_Module], parameters: _Parameters) -> None:
+def _put(model: ir.Model, modules: list[_Module], parameters: Parameters) -> None:
     """Write what the modules have in the place of their running statistics."""
     names = Names(model)
     claims = Counter(value for module in modules for value in module.layers[0].module)
@@ -302,56 +300,3 @@ def _give(graph: ir.Graph, layer: Layer, position: int, statistic: np.ndarray, n
     for use in list(old.uses()):
         if use.node is reader and use.idx == (3 + position if reader is site.node else 0):
             reader.replace_input_with(use.idx, own)
-
-
-class _Parameters:
-    """The parameters of an ONNX Runtime checkpoint; none where there is no checkpoint."""
-
-    def __init__(self, state: Any = None, path: Path | None = None) -> None:
-        self._state = state
-        self._path = path
-
-    @classmethod
-    def of(cls, checkpoint: Any) -> _Parameters:
-        """The parameters of a CheckpointState, or of the file of one."""
-        if checkpoint is None or not isinstance(checkpoint, str | os.PathLike):
-            return cls(checkpoint)
-        path = Path(checkpoint)
-        from onnx_cbp.training import load_api
-
-        if not path.is_file():
-            raise OnnxCbpError(f"'{path}' {'is a folder' if path.is_dir() else 'does not exist'}")
-        try:
-            return cls(load_api().CheckpointState.load_checkpoint(str(path)), path)
-        except OnnxCbpError:
-            raise
-        except Exception as error:
-            raise OnnxCbpError(f"'{path}' does not load: {' '.join(str(error).split())}") from error
-
-    def __bool__(self) -> bool:
-        return self._state is not None
-
-    def __contains__(self, name: object) -> bool:
-        return self._state is not None and name in self._state.parameters
-
-    def get(self, name: str) -> np.ndarray:
-        """A copy of a parameter."""
-        return np.array(self._state.parameters[name].data)
-
-    def set(self, name: str, value: np.ndarray) -> None:
-        """Give a parameter a value, in its own type."""
-        parameter = self._state.parameters[name]
-        parameter.data = value.astype(np.asarray(parameter.data).dtype)
-
-    def save(self) -> None:
-        """Write the file, whole or not at all; a CheckpointState that was given stays with its owner."""
-        if self._path is None:
-            return
-        from onnx_cbp.training import load_api
-
-        path = self._path.resolve()
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            scratch = Path(folder) / path.name
-            load_api().CheckpointState.save_checkpoint(self._state, str(scratch), include_optimizer_state=True)
-            scratch.chmod(path.stat().st_mode)
-            scratch.replace(path)

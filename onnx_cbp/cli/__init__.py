@@ -14,6 +14,7 @@ from onnx_cbp.cli.finalize import finalize
 from onnx_cbp.cli.group import OneLineErrors
 from onnx_cbp.cli.inspect import inspect
 from onnx_cbp.cli.rewrite import rewrite
+from onnx_cbp.cli.update_bn import update_bn
 from onnx_cbp.cli.version import version_option
 
 __all__ = ["cli", "main"]
@@ -33,6 +34,7 @@ cli.add_command(rewrite)
 cli.add_command(check)
 cli.add_command(finalize)
 cli.add_command(bench)
+cli.add_command(update_bn)
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ import onnx
 import pytest
 
 import onnx_cbp
+from support.models import TRAINING, parse
 
 UNBIASED = ["", "--no-one-pass"]
 
@@ -49,3 +50,13 @@ def test_an_unbiased_running_mean_is_an_error(forward, tmp_path, run):
                 attribute.i = 1
     onnx.save(model, tmp_path / "out.onnx")
     assert run("check", forward, tmp_path / "out.onnx", "--batch", "2").exit_code == 1
+
+
+@pytest.mark.training
+def test_of_a_training_graph_that_writes_them_in_place(tmp_path, run):
+    onnx.save(parse(TRAINING), tmp_path / "model.onnx")
+    run("rewrite", tmp_path / "model.onnx", "-o", tmp_path / "out.onnx", "--unbiased-running-var")
+    result = run("check", tmp_path / "model.onnx", tmp_path / "out.onnx", "--json")
+    assert result.exit_code == 0, result.output
+    kinds = {d["name"]: d["kind"] for d in json.loads(result.stdout)["differences"]}
+    assert kinds["running_var"] == "running statistic"

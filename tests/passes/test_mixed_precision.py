@@ -14,6 +14,7 @@ import pytest
 from onnx import helper
 
 import onnx_cbp
+from onnx_cbp import distributed
 from support.models import op_types
 from support.ops import DTYPES, NUMBERS, session
 
@@ -242,6 +243,36 @@ def test_with_a_folded_relu(types, recompute):
     onnx.checker.check_model(rewritten, full_check=True)
     assert not {"Relu", "ReluGrad"} & set(op_types(rewritten))
     _check(_run(_without_writes(rewritten), values, "native"), _reference(values, relu=True), types)
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("types", [t for t in TYPES if _ORT >= (1, 19) or (t[0] == "float64") == (t[1] == "float64")])
+def test_synchronized_replicas_have_the_statistics_of_the_whole_batch(types):
+    values, want = _values(types), _reference(_values(types))
+    model = _training(types)
+    for value in (*model.graph.input, *model.graph.output):  # a shard is as long as it is
+        if len(value.type.tensor_type.shape.dim) == 4:
+            value.type.tensor_type.shape.dim[0].dim_param = "N"
+    for value in model.graph.value_info:
+        value.type.tensor_type.ClearField("shape")
+    rewritten = _without_writes(onnx_cbp.rewrite(model, synchronize=True))
+
+    def replicate():
+        part = (slice(0, 5), slice(5, None))[distributed.rank()]
+        return _run(rewritten, {n: v[part] if v.ndim == 4 else v for n, v in values.items()}, "native")
+
+    try:
+        first, second = distributed.run_replicas(replicate, 2)
+    finally:
+        distributed.finalize()
+    whole = {name: np.concatenate([first[name], second[name]]) for name in ("y", "x_grad")}
+    _check({**whole, **{name: first[name] for name in ("new_mean", "new_var")}}, want, types)
+    assert all((first[name] == second[name]).all() for name in ("new_mean", "new_var"))
+    # A replica's gradients of parameters are those of its own samples; each is rounded to its type.
+    ulp = max(ULP[types[1]], 2.0**-18)
+    for name in ("gamma_grad", "beta_grad"):
+        parts = np.stack([first[name], second[name]]).astype(np.float64)
+        np.testing.assert_allclose(parts.sum(axis=0), want[name], atol=ulp * np.abs(parts).max() + 1e-3)
 
 
 def _without_writes(model):

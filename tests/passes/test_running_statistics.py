@@ -52,6 +52,26 @@ def test_ten_steps_follow_the_convention(switches, backend, unbiased):
     np.testing.assert_allclose(got, want, rtol=2e-6)
 
 
+@pytest.mark.training
+@pytest.mark.parametrize("switches", SWITCHES, ids=str)
+def test_they_are_written_in_place_by_the_convention(switches):
+    """As training artifacts have them; a portable model runs by its function bodies."""
+    run = session(onnx_cbp.rewrite(parse(TRAINING), unbiased_running_var=True, **switches), _backend(switches))
+    batches, want = _running_var((2, 3, 1, 3), 10, unbiased=True)
+    ones = np.ones(3, np.float32)
+    mean, var = np.zeros(3, np.float32), np.ones(3, np.float32)
+    for x in batches:
+        run.run(
+            None,
+            {"x": x, "gamma": ones, "beta": ones, "running_mean": mean, "running_var": var, "y_grad": np.ones_like(x)},
+        )
+    np.testing.assert_allclose(var, want, rtol=2e-6)
+
+
+def _backend(switches):
+    return None if switches.get("portable") else "auto"
+
+
 @pytest.mark.parametrize("backend", ["python", NATIVE])
 def test_one_element_a_channel_has_the_biased_variance(backend):
     """PyTorch refuses such a batch; an unbiased variance of it is 0 / 0."""

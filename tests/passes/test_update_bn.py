@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
 
@@ -104,16 +106,19 @@ def test_each_batch_counts_the_same(form, unbiased):
     assert [t.SerializeToString() for t in kept[0]] == [t.SerializeToString() for t in kept[1]]
 
 
-@pytest.mark.parametrize("one_pass", [True, False])
+SWITCHES = [{}, {"one_pass": False}, {"synchronize": True}, {"portable": True}, {"unbiased_running_var": True}]
+
+
+@pytest.mark.parametrize("switches", SWITCHES, ids=str)
 @pytest.mark.parametrize("form", ["training", "artifact"])
-def test_of_rewritten_models(form, one_pass):
+def test_of_rewritten_models(form, switches):
     model = _model(form)
     for layer in "12":  # running statistics that are outputs of the graph, so that the rewrite keeps them
         for output in range(2):
             model.graph.output.append(
                 onnx.helper.make_tensor_value_info(f"o{layer}{output}", onnx.TensorProto.FLOAT, [3])
             )
-    rewritten = onnx_cbp.rewrite(model, one_pass=one_pass)
+    rewritten = onnx_cbp.rewrite(model, **switches)
     got = onnx_cbp.update_bn(rewritten, _batches())
     _equal(_running(got), [np.mean(values, axis=0) for values in zip(*_statistics(_batches()), strict=True)])
     assert _nodes(got) == _nodes(rewritten)
@@ -123,6 +128,36 @@ def test_of_rewritten_models(form, one_pass):
 def test_backends(backend):
     got = onnx_cbp.update_bn(_model(), _batches(), backend=backend)
     _equal(_running(got), [np.mean(values, axis=0) for values in zip(*_statistics(_batches()), strict=True)])
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("types", ["16-bit", "mixed"])
+@pytest.mark.parametrize("data", ["float16", "bfloat16"])
+def test_16_bits(data, types):
+    """Statistics of 16-bit data are taken in more than that; they are rounded once, where they are kept in 16 bits."""
+    dtype = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}[data]
+    kept = dtype if types == "16-bit" else np.dtype(np.float32)
+    number = {"float16": onnx.TensorProto.FLOAT16, "bfloat16": onnx.TensorProto.BFLOAT16}[data]
+    nodes = [
+        onnx.helper.make_node("Cast", ["x"], ["narrow"], to=number),
+        onnx.helper.make_node("BatchNormalization", ["narrow", "gamma", "beta", "mean", "var"], ["y"]),
+    ]
+    parameters = {"gamma": np.ones(3), "beta": np.zeros(3), "mean": np.zeros(3), "var": np.ones(3)}
+    graph = onnx.helper.make_graph(
+        nodes,
+        data,
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 3, "L"])],
+        [onnx.helper.make_tensor_value_info("y", number, ["N", 3, "L"])],
+        [ir.to_proto(ir.tensor(value.astype(kept), name=name)) for name, value in parameters.items()],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 15)], ir_version=8)
+    x = np.random.default_rng(0).normal(5.0, 1.0, (64, 3, 500)).astype(np.float32)
+    got = {t.name: ir.from_proto(t).numpy() for t in onnx_cbp.update_bn(model, [x]).graph.initializer}
+    wide = x.astype(dtype).astype(np.float64)
+    for name, want in (("mean", wide.mean(axis=(0, 2))), ("var", wide.var(axis=(0, 2)))):
+        assert got[name].dtype == kept
+        rounding = 1e-6 if kept == np.float32 else {"float16": 2.0**-10, "bfloat16": 2.0**-7}[data]
+        np.testing.assert_allclose(got[name].astype(np.float64), want, rtol=rounding)
 
 
 def test_with_momentum_they_go_on_from_the_present_ones():
@@ -200,6 +235,33 @@ def test_one_module_that_is_called_twice_takes_the_average_of_its_calls():
         b = weights["gamma1"] * (a - a.mean(axis=0)) / np.sqrt(a.var(axis=0) + EPSILON) + weights["beta1"]
         means.append((np.maximum(b, 0) @ weights["w2"]).mean(axis=0))
     np.testing.assert_allclose(got["mean1"], np.mean(means, axis=0), rtol=1e-5, atol=1e-5)
+
+
+def test_of_a_function_that_is_called_twice():
+    """Two calls are two modules where their scales differ; statistics that are no initializers become such."""
+    model = parse("""
+<ir_version: 8, opset_import: ["" : 15, "f" : 1]>
+agraph (float[N, 2] x) => (float[N, 2] y)
+{
+    one = Constant <value = float[2] {1.0, 1.0}> ()
+    zero = Constant <value = float[2] {0.0, 0.0}> ()
+    two = Add (one, one)
+    z = f.bn (x, one, zero)
+    y = f.bn (z, two, zero)
+}
+<domain: "f", opset_import: ["" : 15]>
+bn (x, scale, zero) => (y) { y = BatchNormalization (x, scale, zero, zero, scale) }
+""")
+    x = np.random.default_rng(0).normal(3.0, 2.0, (9, 2)).astype(np.float32)
+    got = onnx_cbp.update_bn(model, [x])
+    values = {t.name: numpy_helper.to_array(t) for t in got.graph.initializer}
+    first, second = (n for n in got.graph.node if n.op_type == "BatchNormalization")
+    np.testing.assert_allclose(values[first.input[3]], x.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(values[first.input[4]], x.var(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(values[second.input[3]], np.zeros(2), atol=1e-6)
+    np.testing.assert_allclose(values[second.input[4]], np.ones(2), rtol=1e-4)
+    again = onnx_cbp.update_bn(got, [x, 3 * x], exact=True)
+    assert {t.name for t in again.graph.initializer} == set(values)
 
 
 BAD = {

@@ -1,0 +1,146 @@
+"""`onnx-cbp update-bn`: running statistics taken anew from data."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from onnx_cbp.cli.progress import steps
+from onnx_cbp.errors import OnnxCbpError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+
+
+@click.command("update-bn", short_help="Take running statistics anew from data.")
+@click.argument("model", type=click.Path(readable=False))
+@click.option(
+    "--data",
+    type=click.Path(readable=False),
+    required=True,
+    help="A .npz file of arrays named as MODEL's inputs, or a folder of such files.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(readable=False),
+    required=True,
+    metavar="OUT",
+    help="File to write, the model or, with --checkpoint, the checkpoint; may be the one that is read.",
+)
+@click.option("--batch-size", type=click.IntRange(min=1), help="Cut each file into batches.  [default: a file is one]")
+@click.option("--checkpoint", type=click.Path(readable=False), help="A checkpoint with MODEL's parameters.")
+@click.option("--momentum", type=click.FloatRange(0, 1), help="The part that is kept.  [default: batches count alike]")
+@click.option("--exact", is_flag=True, help="Statistics of all samples, not the average of those of batches.")
+@click.option("--unbiased-running-var", is_flag=True, help="Variances by PyTorch's convention, count / (count - 1).")
+def update_bn(
+    model: str,
+    data: str,
+    output: str,
+    batch_size: int | None,
+    checkpoint: str | None,
+    momentum: float | None,
+    exact: bool,
+    unbiased_running_var: bool,
+) -> None:
+    """Run MODEL over data and give its batch norms the running statistics of that, as PyTorch's update_bn does.
+
+    Parameters stay as they are. OUT is written whole or not at all.
+    """
+    import onnx_cbp
+    from onnx_cbp.cli.text import console, say
+    from onnx_cbp.model_io import load_model, save_model
+
+    with steps([f"reading {model}", "running", f"writing {output}"]) as step:
+        next(step)
+        source = load_model(model)
+        next(step)
+        target = Path(output)
+        with tempfile.TemporaryDirectory() as folder:
+            copy = _copied(checkpoint, Path(folder))
+            result = onnx_cbp.update_bn(
+                source,
+                _batches(Path(data), batch_size),
+                checkpoint=copy,
+                momentum=momentum,
+                exact=exact,
+                unbiased_running_var=unbiased_running_var,
+            )
+            next(step)
+            if copy is None:
+                save_model(result, output)
+            else:
+                _refuse_constants(source, result, model)
+                _move(copy, target)
+    say(console(), f"wrote {output}")
+
+
+def _batches(data: Path, batch_size: int | None) -> Iterator[dict[str, np.ndarray]]:
+    """What a file, or each file of a folder, has, cut along the first axis."""
+    files = sorted(data.glob("*.npz")) if data.is_dir() else [data]
+    if not files:
+        raise OnnxCbpError(f"'{data}' is a folder without .npz files")
+    for file in files:
+        arrays = _arrays(file)
+        lengths = {len(array) for array in arrays.values() if array.ndim}
+        if batch_size is None or not lengths:
+            yield arrays
+            continue
+        if len(lengths) > 1:
+            raise OnnxCbpError(f"'{file}' has arrays of {sorted(lengths)} samples, which cannot be cut into batches")
+        for start in range(0, lengths.pop(), batch_size):
+            part = slice(start, start + batch_size)
+            yield {name: array[part] if array.ndim else array for name, array in arrays.items()}
+
+
+def _arrays(file: Path) -> dict[str, np.ndarray]:
+    import numpy as np
+
+    try:
+        loaded = np.load(file)
+        if not isinstance(loaded, np.ndarray):
+            with loaded as arrays:
+                return dict(arrays)
+    except FileNotFoundError:
+        raise OnnxCbpError(f"'{file}' does not exist") from None
+    except (ValueError, EOFError, zipfile.BadZipFile):
+        raise OnnxCbpError(f"'{file}' is no .npz file of arrays") from None
+    raise OnnxCbpError(f"'{file}' is one array: save it by the input's name, numpy.savez(file, name=array)")
+
+
+def _copied(checkpoint: str | None, folder: Path) -> Path | None:
+    """A copy of the checkpoint to work on."""
+    if checkpoint is None:
+        return None
+    path = Path(checkpoint)
+    if not path.is_file():
+        raise OnnxCbpError(f"'{path}' {'is a folder' if path.is_dir() else 'does not exist'}")
+    return Path(shutil.copy(path, folder / "checkpoint"))
+
+
+def _refuse_constants(before: onnx.ModelProto, after: onnx.ModelProto, model: str) -> None:
+    """Raise where statistics are in the model: only the checkpoint is written."""
+    known = {tensor.name: tensor for tensor in before.graph.initializer}
+    for tensor in after.graph.initializer:
+        if known.get(tensor.name) != tensor:
+            raise OnnxCbpError(
+                f"the running statistic '{tensor.name}' is a constant of '{model}', not in the checkpoint: name it in "
+                "frozen_params when you generate the artifacts"
+            )
+
+
+def _move(checkpoint: Path, target: Path) -> None:
+    if target.is_dir():
+        raise OnnxCbpError(f"'{target}' is a folder: name the file to write")
+    if not target.resolve().parent.is_dir():
+        raise OnnxCbpError(f"'{target}' cannot be written: its folder does not exist")
+    path = target.resolve()
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        Path(shutil.copy(checkpoint, folder)).replace(path)
