@@ -114,6 +114,7 @@ def finalize(
     RemoveUnusedPass(read)(result)
     _refuse_other_ops(result)
     RemoveUnusedOpsetsPass()(result)
+    _complete(result)
     result.metadata_props.clear()
     finished = _to_proto(result, _without_training(source))
     _check(finished)
@@ -197,6 +198,15 @@ def _refuse_other_ops(model: ir.Model) -> None:
                 f"node '{label(node)}' ({node.domain}.{node.op_type}) is none of ONNX's ops, and the outputs need it: "
                 "name others with --output"
             )
+
+
+def _complete(model: ir.Model) -> None:
+    """Give each value the type and shape that ONNX's inference finds, now that it knows every op."""
+    for node in RecursiveGraphIterator(model.graph):
+        for value in node.outputs:
+            if value.type is None:
+                value.shape = None  # a shape alone is not valid
+    infer_shapes(model)
 
 
 def _without_training(source: onnx.ModelProto) -> onnx.ModelProto:

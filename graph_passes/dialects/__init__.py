@@ -3,18 +3,18 @@
 from onnx_cbp.graph_passes.dialects import channel_ops, onnx_batch_normalization, ort_training
 from onnx_cbp.graph_passes.dialects.channel_inference import inference_form, running_updates
 from onnx_cbp.graph_passes.dialects.channel_ops import is_rewritten_forward
-from onnx_cbp.graph_passes.dialects.ort_inference import plain_form
+from onnx_cbp.graph_passes.dialects.ort_inference import in_onnx
 from onnx_cbp.graph_passes.dialects.ort_losses import Reduction, is_loss_gradient, reduction
 from onnx_cbp.graph_passes.dialects.ort_training import is_gradient_accumulator, relu_gradient
 
 __all__ = [
     "DIALECTS",
     "Reduction",
+    "in_onnx",
     "inference_form",
     "is_gradient_accumulator",
     "is_loss_gradient",
     "is_rewritten_forward",
-    "plain_form",
     "reduction",
     "relu_gradient",
     "running_updates",

@@ -51,7 +51,7 @@ def _in_double(model: onnx.ModelProto, x: np.ndarray) -> list[np.ndarray]:
     wide = onnx.ModelProto()
     wide.CopyFrom(model)
     del wide.graph.value_info[:]
-    # onnx's reference takes batch statistics where BatchNormalization-9 says nothing; the ops here mean the same in all.
+    # onnx's reference takes batch statistics in BatchNormalization-9; the ops here mean the same in every opset.
     wide.opset_import[0].version = max(wide.opset_import[0].version, 15)
     for value in (*wide.graph.input, *wide.graph.output):
         value.type.tensor_type.elem_type = TensorProto.DOUBLE
@@ -251,7 +251,9 @@ def test_dropout_lets_everything_through():
     nodes[0].output[0], nodes[1].output[0] = "d", "y"
     plain = _model(nodes, {t.name: numpy_helper.to_array(t) for t in model.graph.initializer[:5]}, (3, 4, 4))
     x = rng.normal(0, 1, (2, 3, 4, 4)).astype(np.float32)
-    np.testing.assert_allclose(session(final, None).run(None, {"x": x})[0], _in_double(plain, x)[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        session(final, None).run(None, {"x": x})[0], _in_double(plain, x)[0], rtol=1e-4, atol=1e-5
+    )
 
 
 def _with_values(network: onnx.ModelProto, rng: np.random.Generator) -> onnx.ModelProto:
@@ -352,7 +354,8 @@ def test_channels_elsewhere_come_out_where_they_were():
     model = parse("""
 <ir_version: 8, opset_import: ["" : 17, "onnx_cbp" : 1]>
 agraph (float[N, 4, 3] x) => (float[N, 4, 3] y)
-<float[3] s = {1.5, 0.5, -2.0}, float[3] b = {0.5, 0.0, 1.0}, float[3] m = {1.0, -2.0, 0.25}, float[3] v = {0.5, 4.0, 1.0}>
+<float[3] s = {1.5, 0.5, -2.0}, float[3] b = {0.5, 0.0, 1.0}, float[3] m = {1.0, -2.0, 0.25},
+ float[3] v = {0.5, 4.0, 1.0}>
 {
     y = onnx_cbp.ChannelNormalize <axis: int = -1, epsilon: float = 0.001> (x, s, b, m, v)
 }
@@ -452,7 +455,35 @@ def test_errors_are_one_line_that_names_the_mend(make, options, said):
 def test_an_op_that_is_not_onnxs_is_named():
     model = parse("""
 <ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
-agraph (float[N, 3] x) => (float[N, 3] y) { y = com.microsoft.QuickGelu (x) }
+agraph (float[N, 3] x) => (float[N, 3] y) { y = com.microsoft.BiasGelu (x, x) }
 """)
-    with pytest.raises(OnnxCbpError, match=r"com.microsoft.QuickGelu.*none of ONNX's ops"):
+    with pytest.raises(OnnxCbpError, match=r"com.microsoft.BiasGelu.*none of ONNX's ops"):
         onnx_cbp.finalize(model)
+
+
+#: What the gradient builder's fusions make of a network, with the opset that it may stand in.
+FUSED = {
+    "Gelu": "y = com.microsoft.Gelu (x)",
+    "FastGelu": "y = com.microsoft.FastGelu (x)",
+    "FastGelu with bias": "y = com.microsoft.FastGelu (x, b)",
+    "QuickGelu": "y = com.microsoft.QuickGelu (x)",
+    "SiLU": "y = com.microsoft.QuickGelu <alpha: float = 1.0> (x)",
+    "LayerNormalization": "y = LayerNormalization <axis: int = -1, epsilon: float = 0.01> (x, s, b)",
+    "LayerNormalization over two axes": "y = LayerNormalization <axis: int = 1> (x, wide)",
+}
+
+
+@pytest.mark.parametrize("opset", [13, 17])
+@pytest.mark.parametrize("body", FUSED.values(), ids=FUSED)
+def test_what_the_gradient_builder_fuses_is_taken_apart(body, opset):
+    model = onnx.parser.parse_model(f"""
+<ir_version: 8, opset_import: ["" : {opset}, "com.microsoft" : 1]>
+agraph (float[N, 4, 3] x) => (float[N, 4, 3] y)
+<float[3] s = {{1.5, 0.5, -2.0}}, float[3] b = {{0.5, 0.0, 1.0}},
+ float[4, 3] wide = {{1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 0.0, -1.0, 2.0}}> {{ {body} }}
+""")
+    final = onnx_cbp.finalize(model)
+    _is_onnx(final)
+    x = np.random.default_rng(0).normal(1, 2, (5, 4, 3)).astype(np.float32)
+    (got,), (want,) = (session(m, None).run(None, {"x": x}) for m in (final, model))
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
