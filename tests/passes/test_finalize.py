@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnx_cbp
 from onnx_cbp import OnnxCbpError
+from support.in_double import in_double
 from support.models import FORWARD, INFERENCE, TRAINING, op_types, parse
 from support.networks import random_network
 from support.ops import session
@@ -46,23 +47,6 @@ def _model(
     return onnx.shape_inference.infer_shapes(model, strict_mode=True)
 
 
-def _in_double(model: onnx.ModelProto, x: np.ndarray) -> list[np.ndarray]:
-    """What a model gives, computed in float64."""
-    wide = onnx.ModelProto()
-    wide.CopyFrom(model)
-    del wide.graph.value_info[:]
-    # onnx's reference takes batch statistics in BatchNormalization-9; the ops here mean the same in every opset.
-    wide.opset_import[0].version = max(wide.opset_import[0].version, 15)
-    for value in (*wide.graph.input, *wide.graph.output):
-        value.type.tensor_type.elem_type = TensorProto.DOUBLE
-    tensors = [*wide.graph.initializer]
-    tensors += [a.t for n in wide.graph.node if n.op_type == "Constant" for a in n.attribute]
-    for tensor in tensors:
-        if tensor.data_type == TensorProto.FLOAT:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
-    return onnx.reference.ReferenceEvaluator(wide).run(None, {"x": x.astype(np.float64)})
-
-
 def _finalize(model: onnx.ModelProto, folded: int, batch_norms: int = 1) -> onnx.ModelProto:
     """The finalized model, checked against float64."""
     done: list[onnx_cbp.Finalized] = []
@@ -75,7 +59,7 @@ def _finalize(model: onnx.ModelProto, folded: int, batch_norms: int = 1) -> onnx
     dims = [d.dim_value or 5 for d in model.graph.input[0].type.tensor_type.shape.dim]
     x = np.random.default_rng(1).normal(0.5, 2, dims).astype(np.float32)
     assert final.graph.input[0] == model.graph.input[0]
-    for got, want in zip(session(final, None).run(None, {"x": x}), _in_double(model, x), strict=True):
+    for got, want in zip(session(final, None).run(None, {"x": x}), in_double(model, {"x": x}), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
     return final
 
@@ -252,7 +236,7 @@ def test_dropout_lets_everything_through():
     plain = _model(nodes, {t.name: numpy_helper.to_array(t) for t in model.graph.initializer[:5]}, (3, 4, 4))
     x = rng.normal(0, 1, (2, 3, 4, 4)).astype(np.float32)
     np.testing.assert_allclose(
-        session(final, None).run(None, {"x": x})[0], _in_double(plain, x)[0], rtol=1e-4, atol=1e-5
+        session(final, None).run(None, {"x": x})[0], in_double(plain, {"x": x})[0], rtol=1e-4, atol=1e-5
     )
 
 
@@ -289,7 +273,7 @@ def test_forward_graphs_that_train(seed, rank):
     assert [v.name for v in final.graph.output] == ["logits"]
     shape = [d.dim_value or 6 for d in network.graph.input[0].type.tensor_type.shape.dim]
     x = rng.normal(0.5, 2, shape).astype(np.float32)
-    (want,) = _in_double(_as_inference(network), x)
+    (want,) = in_double(_as_inference(network), {"x": x})
     (got,) = session(final, None).run(None, {"x": x})
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
     assert op_types(onnx_cbp.finalize(final)) == op_types(final)
