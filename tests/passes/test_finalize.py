@@ -144,14 +144,48 @@ def test_in_every_opset(kind, opset):
     _finalize(_linear(kind, bias=True, opset=opset), folded=1)
 
 
-def test_a_matmul_becomes_a_gemm():
+@pytest.mark.parametrize("turned", [False, True], ids=["", "of a weight that is transposed"])
+def test_a_matmul_becomes_a_gemm(turned):
     rng = np.random.default_rng(0)
     nodes = [
-        helper.make_node("MatMul", ["x", "W"], ["c"]),
+        *([helper.make_node("Transpose", ["W"], ["V"], perm=[1, 0])] if turned else []),
+        helper.make_node("MatMul", ["x", "V" if turned else "W"], ["c"]),
         helper.make_node(BN, ["c", "scale", "B", "mean", "var"], ["y"]),
     ]
-    model = _model(nodes, {"W": rng.normal(0, 1, (4, 6)), **_values(6, rng)}, (4,))
+    weight = rng.normal(0, 1, (6, 4) if turned else (4, 6))
+    model = _model(nodes, {"W": weight, **_values(6, rng)}, (4,))
     assert op_types(_finalize(model, folded=1)) == ["Gemm"]
+
+
+@pytest.mark.parametrize(
+    ("bias", "folded"),
+    [
+        (
+            "zero = Constant <value_float: float = 0.5> ()  z = CastLike (zero, x)  s3 = Shape (s)  b = Expand (z, s3)",
+            1,
+        ),
+        ("b = Mul (B, s)", 1),
+        ("b = RandomUniformLike (s)", 0),
+        ("b = ReduceMean <axes: ints = [0, 2], keepdims: int = 0> (x)", 0),
+    ],
+)
+def test_a_bias_may_be_computed_from_constants(bias, folded):
+    text = f"""
+<ir_version: 8, opset_import: ["" : 17]>
+agraph (float[N, 3, 4] x) => (float[N, 3, 4] y)
+<float[3, 3, 1] w = {{1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0}}, float[3] s = {{1.5, 0.5, -2.0}},
+ float[3] B = {{0.5, 0.0, 1.0}}, float[3] m = {{1.0, -2.0, 0.25}}, float[3] v = {{0.5, 4.0, 1.0}}>
+{{ {bias} c = Conv (x, w, b)  y = BatchNormalization (c, s, B, m, v) }}
+"""
+    model = parse(text)
+    done: list[onnx_cbp.Finalized] = []
+    final = onnx_cbp.finalize(model, report=done.append)
+    assert done[0].folded == folded
+    if folded:
+        assert op_types(final) == ["Conv"]
+        x = np.random.default_rng(0).normal(0, 2, (2, 3, 4)).astype(np.float32)
+        (got,), (want,) = (session(m, None).run(None, {"x": x}) for m in (final, model))
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
 
 
 def test_two_batch_norms_behind_one_another_both_fold():
