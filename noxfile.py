@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import sys
 from pathlib import Path
 
@@ -34,9 +35,12 @@ AARCH64 = [f"-DCMAKE_TOOLCHAIN_FILE={ROOT / 'cmake' / 'aarch64-linux-musl.cmake'
 _SANITIZERS = "-O0 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all"
 SANITIZED = ["-DCMAKE_BUILD_TYPE=Debug", f"-DCMAKE_CXX_FLAGS_DEBUG={_SANITIZERS}"]
 #: Folders of tests that have sessions of their own.
-ELSEWHERE = ("exchange", "variants", "pytorch")
+ELSEWHERE = ("deployment", "exchange", "pytorch", "variants")
 #: Where each environment puts models that it rewrote, for the others to run.
 EXCHANGE = ROOT / ".nox" / "exchange"
+#: Models as they are deployed, and the runtime for JavaScript that is to run them.
+DEPLOYMENT = ROOT / ".nox" / "deployment-models"
+WEB = ROOT / ".nox" / "onnxruntime-web"
 
 
 @nox.session
@@ -74,6 +78,29 @@ def exchange(session: nox.Session) -> None:
             continue
         env = {"ONNX_CBP_EXCHANGE": str(EXCHANGE)}
         session.run(str(pytest), "tests/exchange", env=env, external=True)
+
+
+@nox.session
+def deployment(session: nox.Session) -> None:
+    """Run finalized and portable models where nothing of this project is; after the tests, in their environments.
+
+    The environment of the session itself is that of OpenVINO, whose onnxruntime is a distribution of its own.
+    """
+    training, stock = (ROOT / ".nox" / f"test-{name}" / "bin" for name in ("training", "stock"))
+    if not ((training / "python").exists() and (stock / "pytest").exists()):
+        session.skip(
+            "the models are written in 'training' and checked in 'stock', and one of them is not to be had here"
+        )
+    env = {"ONNX_CBP_DEPLOYMENT": str(DEPLOYMENT)}
+    session.run(str(training / "python"), "tests/deployment/write.py", str(DEPLOYMENT), external=True)
+    if _got(session, "python", "-m", "pip", "install", "--quiet", "onnxruntime-openvino", "numpy"):
+        env["ONNX_CBP_OPENVINO"] = str(Path(session.bin) / "python")
+    if shutil.which("node") and shutil.which("npm"):
+        WEB.mkdir(parents=True, exist_ok=True)
+        options = ("--no-audit", "--no-fund", "--ignore-scripts", "--no-save", "--loglevel=error")
+        if _got(session, "npm", "install", *options, "--prefix", str(WEB), "onnxruntime-web"):
+            env["ONNX_CBP_WEB"] = str(WEB)
+    session.run(str(stock / "pytest"), *(session.posargs or ["tests/deployment"]), env=env, external=True)
 
 
 @nox.session(requires=["build"])
@@ -158,6 +185,16 @@ def _cmake(session: nox.Session, source: Path, build: Path, *options: str) -> No
     settings = ("-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", "-DONNX_CBP_WERROR=ON", *options)
     session.run("cmake", "-S", str(source), "-B", str(build), *settings, silent=True)
     session.run("cmake", "--build", str(build), silent=True)
+
+
+def _got(session: nox.Session, *command: str) -> bool:
+    """Whether a command that gets something from a registry could; the tests that need it say that they are skipped."""
+    try:
+        session.run(*command, external=True)
+    except nox.command.CommandFailed:
+        session.warn(f"{' '.join(command)} failed")
+        return False
+    return True
 
 
 def _wheel() -> Path:

@@ -9,10 +9,11 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
 from onnx_cbp.graph_passes.analysis import find_sites
+from onnx_cbp.graph_passes.constants import Constants
 from onnx_cbp.graph_passes.dialects._reading import attribute, optional_input
 from onnx_cbp.graph_passes.fold_relu import only_reader
 from onnx_cbp.graph_passes.sites import InferenceSite
-from onnx_cbp.graph_passes.splice import Names, inherit, origin_value
+from onnx_cbp.graph_passes.splice import Names, inherit
 
 _UNBROADCAST_SINCE = 7
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
@@ -39,12 +40,12 @@ class FoldBatchNormPass(InPlacePass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Rewrite the model in place."""
-        names = Names(model)
+        names, constants = Names(model), Constants(model)
         opset = model.opset_imports.get("", 1)
         self.folded = 0
         for site in find_sites(model):
             if isinstance(site, InferenceSite) and not site.superfluous and site.axis == 1:
-                self.folded += _fold(site, names, opset)
+                self.folded += _fold(site, names, opset, constants)
         return PassResult(model, modified=self.folded > 0)
 
 
@@ -59,15 +60,15 @@ class _Linear:
     shape: tuple[int, ...]
 
 
-def _fold(site: InferenceSite, names: Names, opset: int) -> bool:
+def _fold(site: InferenceSite, names: Names, opset: int, constants: Constants) -> bool:
     node = site.X.producer()
     if node is None or node.graph is not site.node.graph or only_reader(site.X) is not site.node:
         return False
-    vectors = [_constant(value) for value in (site.scale, site.B, site.mean, site.var)]
+    vectors = [_number(value, constants) for value in (site.scale, site.B, site.mean, site.var)]
     if node.domain != "" or any(vector is None for vector in vectors):
         return False
     scale, B, mean, var = (vector.astype(np.float64).reshape(-1) for vector in vectors if vector is not None)
-    linear = _linear(node, len(scale), opset)
+    linear = _linear(node, len(scale), opset, constants)
     if linear is None:
         return False
     with np.errstate(all="ignore"):  # what is not finite is seen below
@@ -97,27 +98,18 @@ def _spread(linear: _Linear, k: np.ndarray) -> np.ndarray:
     return spread.reshape(groups * rows, channels, *space)
 
 
-def _constant(value: ir.Value | None) -> np.ndarray | None:
-    """The number that a value is, whatever runs; None where it is none.
-
-    An initializer that is an input, too, is a default that a caller may overrule.
-    """
-    if value is None:
-        return None
-    source = origin_value(value)
-    tensor = None if source.is_graph_input() else ir.convenience.get_const_tensor(source)
-    if tensor is None or tensor.dtype not in (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16):
-        return None
-    return tensor.numpy()
+def _number(value: ir.Value | None, constants: Constants) -> np.ndarray | None:
+    array = constants.of(value)
+    return array if array is not None and array.dtype in (np.float16, np.float32, np.float64) else None
 
 
-def _linear(node: ir.Node, channels: int, opset: int) -> _Linear | None:
+def _linear(node: ir.Node, channels: int, opset: int, constants: Constants) -> _Linear | None:
     """The linear op that a node is, with `channels` output channels; None if it is none that can be folded into."""
     if node.op_type not in (*_CONVOLUTIONS, "Gemm", "MatMul") or len(node.inputs) < 2:
         return None
     weight = node.inputs[1]
-    values, given = _constant(weight), optional_input(node, 2)
-    bias = np.zeros(()) if given is None else _constant(given)
+    values, given = _number(weight, constants), optional_input(node, 2)
+    bias = np.zeros(()) if given is None else _number(given, constants)
     if weight is None or values is None or bias is None or values.ndim < 2:
         return None
     if node.op_type in _CONVOLUTIONS:

@@ -31,8 +31,10 @@ def parameters(model: ir.Model, named: Container[str | None] = ()) -> set[ir.Val
     values = {*graph.inputs, *graph.initializers.values()}
     names = {value.name for value in graph.inputs}
     found = {v for v in values if v.name in named or f"{v.name}_grad.accumulation.buffer" in names}
+    # The gradient of a Gemm is a Gemm, and has data where the other has its weight.
+    forward = _Flow(graph).ancestors(graph.outputs[0]) if _trains(graph) else None
     for node in RecursiveGraphIterator(graph):
-        if node.domain == "":
+        if node.domain == "" and (forward is None or node in forward):
             places = _WEIGHTS.get(node.op_type, ())
             found |= values & {node.inputs[i] for i in places if i < len(node.inputs)}
     for site in find_sites(model):
@@ -72,7 +74,7 @@ def inference_outputs(model: ir.Model, known: set[ir.Value]) -> list[ir.Value]:
         if scores:
             judged = flow.dependants(targets)
             result.update(dict.fromkeys(_merged(scores, set(graph.outputs), known)))
-        elif any(is_gradient_accumulator(node) for node in graph) or _is_loss_op(loss):
+        elif _trains(graph) or _is_loss_op(loss):
             raise OnnxCbpError(
                 f"what feeds the loss '{loss.name}' cannot be told: name the outputs to keep with --output"
             )
@@ -88,9 +90,12 @@ def _loss(graph: ir.Graph) -> ir.Value | None:
     first = next(iter(graph.outputs), None)
     if first is None or first.producer() is None:
         return None
-    trains = any(is_gradient_accumulator(node) for node in graph)
     scalar = first.shape is not None and len(first.shape) == 0
-    return first if trains or scalar or _is_loss_op(first) else None
+    return first if _trains(graph) or scalar or _is_loss_op(first) else None
+
+
+def _trains(graph: ir.Graph) -> bool:
+    return any(is_gradient_accumulator(node) for node in graph)
 
 
 def _is_loss_op(value: ir.Value) -> bool:

@@ -192,18 +192,11 @@ def is_used(value: ir.Value | None) -> bool:
 
 def origin(value: ir.Value) -> ir.Node | None:
     """The node that made a value, or that of which the value is a copy in another type."""
-    return origin_value(value).producer()
-
-
-def origin_value(value: ir.Value) -> ir.Value:
-    """A value, or that of which it is a copy in another type."""
     node = value.producer()
     while node is not None and node.domain == "" and node.op_type in ("Cast", "Identity"):
         (copied,) = node.inputs
-        if copied is None:
-            break
-        value, node = copied, copied.producer()
-    return value
+        node = None if copied is None else copied.producer()
+    return node
 
 
 def statistics_type(scale: ir.Value, types: Types) -> ir.DataType:

@@ -9,7 +9,7 @@ from onnx_ir.passes import InPlacePass, PassResult
 
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.analysis import find_sites
-from onnx_cbp.graph_passes.dialects import inference_form, plain_form, running_updates
+from onnx_cbp.graph_passes.dialects import in_onnx, inference_form, running_updates
 from onnx_cbp.graph_passes.scopes import all_nodes
 from onnx_cbp.graph_passes.sites import BackwardSite, ForwardSite, InferenceSite, LeftAlone, label
 from onnx_cbp.graph_passes.splice import Names, Splice
@@ -41,10 +41,7 @@ class ToInferencePass(InPlacePass):
                 _replace(site, relu, opset, names, types, before)
                 modified = True
         for node in list(all_nodes(model)):
-            form = plain_form(node)
-            if form is not None:
-                _exchange(node, *form, names, types)
-                modified = True
+            modified |= _exchange(node, opset, names, types)
         return PassResult(model, modified)
 
 
@@ -158,17 +155,12 @@ def _channels_second(site: InferenceSite, splice: Splice) -> tuple[ir.Value, lis
     return X, [there.index(axis) for axis in range(len(shape))]
 
 
-def _exchange(
-    node: ir.Node,
-    op_type: str,
-    inputs: tuple[ir.Value | None, ...],
-    attributes: dict[str, int],
-    names: Names,
-    types: Types,
-) -> None:
-    """Let an op of ONNX make the first output; the others, which only a backward pass reads, stay with the old node."""
+def _exchange(node: ir.Node, opset: int, names: Names, types: Types) -> bool:
+    """Let ops of ONNX make the first output; the others, which only a backward pass reads, stay with the old node."""
     splice = Splice(node, names, types)
-    old = node.outputs[0]
-    (new,) = splice.add(op_type, inputs, (("output", old.dtype, old.shape),), attributes)
-    splice.hand_over(old, new)
+    new = in_onnx(node, opset, splice)
+    if new is None:
+        return False
+    splice.hand_over(node.outputs[0], new)
     splice.commit(remove=False)
+    return True

@@ -60,7 +60,7 @@ def finalize(
     model: ModelSource,
     *,
     checkpoint: str | os.PathLike[str] | None = None,
-    outputs: Sequence[str] | None = None,
+    outputs: str | Sequence[str] | None = None,
     report: Callable[[Finalized], object] | None = None,
 ) -> onnx.ModelProto:
     """The model for inference: ONNX's own ops, parameters as constants, batch norms folded into weights.
@@ -97,7 +97,7 @@ def finalize(
     infer_shapes(result)
     known = parameters(result, values)
     read = [value for value in result.graph.inputs if value.uses()]
-    kept = inference_outputs(result, known) if outputs is None else named_outputs(result, outputs)
+    kept = _outputs(result, known, (outputs,) if isinstance(outputs, str) else outputs)
     if checkpoint is not None:
         _take(result, values, checkpoint)
     SetOutputsPass(kept)(result)
@@ -114,6 +114,7 @@ def finalize(
     RemoveUnusedPass(read)(result)
     _refuse_other_ops(result)
     RemoveUnusedOpsetsPass()(result)
+    _complete(result)
     result.metadata_props.clear()
     finished = _to_proto(result, _without_training(source))
     _check(finished)
@@ -122,6 +123,10 @@ def finalize(
         names = tuple(v.name for v in graph.input), tuple(v.name for v in graph.output)
         report(Finalized(*names, batch_norms, fold.folded))
     return finished
+
+
+def _outputs(model: ir.Model, known: set[ir.Value], names: Sequence[str] | None) -> list[ir.Value]:
+    return inference_outputs(model, known) if names is None else named_outputs(model, names)
 
 
 def _parameters_of(checkpoint: str | os.PathLike[str]) -> Mapping[str, np.ndarray]:
@@ -197,6 +202,15 @@ def _refuse_other_ops(model: ir.Model) -> None:
                 f"node '{label(node)}' ({node.domain}.{node.op_type}) is none of ONNX's ops, and the outputs need it: "
                 "name others with --output"
             )
+
+
+def _complete(model: ir.Model) -> None:
+    """Give each value the type and shape that ONNX's inference finds, now that it knows every op."""
+    for node in RecursiveGraphIterator(model.graph):
+        for value in node.outputs:
+            if value.type is None:
+                value.shape = None  # a shape alone is not valid
+    infer_shapes(model)
 
 
 def _without_training(source: onnx.ModelProto) -> onnx.ModelProto:

@@ -9,7 +9,7 @@ from onnx_cbp.graph_passes.dialects.channel_ops import (
     rewritten_site,
     running_statistics,
 )
-from onnx_cbp.graph_passes.dialects.ort_inference import plain_form
+from onnx_cbp.graph_passes.dialects.ort_inference import in_onnx
 from onnx_cbp.graph_passes.dialects.ort_losses import Reduction, is_loss_gradient, reduction
 from onnx_cbp.graph_passes.dialects.ort_training import is_gradient_accumulator, relu_gradient
 
@@ -18,12 +18,12 @@ __all__ = [
     "Reduction",
     "built_gradient",
     "forward_name",
+    "in_onnx",
     "inference_form",
     "is_frozen_forward",
     "is_gradient_accumulator",
     "is_loss_gradient",
     "is_rewritten_forward",
-    "plain_form",
     "reduction",
     "relu_gradient",
     "rewritten_site",

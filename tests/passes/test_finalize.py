@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnx_cbp
 from onnx_cbp import OnnxCbpError
+from support.in_double import in_double
 from support.models import FORWARD, INFERENCE, TRAINING, op_types, parse
 from support.networks import random_network
 from support.ops import session
@@ -46,23 +47,6 @@ def _model(
     return onnx.shape_inference.infer_shapes(model, strict_mode=True)
 
 
-def _in_double(model: onnx.ModelProto, x: np.ndarray) -> list[np.ndarray]:
-    """What a model gives, computed in float64."""
-    wide = onnx.ModelProto()
-    wide.CopyFrom(model)
-    del wide.graph.value_info[:]
-    # onnx's reference takes batch statistics where BatchNormalization-9 says nothing; the ops here mean the same in all.
-    wide.opset_import[0].version = max(wide.opset_import[0].version, 15)
-    for value in (*wide.graph.input, *wide.graph.output):
-        value.type.tensor_type.elem_type = TensorProto.DOUBLE
-    tensors = [*wide.graph.initializer]
-    tensors += [a.t for n in wide.graph.node if n.op_type == "Constant" for a in n.attribute]
-    for tensor in tensors:
-        if tensor.data_type == TensorProto.FLOAT:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
-    return onnx.reference.ReferenceEvaluator(wide).run(None, {"x": x.astype(np.float64)})
-
-
 def _finalize(model: onnx.ModelProto, folded: int, batch_norms: int = 1) -> onnx.ModelProto:
     """The finalized model, checked against float64."""
     done: list[onnx_cbp.Finalized] = []
@@ -75,7 +59,7 @@ def _finalize(model: onnx.ModelProto, folded: int, batch_norms: int = 1) -> onnx
     dims = [d.dim_value or 5 for d in model.graph.input[0].type.tensor_type.shape.dim]
     x = np.random.default_rng(1).normal(0.5, 2, dims).astype(np.float32)
     assert final.graph.input[0] == model.graph.input[0]
-    for got, want in zip(session(final, None).run(None, {"x": x}), _in_double(model, x), strict=True):
+    for got, want in zip(session(final, None).run(None, {"x": x}), in_double(model, {"x": x}), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
     return final
 
@@ -160,14 +144,48 @@ def test_in_every_opset(kind, opset):
     _finalize(_linear(kind, bias=True, opset=opset), folded=1)
 
 
-def test_a_matmul_becomes_a_gemm():
+@pytest.mark.parametrize("turned", [False, True], ids=["", "of a weight that is transposed"])
+def test_a_matmul_becomes_a_gemm(turned):
     rng = np.random.default_rng(0)
     nodes = [
-        helper.make_node("MatMul", ["x", "W"], ["c"]),
+        *([helper.make_node("Transpose", ["W"], ["V"], perm=[1, 0])] if turned else []),
+        helper.make_node("MatMul", ["x", "V" if turned else "W"], ["c"]),
         helper.make_node(BN, ["c", "scale", "B", "mean", "var"], ["y"]),
     ]
-    model = _model(nodes, {"W": rng.normal(0, 1, (4, 6)), **_values(6, rng)}, (4,))
+    weight = rng.normal(0, 1, (6, 4) if turned else (4, 6))
+    model = _model(nodes, {"W": weight, **_values(6, rng)}, (4,))
     assert op_types(_finalize(model, folded=1)) == ["Gemm"]
+
+
+@pytest.mark.parametrize(
+    ("bias", "folded"),
+    [
+        (
+            "zero = Constant <value_float: float = 0.5> ()  z = CastLike (zero, x)  s3 = Shape (s)  b = Expand (z, s3)",
+            1,
+        ),
+        ("b = Mul (B, s)", 1),
+        ("b = RandomUniformLike (s)", 0),
+        ("b = ReduceMean <axes: ints = [0, 2], keepdims: int = 0> (x)", 0),
+    ],
+)
+def test_a_bias_may_be_computed_from_constants(bias, folded):
+    text = f"""
+<ir_version: 8, opset_import: ["" : 17]>
+agraph (float[N, 3, 4] x) => (float[N, 3, 4] y)
+<float[3, 3, 1] w = {{1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0}}, float[3] s = {{1.5, 0.5, -2.0}},
+ float[3] B = {{0.5, 0.0, 1.0}}, float[3] m = {{1.0, -2.0, 0.25}}, float[3] v = {{0.5, 4.0, 1.0}}>
+{{ {bias} c = Conv (x, w, b)  y = BatchNormalization (c, s, B, m, v) }}
+"""
+    model = parse(text)
+    done: list[onnx_cbp.Finalized] = []
+    final = onnx_cbp.finalize(model, report=done.append)
+    assert done[0].folded == folded
+    if folded:
+        assert op_types(final) == ["Conv"]
+        x = np.random.default_rng(0).normal(0, 2, (2, 3, 4)).astype(np.float32)
+        (got,), (want,) = (session(m, None).run(None, {"x": x}) for m in (final, model))
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
 
 
 def test_two_batch_norms_behind_one_another_both_fold():
@@ -252,7 +270,7 @@ def test_dropout_lets_everything_through():
     plain = _model(nodes, {t.name: numpy_helper.to_array(t) for t in model.graph.initializer[:5]}, (3, 4, 4))
     x = rng.normal(0, 1, (2, 3, 4, 4)).astype(np.float32)
     np.testing.assert_allclose(
-        session(final, None).run(None, {"x": x})[0], _in_double(plain, x)[0], rtol=1e-4, atol=1e-5
+        session(final, None).run(None, {"x": x})[0], in_double(plain, {"x": x})[0], rtol=1e-4, atol=1e-5
     )
 
 
@@ -289,7 +307,7 @@ def test_forward_graphs_that_train(seed, rank):
     assert [v.name for v in final.graph.output] == ["logits"]
     shape = [d.dim_value or 6 for d in network.graph.input[0].type.tensor_type.shape.dim]
     x = rng.normal(0.5, 2, shape).astype(np.float32)
-    (want,) = _in_double(_as_inference(network), x)
+    (want,) = in_double(_as_inference(network), {"x": x})
     (got,) = session(final, None).run(None, {"x": x})
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
     assert op_types(onnx_cbp.finalize(final)) == op_types(final)
@@ -354,7 +372,8 @@ def test_channels_elsewhere_come_out_where_they_were():
     model = parse("""
 <ir_version: 8, opset_import: ["" : 17, "onnx_cbp" : 1]>
 agraph (float[N, 4, 3] x) => (float[N, 4, 3] y)
-<float[3] s = {1.5, 0.5, -2.0}, float[3] b = {0.5, 0.0, 1.0}, float[3] m = {1.0, -2.0, 0.25}, float[3] v = {0.5, 4.0, 1.0}>
+<float[3] s = {1.5, 0.5, -2.0}, float[3] b = {0.5, 0.0, 1.0}, float[3] m = {1.0, -2.0, 0.25},
+ float[3] v = {0.5, 4.0, 1.0}>
 {
     y = onnx_cbp.ChannelNormalize <axis: int = -1, epsilon: float = 0.001> (x, s, b, m, v)
 }
@@ -454,7 +473,35 @@ def test_errors_are_one_line_that_names_the_mend(make, options, said):
 def test_an_op_that_is_not_onnxs_is_named():
     model = parse("""
 <ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
-agraph (float[N, 3] x) => (float[N, 3] y) { y = com.microsoft.QuickGelu (x) }
+agraph (float[N, 3] x) => (float[N, 3] y) { y = com.microsoft.BiasGelu (x, x) }
 """)
-    with pytest.raises(OnnxCbpError, match=r"com.microsoft.QuickGelu.*none of ONNX's ops"):
+    with pytest.raises(OnnxCbpError, match=r"com.microsoft.BiasGelu.*none of ONNX's ops"):
         onnx_cbp.finalize(model)
+
+
+#: What the gradient builder's fusions make of a network, with the opset that it may stand in.
+FUSED = {
+    "Gelu": "y = com.microsoft.Gelu (x)",
+    "FastGelu": "y = com.microsoft.FastGelu (x)",
+    "FastGelu with bias": "y = com.microsoft.FastGelu (x, b)",
+    "QuickGelu": "y = com.microsoft.QuickGelu (x)",
+    "SiLU": "y = com.microsoft.QuickGelu <alpha: float = 1.0> (x)",
+    "LayerNormalization": "y = LayerNormalization <axis: int = -1, epsilon: float = 0.01> (x, s, b)",
+    "LayerNormalization over two axes": "y = LayerNormalization <axis: int = 1> (x, wide)",
+}
+
+
+@pytest.mark.parametrize("opset", [13, 17])
+@pytest.mark.parametrize("body", FUSED.values(), ids=FUSED)
+def test_what_the_gradient_builder_fuses_is_taken_apart(body, opset):
+    model = onnx.parser.parse_model(f"""
+<ir_version: 8, opset_import: ["" : {opset}, "com.microsoft" : 1]>
+agraph (float[N, 4, 3] x) => (float[N, 4, 3] y)
+<float[3] s = {{1.5, 0.5, -2.0}}, float[3] b = {{0.5, 0.0, 1.0}},
+ float[4, 3] wide = {{1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 0.0, -1.0, 2.0}}> {{ {body} }}
+""")
+    final = onnx_cbp.finalize(model)
+    _is_onnx(final)
+    x = np.random.default_rng(0).normal(1, 2, (5, 4, 3)).astype(np.float32)
+    (got,), (want,) = (session(m, None).run(None, {"x": x}) for m in (final, model))
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)

@@ -55,7 +55,7 @@ def _train(artifacts: Artifacts, batches: list, checkpoint) -> dict:
     """Train for some steps and save; the values at the end."""
     trained = trainer(artifacts, "auto", learning_rate=1e-2)
     for batch in batches:
-        trained.step(*batch) if hasattr(trained, "step") else _step(trained, batch)
+        _step(trained, batch)
     load_api().CheckpointState.save_checkpoint(trained.state, str(checkpoint))
     return trained.values()
 
