@@ -51,6 +51,8 @@ def training_left(model: ir.Model) -> LeftAlone | None:
         if isinstance(site, ForwardSite):
             return LeftAlone(site.node, site.form, "it has no running statistics, which inference needs")
         if isinstance(site, LeftAlone):
+            if site.node.domain == "" and site.node.op_type != _BATCH_NORM:
+                continue  # it computes at inference what it computes in training
             ours = inference_form(site.node)
             return ours if isinstance(ours, LeftAlone) else site
         if isinstance(site, BackwardSite):
