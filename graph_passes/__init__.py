@@ -10,6 +10,7 @@ from onnx_cbp.graph_passes.replace_backward import ReplaceBackwardPass
 from onnx_cbp.graph_passes.replace_forward import ReplaceForwardPass
 from onnx_cbp.graph_passes.sites import BackwardSite, ForwardSite, InferenceSite, LeftAlone, Site, label
 from onnx_cbp.graph_passes.synchronize import Synchronization
+from onnx_cbp.graph_passes.train_batch_norms import TrainBatchNormsPass
 from onnx_cbp.graph_passes.whole_batch_loss import WholeBatchLossPass
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "ReplaceForwardPass",
     "Site",
     "Synchronization",
+    "TrainBatchNormsPass",
     "WholeBatchLossPass",
     "find_sites",
     "label",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ from onnx_cbp.graph_passes import (
     ReplaceForwardPass,
     Site,
     Synchronization,
+    TrainBatchNormsPass,
     WholeBatchLossPass,
     find_sites,
     label,
@@ -92,6 +93,7 @@ def rewrite(
     synchronize: bool | str | Mapping[str, str] = False,
     data_parallel: bool = False,
     bucket_cap_mb: float = BUCKET_CAP_MB,
+    train: str | Sequence[str] = (),
     report: Callable[[list[Finding]], object] | None = None,
 ) -> onnx.ModelProto:
     """Put channel ops in the place of every batch norm that trains, forward and backward.
@@ -117,6 +119,9 @@ def rewrite(
         data_parallel: of training artifacts: make the loss that of all replicas' samples, and sum every gradient of a
             parameter over all replicas before it is accumulated.
         bucket_cap_mb: megabytes (2^20 bytes) of gradients that one message of `data_parallel` holds at most.
+        train: names of nodes ("*" matches any text; several in a list): batch norms in inference form with these names
+            are made to train. The graph's outputs stay, so nothing keeps their running statistics in a plain session:
+            `onnx_cbp.graph_passes.TrainBatchNormsPass` says who does.
         report: called with what `inspect` says of the model, for whoever wants both and not the analysis twice.
 
     Returns:
@@ -137,6 +142,7 @@ def rewrite(
     source = _read(model)
     result = _to_ir(source)
     InlineFunctionsPass()(result)
+    modified = bool(train) and TrainBatchNormsPass(train)(result).modified
     sites = list(find_sites(result))
     if report is not None:
         report(_findings(result, sites, synchronization))
@@ -156,7 +162,6 @@ def rewrite(
         passes += [WholeBatchLossPass(), ReduceGradientsPass(bucket_cap_mb)]
     if portable:
         passes.append(AttachFunctionsPass())
-    modified = False
     for step in passes:  # not a Sequential: that would bury our one-line errors in its own
         modified |= step(result).modified
     if data_parallel or not any(isinstance(site, ForwardSite | BackwardSite) for site in sites):

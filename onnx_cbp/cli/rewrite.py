@@ -59,6 +59,12 @@ def _is_group(word: str) -> bool:
     type=click.FloatRange(0, min_open=True),
     help="Megabytes of gradients in one message of --data-parallel at most.  [default: 25]",
 )
+@click.option(
+    "--train",
+    multiple=True,
+    metavar="PATTERN",
+    help="Make batch norms in inference form with these node names train ('*' matches any text); may be repeated.",
+)
 def rewrite(
     model: str,
     output: str,
@@ -70,6 +76,7 @@ def rewrite(
     layers: tuple[str, ...],
     data_parallel: bool,
     bucket_cap_mb: float | None,
+    train: tuple[str, ...],
 ) -> None:
     """Put channel ops in the place of every batch norm of MODEL that trains, and write the result to OUT.
 
@@ -94,6 +101,7 @@ def rewrite(
             synchronize=_groups(synchronize, layers),
             data_parallel=data_parallel,
             **({} if bucket_cap_mb is None else {"bucket_cap_mb": bucket_cap_mb}),
+            train=train,
             report=findings.extend,
         )
         bodies = len(result.functions) - len(source.functions)
