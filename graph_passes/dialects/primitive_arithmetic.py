@@ -141,14 +141,13 @@ class _Reader:
 
     Attributes:
         X: the data.
-        interior: nodes that were read on the way.
         channels: the axes of X, counted from the last, that its reductions leave.
         means, variances: the values that are those of X.
     """
 
     def __init__(self, X: ir.Value, last: ir.Node, types: Types) -> None:
         self.X = X
-        self.interior: dict[ir.Node, None] = {}
+        self._understood: dict[ir.Node, None] = {}
         self.channels: set[int] = set()
         self.means: list[ir.Value] = []
         self.variances: list[ir.Value] = []
@@ -182,6 +181,17 @@ class _Reader:
             raise _NoneError
         return known
 
+    def interior(self, node: ir.Node) -> dict[ir.Node, None]:
+        """The nodes that a node's result was read from, in no order."""
+        found: dict[ir.Node, None] = {}
+        waiting = [node]
+        while waiting:
+            producers = [None if value is None else value.producer() for value in waiting.pop().inputs]
+            new = [p for p in producers if p is not None and p not in found and p in self._understood]
+            found.update(dict.fromkeys(new))
+            waiting += new
+        return found
+
     def _read(self, value: ir.Value) -> _Polynomial | None:
         if value is self.X:
             return _Polynomial({frozenset({(value, Fraction(1))}): 1.0}, None, True)
@@ -189,20 +199,19 @@ class _Reader:
         if number is not None:
             return _Polynomial({_ONE: number} if number else {})
         node = value.producer()
-        if node is not None and node.domain == "" and node.graph is self._graph and len(self.interior) < _MOST_NODES:
-            before = dict(self.interior)
+        if node is not None and node.domain == "" and node.graph is self._graph and len(self._understood) < _MOST_NODES:
             try:
                 result = self._of_node(node)
                 if len(result.terms) > _MOST_TERMS:
                     raise _NoneError
-                self.interior[node] = None
+                self._understood[node] = None
                 if result.terms == self.batch_mean:
                     self.means.append(value)
                 if result.terms in self.batch_variance:
                     self.variances.append(value)
                 return result
             except _NoneError:
-                self.interior = before  # what it is made of stays unread: it may yet be a vector of whatever origin
+                pass  # it may yet be a vector of whatever origin
         position = self._position(value)
         return None if position is None else _Polynomial({frozenset({(value, Fraction(1))}): 1.0}, position)
 
@@ -437,7 +446,7 @@ def _goes_on(node: ir.Node, match: _Match, types: Types) -> bool:
 
 def _holds_another(node: ir.Node, match: _Match, types: Types) -> bool:
     """Whether a batch norm on the way from X is read elsewhere too: it is one, and this what follows."""
-    inside = {node, *match.reader.interior}
+    inside = {node, *match.reader.interior(node)}
     for value in match.between:
         producer = value.producer()
         read_elsewhere = value.is_graph_output() or any(use.node not in inside for use in value.uses())
@@ -449,7 +458,7 @@ def _holds_another(node: ir.Node, match: _Match, types: Types) -> bool:
 def _site(node: ir.Node, match: _Match, types: Types) -> Site:
     kind = "running" if match.mean is not None else "batch"
     form = f"arithmetic ({kind} statistics)"
-    interior = tuple(each for each in match.reader.interior if each is not node)
+    interior = tuple(match.reader.interior(node))
     channels = _channels(match, types)
     if channels is None and (match.scale is None or match.B is None):
         missing = "scale" if match.scale is None else "B"
@@ -476,7 +485,9 @@ def _site(node: ir.Node, match: _Match, types: Types) -> Site:
             Y=node.outputs[0],
             interior=interior,
         )
-    gone = _unused_without(node, interior)
+    # The variance first: what it is made of reads the mean, in front of the node.
+    saved_var = _read_behind(node, match.reader.variances, _unused_without(node, interior, None))
+    saved_mean = _read_behind(node, match.reader.means, _unused_without(node, interior, saved_var))
     return ForwardSite(
         node=node,
         form=form,
@@ -491,8 +502,8 @@ def _site(node: ir.Node, match: _Match, types: Types) -> Site:
         Y=node.outputs[0],
         updated_mean=None,
         updated_var=None,
-        saved_mean=_read_behind(node, match.reader.means, gone),
-        saved_var=_read_behind(node, match.reader.variances, gone),
+        saved_mean=saved_mean,
+        saved_var=saved_var,
         saved_inv_std=None,
         updates_in_place=False,
         interior=interior,
@@ -521,13 +532,13 @@ def _as_channels(value: ir.Value, types: Types) -> ir.Value:
     return value if shape is not None and len(shape) == 1 else ChannelVector.of(value, types.of(value), shape)
 
 
-def _unused_without(node: ir.Node, interior: tuple[ir.Node, ...]) -> set[ir.Node]:
-    """The node, and those of its expression that only it needs."""
+def _unused_without(node: ir.Node, interior: tuple[ir.Node, ...], served: ir.Value | None) -> set[ir.Node]:
+    """The node, and those of its expression that only it needs where another node makes the value `served`."""
     gone, before = {node}, 0
     while len(gone) != before:
         before = len(gone)
         for each in interior:
-            outputs = [value for value in each.outputs if value.uses() or value.is_graph_output()]
+            outputs = [value for value in each.outputs if value is not served]
             if all(not v.is_graph_output() and all(use.node in gone for use in v.uses()) for v in outputs):
                 gone.add(each)
     return gone
