@@ -2,6 +2,7 @@
 
 from onnx_cbp.graph_passes.analysis import find_sites
 from onnx_cbp.graph_passes.attach_functions import AttachFunctionsPass
+from onnx_cbp.graph_passes.channels_last import ChannelsLastPass
 from onnx_cbp.graph_passes.complete_gradients import CompleteGradientsPass
 from onnx_cbp.graph_passes.cut_at_outputs import RemoveUnusedPass, SetOutputsPass
 from onnx_cbp.graph_passes.drop_training_outputs import DropTrainingOutputsPass
@@ -18,6 +19,7 @@ from onnx_cbp.graph_passes.replace_forward import ReplaceForwardPass
 from onnx_cbp.graph_passes.sites import BackwardSite, ForwardSite, InferenceSite, LeftAlone, Site, label
 from onnx_cbp.graph_passes.synchronize import Synchronization
 from onnx_cbp.graph_passes.to_inference import ToInferencePass
+from onnx_cbp.graph_passes.train_batch_norms import TrainBatchNormsPass
 from onnx_cbp.graph_passes.unshare_fixed import UnshareFixedPass
 from onnx_cbp.graph_passes.whole_batch_loss import WholeBatchLossPass
 from onnx_cbp.graph_passes.write_running_stats import WriteRunningStatsPass
@@ -25,6 +27,7 @@ from onnx_cbp.graph_passes.write_running_stats import WriteRunningStatsPass
 __all__ = [
     "AttachFunctionsPass",
     "BackwardSite",
+    "ChannelsLastPass",
     "CompleteGradientsPass",
     "DropTrainingOutputsPass",
     "DropZeroBiasPass",
@@ -46,6 +49,7 @@ __all__ = [
     "Site",
     "Synchronization",
     "ToInferencePass",
+    "TrainBatchNormsPass",
     "UnshareFixedPass",
     "WholeBatchLossPass",
     "WriteRunningStatsPass",

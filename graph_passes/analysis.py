@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
 
-from onnx_cbp.graph_passes.dialects import DIALECTS
+from onnx_cbp.graph_passes.dialects import DIALECTS, primitive_arithmetic
 from onnx_cbp.graph_passes.dialects._reading import WrongAttributeError
 from onnx_cbp.graph_passes.scopes import scopes
 from onnx_cbp.graph_passes.sites import BackwardSite, ForwardSite, InferenceSite, LeftAlone, Site
@@ -53,7 +53,8 @@ def recognise(node: ir.Node, opset: int) -> Site | None:
 
 
 def _site(node: ir.Node, imports: Mapping[str, int], types: Types) -> Site | None:
-    site = recognise(node, imports.get(node.domain, 1))
+    opset = imports.get(node.domain, 1)
+    site = recognise(node, opset) or primitive_arithmetic.recognise(node, opset, types)
     if site is None or isinstance(site, LeftAlone | InferenceSite):
         return site
     reason = _obstacle(site, types)

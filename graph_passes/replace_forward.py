@@ -155,7 +155,7 @@ def _replace(
         _in_one(site, splice, types, writes, running, unbiased)
     else:
         _in_steps(site, splice, types, writes, running, one_pass, group, unbiased)
-    splice.commit()
+    splice.commit(site.interior)
 
 
 def _in_one(

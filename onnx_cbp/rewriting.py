@@ -18,6 +18,7 @@ from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes import (
     AttachFunctionsPass,
     BackwardSite,
+    ChannelsLastPass,
     DropTrainingOutputsPass,
     FoldReluPass,
     ForwardSite,
@@ -32,16 +33,17 @@ from onnx_cbp.graph_passes import (
     ReplaceForwardPass,
     Site,
     Synchronization,
+    TrainBatchNormsPass,
     WholeBatchLossPass,
     find_sites,
     label,
 )
 from onnx_cbp.graph_passes.convention import check_convention, running_variance_is_unbiased
-from onnx_cbp.graph_passes.inference import infer_shapes
 from onnx_cbp.graph_passes.reduce_gradients import BUCKET_CAP_MB
 from onnx_cbp.graph_passes.replace_forward import is_parameter
 from onnx_cbp.graph_passes.splice import is_used
 from onnx_cbp.graph_passes.synchronize import group_of
+from onnx_cbp.graph_passes.types import Types
 from onnx_cbp.model_io import load_model
 
 _log = logging.getLogger("onnx_cbp")
@@ -98,6 +100,7 @@ def rewrite(
     bucket_cap_mb: float = BUCKET_CAP_MB,
     freeze: str | Sequence[str] = (),
     unbiased_running_var: bool = False,
+    train: str | Sequence[str] = (),
     report: Callable[[list[Finding]], object] | None = None,
 ) -> onnx.ModelProto:
     """Put channel ops in the place of every batch norm that trains, forward and backward; mend those that do not load.
@@ -131,6 +134,9 @@ def rewrite(
         unbiased_running_var: update running variances by PyTorch's convention, with count / (count - 1) of the batch's
             variance (of the whole batch, where it is synchronised; a count of 1 gives the biased one, where PyTorch
             refuses). The default is ONNX's convention: the biased variance. Y and the gradients are the same.
+        train: names of nodes ("*" matches any text; several in a list): batch norms in inference form with these names
+            are made to train. The graph's outputs stay, so nothing keeps their running statistics in a plain session:
+            `onnx_cbp.graph_passes.TrainBatchNormsPass` says who does.
         report: called with what `inspect` says of the model, for whoever wants both and not the analysis twice.
 
     Returns:
@@ -152,6 +158,7 @@ def rewrite(
     source = _read(model)
     result = _to_ir(source)
     InlineFunctionsPass()(result)
+    modified = bool(train) and TrainBatchNormsPass(train)(result).modified
     sites = list(find_sites(result))
     if report is not None:
         report(_findings(result, sites, synchronization, freezing))
@@ -168,6 +175,7 @@ def rewrite(
             one_pass=one_pass, synchronization=synchronization, unbiased_running_var=unbiased_running_var
         ),
         ReplaceBackwardPass(one_pass=one_pass),
+        ChannelsLastPass(),
     ]
     if one_pass and fold_relu:
         passes.append(FoldReluPass())
@@ -177,7 +185,6 @@ def rewrite(
         passes += [WholeBatchLossPass(), ReduceGradientsPass(bucket_cap_mb)]
     if portable:
         passes.append(AttachFunctionsPass())
-    modified = False
     for step in passes:  # not a Sequential: that would bury our one-line errors in its own
         modified |= step(result).modified
     if data_parallel or not any(_is_rewritten(site) for site in sites):
@@ -257,20 +264,16 @@ def _findings(
     synchronization: Synchronization = Synchronization({}),  # noqa: B008 - it cannot be changed
     freezing: Freezing = Freezing(),  # noqa: B008
 ) -> list[Finding]:
-    shapes = [_shape(site) for site in sites]
-    if None in shapes:
-        # A copy: inference would write types and shapes all over the model. It is slow, and only for the reader.
-        copy = ir.from_proto(ir.to_proto(model))
-        infer_shapes(copy)
-        shapes = [_shape(site) for site in find_sites(copy)]
-    return [_finding(site, shape, synchronization, freezing) for site, shape in zip(sites, shapes, strict=True)]
+    types = Types(model)
+    return [_finding(site, _shape(site, types), synchronization, freezing) for site in sites]
 
 
-def _shape(site: Site) -> str | None:
-    """The shape of X as text; None where the model does not say it."""
+def _shape(site: Site, types: Types) -> str | None:
+    """The shape of X as text; None where it is not known."""
     first = next(iter(site.node.inputs), None)  # of batch norms in every form, X
     X = first if isinstance(site, LeftAlone) else site.X
-    return None if X is None or X.shape is None else str(X.shape)
+    shape = None if X is None else types.shape(X)
+    return None if shape is None else str(ir.Shape(shape))
 
 
 def _finding(site: Site, shape: str | None, synchronization: Synchronization, freezing: Freezing) -> Finding:
@@ -298,7 +301,10 @@ def _explain(site: Site, synchronization: Synchronization, freezing: Freezing) -
         outputs = "1 superfluous output is" if number == 1 else f"{number} superfluous outputs are"
         return f"loads nowhere: {outputs} dropped"
     if isinstance(site, InferenceSite):
-        return "left alone: it normalises with running statistics, so there is nothing to train"
+        return (
+            "left alone: it normalises with running statistics, so it is frozen; "
+            f"--train '{label(site.node)}' makes it train"
+        )
     if freezing.chooses(site):
         if isinstance(site, BackwardSite):
             return "frozen: gradients with the running statistics as constants, by onnx_cbp ops"

@@ -1,6 +1,12 @@
 """The forms in which batch norms come, one file a form. Each has `recognise(node, opset) -> Site | None`."""
 
-from onnx_cbp.graph_passes.dialects import channel_ops, onnx_batch_normalization, ort_training
+from onnx_cbp.graph_passes.dialects import (
+    channel_ops,
+    folded,
+    onnx_batch_normalization,
+    ort_training,
+    primitive_arithmetic,
+)
 from onnx_cbp.graph_passes.dialects.built_gradients import built_gradient, forward_name
 from onnx_cbp.graph_passes.dialects.channel_inference import inference_form, running_updates
 from onnx_cbp.graph_passes.dialects.channel_ops import (
@@ -24,6 +30,7 @@ __all__ = [
     "is_gradient_accumulator",
     "is_loss_gradient",
     "is_rewritten_forward",
+    "primitive_arithmetic",
     "reduction",
     "relu_gradient",
     "rewritten_site",
@@ -31,5 +38,6 @@ __all__ = [
     "running_updates",
 ]
 
-#: Tried in this order; the first that recognises a node decides.
-DIALECTS = (onnx_batch_normalization, ort_training, channel_ops)
+#: Tried in this order; the first that recognises a node decides. `primitive_arithmetic`, which needs
+#: shapes too, comes after them.
+DIALECTS = (onnx_batch_normalization, ort_training, channel_ops, folded)

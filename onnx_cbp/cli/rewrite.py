@@ -70,6 +70,12 @@ def _is_group(word: str) -> bool:
     is_flag=True,
     help="Update running variances by PyTorch's convention, count / (count - 1) of the batch's, not by ONNX's.",
 )
+@click.option(
+    "--train",
+    multiple=True,
+    metavar="PATTERN",
+    help="Make batch norms in inference form with these node names train ('*' matches any text); may be repeated.",
+)
 def rewrite(
     model: str,
     output: str,
@@ -83,6 +89,7 @@ def rewrite(
     data_parallel: bool,
     bucket_cap_mb: float | None,
     unbiased_running_var: bool,
+    train: tuple[str, ...],
 ) -> None:
     """Put channel ops in the place of every batch norm of MODEL that trains, and write the result to OUT.
 
@@ -109,6 +116,7 @@ def rewrite(
             freeze=freeze,
             **({} if bucket_cap_mb is None else {"bucket_cap_mb": bucket_cap_mb}),
             unbiased_running_var=unbiased_running_var,
+            train=train,
             report=findings.extend,
         )
         bodies = len(result.functions) - len(source.functions)

@@ -1,0 +1,353 @@
+"""Batch norms spelled in arithmetic, as exporters without an op for them, and people, write them.
+
+A value behind X is read as a polynomial in X, per-channel vectors and powers of sums, so that one form stands for every
+order of operands, every way to bracket them and every way to write a root. Such a value is a batch norm if it is
+
+    X * r * scale - mean * r * scale + B      with r = (var + epsilon) ^ -1/2
+
+where mean and var are those of X over all axes but one (var as mean((X - mean)^2) or mean(X^2) - mean^2), or do not
+depend on X: running statistics. Reductions over other axes (layer, instance and group norm) do not give such vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+import onnx_ir as ir
+
+from onnx_cbp.graph_passes.dialects._polynomials import (
+    BINARY,
+    HALF,
+    MOST_NODES,
+    MOVES,
+    ONE,
+    Atom,
+    Monomial,
+    NotPolynomialError,
+    Reader,
+    Terms,
+    add,
+    times,
+)
+from onnx_cbp.graph_passes.sites import ChannelVector, ForwardSite, InferenceSite, LeftAlone, Site, label
+from onnx_cbp.graph_passes.types import Types
+
+_BROADCASTS_SINCE = 7
+_MOMENTUM = 0.9  # ONNX's default: arithmetic has none
+_ROOTS = ("Sqrt", "Pow")
+
+
+@dataclass(frozen=True)
+class _Match:
+    """A batch norm that an expression is."""
+
+    X: ir.Value
+    axis: int
+    epsilon: float
+    scale: ir.Value | None
+    B: ir.Value | None
+    mean: ir.Value | None
+    var: ir.Value | None
+    reader: Reader
+    between: tuple[ir.Value, ...]
+
+
+def recognise(node: ir.Node, opset: int, types: Types) -> Site | None:
+    """The batch norm whose result the last node of an expression makes; None if it is none."""
+    if opset < _BROADCASTS_SINCE or not _may_be_last(node):
+        return None
+    match = _match(node, types)
+    if match is None or _goes_on(node, match, types) or _holds_another(node, match, types):
+        return None
+    return _site(node, match, types)
+
+
+def _may_be_last(node: ir.Node) -> bool:
+    """Whether a root is among what the node is made of; asks for no shapes, which are slow to infer."""
+    if node.domain != "" or node.op_type not in BINARY or isinstance(node.graph, ir.Function):
+        return False
+    seen: set[ir.Node] = set()
+    waiting = [node]
+    while waiting and len(seen) < MOST_NODES:
+        current = waiting.pop()
+        if current in seen or current.domain != "" or current.graph is not node.graph:
+            continue
+        seen.add(current)
+        if current.op_type in _ROOTS:
+            return True
+        if current.op_type in (*BINARY, *MOVES, "Neg", "Reciprocal"):
+            producers = [None if value is None else value.producer() for value in current.inputs]
+            waiting += [producer for producer in producers if producer is not None]
+    return False
+
+
+def _match(node: ir.Node, types: Types) -> _Match | None:
+    """The batch norm that ends in a node, of the nearest X that makes it one."""
+    between: list[ir.Value] = []
+    for X in _behind(node, types):
+        reader = Reader(X, node, types)
+        try:
+            return _batch_norm(reader, node, tuple(between))
+        except NotPolynomialError:
+            between.append(X)
+    return None
+
+
+def _behind(node: ir.Node, types: Types) -> Iterator[ir.Value]:
+    """The values of full size that a value is made of with per-channel vectors only, the nearest first."""
+    current: ir.Node | None = node
+    for _ in range(MOST_NODES):
+        if current is None or current.domain != "" or current.op_type not in (*BINARY, "Neg", "Identity"):
+            return
+        full = [value for value in current.inputs if value is not None and not _is_narrow(value, types)]
+        if len(full) != 1 or full[0].producer() is node:
+            return
+        yield full[0]
+        current = full[0].producer()
+        if current is not None and current.graph is not node.graph:
+            return
+
+
+def _is_narrow(value: ir.Value, types: Types) -> bool:
+    """Whether a value is a number or a vector along one axis."""
+    shape = types.shape(value)
+    return shape is not None and sum(size != 1 for size in shape) <= 1
+
+
+def _batch_norm(reader: Reader, node: ir.Node, between: tuple[ir.Value, ...]) -> _Match:
+    """The batch norm that the result of a node is.
+
+    Raises:
+        NotPolynomialError: it is none.
+    """
+    whole = reader.read(node.outputs[0])
+    data: Monomial = frozenset({(reader.X, Fraction(1))})
+    slopes = [monomial for monomial in whole.terms if (reader.X, Fraction(1)) in monomial]
+    if len(slopes) != 1 or whole.terms[slopes[0]] != 1 or not whole.full:
+        raise NotPolynomialError
+    slope = slopes[0] - data
+    base, scale = _root_and_scale(slope)
+    epsilon = base.pop(ONE, 0.0)
+    trains = base in reader.batch_variance
+    mean, var = (reader.mean, None) if trains else _running(whole.terms, slope, base)
+    rest = add(add(whole.terms, {slopes[0]: 1.0}, -1), {times(slope, frozenset({(mean, Fraction(1))})): -1.0}, -1)
+    B = _vector(rest) if rest else None
+    shape = reader.shape
+    # Axis 0 is that of the batch: statistics of each sample are a layer norm's.
+    if epsilon < 0 or shape is None or whole.position is None or whole.position >= len(shape) - 1:
+        raise NotPolynomialError
+    if reader.channels and (trains is False or reader.channels != {whole.position}):
+        raise NotPolynomialError
+    rank = len(shape)
+    axis = rank - 1 - whole.position
+    if not trains and _reaches((mean, var), reader.X):
+        raise NotPolynomialError
+    running = (None, None) if trains else (mean, var)
+    values = [value if isinstance(value, ir.Value) else None for value in running]
+    return _Match(reader.X, axis, epsilon, scale, B, values[0], values[1], reader, between)
+
+
+def _root_and_scale(slope: Monomial) -> tuple[Terms, ir.Value | None]:
+    """What the root is taken of, and the vector beside it."""
+    roots = [atom for atom, power in slope if power == -HALF]
+    others = [atom for atom, power in slope if power == 1]
+    if len(roots) != 1 or len(others) > 1 or len(roots) + len(others) != len(slope):
+        raise NotPolynomialError
+    scale = others[0] if others else None
+    if isinstance(scale, tuple):
+        raise NotPolynomialError
+    root = roots[0]
+    if isinstance(root, tuple) and root[0] == "sum":
+        return dict(root[1]), scale
+    return {frozenset({(root, Fraction(1))}): 1.0}, scale
+
+
+def _running(whole: Terms, slope: Monomial, base: Terms) -> tuple[ir.Value, ir.Value]:
+    """The mean and variance of a batch norm with running statistics."""
+    var = _vector(base)
+    for monomial, coefficient in whole.items():
+        if coefficient == -1 and slope <= monomial:
+            return _vector({monomial - slope: 1.0}), var
+    raise NotPolynomialError
+
+
+def _vector(terms: Terms) -> ir.Value:
+    """The one vector that terms are."""
+    if len(terms) == 1:
+        ((monomial, coefficient),) = terms.items()
+        if coefficient == 1 and len(monomial) == 1:
+            ((atom, power),) = monomial
+            if power == 1 and isinstance(atom, ir.Value):
+                return atom
+    raise NotPolynomialError
+
+
+def _reaches(values: tuple[Atom | None, ...], X: ir.Value) -> bool:
+    """Whether statistics are made of X, or of what X is made of: then they are none that run."""
+    sources = set(_sources((X,)))
+    return any(source in sources for source in _sources(values))
+
+
+def _sources(values: tuple[Atom | None, ...]) -> Iterator[ir.Value]:
+    """The values that are no constants and that others are made of, and themselves."""
+    seen: set[ir.Value] = set()
+    waiting = [value for value in values if isinstance(value, ir.Value)]
+    while waiting:
+        value = waiting.pop()
+        if value in seen or value.is_initializer():
+            continue
+        seen.add(value)
+        producer = value.producer()
+        if producer is None:
+            yield value
+            continue
+        if producer.inputs:
+            yield value
+        waiting += [each for each in producer.inputs if each is not None]
+
+
+def _goes_on(node: ir.Node, match: _Match, types: Types) -> bool:
+    """Whether the one reader of a batch norm is still a part of it: its scale or its B."""
+    Y = node.outputs[0]
+    readers = {use.node for use in Y.uses()}
+    if len(readers) != 1 or Y.is_graph_output():
+        return False
+    (reader,) = readers
+    if reader.graph is not node.graph or reader.domain != "" or reader.op_type not in BINARY:
+        return False
+    longer = _match(reader, types)
+    return longer is not None and longer.X is match.X
+
+
+def _holds_another(node: ir.Node, match: _Match, types: Types) -> bool:
+    """Whether a batch norm on the way from X is read elsewhere too: it is one, and this what follows."""
+    inside = {node, *match.reader.interior(node)}
+    for value in match.between:
+        producer = value.producer()
+        read_elsewhere = value.is_graph_output() or any(use.node not in inside for use in value.uses())
+        if read_elsewhere and producer is not None and _may_be_last(producer) and _match(producer, types) is not None:
+            return True
+    return False
+
+
+def _site(node: ir.Node, match: _Match, types: Types) -> Site:
+    kind = "running" if match.mean is not None else "batch"
+    form = f"arithmetic ({kind} statistics)"
+    interior = tuple(match.reader.interior(node))
+    shared = _read_elsewhere(node, interior, types)
+    if shared is not None:
+        value, reader = shared
+        return LeftAlone(
+            node,
+            form,
+            f"'{value.name}' inside it is also read by {reader}, so it would be calculated twice: as one op, with a "
+            "gradient of its own, it has to stand in the model that the training graph is made of",
+        )
+    channels = _channels(match, types)
+    if channels is None and (match.scale is None or match.B is None):
+        missing = "scale" if match.scale is None else "B"
+        return LeftAlone(
+            node,
+            form,
+            f"it has no {missing}, and the number of channels of '{match.X.name}' is not known: give its shape",
+        )
+    dtype = types.of(match.X)
+    scale = _as_channels(match.scale, types) if match.scale is not None else ChannelVector.filled(1.0, channels, dtype)
+    B = _as_channels(match.B, types) if match.B is not None else ChannelVector.filled(0.0, channels, dtype)
+    if match.mean is not None and match.var is not None:
+        return InferenceSite(
+            node=node,
+            form=form,
+            axis=_axis(match, types),
+            epsilon=match.epsilon,
+            momentum=_MOMENTUM,
+            X=match.X,
+            scale=scale,
+            B=B,
+            mean=_as_channels(match.mean, types),
+            var=_as_channels(match.var, types),
+            Y=node.outputs[0],
+            interior=interior,
+        )
+    # The variance first: what it is made of reads the mean, in front of the node.
+    saved_var = _read_behind(node, match.reader.variances, _unused_without(node, interior, None))
+    saved_mean = _read_behind(node, match.reader.means, _unused_without(node, interior, saved_var))
+    return ForwardSite(
+        node=node,
+        form=form,
+        axis=_axis(match, types),
+        epsilon=match.epsilon,
+        momentum=_MOMENTUM,
+        X=match.X,
+        scale=scale,
+        B=B,
+        running_mean=None,
+        running_var=None,
+        Y=node.outputs[0],
+        updated_mean=None,
+        updated_var=None,
+        saved_mean=saved_mean,
+        saved_var=saved_var,
+        saved_inv_std=None,
+        updates_in_place=False,
+        interior=interior,
+    )
+
+
+def _read_elsewhere(node: ir.Node, interior: tuple[ir.Node, ...], types: Types) -> tuple[ir.Value, str] | None:
+    """A value of full size that something outside an expression reads too, as the gradient of arithmetic does."""
+    inside = {node, *interior}
+    for value in (value for each in interior for value in each.outputs if not _is_narrow(value, types)):
+        reader = next((use.node for use in value.uses() if use.node not in inside), None)
+        if reader is not None or value.is_graph_output():
+            return value, "the caller" if reader is None else f"node '{label(reader)}'"
+    return None
+
+
+def _axis(match: _Match, types: Types) -> int:
+    shape = types.shape(match.X)
+    assert shape is not None
+    return -1 if match.axis == len(shape) - 1 and match.axis != 1 else match.axis
+
+
+def _channels(match: _Match, types: Types) -> int | None:
+    """The number of channels, from whichever value says it."""
+    shape = types.shape(match.X)
+    assert shape is not None
+    sizes = [shape[match.axis]]
+    for value in (match.scale, match.B, match.mean, match.var):
+        vector = None if value is None else types.shape(value)
+        sizes += [size for size in vector or () if size != 1]
+    return next((int(size) for size in sizes if isinstance(size, int)), None)
+
+
+def _as_channels(value: ir.Value, types: Types) -> ir.Value:
+    shape = types.shape(value)
+    return value if shape is not None and len(shape) == 1 else ChannelVector.of(value, types.of(value), shape)
+
+
+def _unused_without(node: ir.Node, interior: tuple[ir.Node, ...], served: ir.Value | None) -> set[ir.Node]:
+    """The node, and those of its expression that only it needs where another node makes the value `served`."""
+    gone, before = {node}, 0
+    while len(gone) != before:
+        before = len(gone)
+        for each in interior:
+            outputs = [value for value in each.outputs if value is not served]
+            if all(not v.is_graph_output() and all(use.node in gone for use in v.uses()) for v in outputs):
+                gone.add(each)
+    return gone
+
+
+def _read_behind(node: ir.Node, values: list[ir.Value], gone: set[ir.Node]) -> ir.Value | None:
+    """The first of equal values that something else reads, and only behind the node; others go on being calculated."""
+    wanted = [v for v in values if v.is_graph_output() or any(use.node not in gone for use in v.uses())]
+    if not wanted or node.graph is None:
+        return None
+    position = {each: index for index, each in enumerate(node.graph)}
+    for value in wanted:
+        readers = [use.node for use in value.uses() if use.node not in gone]
+        if all(position.get(reader, -1) > position[node] for reader in readers):
+            return value
+    return None
