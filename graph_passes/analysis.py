@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
 
-from onnx_cbp.graph_passes.dialects import DIALECTS
+from onnx_cbp.graph_passes.dialects import DIALECTS, primitive_arithmetic
 from onnx_cbp.graph_passes.dialects._reading import WrongAttributeError
 from onnx_cbp.graph_passes.scopes import scopes
 from onnx_cbp.graph_passes.sites import BackwardSite, ForwardSite, InferenceSite, LeftAlone, Site
@@ -53,7 +53,7 @@ def recognise(node: ir.Node, opset: int) -> Site | None:
 
 
 def _site(node: ir.Node, opset: int, types: Types) -> Site | None:
-    site = recognise(node, opset)
+    site = recognise(node, opset) or primitive_arithmetic.recognise(node, opset, types)
     if site is None or isinstance(site, LeftAlone | InferenceSite):
         return site
     reason = _obstacle(site, types)

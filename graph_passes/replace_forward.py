@@ -135,7 +135,7 @@ def _replace(
         _in_one(site, splice, types, writes, running)
     else:
         _in_steps(site, splice, types, writes, running, one_pass, group)
-    splice.commit()
+    splice.commit(site.interior)
 
 
 def _in_one(site: ForwardSite, splice: Splice, types: Types, writes: _InPlaceWrites, running: list[_Running]) -> None:

@@ -2,9 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
+
+
+class ChannelVector(ir.Value):
+    """A vector of channels that a form has in another shape, or not at all. It stands in no graph.
+
+    A `Draft` that is given one puts the node in front that makes it.
+
+    Attributes:
+        source: the value whose elements it has; None where it is `fill` everywhere.
+        fill: what it is made of where it has no source.
+    """
+
+    def __init__(
+        self, source: ir.Value | None, fill: float, channels: int | str | None, dtype: ir.DataType | None
+    ) -> None:
+        super().__init__(
+            name=None if source is None else source.name,  # what messages say
+            type=None if dtype is None else ir.TensorType(dtype),
+            shape=ir.Shape((channels,)),
+        )
+        self.source = source
+        self.fill = fill
+
+    @classmethod
+    def of(cls, source: ir.Value, dtype: ir.DataType | None, shape: Sequence[int | str | None] | None) -> ChannelVector:
+        """The elements of a value whose axes but one have size 1."""
+        wide = [size for size in shape or () if size != 1]
+        return cls(source, 0.0, wide[0] if len(wide) == 1 else None, dtype)
+
+    @classmethod
+    def filled(cls, fill: float, channels: int | None, dtype: ir.DataType | None) -> ChannelVector:
+        """The same number for every channel."""
+        return cls(None, fill, channels, dtype)
 
 
 @dataclass(frozen=True)
@@ -23,6 +57,7 @@ class ForwardSite:
         saved_mean, saved_var, saved_inv_std: the batch mean, the batch variance and 1 / sqrt(batch variance + epsilon)
             for whom they were saved; None where the form has none.
         updates_in_place: the node also writes the updated statistics into running_mean and running_var.
+        interior: nodes in front of `node` that are a part of the batch norm: `Splice.commit` removes the unused ones.
     """
 
     node: ir.Node
@@ -42,6 +77,7 @@ class ForwardSite:
     saved_var: ir.Value | None
     saved_inv_std: ir.Value | None
     updates_in_place: bool
+    interior: tuple[ir.Node, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,6 +105,7 @@ class InferenceSite:
         node, form, axis, epsilon, momentum, X, scale, B, Y: as in `ForwardSite`.
         mean, var: the running statistics.
         superfluous: outputs that inference form does not have; ONNX Runtime loads no model with one.
+        interior: as in `ForwardSite`.
     """
 
     node: ir.Node
@@ -83,6 +120,7 @@ class InferenceSite:
     var: ir.Value
     Y: ir.Value
     superfluous: tuple[ir.Value, ...] = ()
+    interior: tuple[ir.Node, ...] = ()
 
 
 @dataclass(frozen=True)

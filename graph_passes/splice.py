@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
 
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.graph_passes.scopes import scopes
-from onnx_cbp.graph_passes.sites import label
+from onnx_cbp.graph_passes.sites import ChannelVector, label
 from onnx_cbp.graph_passes.types import Types
 
 _LONG = 80
@@ -63,6 +64,7 @@ class Draft:
         self._types = types
         self._doc_string = doc_string
         self._metadata = metadata or {}
+        self._vectors: dict[ChannelVector, ir.Value] = {}
 
     def add(
         self,
@@ -83,7 +85,7 @@ class Draft:
         )
         node = ir.node(
             op_type,
-            inputs=inputs,
+            inputs=[self._made(value) for value in inputs],
             attributes=attributes,
             domain=domain,
             outputs=values,
@@ -93,6 +95,24 @@ class Draft:
         )
         self.nodes.append(node)
         return values
+
+    def _made(self, value: ir.Value | None) -> ir.Value | None:
+        """`value`, or the value of the nodes that make it where it is one that stands in no graph."""
+        if not isinstance(value, ChannelVector):
+            return value
+        if value not in self._vectors:
+            if value.source is not None:
+                self._vectors[value] = self._reshaped(value.source, (-1,), "vector", value)
+            else:
+                assert value.dtype is not None
+                assert value.shape is not None
+                filled = np.full(value.shape.numpy(), value.fill, value.dtype.numpy())
+                self._vectors[value] = self.constant("vector", ir.tensor(filled, dtype=value.dtype))
+        return self._vectors[value]
+
+    def _reshaped(self, value: ir.Value, sizes: Sequence[int], suffix: str, like: ir.Value) -> ir.Value:
+        shape = self.constant(f"{suffix}_shape", ir.tensor(np.array(sizes, np.int64)))
+        return self.add("Reshape", (value, shape), ((suffix, like.dtype, like.shape),))[0]
 
     def channel_op(
         self,
@@ -130,8 +150,15 @@ class Splice(Draft):
             return new
         if old.dtype is not None and new.dtype not in (None, old.dtype):
             new = self.cast(new, old.dtype, "as_before")
+        shape = self._types.shape(old) if self._is_vector(new) else None
+        if shape is not None and len(shape) != 1:
+            new = self._reshaped(new, [1 if size == 1 else -1 for size in shape], "shaped_as_before", old)
         self._heirs.append((old, new))
         return new
+
+    @staticmethod
+    def _is_vector(value: ir.Value) -> bool:
+        return value.shape is not None and len(value.shape) == 1
 
     def become(
         self,
@@ -150,8 +177,12 @@ class Splice(Draft):
         assert node is not None
         return node
 
-    def commit(self) -> None:
-        """Insert the new nodes before the old one, hand its values over and remove it."""
+    def commit(self, interior: Sequence[ir.Node] = ()) -> None:
+        """Insert the new nodes before the old one, hand its values over and remove it.
+
+        Args:
+            interior: nodes in front of it, of which those are removed that nothing reads then.
+        """
         holder = self.node.graph
         assert holder is not None
         holder.insert_before(self.node, self.nodes)
@@ -160,6 +191,16 @@ class Splice(Draft):
             name, old.name = old.name, None
             new.name = name
         holder.remove(self.node, safe=True)
+        _remove_unused(interior)
+
+
+def _remove_unused(nodes: Sequence[ir.Node]) -> None:
+    waiting = list(nodes)
+    while unused := [node for node in waiting if not any(is_used(value) for value in node.outputs)]:
+        for node in unused:
+            assert node.graph is not None
+            node.graph.remove(node, safe=True)
+            waiting.remove(node)
 
 
 def inherit(old: ir.Value, new: ir.Value) -> None:

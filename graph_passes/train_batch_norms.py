@@ -124,7 +124,7 @@ def _train(site: InferenceSite, model: ir.Model, names: Names, types: Types) -> 
     Y, *_ = splice.add("BatchNormalization", (site.X, *parameters), outputs, attributes)
     splice.hand_over(site.Y, Y)
     name = site.node.name
-    splice.commit()
+    splice.commit(site.interior)
     node = Y.producer()
     assert node is not None
     node.name = name or node.name  # the batch norm that it was
