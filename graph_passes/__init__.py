@@ -2,6 +2,7 @@
 
 from onnx_cbp.graph_passes.analysis import find_sites
 from onnx_cbp.graph_passes.attach_functions import AttachFunctionsPass
+from onnx_cbp.graph_passes.channels_last import ChannelsLastPass
 from onnx_cbp.graph_passes.fold_relu import FoldReluPass
 from onnx_cbp.graph_passes.inline_functions import InlineFunctionsPass
 from onnx_cbp.graph_passes.recompute_relu import RecomputeReluPass
@@ -16,6 +17,7 @@ from onnx_cbp.graph_passes.whole_batch_loss import WholeBatchLossPass
 __all__ = [
     "AttachFunctionsPass",
     "BackwardSite",
+    "ChannelsLastPass",
     "FoldReluPass",
     "ForwardSite",
     "InferenceSite",

@@ -138,6 +138,11 @@ class LeftAlone:
     reason: str
 
 
+@dataclass(frozen=True)
+class Folded(LeftAlone):
+    """A layer that holds a batch norm which an exporter folded into it."""
+
+
 Site = ForwardSite | BackwardSite | InferenceSite | LeftAlone
 
 

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnx_cbp.custom_ops import DOMAIN, OPERATORS
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.dialects import is_rewritten_forward
-from onnx_cbp.graph_passes.sites import BackwardSite, ForwardSite, LeftAlone, Site, label
+from onnx_cbp.graph_passes.sites import BackwardSite, Folded, ForwardSite, LeftAlone, Site, label
 from onnx_cbp.graph_passes.splice import Splice, origin
 
 WORLD = "world"
@@ -89,7 +89,7 @@ class Synchronization:
 
 def _obstacle(site: Site, group: str, batch_norms: set[ir.Node]) -> str | None:
     """Why a chosen batch norm, forward or backward, cannot be synchronised; None if it can, or is, or need not be."""
-    if isinstance(site, ForwardSite):
+    if isinstance(site, ForwardSite | Folded):
         return None
     if isinstance(site, BackwardSite):
         maker = origin(site.mean)

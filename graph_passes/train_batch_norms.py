@@ -8,9 +8,11 @@ from collections.abc import Sequence
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
+from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.analysis import find_sites
-from onnx_cbp.graph_passes.sites import ForwardSite, InferenceSite, LeftAlone, Site, label
+from onnx_cbp.graph_passes.dialects import is_rewritten_forward
+from onnx_cbp.graph_passes.sites import BackwardSite, InferenceSite, LeftAlone, Site, label
 from onnx_cbp.graph_passes.splice import Names, Splice
 from onnx_cbp.graph_passes.types import Types
 
@@ -75,8 +77,9 @@ class TrainBatchNormsPass(InPlacePass):
                 hint = "; `onnx-cbp inspect` lists their names" if any(map(_forward, sites)) else ": it has none"
                 raise OnnxCbpError(f"train: '{pattern}' chooses no batch norm of the model{hint}")
             for site in matched:
-                # One that is rewritten already is no obstacle to all others that "*" chooses.
-                if isinstance(site, LeftAlone) and label(site.node) == pattern:
+                # One that is rewritten already trains, and is no obstacle to the others that a pattern chooses.
+                rewritten = is_rewritten_forward(site.node) and label(site.node) != pattern
+                if isinstance(site, LeftAlone) and not rewritten:
                     raise OnnxCbpError(
                         f"node '{label(site.node)}' ({site.form}) cannot be made to train: {site.reason}"
                     )
@@ -87,7 +90,9 @@ class TrainBatchNormsPass(InPlacePass):
 
 
 def _forward(site: Site) -> bool:
-    return isinstance(site, ForwardSite | InferenceSite | LeftAlone)
+    return not isinstance(site, BackwardSite) and not (
+        site.node.domain == DOMAIN and not is_rewritten_forward(site.node)
+    )
 
 
 def _obstacle(site: InferenceSite) -> str | None:
@@ -97,6 +102,8 @@ def _obstacle(site: InferenceSite) -> str | None:
     for old in site.superfluous:
         if old.uses() or old.is_graph_output():
             return f"{prefix}: its output '{old.name}' is read, which inference form does not have: remove its readers"
+    if site.node.domain != "":
+        return f"{prefix}: it is an op of a training graph: use it on the model that the artifacts are made of"
     if isinstance(graph, ir.Function):
         return f"{prefix}: it stands in the model-local function '{graph.name}': inline the function first"
     return None
@@ -121,13 +128,33 @@ def _train(site: InferenceSite, model: ir.Model, names: Names, types: Types) -> 
         attributes["is_test"] = 0
     if "consumed_inputs" in site.node.attributes:  # what opset 1 asks for
         attributes["consumed_inputs"] = site.node.attributes["consumed_inputs"].as_ints()
-    Y, *_ = splice.add("BatchNormalization", (site.X, *parameters), outputs, attributes)
+    there, back = _permutations(site, types)
+    X = (
+        site.X
+        if there is None
+        else splice.add("Transpose", (site.X,), (("X", site.X.dtype, None),), {"perm": there})[0]
+    )
+    Y, *_ = splice.add("BatchNormalization", (X, *parameters), outputs, attributes)
+    normalised = Y
+    if back is not None:
+        Y.shape = None
+        (Y,) = splice.add("Transpose", (Y,), (("Y_as_before", *outputs[0][1:]),), {"perm": back})
     splice.hand_over(site.Y, Y)
     name = site.node.name
     splice.commit(site.interior)
-    node = Y.producer()
+    node = normalised.producer()
     assert node is not None
     node.name = name or node.name  # the batch norm that it was
+
+
+def _permutations(site: InferenceSite, types: Types) -> tuple[list[int] | None, list[int] | None]:
+    """Where ONNX's op has its channels at axis 1 and the site has not: X's axes there, and back."""
+    shape = types.shape(site.X)
+    if shape is None or len(shape) < 2 or site.axis % len(shape) == 1:
+        return None, None
+    axis = site.axis % len(shape)
+    there = [0, axis, *(other for other in range(1, len(shape)) if other != axis)]
+    return there, [there.index(position) for position in range(len(shape))]
 
 
 def _parameter(value: ir.Value, model: ir.Model) -> ir.Value:

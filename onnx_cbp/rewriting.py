@@ -18,6 +18,7 @@ from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes import (
     AttachFunctionsPass,
     BackwardSite,
+    ChannelsLastPass,
     FoldReluPass,
     ForwardSite,
     InferenceSite,
@@ -34,11 +35,11 @@ from onnx_cbp.graph_passes import (
     find_sites,
     label,
 )
-from onnx_cbp.graph_passes.inference import infer_shapes
 from onnx_cbp.graph_passes.reduce_gradients import BUCKET_CAP_MB
 from onnx_cbp.graph_passes.replace_forward import is_parameter
 from onnx_cbp.graph_passes.splice import is_used
 from onnx_cbp.graph_passes.synchronize import group_of
+from onnx_cbp.graph_passes.types import Types
 from onnx_cbp.model_io import load_model
 
 _log = logging.getLogger("onnx_cbp")
@@ -153,6 +154,7 @@ def rewrite(
     passes: list[InPlacePass] = [
         ReplaceForwardPass(one_pass=one_pass, synchronization=synchronization),
         ReplaceBackwardPass(one_pass=one_pass),
+        ChannelsLastPass(),
     ]
     if one_pass and fold_relu:
         passes.append(FoldReluPass())
@@ -236,20 +238,16 @@ def _to_proto(result: ir.Model, source: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _findings(model: ir.Model, sites: list[Site], synchronization: Synchronization) -> list[Finding]:
-    shapes = [_shape(site) for site in sites]
-    if None in shapes:
-        # A copy: inference would write types and shapes all over the model. It is slow, and only for the reader.
-        copy = ir.from_proto(ir.to_proto(model))
-        infer_shapes(copy)
-        shapes = [_shape(site) for site in find_sites(copy)]
-    return [_finding(site, shape, synchronization) for site, shape in zip(sites, shapes, strict=True)]
+    types = Types(model)
+    return [_finding(site, _shape(site, types), synchronization) for site in sites]
 
 
-def _shape(site: Site) -> str | None:
-    """The shape of X as text; None where the model does not say it."""
+def _shape(site: Site, types: Types) -> str | None:
+    """The shape of X as text; None where it is not known."""
     first = next(iter(site.node.inputs), None)  # of batch norms in every form, X
     X = first if isinstance(site, LeftAlone) else site.X
-    return None if X is None or X.shape is None else str(X.shape)
+    shape = None if X is None else types.shape(X)
+    return None if shape is None else str(ir.Shape(shape))
 
 
 def _finding(site: Site, shape: str | None, synchronization: Synchronization) -> Finding:
@@ -267,7 +265,10 @@ def _explain(site: Site, synchronization: Synchronization) -> str:
         group = group_of(site.node)
         return f"left alone: {site.reason}" + (f", synchronized in group '{group}'" if group else "")
     if isinstance(site, InferenceSite):
-        return "left alone: it normalises with running statistics, so there is nothing to train"
+        return (
+            "left alone: it normalises with running statistics, so it is frozen; "
+            f"--train '{label(site.node)}' makes it train"
+        )
     if isinstance(site, BackwardSite):
         return "gradients by onnx_cbp ops" + ("" if site.dX is not None else "; nothing asks for that of the input")
     group = synchronization.group(site)

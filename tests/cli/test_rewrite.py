@@ -68,7 +68,7 @@ def test_what_is_left_alone_says_why(run, tmp_path):
     onnx.save(model, tmp_path / "frozen.onnx")
     result = run("rewrite", tmp_path / "frozen.onnx", "-o", tmp_path / "out.onnx")
     assert result.exit_code == 0
-    assert "there is nothing to train" in result.stdout
+    assert "so it is frozen" in result.stdout
 
 
 def test_external_data(run, tmp_path, forward):

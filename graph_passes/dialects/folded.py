@@ -1,0 +1,41 @@
+"""Batch norms that an exporter folded into the layer in front of them: they are lost, and the trace of it is read."""
+
+from __future__ import annotations
+
+import re
+
+import onnx_ir as ir
+
+from onnx_cbp.graph_passes.sites import Folded
+
+_LAYERS = ("Conv", "ConvTranspose", "Gemm")
+_REWRITES = "pkg.onnxscript.rewriter.rule_name"
+_ORIGINS = ("pkg.torch.onnx.fx_node", "pkg.torch.onnx.class_hierarchy")
+_KEEPS = "torch.onnx.export(..., dynamo=True, optimize=False) keeps it"
+_LEGACY_KEEPS = "torch.onnx.export(..., training=TrainingMode.TRAINING, do_constant_folding=False) keeps it"
+
+#: The names that PyTorch's older exporter gives to weights that it calculates, instead of the parameters' own.
+_CALCULATED = re.compile(r"onnx::(Conv|ConvTranspose|Gemm)_\d+")
+
+
+def recognise(node: ir.Node, opset: int) -> Folded | None:  # noqa: ARG001 - one signature for every dialect
+    """The layer that holds a batch norm, by what exporters write of where it comes from; None if nothing says so."""
+    if node.domain != "" or node.op_type not in _LAYERS:
+        return None
+    form = f"folded into {node.op_type}"
+    metadata = node.metadata_props
+    if re.search(r"FuseBatchNormInto\w+", metadata.get(_REWRITES, "")) or any(
+        _ends_in_batch_norm(metadata.get(key, "")) for key in _ORIGINS
+    ):
+        return Folded(node, form, f"the exporter folded a batch norm into it, so none is left to train: {_KEEPS}")
+    calculated = [value is not None and _CALCULATED.fullmatch(value.name or "") for value in node.inputs[1:3]]
+    if len(calculated) == 2 and all(calculated):
+        return Folded(node, form, f"the exporter has probably folded a batch norm into it: {_LEGACY_KEEPS}")
+    return None
+
+
+def _ends_in_batch_norm(origin: str) -> bool:
+    """Whether a value comes from the call of a batch norm: the target of the call, or the last of the classes."""
+    target = re.search(r"call_function\[target=([\w.:]+)\]", origin)
+    called = target[1] if target else origin.rpartition(",")[2]
+    return re.search(r"batch_norm(?!\w*backward)", called) is not None
