@@ -14,8 +14,8 @@ from onnx_cbp.graph_passes.splice import inherit, is_used
 
 #: Functions of one tensor, element by element; further inputs of theirs are numbers.
 _ELEMENTWISE = frozenset(
-    "Abs Cast Celu Clip Elu Erf Exp Gelu HardSigmoid HardSwish Identity LeakyRelu Mish Neg Relu Selu Sigmoid Softplus "
-    "Softsign Tanh ThresholdedRelu".split()
+    {"Abs", "Cast", "Celu", "Clip", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu"}
+    | {"Mish", "Neg", "Relu", "Selu", "Sigmoid", "Softplus", "Softsign", "Tanh", "ThresholdedRelu"}
 )
 
 

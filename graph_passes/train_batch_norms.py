@@ -169,9 +169,10 @@ def _parameter(value: ir.Value, model: ir.Model) -> ir.Value:
         return value
     name, value.name = value.name, None
     assert name is not None
-    parameter = ir.Value(
-        name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()), const_value=tensor
-    )
+    # A tensor of its own: what an initializer is named is written into its tensor, which may be that of another, or of
+    # the caller's model.
+    own = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=name)
+    parameter = ir.Value(name=name, type=ir.TensorType(own.dtype), shape=own.shape, const_value=own)
     value.replace_all_uses_with(parameter)
     model.graph.remove(node, safe=True)
     model.graph.register_initializer(parameter)
