@@ -47,6 +47,18 @@ def attribute(node: ir.Node, name: str, default: int | float) -> int | float:
         raise WrongAttributeError(f"attribute '{name}' has type {value.type.name}, expected {kind}") from None
 
 
+def reduced_axes(node: ir.Node) -> tuple[int, ...] | None:
+    """The axes of a reduction; none are written where all are meant; None where they are not known."""
+    given = node.attributes.get("axes")
+    if given is not None:
+        return tuple(given.as_ints())
+    axes = optional_input(node, 1)
+    if axes is None:
+        return ()
+    constant = ir.convenience.get_const_tensor(axes)
+    return None if constant is None else tuple(int(axis) for axis in constant.numpy().reshape(-1))
+
+
 def refers_to_function_attribute(node: ir.Node) -> str | None:
     """The first attribute whose value a model-local function takes from its caller; it is not known here."""
     return next((name for name, value in node.attributes.items() if value.is_ref()), None)

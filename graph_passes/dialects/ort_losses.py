@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnx_cbp.graph_passes.dialects._reading import attribute, optional_input
+from onnx_cbp.graph_passes.dialects._reading import attribute, optional_input, reduced_axes
 
 _MICROSOFT = "com.microsoft"
 _CROSS_ENTROPY = "SoftmaxCrossEntropyLoss"
@@ -77,7 +77,7 @@ def _reduce(node: ir.Node) -> Reduction | str:
 
 
 def _is_whole(node: ir.Node, X: ir.Value) -> bool:
-    axes = _axes(node)
+    axes = reduced_axes(node)
     if axes == ():
         return not attribute(node, "noop_with_empty_axes", 0)
     shape = node.outputs[0].shape
@@ -87,18 +87,6 @@ def _is_whole(node: ir.Node, X: ir.Value) -> bool:
         shape = X.shape
     shape = shape if X.shape is None else X.shape  # of the same rank
     return shape is not None and axes is not None and len({axis % len(shape) for axis in axes}) == len(shape)
-
-
-def _axes(node: ir.Node) -> tuple[int, ...] | None:
-    """The axes; none are written where all are meant; None where they are not known."""
-    given = node.attributes.get("axes")
-    if given is not None:
-        return tuple(given.as_ints())
-    axes = optional_input(node, 1)
-    if axes is None:
-        return ()
-    constant = ir.convenience.get_const_tensor(axes)
-    return None if constant is None else tuple(int(axis) for axis in constant.numpy().reshape(-1))
 
 
 def _scales(X: ir.Value) -> list[tuple[ir.Node, int]]:

@@ -11,52 +11,32 @@ depend on X: running statistics. Reductions over other axes (layer, instance and
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
 import onnx_ir as ir
 
-from onnx_cbp.graph_passes.dialects._reading import attribute, optional_input
+from onnx_cbp.graph_passes.dialects._polynomials import (
+    BINARY,
+    HALF,
+    MOST_NODES,
+    MOVES,
+    ONE,
+    Atom,
+    Monomial,
+    NotPolynomialError,
+    Reader,
+    Terms,
+    add,
+    times,
+)
 from onnx_cbp.graph_passes.sites import ChannelVector, ForwardSite, InferenceSite, LeftAlone, Site
 from onnx_cbp.graph_passes.types import Types
 
 _BROADCASTS_SINCE = 7
 _MOMENTUM = 0.9  # ONNX's default: arithmetic has none
-_BINARY = ("Add", "Sub", "Mul", "Div")
-_MOVES = ("Identity", "Reshape", "Unsqueeze", "Squeeze")
 _ROOTS = ("Sqrt", "Pow")
-_MOST_NODES = 64  # between X and the result; far more than any spelling has
-_MOST_TERMS = 12
-
-# Equal atoms are equal values: a value by identity, ("mean", terms) and ("sum", terms) by what they are made of.
-_Atom = ir.Value | tuple[str, frozenset[tuple["_Monomial", float]]]
-_Monomial = frozenset[tuple[_Atom, Fraction]]
-_Terms = dict[_Monomial, float]
-
-_ONE: _Monomial = frozenset()
-_HALF = Fraction(1, 2)
-
-
-class _NoneError(Exception):
-    """An expression that is not of the kind."""
-
-
-@dataclass(frozen=True)
-class _Polynomial:
-    """What a value is.
-
-    Attributes:
-        terms: coefficients by monomial.
-        position: the axis of its channels counted from the last one, as broadcasting does; None for a number, and for
-            what has X in it alone.
-        full: whether X is in it; otherwise it is a vector or a number.
-    """
-
-    terms: _Terms
-    position: int | None = None
-    full: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,7 +50,7 @@ class _Match:
     B: ir.Value | None
     mean: ir.Value | None
     var: ir.Value | None
-    reader: _Reader
+    reader: Reader
     between: tuple[ir.Value, ...]
 
 
@@ -86,18 +66,18 @@ def recognise(node: ir.Node, opset: int, types: Types) -> Site | None:
 
 def _may_be_last(node: ir.Node) -> bool:
     """Whether a root is among what the node is made of; asks for no shapes, which are slow to infer."""
-    if node.domain != "" or node.op_type not in _BINARY or isinstance(node.graph, ir.Function):
+    if node.domain != "" or node.op_type not in BINARY or isinstance(node.graph, ir.Function):
         return False
     seen: set[ir.Node] = set()
     waiting = [node]
-    while waiting and len(seen) < _MOST_NODES:
+    while waiting and len(seen) < MOST_NODES:
         current = waiting.pop()
         if current in seen or current.domain != "" or current.graph is not node.graph:
             continue
         seen.add(current)
         if current.op_type in _ROOTS:
             return True
-        if current.op_type in (*_BINARY, *_MOVES, "Neg", "Reciprocal"):
+        if current.op_type in (*BINARY, *MOVES, "Neg", "Reciprocal"):
             producers = [None if value is None else value.producer() for value in current.inputs]
             waiting += [producer for producer in producers if producer is not None]
     return False
@@ -107,10 +87,10 @@ def _match(node: ir.Node, types: Types) -> _Match | None:
     """The batch norm that ends in a node, of the nearest X that makes it one."""
     between: list[ir.Value] = []
     for X in _behind(node, types):
-        reader = _Reader(X, node, types)
+        reader = Reader(X, node, types)
         try:
             return _batch_norm(reader, node, tuple(between))
-        except _NoneError:
+        except NotPolynomialError:
             between.append(X)
     return None
 
@@ -118,8 +98,8 @@ def _match(node: ir.Node, types: Types) -> _Match | None:
 def _behind(node: ir.Node, types: Types) -> Iterator[ir.Value]:
     """The values of full size that a value is made of with per-channel vectors only, the nearest first."""
     current: ir.Node | None = node
-    for _ in range(_MOST_NODES):
-        if current is None or current.domain != "" or current.op_type not in (*_BINARY, "Neg", "Identity"):
+    for _ in range(MOST_NODES):
+        if current is None or current.domain != "" or current.op_type not in (*BINARY, "Neg", "Identity"):
             return
         full = [value for value in current.inputs if value is not None and not _is_narrow(value, types)]
         if len(full) != 1 or full[0].producer() is node:
@@ -136,267 +116,64 @@ def _is_narrow(value: ir.Value, types: Types) -> bool:
     return shape is not None and sum(size != 1 for size in shape) <= 1
 
 
-class _Reader:
-    """Reads values as polynomials in X and vectors.
-
-    Attributes:
-        X: the data.
-        channels: the axes of X, counted from the last, that its reductions leave.
-        means, variances: the values that are those of X.
-    """
-
-    def __init__(self, X: ir.Value, last: ir.Node, types: Types) -> None:
-        self.X = X
-        self._understood: dict[ir.Node, None] = {}
-        self.channels: set[int] = set()
-        self.means: list[ir.Value] = []
-        self.variances: list[ir.Value] = []
-        self._graph = last.graph
-        self._types = types
-        self._known: dict[ir.Value, _Polynomial | None] = {}
-        X_term: _Monomial = frozenset({(X, Fraction(1))})
-        self.mean: _Atom = ("mean", frozenset({(X_term, 1.0)}))
-        self.batch_mean: _Terms = {frozenset({(self.mean, Fraction(1))}): 1.0}
-        centred = _sum({X_term: 1.0}, self.batch_mean, -1)
-        squares: _Atom = ("mean", frozenset(_product({X_term: 1.0}, {X_term: 1.0}).items()))
-        spread: _Atom = ("mean", frozenset(_product(centred, centred).items()))
-        self.batch_variance: tuple[_Terms, ...] = (
-            {frozenset({(spread, Fraction(1))}): 1.0},
-            _sum({frozenset({(squares, Fraction(1))}): 1.0}, _product(self.batch_mean, self.batch_mean), -1),
-        )
-
-    def read(self, value: ir.Value | None) -> _Polynomial:
-        """What a value is.
-
-        Raises:
-            _NoneError: nothing of the kind.
-        """
-        if value is None:
-            raise _NoneError
-        if value not in self._known:
-            self._known[value] = None  # a loop is none
-            self._known[value] = self._read(value)
-        known = self._known[value]
-        if known is None:
-            raise _NoneError
-        return known
-
-    def interior(self, node: ir.Node) -> dict[ir.Node, None]:
-        """The nodes that a node's result was read from, in no order."""
-        found: dict[ir.Node, None] = {}
-        waiting = [node]
-        while waiting:
-            producers = [None if value is None else value.producer() for value in waiting.pop().inputs]
-            new = [p for p in producers if p is not None and p not in found and p in self._understood]
-            found.update(dict.fromkeys(new))
-            waiting += new
-        return found
-
-    def _read(self, value: ir.Value) -> _Polynomial | None:
-        if value is self.X:
-            return _Polynomial({frozenset({(value, Fraction(1))}): 1.0}, None, True)
-        number = _number(value)
-        if number is not None:
-            return _Polynomial({_ONE: number} if number else {})
-        node = value.producer()
-        if node is not None and node.domain == "" and node.graph is self._graph and len(self._understood) < _MOST_NODES:
-            try:
-                result = self._of_node(node)
-                if len(result.terms) > _MOST_TERMS:
-                    raise _NoneError
-                self._understood[node] = None
-                if result.terms == self.batch_mean:
-                    self.means.append(value)
-                if result.terms in self.batch_variance:
-                    self.variances.append(value)
-                return result
-            except _NoneError:
-                pass  # it may yet be a vector of whatever origin
-        position = self._position(value)
-        return None if position is None else _Polynomial({frozenset({(value, Fraction(1))}): 1.0}, position)
-
-    def _position(self, value: ir.Value) -> int | None:
-        """The axis of a vector's channels, counted from the last; None where it is no vector."""
-        shape = self._types.shape(value)
-        wide = [index for index, size in enumerate(shape or ()) if size != 1]
-        return len(shape) - 1 - wide[0] if shape is not None and len(wide) == 1 else None
-
-    def _of_node(self, node: ir.Node) -> _Polynomial:
-        inputs = [self.read(value) for value in node.inputs[: 2 if node.op_type in (*_BINARY, "Pow", "Max") else 1]]
-        if not inputs or (len(inputs) == 1 and node.op_type in (*_BINARY, "Pow")):  # a constant; what is not valid
-            raise _NoneError
-        first = inputs[0]
-        if node.op_type in _BINARY:
-            return self._binary(node.op_type, first, inputs[1])
-        if node.op_type in _MOVES:
-            return first if node.op_type == "Identity" else self._moved(first, node.outputs[0])
-        if node.op_type == "ReduceMean":
-            return self._reduced(node, first)
-        if node.op_type == "Neg":
-            return _Polynomial(_sum({}, first.terms, -1), first.position, first.full)
-        if node.op_type == "Reciprocal":
-            return self._power(first, Fraction(-1))
-        if node.op_type == "Sqrt":
-            return self._power(first, _HALF)
-        if node.op_type == "Pow" and set(inputs[1].terms) <= {_ONE}:
-            return self._power(first, Fraction(inputs[1].terms.get(_ONE, 0.0)))
-        clipped = node.op_type == "Relu" or (node.op_type == "Max" and len(node.inputs) == 2 and not inputs[1].terms)
-        if clipped and first.terms in self.batch_variance:  # no variance is below zero but by rounding
-            return first
-        raise _NoneError
-
-    def _binary(self, op_type: str, left: _Polynomial, right: _Polynomial) -> _Polynomial:
-        positions = {p for p in (left.position, right.position) if p is not None}
-        if len(positions) > 1:  # an outer product
-            raise _NoneError
-        position, full = next(iter(positions), None), left.full or right.full
-        if op_type in ("Add", "Sub"):
-            return _Polynomial(_sum(left.terms, right.terms, 1 if op_type == "Add" else -1), position, full)
-        if op_type == "Div":
-            right = self._power(right, Fraction(-1))
-        return _Polynomial(_product(left.terms, right.terms), position, full)
-
-    def _power(self, base: _Polynomial, exponent: Fraction) -> _Polynomial:
-        if exponent == 2:
-            return _Polynomial(_product(base.terms, base.terms), base.position, base.full)
-        if base.full or not base.terms or exponent not in (-1, _HALF, -_HALF):
-            raise _NoneError
-        if len(base.terms) == 1:
-            ((monomial, coefficient),) = base.terms.items()
-            if exponent == -1 or coefficient == 1:
-                raised = frozenset((atom, power * exponent) for atom, power in monomial)
-                return _Polynomial({raised: coefficient ** float(exponent)}, base.position)
-        atom: _Atom = ("sum", frozenset(base.terms.items()))
-        return _Polynomial({frozenset({(atom, exponent)}): 1.0}, base.position)
-
-    def _moved(self, moved: _Polynomial, result: ir.Value) -> _Polynomial:
-        if moved.position is None:
-            if moved.full:
-                raise _NoneError
-            return moved
-        position = self._position(result)
-        if position is None:
-            raise _NoneError
-        return _Polynomial(moved.terms, position)
-
-    def _reduced(self, node: ir.Node, reduced: _Polynomial) -> _Polynomial:
-        shape, axes = self._types.shape(self.X), _axes(node)
-        if not reduced.full or shape is None or not axes:
-            raise _NoneError
-        rank = len(shape)
-        left = set(range(rank)) - {axis % rank for axis in axes}
-        if len(left) != 1 or rank < 2:
-            raise _NoneError
-        channels = rank - 1 - left.pop()
-        if reduced.position not in (None, channels):
-            raise _NoneError
-        self.channels.add(channels)
-        atom: _Atom = ("mean", frozenset(reduced.terms.items()))
-        position = channels if attribute(node, "keepdims", 1) else 0
-        return _Polynomial({frozenset({(atom, Fraction(1))}): 1.0}, position)
-
-
-def _sum(left: _Terms, right: _Terms, sign: int) -> _Terms:
-    result = dict(left)
-    for monomial, coefficient in right.items():
-        result[monomial] = result.get(monomial, 0.0) + sign * coefficient
-    return {monomial: coefficient for monomial, coefficient in result.items() if coefficient}
-
-
-def _product(left: _Terms, right: _Terms) -> _Terms:
-    if len(left) * len(right) > _MOST_TERMS**2:
-        raise _NoneError
-    result: _Terms = {}
-    for a, x in left.items():
-        for b, y in right.items():
-            result = _sum(result, {_times(a, b): x * y}, 1)
-    return result
-
-
-def _times(left: _Monomial, right: _Monomial) -> _Monomial:
-    powers = dict(left)
-    for atom, power in right:
-        powers[atom] = powers.get(atom, Fraction(0)) + power
-    return frozenset((atom, power) for atom, power in powers.items() if power)
-
-
-def _number(value: ir.Value) -> float | None:
-    """The number that a constant of one element is; None where it is something else, or may be fed."""
-    if value.is_graph_input():
-        return None
-    tensor = ir.convenience.get_const_tensor(value)
-    if tensor is None or math.prod(tensor.shape.numpy()) != 1:
-        return None
-    return float(tensor.numpy().reshape(-1)[0])
-
-
-def _axes(node: ir.Node) -> tuple[int, ...] | None:
-    given = node.attributes.get("axes")
-    if given is not None:
-        return tuple(given.as_ints())
-    axes = optional_input(node, 1)
-    tensor = None if axes is None or axes.is_graph_input() else ir.convenience.get_const_tensor(axes)
-    return None if tensor is None else tuple(int(axis) for axis in tensor.numpy().reshape(-1))
-
-
-def _batch_norm(reader: _Reader, node: ir.Node, between: tuple[ir.Value, ...]) -> _Match:
+def _batch_norm(reader: Reader, node: ir.Node, between: tuple[ir.Value, ...]) -> _Match:
     """The batch norm that the result of a node is.
 
     Raises:
-        _NoneError: it is none.
+        NotPolynomialError: it is none.
     """
     whole = reader.read(node.outputs[0])
-    data: _Monomial = frozenset({(reader.X, Fraction(1))})
+    data: Monomial = frozenset({(reader.X, Fraction(1))})
     slopes = [monomial for monomial in whole.terms if (reader.X, Fraction(1)) in monomial]
     if len(slopes) != 1 or whole.terms[slopes[0]] != 1 or not whole.full:
-        raise _NoneError
+        raise NotPolynomialError
     slope = slopes[0] - data
     base, scale = _root_and_scale(slope)
-    epsilon = base.pop(_ONE, 0.0)
+    epsilon = base.pop(ONE, 0.0)
     trains = base in reader.batch_variance
     mean, var = (reader.mean, None) if trains else _running(whole.terms, slope, base)
-    rest = _sum(_sum(whole.terms, {slopes[0]: 1.0}, -1), {_times(slope, frozenset({(mean, Fraction(1))})): -1.0}, -1)
+    rest = add(add(whole.terms, {slopes[0]: 1.0}, -1), {times(slope, frozenset({(mean, Fraction(1))})): -1.0}, -1)
     B = _vector(rest) if rest else None
-    shape = reader._types.shape(reader.X)
+    shape = reader.shape
     # Axis 0 is that of the batch: statistics of each sample are a layer norm's.
     if epsilon < 0 or shape is None or whole.position is None or whole.position >= len(shape) - 1:
-        raise _NoneError
+        raise NotPolynomialError
     if reader.channels and (trains is False or reader.channels != {whole.position}):
-        raise _NoneError
+        raise NotPolynomialError
     rank = len(shape)
     axis = rank - 1 - whole.position
     if not trains and _reaches((mean, var), reader.X):
-        raise _NoneError
+        raise NotPolynomialError
     running = (None, None) if trains else (mean, var)
     values = [value if isinstance(value, ir.Value) else None for value in running]
     return _Match(reader.X, axis, epsilon, scale, B, values[0], values[1], reader, between)
 
 
-def _root_and_scale(slope: _Monomial) -> tuple[_Terms, ir.Value | None]:
+def _root_and_scale(slope: Monomial) -> tuple[Terms, ir.Value | None]:
     """What the root is taken of, and the vector beside it."""
-    roots = [atom for atom, power in slope if power == -_HALF]
+    roots = [atom for atom, power in slope if power == -HALF]
     others = [atom for atom, power in slope if power == 1]
     if len(roots) != 1 or len(others) > 1 or len(roots) + len(others) != len(slope):
-        raise _NoneError
+        raise NotPolynomialError
     scale = others[0] if others else None
     if isinstance(scale, tuple):
-        raise _NoneError
+        raise NotPolynomialError
     root = roots[0]
     if isinstance(root, tuple) and root[0] == "sum":
         return dict(root[1]), scale
     return {frozenset({(root, Fraction(1))}): 1.0}, scale
 
 
-def _running(whole: _Terms, slope: _Monomial, base: _Terms) -> tuple[ir.Value, ir.Value]:
+def _running(whole: Terms, slope: Monomial, base: Terms) -> tuple[ir.Value, ir.Value]:
     """The mean and variance of a batch norm with running statistics."""
     var = _vector(base)
     for monomial, coefficient in whole.items():
         if coefficient == -1 and slope <= monomial:
             return _vector({monomial - slope: 1.0}), var
-    raise _NoneError
+    raise NotPolynomialError
 
 
-def _vector(terms: _Terms) -> ir.Value:
+def _vector(terms: Terms) -> ir.Value:
     """The one vector that terms are."""
     if len(terms) == 1:
         ((monomial, coefficient),) = terms.items()
@@ -404,16 +181,16 @@ def _vector(terms: _Terms) -> ir.Value:
             ((atom, power),) = monomial
             if power == 1 and isinstance(atom, ir.Value):
                 return atom
-    raise _NoneError
+    raise NotPolynomialError
 
 
-def _reaches(values: tuple[_Atom | None, ...], X: ir.Value) -> bool:
+def _reaches(values: tuple[Atom | None, ...], X: ir.Value) -> bool:
     """Whether statistics are made of X, or of what X is made of: then they are none that run."""
     sources = set(_sources((X,)))
     return any(source in sources for source in _sources(values))
 
 
-def _sources(values: tuple[_Atom | None, ...]) -> Iterator[ir.Value]:
+def _sources(values: tuple[Atom | None, ...]) -> Iterator[ir.Value]:
     """The values that are no constants and that others are made of, and themselves."""
     seen: set[ir.Value] = set()
     waiting = [value for value in values if isinstance(value, ir.Value)]
@@ -438,7 +215,7 @@ def _goes_on(node: ir.Node, match: _Match, types: Types) -> bool:
     if len(readers) != 1 or Y.is_graph_output():
         return False
     (reader,) = readers
-    if reader.graph is not node.graph or reader.domain != "" or reader.op_type not in _BINARY:
+    if reader.graph is not node.graph or reader.domain != "" or reader.op_type not in BINARY:
         return False
     longer = _match(reader, types)
     return longer is not None and longer.X is match.X
