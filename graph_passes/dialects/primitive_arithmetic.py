@@ -31,7 +31,7 @@ from onnx_cbp.graph_passes.dialects._polynomials import (
     add,
     times,
 )
-from onnx_cbp.graph_passes.sites import ChannelVector, ForwardSite, InferenceSite, LeftAlone, Site
+from onnx_cbp.graph_passes.sites import ChannelVector, ForwardSite, InferenceSite, LeftAlone, Site, label
 from onnx_cbp.graph_passes.types import Types
 
 _BROADCASTS_SINCE = 7
@@ -236,6 +236,15 @@ def _site(node: ir.Node, match: _Match, types: Types) -> Site:
     kind = "running" if match.mean is not None else "batch"
     form = f"arithmetic ({kind} statistics)"
     interior = tuple(match.reader.interior(node))
+    shared = _read_elsewhere(node, interior, types)
+    if shared is not None:
+        value, reader = shared
+        return LeftAlone(
+            node,
+            form,
+            f"'{value.name}' inside it is also read by {reader}, so it would be calculated twice: as one op, with a "
+            "gradient of its own, it has to stand in the model that the training graph is made of",
+        )
     channels = _channels(match, types)
     if channels is None and (match.scale is None or match.B is None):
         missing = "scale" if match.scale is None else "B"
@@ -285,6 +294,16 @@ def _site(node: ir.Node, match: _Match, types: Types) -> Site:
         updates_in_place=False,
         interior=interior,
     )
+
+
+def _read_elsewhere(node: ir.Node, interior: tuple[ir.Node, ...], types: Types) -> tuple[ir.Value, str] | None:
+    """A value of full size that something outside an expression reads too, as the gradient of arithmetic does."""
+    inside = {node, *interior}
+    for value in (value for each in interior for value in each.outputs if not _is_narrow(value, types)):
+        reader = next((use.node for use in value.uses() if use.node not in inside), None)
+        if reader is not None or value.is_graph_output():
+            return value, "the caller" if reader is None else f"node '{label(reader)}'"
+    return None
 
 
 def _axis(match: _Match, types: Types) -> int:

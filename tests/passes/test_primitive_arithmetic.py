@@ -309,6 +309,18 @@ def test_a_normalised_value_that_others_read_is_a_batch_norm_without_scale():
     assert_same(model, rewritten, "NCHW", 0)
 
 
+def test_one_whose_centred_data_others_read_is_left_alone():
+    s = Spelling("NCHW")
+    mean = s.mean("x", 1)
+    centred = s.op("Sub", "x", mean)
+    r = s.op("Reciprocal", s.op("Sqrt", s.op("Add", s.mean(s.op("Mul", centred, centred), 1), s.constant(EPSILON))))
+    y = s.op("Mul", centred, s.op("Mul", r, s.vector([1.0, 2.0, 3.0], "shaped")))
+    model = s.model(y, s.op("Abs", centred))
+    (found,) = inspect(model)
+    assert (found.rewritten, f"'{centred}' inside it is also read by node 'Abs_" in found.explanation) == (False, True)
+    assert rewrite(model) == model
+
+
 def test_several_in_a_row_and_a_residual():
     s = Spelling("NCHW")
     first = spelled(s, mean := s.mean("x", 1), variance(s, mean, None))
