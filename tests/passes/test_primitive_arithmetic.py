@@ -332,3 +332,13 @@ def test_several_in_a_row_and_a_residual():
     rewritten = rewrite(model)
     assert op_types(rewritten).count("BatchNormTrain") == 2
     assert_same(model, rewritten, "NCHW", 0)
+
+
+def test_an_instance_norm_of_one_sample_is_none():
+    """Its statistics have the shape of a batch norm's."""
+    s = Spelling("NCHW")
+    s.shape = (1, C, 5, 6)
+    mean = s.mean("x", 1, [2, 3])
+    model = s.model(spelled(s, mean, variance(s, mean, [2, 3])))
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    assert inspect(model) == []
