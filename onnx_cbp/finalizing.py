@@ -115,7 +115,6 @@ def finalize(
     _refuse_other_ops(result)
     RemoveUnusedOpsetsPass()(result)
     _complete(result)
-    result.metadata_props.clear()
     finished = _to_proto(result, _without_training(source))
     _check(finished)
     if report is not None:

@@ -9,7 +9,6 @@ from support.models import INFERENCE, parse
 from support.training import MODELS
 
 SAMPLE = MODELS / "conv1d_signals"
-HELP = "onnx-cbp finalize"
 
 
 @pytest.fixture
