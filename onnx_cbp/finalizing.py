@@ -33,7 +33,7 @@ from onnx_cbp.graph_passes.inference import infer_shapes
 from onnx_cbp.graph_passes.inference_outputs import inference_outputs, named_outputs, parameters
 from onnx_cbp.graph_passes.scopes import import_domain
 from onnx_cbp.graph_passes.to_inference import training_left
-from onnx_cbp.rewriting import ModelSource, _read, _to_ir, _to_proto
+from onnx_cbp.ir_models import ModelSource, read_model, to_ir, to_proto
 
 #: Since this IR version an initializer need not be an input, and is then a constant.
 _CONSTANTS_SINCE = 4
@@ -87,8 +87,8 @@ def finalize(
             them; what feeds the loss cannot be told, or there is no value of a name in `outputs`; a batch norm has no
             running statistics; an op that the outputs need is none of ONNX's.
     """
-    source = _read(model)
-    result = _to_ir(source)
+    source = read_model(model)
+    result = to_ir(source)
     InlinePass(criteria=lambda function: function.domain != DOMAIN)(result)
     values = {} if checkpoint is None else _parameters_of(checkpoint)
     for identifier in [identifier for identifier in result.functions if identifier[0] == DOMAIN]:
@@ -115,7 +115,7 @@ def finalize(
     _refuse_other_ops(result)
     RemoveUnusedOpsetsPass()(result)
     _complete(result)
-    finished = _to_proto(result, _without_training(source))
+    finished = to_proto(result, _without_training(source))
     _check(finished)
     if report is not None:
         graph = finished.graph
@@ -213,7 +213,7 @@ def _complete(model: ir.Model) -> None:
 
 
 def _without_training(source: onnx.ModelProto) -> onnx.ModelProto:
-    """What `_to_proto` takes from the source, but how to train it."""
+    """What `to_proto` takes from the source, but how to train it."""
     kept = onnx.ModelProto()
     kept.graph.sparse_initializer.extend(source.graph.sparse_initializer)
     return kept

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -44,11 +43,9 @@ from onnx_cbp.graph_passes.replace_forward import is_parameter
 from onnx_cbp.graph_passes.splice import is_used
 from onnx_cbp.graph_passes.synchronize import group_of
 from onnx_cbp.graph_passes.types import Types
-from onnx_cbp.model_io import load_model
+from onnx_cbp.ir_models import ModelSource, read_model, to_ir, to_proto
 
 _log = logging.getLogger("onnx_cbp")
-
-ModelSource = onnx.ModelProto | str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ def inspect(model: ModelSource) -> list[Finding]:
     Raises:
         OnnxCbpError: the file cannot be read, or the model is not valid ONNX.
     """
-    analysed = _to_ir(_read(model))
+    analysed = to_ir(read_model(model))
     InlineFunctionsPass()(analysed)
     return _findings(analysed, list(find_sites(analysed)))
 
@@ -155,8 +152,8 @@ def rewrite(
             f"portable and {name} exclude each other: without the library there is no communication, and the model "
             "must fail there and not train alone"
         )
-    source = _read(model)
-    result = _to_ir(source)
+    source = read_model(model)
+    result = to_ir(source)
     InlineFunctionsPass()(result)
     modified = bool(train) and TrainBatchNormsPass(train)(result).modified
     sites = list(find_sites(result))
@@ -194,7 +191,7 @@ def rewrite(
         copy.CopyFrom(source)
         return copy
     register_schemas()
-    return _to_proto(result, source)
+    return to_proto(result, source)
 
 
 def _tell(result: ir.Model, modified: bool) -> None:
@@ -211,51 +208,6 @@ def _tell(result: ir.Model, modified: bool) -> None:
 
 def _layer(node: ir.Node) -> str:
     return node.attributes["layer"].as_string()
-
-
-def _read(model: ModelSource) -> onnx.ModelProto:
-    return model if isinstance(model, onnx.ModelProto) else load_model(model)
-
-
-def _to_ir(model: onnx.ModelProto) -> ir.Model:
-    _refuse_sparse_subgraphs(model.graph)
-    serde = logging.getLogger("onnx_ir.serde")
-    disabled, serde.disabled = serde.disabled, True  # it does not know sparse initializers, and says so of each use
-    try:
-        return ir.from_proto(model)
-    except Exception as error:  # onnx-ir wraps whatever it meets
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        reason = " ".join(str(cause).split())
-        raise OnnxCbpError(f"the model is not valid ONNX: {reason}") from error
-    finally:
-        serde.disabled = disabled
-
-
-def _refuse_sparse_subgraphs(graph: onnx.GraphProto) -> None:
-    """Raise for what onnx-ir would lose: a sparse initializer anywhere but in the main graph."""
-    for node in graph.node:
-        for attribute in node.attribute:
-            for subgraph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                if subgraph.sparse_initializer:
-                    name = subgraph.sparse_initializer[0].values.name
-                    raise OnnxCbpError(
-                        f"node '{node.name or node.output[0]}' has a subgraph with the sparse initializer '{name}', "
-                        "which a rewrite cannot keep: make it dense"
-                    )
-                _refuse_sparse_subgraphs(subgraph)
-
-
-def _to_proto(result: ir.Model, source: onnx.ModelProto) -> onnx.ModelProto:
-    try:
-        model = ir.to_proto(result)
-    except Exception as error:  # onnx-ir wraps whatever it meets
-        raise OnnxCbpError(f"the model is not valid ONNX: {' '.join(str(error).split())}") from error
-    # onnx-ir does not carry these two; a rewrite never touches what they hold.
-    model.training_info.extend(source.training_info)
-    model.graph.sparse_initializer.extend(source.graph.sparse_initializer)
-    return model
 
 
 def _findings(

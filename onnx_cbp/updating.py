@@ -24,8 +24,8 @@ from onnx_cbp.graph_passes.batch_statistics import (
 )
 from onnx_cbp.graph_passes.sites import ForwardSite
 from onnx_cbp.graph_passes.splice import Names
+from onnx_cbp.ir_models import ModelSource, read_model, to_ir, to_proto
 from onnx_cbp.registration import register
-from onnx_cbp.rewriting import ModelSource, _read, _to_ir, _to_proto
 from onnx_cbp.training.parameters import Parameters
 
 _FATAL_ONLY = 4
@@ -79,9 +79,9 @@ def update_bn(
         raise OnnxCbpError("update_bn: momentum and exact exclude each other: an exact average forgets nothing")
     if momentum is not None and not 0 <= momentum <= 1:
         raise OnnxCbpError(f"update_bn: momentum is {momentum}: use a number from 0 to 1, or None")
-    source = _read(model)
+    source = read_model(model)
     parameters = Parameters.of(checkpoint)
-    result = _to_ir(source)
+    result = to_ir(source)
     InlineFunctionsPass(inference=True)(result)
     layers = find_layers(result)
     if not layers:
@@ -105,7 +105,7 @@ def update_bn(
         raise OnnxCbpError("update_bn: there are no batches to take statistics of")
     _put(result, list(modules.values()), parameters)
     parameters.save()
-    return _to_proto(result, source)
+    return to_proto(result, source)
 
 
 @dataclass
@@ -190,7 +190,7 @@ class _Run:
     """The batch statistics of every layer, for one batch after the other."""
 
     def __init__(self, source: onnx.ModelProto, parameters: Parameters, backend: str) -> None:
-        graph = _to_ir(source)
+        graph = to_ir(source)
         InlineFunctionsPass(inference=True)(graph)
         initializers = graph.graph.initializers
         #: The inputs of the model that data is fed to, and those of them that the statistics depend on.
@@ -211,7 +211,7 @@ class _Run:
         register(options, backend)
         self._version = ort.__version__
         try:
-            with _loadable(_to_proto(graph, source)) as loadable:
+            with _loadable(to_proto(graph, source)) as loadable:
                 self._session = ort.InferenceSession(loadable, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the exceptions of ONNX Runtime have no base of their own
             raise OnnxCbpError(_explain("the model", str(error), self._version)) from error

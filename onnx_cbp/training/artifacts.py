@@ -36,8 +36,9 @@ from onnx_cbp.graph_passes.dialects import running_statistics
 from onnx_cbp.graph_passes.inference import infer_shapes
 from onnx_cbp.graph_passes.scopes import all_nodes
 from onnx_cbp.graph_passes.splice import Names, origin
+from onnx_cbp.ir_models import ModelSource, to_ir, to_proto
 from onnx_cbp.model_io import load_model, save_model
-from onnx_cbp.rewriting import ModelSource, _to_ir, _to_proto, rewrite
+from onnx_cbp.rewriting import rewrite
 from onnx_cbp.training.runtime import load_artifacts
 
 _log = logging.getLogger("onnx_cbp")
@@ -167,7 +168,7 @@ class _Prepared:
 
 
 def _prepare(source: onnx.ModelProto, train_batch_norms: Sequence[str], trained: Sequence[str]) -> _Prepared:
-    model = _to_ir(source)
+    model = to_ir(source)
     InlinePass(criteria=lambda function: function.domain != DOMAIN)(model)
     if train_batch_norms:
         from onnx_cbp.graph_passes.train_batch_norms import TrainBatchNormsPass
@@ -187,7 +188,7 @@ def _prepare(source: onnx.ModelProto, train_batch_norms: Sequence[str], trained:
     updated = [value for node in ours for _, value in running_statistics(node) if value.is_initializer()]
     statistics.update(dict.fromkeys(value.name or "" for value in updated))
     return _Prepared(
-        _to_proto(model, source),
+        to_proto(model, source),
         frozenset(site.Y.name or "" for site in sites if isinstance(site, InferenceSite)),
         len(training),
         tuple(statistics),
@@ -300,7 +301,7 @@ def _hand_over(prepared: onnx.ModelProto, given: ModelSource, limit: int, folder
 def _mend_training_model(path: Path, prepared: _Prepared, options: dict[str, Any]) -> None:
     """Freeze what was in inference form, which the builder lets train, and rewrite the rest."""
     source = load_model(path)
-    model = _to_ir(source)
+    model = to_ir(source)
     sites = [site for site in find_sites(model) if isinstance(site, ForwardSite)]
     frozen = [label(site.node) for site in sites if site.Y.name in prepared.frozen]
     if len(sites) - len(frozen) > prepared.training:
@@ -312,7 +313,7 @@ def _mend_training_model(path: Path, prepared: _Prepared, options: dict[str, Any
     if prepared.ours:
         CompleteGradientsPass()(model)
         WriteRunningStatsPass()(model)
-        source = _to_proto(model, source)
+        source = to_proto(model, source)
     more = options.pop("freeze", ())
     freeze = [*(glob.escape(name) for name in frozen), *((more,) if isinstance(more, str) else more)]
     save_model(rewrite(source, freeze=freeze, **options), path)
@@ -321,7 +322,7 @@ def _mend_training_model(path: Path, prepared: _Prepared, options: dict[str, Any
 def _mend_eval_model(path: Path, prepared: _Prepared) -> None:
     """Leave nothing of training: what ONNX Runtime leaves of it, no runtime loads."""
     source = load_model(path)
-    model = _to_ir(source)
+    model = to_ir(source)
     modified = DropTrainingOutputsPass(evaluation=True)(model).modified
     if prepared.ours:
         from onnx_cbp.graph_passes.to_inference import ToInferencePass
@@ -329,7 +330,7 @@ def _mend_eval_model(path: Path, prepared: _Prepared) -> None:
         modified |= ToInferencePass()(model).modified
         RemoveUnusedNodesPass()(model)  # an evaluation model writes nothing in place
     if modified:
-        save_model(_to_proto(model, source), path)
+        save_model(to_proto(model, source), path)
 
 
 def _convert(artifacts: Any, folder: Path) -> None:
