@@ -19,7 +19,7 @@ _LARGEST = 2**16
 
 
 class FoldConstantsPass(InPlacePass):
-    """Turns floating-point values of the main graph that are known into initializers.
+    """Turns values of the main graph that are known into initializers.
 
     Known are constants, static shapes, and what is computed from known values alone; an initializer is a parameter,
     which training may change, and is not. Exporters write the missing scale of a batch norm, or the missing bias of a
@@ -43,7 +43,10 @@ class FoldConstantsPass(InPlacePass):
                 continue
             (output,) = node.outputs
             known[output] = array
-            if ir.DataType.from_numpy(array.dtype) in _FLOATS and output.uses() and not output.is_graph_output():
+            is_float = ir.DataType.from_numpy(array.dtype) in _FLOATS
+            # A Constant of integers is as good as an initializer, and a pass may look for the node.
+            wanted = is_float or node.op_type != "Constant"
+            if wanted and output.uses() and not output.is_graph_output():
                 known[_lift(node, array)] = array
                 modified = True
             else:

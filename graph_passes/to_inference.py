@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
@@ -36,7 +36,7 @@ class ToInferencePass(InPlacePass):
         opset = model.opset_imports.get("", 1)
         before = _before(model)
         modified = False
-        for site, relu in list(_sites(model)):
+        for site, relu in _sites(model):
             if not _is_plain(site):
                 _replace(site, relu, opset, names, types, before)
                 modified = True
@@ -60,19 +60,20 @@ def training_left(model: ir.Model) -> LeftAlone | None:
     return None
 
 
-def _sites(model: ir.Model) -> list[tuple[InferenceSite, bool]]:
-    """Every batch norm whose running statistics are known, and whether a Relu is folded into it."""
-    found = []
+def _sites(model: ir.Model) -> Iterator[tuple[InferenceSite, bool]]:
+    """Every batch norm whose running statistics are known, and whether a Relu is folded into it.
+
+    Each is read when it is asked for: what is done to one changes what the next one reads.
+    """
     for site in find_sites(model):
         if isinstance(site, ForwardSite) and site.running_mean is not None and site.running_var is not None:
-            found.append((_with_running_statistics(site, site.running_mean, site.running_var), False))
+            yield _with_running_statistics(site, site.running_mean, site.running_var), False
         elif isinstance(site, InferenceSite):
-            found.append((site, False))
+            yield site, False
         elif isinstance(site, LeftAlone):
             ours = inference_form(site.node)
             if isinstance(ours, tuple):
-                found.append(ours)
-    return found
+                yield ours
 
 
 def _with_running_statistics(site: ForwardSite, mean: ir.Value, var: ir.Value) -> InferenceSite:

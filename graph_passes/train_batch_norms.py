@@ -49,6 +49,7 @@ class TrainBatchNormsPass(InPlacePass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Rewrite the model in place; nothing is changed where a pattern is refused."""
+        _join_calls(list(find_sites(model)))
         sites = list(find_sites(model))
         self.check(sites)
         chosen = [site for site in sites if isinstance(site, InferenceSite) and self.chooses(site)]
@@ -155,6 +156,27 @@ def _permutations(site: InferenceSite, types: Types) -> tuple[list[int] | None, 
     axis = site.axis % len(shape)
     there = [0, axis, *(other for other in range(1, len(shape)) if other != axis)]
     return there, [there.index(position) for position in range(len(shape))]
+
+
+def _join_calls(sites: Sequence[Site]) -> None:
+    """Let all calls of one module read its own running statistics.
+
+    PyTorch's default exporter lets each call read a copy of what the one before it has read, which is what that leaves
+    in inference form. One module is told by its scale and bias: the same values, not equal ones that were merged.
+    """
+    statistics: dict[tuple[ir.Value, ...], set[ir.Value]] = {}
+    for site in sites:
+        if not isinstance(site, InferenceSite):
+            continue
+        own = statistics.setdefault((site.scale, site.B), set())
+        for value in (site.mean, site.var):
+            read = value
+            while (copy := read.producer()) is not None and (copy.domain, copy.op_type) == ("", "Identity"):
+                assert copy.inputs[0] is not None
+                read = copy.inputs[0]
+            if read is not value and read in own:
+                site.node.replace_input_with(site.node.inputs.index(value), read)
+            own.add(read)
 
 
 def _parameter(value: ir.Value, model: ir.Model) -> ir.Value:

@@ -22,6 +22,7 @@ from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes import (
     FoldBatchNormPass,
+    FoldConstantsPass,
     InferenceSite,
     RemoveUnusedPass,
     SetOutputsPass,
@@ -95,6 +96,7 @@ def finalize(
         del result.functions[identifier]  # bodies: their ops are read as ops
     import_domain(result)
     infer_shapes(result)
+    FoldConstantsPass()(result)  # axes that are computed hide the shape of what is reduced over them
     known = parameters(result, values)
     read = [value for value in result.graph.inputs if value.uses()]
     kept = _outputs(result, known, (outputs,) if isinstance(outputs, str) else outputs)

@@ -505,3 +505,56 @@ agraph (float[N, 4, 3] x) => (float[N, 4, 3] y)
     x = np.random.default_rng(0).normal(1, 2, (5, 4, 3)).astype(np.float32)
     (got,), (want,) = (session(m, None).run(None, {"x": x}) for m in (final, model))
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+#: Two batch norms behind one another, and axes that are computed, as PyTorch's default exporter writes them.
+CHAIN = """
+<ir_version: 8, opset_import: ["" : 18]>
+agraph (float[N, 3, 4, 5] x) => (float[N, 3] y)
+<float[3] s = {1.5, 0.5, -2.0}, float[3] b = {0.5, 0.0, 1.0}, float[3] m = {1.0, -2.0, 0.25}, float[3] v = {0.5, 4.0, 1.0}
+>
+{
+    first, m1, v1 = BatchNormalization <training_mode: int = 1, epsilon: float = 0.001> (x, s, b, m, v)
+    second, m2, v2 = BatchNormalization <training_mode: int = 1, epsilon: float = 0.002> (first, b, s, v, v)
+    two = Constant <value = int64[2] {2, 3}> ()
+    any = Constant <value_ints = [-1]> ()
+    axes = Reshape (two, any)
+    y = ReduceMean <keepdims: int = 0> (second, axes)
+}
+"""
+
+
+@pytest.mark.parametrize("rewritten", [None, {}, {"one_pass": False}, {"freeze": "*"}], ids=str)
+def test_batch_norms_behind_one_another(rewritten):
+    model = parse(CHAIN)
+    plain = parse(CHAIN)
+    for node in plain.graph.node[:2]:
+        del node.output[1:]
+        del node.attribute[:]
+        node.attribute.append(helper.make_attribute("epsilon", 0.001 if node.output[0] == "first" else 0.002))
+    if rewritten is not None:
+        outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [3]) for name in ("m1", "v1", "m2", "v2")]
+        model.graph.output.extend(outputs)
+        model = onnx_cbp.rewrite(model, **rewritten)
+    final = onnx_cbp.finalize(model, outputs=["y"])
+    _is_onnx(final)
+    x = np.random.default_rng(3).normal(0, 2, (2, 3, 4, 5)).astype(np.float32)
+    want = in_double(plain, {"x": x})[0]
+    np.testing.assert_allclose(session(final, None).run(None, {"x": x})[0], want, rtol=1e-5, atol=1e-5)
+
+
+def test_axes_that_are_computed_leave_no_output_without_a_shape():
+    model = parse(CHAIN)
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("loss", TensorProto.FLOAT, []))
+    model.graph.input.append(helper.make_tensor_value_info("target", TensorProto.FLOAT, ["N", 3]))
+    model.graph.node.extend(
+        [
+            helper.make_node("Sub", ["y", "target"], ["difference"]),
+            helper.make_node("Mul", ["difference", "difference"], ["square"]),
+            helper.make_node("ReduceMean", ["square"], ["loss"], keepdims=0),
+        ]
+    )
+    final = onnx_cbp.finalize(model)
+    assert [value.name for value in final.graph.output] == ["y"]
+    assert len(final.graph.output[0].type.tensor_type.shape.dim) == 2

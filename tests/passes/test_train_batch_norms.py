@@ -202,3 +202,16 @@ def test_old_zoo_graphs(name, caplog):
         rewritten = rewrite(model, train="*")
     assert op_types(rewritten).count("BatchNormTrain") == number
     assert "BatchNormalization" not in op_types(rewritten)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_calls_of_one_module_update_its_statistics(same):
+    # As PyTorch's default exporter writes a module that is called twice. Equal tensors that a tool merged are copies,
+    # too, but then of layers with other parameters, which keep statistics of their own.
+    text = INFERENCE.replace("(y, gamma, beta, mean, var)", "(y, gamma, beta, mean_copy, var_copy)")
+    text = text.replace("    z = ", "    mean_copy = Identity (mean)\n    var_copy = Identity (var)\n    z = ")
+    if not same:
+        text = text.replace("(y, gamma, beta", "(y, beta, gamma")
+    nodes = [node for node in trained(parse(text)).graph.node if node.op_type == "BatchNormalization"]
+    read = [list(node.input[3:]) for node in nodes]
+    assert read == [["mean", "var"], ["mean", "var"] if same else ["mean_copy", "var_copy"]]
