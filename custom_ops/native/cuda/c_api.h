@@ -1,0 +1,115 @@
+/* The CUDA kernels as plain C functions: what libonnx_cbp_cuda.so exports, for libonnx_cbp.so, which loads it when a
+ * session uses ONNX Runtime's CUDA provider, and for callers that have no ONNX Runtime. docs/cuda.md has the conventions.
+ *
+ * They are the functions of ../c_api.h, on the same arguments, where every pointer is to memory of the current device,
+ * the pointers to counts too. Each call is queued on `stream` and does not wait for it; `workspace` is memory of the
+ * device that belongs to the call until the stream has passed it, of onnx_cbp_cuda_workspace() bytes or more, aligned to
+ * 16. Null is success, otherwise one line of text, readable until the thread's next call. */
+#ifndef ONNX_CBP_CUDA_C_API_H_
+#define ONNX_CBP_CUDA_C_API_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define ONNX_CBP_CUDA_EXPORT __attribute__((visibility("default")))
+
+/* Counts up when a function changes. The loader refuses another than its own. */
+#define ONNX_CBP_CUDA_INTERFACE 1
+ONNX_CBP_CUDA_EXPORT int onnx_cbp_cuda_interface(void);
+
+/* Where a call runs: a cudaStream_t, and its workspace. */
+typedef struct onnx_cbp_cuda_queue {
+  void* stream;
+  void* workspace;
+} onnx_cbp_cuda_queue;
+
+/* Bytes of workspace that are enough for every function on this shape and the current device. -1: no device. */
+ONNX_CBP_CUDA_EXPORT int64_t onnx_cbp_cuda_workspace(int64_t outer, int64_t channels, int64_t inner);
+
+ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_channel_stats(onnx_cbp_cuda_queue queue, int x_type, int stats_type,
+                                                             int64_t outer, int64_t channels, int64_t inner,
+                                                             const void* x, void* mean, void* var, int64_t* count);
+
+ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_channel_normalize(onnx_cbp_cuda_queue queue, int x_type, int stats_type,
+                                                                 int64_t outer, int64_t channels, int64_t inner,
+                                                                 double epsilon, const void* x, const void* scale,
+                                                                 const void* b, const void* mean, const void* var,
+                                                                 void* y);
+
+ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_channel_backprop_stats(onnx_cbp_cuda_queue queue, int x_type,
+                                                                      int stats_type, int64_t outer, int64_t channels,
+                                                                      int64_t inner, const void* x, const void* mean,
+                                                                      const void* inv_std, const void* dy,
+                                                                      void* scale_grad, void* bias_grad);
+
+ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_channel_backprop(onnx_cbp_cuda_queue queue, int x_type, int stats_type,
+                                                                int64_t outer, int64_t channels, int64_t inner,
+                                                                const void* dy, const void* x, const void* scale,
+                                                                const void* mean, const void* inv_std,
+                                                                const void* scale_grad, const void* bias_grad,
+                                                                const int64_t* count, void* dx);
+
+/* Its workspace is that of shape [1, channels, 1], and so is that of running_stats. */
+ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_channel_stats_merge(onnx_cbp_cuda_queue queue, int stats_type,
+                                                                   int64_t replicas, int64_t channels, const void* mean,
+                                                                   const void* var, const int64_t* count,
+                                                                   void* merged_mean, void* merged_var,
+                                                                   int64_t* merged_count);
+
+ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_channel_backprop_stats_grad(
+    onnx_cbp_cuda_queue queue, int x_type, int stats_type, int64_t outer, int64_t channels, int64_t inner,
+    const void* x, const void* mean, const void* inv_std, const void* dy, const void* d_scale_grad,
+    const void* d_bias_grad, void* dx, void* d_mean, void* d_inv_std, void* d_dy);
+
+ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_batch_norm_train(onnx_cbp_cuda_queue queue, int x_type, int stats_type,
+                                                                int64_t outer, int64_t channels, int64_t inner,
+                                                                double epsilon, const void* x, const void* scale,
+                                                                const void* b, void* y, void* mean, void* var,
+                                                                int64_t* count);
+
+ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_batch_norm_train_update(
+    onnx_cbp_cuda_queue queue, int x_type, int stats_type, int64_t outer, int64_t channels, int64_t inner,
+    double epsilon, double momentum, int unbiased, int relu, const void* x, const void* scale, const void* b,
+    const void* running_mean, const void* running_var, void* y, void* mean, void* inv_std, void* updated_mean,
+    void* updated_var);
+
+ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_batch_norm_relu_train_update(
+    onnx_cbp_cuda_queue queue, int x_type, int stats_type, int64_t outer, int64_t channels, int64_t inner,
+    double epsilon, double momentum, int unbiased, const void* x, const void* scale, const void* b,
+    const void* running_mean, const void* running_var, void* y, void* mean, void* inv_std, void* updated_mean,
+    void* updated_var, void* slope, void* offset);
+
+ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_batch_norm_grad(onnx_cbp_cuda_queue queue, int x_type, int stats_type,
+                                                               int64_t outer, int64_t channels, int64_t inner,
+                                                               const void* dy, const void* x, const void* scale,
+                                                               const void* mean, const void* inv_std, void* dx,
+                                                               void* scale_grad, void* bias_grad);
+
+ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_batch_norm_relu_grad(
+    onnx_cbp_cuda_queue queue, int x_type, int stats_type, int64_t outer, int64_t channels, int64_t inner,
+    const void* dy, const void* y, const void* x, const void* scale, const void* mean, const void* inv_std, void* dx,
+    void* scale_grad, void* bias_grad);
+
+ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_batch_norm_recompute_relu_grad(
+    onnx_cbp_cuda_queue queue, int x_type, int stats_type, int64_t outer, int64_t channels, int64_t inner,
+    const void* dy, const void* x, const void* scale, const void* mean, const void* inv_std, const void* slope,
+    const void* offset, void* dx, void* scale_grad, void* bias_grad);
+
+ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_running_stats(onnx_cbp_cuda_queue queue, int stats_type,
+                                                             int64_t channels, double momentum, int unbiased,
+                                                             const void* running, const void* batch,
+                                                             const int64_t* count, void* updated);
+
+/* For collectives, whose messages the processor sends: queued on the stream, and waited for. */
+ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_to_host(void* stream, void* host, const void* device, size_t bytes);
+ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_to_device(void* stream, void* device, const void* host, size_t bytes);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* ONNX_CBP_CUDA_C_API_H_ */
