@@ -22,13 +22,13 @@ class ReplaceForwardPass(InPlacePass):
     With `one_pass`, for replicas that do not synchronise:
 
         Y, mean, inv_std, updated_mean, updated_var = BatchNormTrainUpdate(X, scale, B, running_mean, running_var)
-        Y, mean, var, count = BatchNormTrain(X, scale, B)      where the running statistics are not asked for
+        Y, mean, var, count = BatchNormTrain(X, scale, B)      where it has no running statistics to move
 
     Without it, in the steps between which statistics can be synchronised:
 
         mean, var, count = ChannelStats(X)
         Y = ChannelNormalize(X, scale, B, mean, var)
-        updated = RunningStats(running, batch, count)          for mean and variance, where something reads it
+        updated = RunningStats(running, batch, count)          for mean and variance
 
     A site that `synchronization` chooses is done in steps, and its statistics are those of the group's whole batch:
 
@@ -126,7 +126,11 @@ class _Running:
 
 
 def _running(site: ForwardSite, types: Types) -> list[_Running]:
-    """The running statistics of a site that something asks for."""
+    """The running statistics of a site that it moves, though nothing may read what they become.
+
+    `generate_artifacts` and `finalize` look for them. Those that the graph makes itself, as PyTorch does without
+    track_running_stats, are none.
+    """
     result = []
     for name, before, updated in (
         ("running_mean", site.running_mean, site.updated_mean),
@@ -134,7 +138,8 @@ def _running(site: ForwardSite, types: Types) -> list[_Running]:
     ):
         if before is not None:
             written = site.updates_in_place and is_parameter(before)
-            if written or is_used(updated):
+            kept = before.producer() is None or ir.convenience.get_const_tensor(before) is not None
+            if written or is_used(updated) or (kept and updated is not None):
                 result.append(_Running(name, before, types.of(before), updated, written))
     return result
 

@@ -38,6 +38,8 @@ from onnx_cbp.ir_models import ModelSource, read_model, to_ir, to_proto
 
 #: Since this IR version an initializer need not be an input, and is then a constant.
 _CONSTANTS_SINCE = 4
+#: What exporters take a dropout apart into, among others; a Dropout as such lets everything through.
+_RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 _NOT_ONNX = (DOMAIN, "com.microsoft", "com.microsoft.nchwc", "ai.onnx.training", "ai.onnx.preview.training")
 
 
@@ -140,7 +142,7 @@ def _parameters_of(checkpoint: str | os.PathLike[str]) -> Mapping[str, np.ndarra
         state = api.CheckpointState.load_checkpoint(os.fspath(checkpoint))
         return {name: np.array(parameter.data) for name, parameter in state.parameters}
     except Exception as error:  # onnxruntime raises what it likes
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split("[ONNXRuntimeError] :")[-1].split())  # before it: where in its source
         raise OnnxCbpError(f"'{os.fspath(checkpoint)}' cannot be read as a checkpoint: {reason}") from None
 
 
@@ -198,6 +200,11 @@ def _refuse_free_parameters(model: ir.Model, known: set[ir.Value], checkpoint: s
 
 def _refuse_other_ops(model: ir.Model) -> None:
     for node in RecursiveGraphIterator(model.graph):
+        if node.domain == "" and node.op_type in _RANDOM:
+            raise OnnxCbpError(
+                f"node '{label(node)}' ({node.op_type}) makes the result random, as a dropout that an exporter has taken "
+                "apart does: export the model in evaluation mode, or name other outputs with --output"
+            )
         if node.domain in _NOT_ONNX:
             raise OnnxCbpError(
                 f"node '{label(node)}' ({node.domain}.{node.op_type}) is none of ONNX's ops, and the outputs need it: "

@@ -133,7 +133,7 @@ def test_an_epsilon_behind_constant_weights():
     """)
     model = onnx_cbp.rewrite(original)
     assert compare(original, model)[0].within()
-    _attribute(model, "BatchNormTrain", "epsilon").f *= 1.02
+    _attribute(model, "BatchNormTrainUpdate", "epsilon").f *= 1.02
     assert not compare(original, model)[0].within()
 
 
@@ -152,7 +152,7 @@ def test_every_batch_norm_meets_its_own_epsilon(which):
     original = parse(text)
     model = onnx_cbp.rewrite(original)
     assert compare(original, model)[0].within()
-    node = [n for n in model.graph.node if n.op_type == "BatchNormTrain"][which]
+    node = [n for n in model.graph.node if n.op_type == "BatchNormTrainUpdate"][which]
     next(
         a for a in node.attribute if a.name == "epsilon"
     ).f *= 1.01  # too little for variances of 1, or for those near the other's

@@ -20,7 +20,7 @@ def test_inspect_names_the_option_and_it_works(run, frozen, tmp_path):
     result = run("rewrite", frozen, "-o", tmp_path / "out.onnx", "--train", "layer1.bn")
     assert result.exit_code == 0
     assert "1 batch norm node: 1 rewritten, 0 left alone" in result.stdout
-    assert op_types(onnx.load(tmp_path / "out.onnx")) == ["BatchNormTrain"]
+    assert op_types(onnx.load(tmp_path / "out.onnx")) == ["BatchNormTrainUpdate"]
 
 
 def test_a_pattern_that_chooses_nothing_writes_nothing(run, frozen, tmp_path):

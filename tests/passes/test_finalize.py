@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 import onnx_cbp
 from onnx_cbp import OnnxCbpError
 from support.in_double import in_double
-from support.models import FORWARD, INFERENCE, TRAINING, op_types, parse
+from support.models import FORWARD, INFERENCE, TRAINING, op_types, parse, without_running_statistics
 from support.networks import random_network
 from support.ops import session
 
@@ -165,7 +165,6 @@ def test_a_matmul_becomes_a_gemm(turned):
             1,
         ),
         ("b = Mul (B, s)", 1),
-        ("b = RandomUniformLike (s)", 0),
         ("b = ReduceMean <axes: ints = [0, 2], keepdims: int = 0> (x)", 0),
     ],
 )
@@ -449,12 +448,35 @@ def test_a_result_that_is_a_number_is_no_loss():
     assert [v.name for v in final.graph.output] == ["loss"]
 
 
+def test_a_rewritten_network_is_finalized_as_the_original_is():
+    """Nothing reads the running statistics of either."""
+    network = _with_values(random_network(2, 4), np.random.default_rng(0))
+    rewritten = onnx_cbp.rewrite(network)
+    assert "BatchNormTrainUpdate" in op_types(rewritten)
+    shape = [d.dim_value or 5 for d in network.graph.input[0].type.tensor_type.shape.dim]
+    x = np.random.default_rng(1).normal(0, 1, shape).astype(np.float32)
+    (want,), (got,) = (session(onnx_cbp.finalize(model), None).run(None, {"x": x}) for model in (network, rewritten))
+    np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("op", ["RandomUniformLike", "RandomNormalLike"])
+def test_what_makes_results_random_is_refused(op):
+    text = f"""
+<ir_version: 8, opset_import: ["" : 17]>
+agraph (float[N, 3] x) => (float[N, 3] y, float[N, 3] z)
+{{ noise = {op} (x)  y = Add (x, noise)  z = Neg (x) }}
+"""
+    with pytest.raises(OnnxCbpError, match="makes the result random"):
+        onnx_cbp.finalize(parse(text))
+    assert op_types(onnx_cbp.finalize(parse(text), outputs=["z"])) == ["Neg"]
+
+
 ERRORS: dict[str, tuple[Callable[[], onnx.ModelProto], dict, list[str]]] = {
     "parameters": (lambda: parse(FORWARD), {}, ["'gamma'", "--checkpoint"]),
     "a training graph": (lambda: parse(TRAINING), {}, ["'gamma'", "--checkpoint"]),
     "a name": (lambda: parse(INFERENCE), {"outputs": ["nowhere"]}, ["'nowhere'", "'y'"]),
     "no statistics": (
-        lambda: onnx_cbp.rewrite(_with_values(random_network(2, 4), np.random.default_rng(0))),
+        lambda: onnx_cbp.rewrite(without_running_statistics(random_network(2, 4))),
         {},
         ["cannot be finalized", "running statistics"],
     ),
@@ -511,8 +533,8 @@ agraph (float[N, 4, 3] x) => (float[N, 4, 3] y)
 CHAIN = """
 <ir_version: 8, opset_import: ["" : 18]>
 agraph (float[N, 3, 4, 5] x) => (float[N, 3] y)
-<float[3] s = {1.5, 0.5, -2.0}, float[3] b = {0.5, 0.0, 1.0}, float[3] m = {1.0, -2.0, 0.25}, float[3] v = {0.5, 4.0, 1.0}
->
+<float[3] s = {1.5, 0.5, -2.0}, float[3] b = {0.5, 0.0, 1.0}, float[3] m = {1.0, -2.0, 0.25},
+ float[3] v = {0.5, 4.0, 1.0}>
 {
     first, m1, v1 = BatchNormalization <training_mode: int = 1, epsilon: float = 0.001> (x, s, b, m, v)
     second, m2, v2 = BatchNormalization <training_mode: int = 1, epsilon: float = 0.002> (first, b, s, v, v)

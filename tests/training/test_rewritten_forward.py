@@ -14,7 +14,7 @@ from onnx_cbp import OnnxCbpError
 from onnx_cbp.training import Artifacts, compare_steps, generate_artifacts
 from onnx_cbp.training.compare import gradient_differences
 from support.finetuning import LAYERS, batch, gradients, loss, network, parameters
-from support.models import op_types
+from support.models import op_types, without_running_statistics
 from support.training import trainer
 
 pytestmark = [pytest.mark.training, pytest.mark.native]
@@ -62,11 +62,12 @@ def _without_eval(monkeypatch):
     monkeypatch.setattr("onnx_cbp.training.artifacts._mend_eval_model", lambda path, prepared: None)
 
 
+@pytest.mark.parametrize("updated", [True, False])
 @pytest.mark.parametrize("activation", ["Tanh", "Relu"])
-def test_it_takes_the_steps_of_the_artifacts_of_the_original(activation, tmp_path, monkeypatch):
+def test_it_takes_the_steps_of_the_artifacts_of_the_original(activation, updated, tmp_path, monkeypatch):
     _without_eval(monkeypatch)
     values = parameters(1)
-    original = network(values, (), activation=activation, updated=True)
+    original = network(values, (), activation=activation, updated=updated)
     forward = onnx_cbp.rewrite(original)
     assert op_types(forward).count("BatchNormTrainUpdate") == 2
     want = _generate(original, tmp_path / "original", _trained(values))
@@ -85,7 +86,7 @@ def test_without_running_statistics(activation, tmp_path, monkeypatch):
     _without_eval(monkeypatch)
     values, data = parameters(2), batch(3)
     original = network(values, (), activation=activation)
-    forward = onnx_cbp.rewrite(original)
+    forward = onnx_cbp.rewrite(without_running_statistics(original))
     assert op_types(forward).count("BatchNormTrain") == 2
     want = trainer(_generate(original, tmp_path / "original", _trained(values)), "auto")
     got = trainer(_generate(forward, tmp_path / "rewritten", _trained(values)), "auto")
