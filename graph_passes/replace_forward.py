@@ -128,8 +128,8 @@ class _Running:
 def _running(site: ForwardSite, types: Types) -> list[_Running]:
     """The running statistics of a site that it moves, though nothing may read what they become.
 
-    `generate_artifacts` and `finalize` look for them. Those that the graph makes itself, as PyTorch does without
-    track_running_stats, are none.
+    `generate_artifacts` and `finalize` look for them. Those that are made from the batch itself, as PyTorch's exporter
+    writes a layer without track_running_stats, are none.
     """
     result = []
     for name, before, updated in (
@@ -138,10 +138,23 @@ def _running(site: ForwardSite, types: Types) -> list[_Running]:
     ):
         if before is not None:
             written = site.updates_in_place and is_parameter(before)
-            kept = before.producer() is None or ir.convenience.get_const_tensor(before) is not None
-            if written or is_used(updated) or (kept and updated is not None):
+            if written or is_used(updated) or (updated is not None and not _made_from(site.X, before)):
                 result.append(_Running(name, before, types.of(before), updated, written))
     return result
+
+
+def _made_from(source: ir.Value, value: ir.Value) -> bool:
+    """Whether nodes of the same graph make `value` from `source`."""
+    seen, waiting = {value}, [value]
+    while waiting:
+        producer = waiting.pop().producer()
+        for each in producer.inputs if producer is not None else ():
+            if each is source:
+                return True
+            if each is not None and each not in seen:
+                seen.add(each)
+                waiting.append(each)
+    return False
 
 
 def _replace(

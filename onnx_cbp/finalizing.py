@@ -202,8 +202,8 @@ def _refuse_other_ops(model: ir.Model) -> None:
     for node in RecursiveGraphIterator(model.graph):
         if node.domain == "" and node.op_type in _RANDOM:
             raise OnnxCbpError(
-                f"node '{label(node)}' ({node.op_type}) makes the result random, as a dropout that an exporter has taken "
-                "apart does: export the model in evaluation mode, or name other outputs with --output"
+                f"node '{label(node)}' ({node.op_type}) makes the result random, as a dropout that an exporter has "
+                "taken apart does: export the model in evaluation mode, or name other outputs with --output"
             )
         if node.domain in _NOT_ONNX:
             raise OnnxCbpError(

@@ -129,3 +129,17 @@ def test_nothing_is_said_of_a_batch_norm_without_running_statistics():
     rewritten = onnx_cbp.rewrite(without_running_statistics(model))
     assert "BatchNormTrain" in op_types(rewritten)
     assert onnx_cbp.rewrite(rewritten, unbiased_running_var=True) == rewritten
+
+
+def test_statistics_of_the_batch_itself_are_no_running_ones():
+    """PyTorch's exporter writes a layer without track_running_stats so."""
+    model = parse("""
+<ir_version: 8, opset_import: ["" : 17]>
+agraph (float[N, 3, H, W] x, float[3] gamma, float[3] beta) => (float[N, 3, H, W] y)
+{
+    mean = ReduceMean <axes: ints = [0, 2, 3], keepdims: int = 0> (x)
+    var = Mul (mean, mean)
+    y, new_mean, new_var = BatchNormalization <training_mode: int = 1> (x, gamma, beta, mean, var)
+}
+""")
+    assert "BatchNormTrain" in op_types(onnx_cbp.rewrite(model))
