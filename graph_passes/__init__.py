@@ -22,6 +22,7 @@ from onnx_cbp.graph_passes.to_inference import ToInferencePass
 from onnx_cbp.graph_passes.train_batch_norms import TrainBatchNormsPass
 from onnx_cbp.graph_passes.unshare_fixed import UnshareFixedPass
 from onnx_cbp.graph_passes.whole_batch_loss import WholeBatchLossPass
+from onnx_cbp.graph_passes.write_early import WriteEarlyPass
 from onnx_cbp.graph_passes.write_running_stats import WriteRunningStatsPass
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "TrainBatchNormsPass",
     "UnshareFixedPass",
     "WholeBatchLossPass",
+    "WriteEarlyPass",
     "WriteRunningStatsPass",
     "find_sites",
     "label",

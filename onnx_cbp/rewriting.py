@@ -34,6 +34,7 @@ from onnx_cbp.graph_passes import (
     Synchronization,
     TrainBatchNormsPass,
     WholeBatchLossPass,
+    WriteEarlyPass,
     find_sites,
     label,
 )
@@ -180,6 +181,7 @@ def rewrite(
             passes.append(RecomputeReluPass())
     if data_parallel:
         passes += [WholeBatchLossPass(), ReduceGradientsPass(bucket_cap_mb)]
+    passes.append(WriteEarlyPass())
     if portable:
         passes.append(AttachFunctionsPass())
     for step in passes:  # not a Sequential: that would bury our one-line errors in its own
