@@ -2,6 +2,7 @@
 
 from onnx_cbp.graph_passes.analysis import find_sites
 from onnx_cbp.graph_passes.attach_functions import AttachFunctionsPass
+from onnx_cbp.graph_passes.cancel_transposes import CancelTransposesPass
 from onnx_cbp.graph_passes.channels_last import ChannelsLastPass
 from onnx_cbp.graph_passes.complete_gradients import CompleteGradientsPass
 from onnx_cbp.graph_passes.cut_at_outputs import RemoveUnusedPass, SetOutputsPass
@@ -28,6 +29,7 @@ from onnx_cbp.graph_passes.write_running_stats import WriteRunningStatsPass
 __all__ = [
     "AttachFunctionsPass",
     "BackwardSite",
+    "CancelTransposesPass",
     "ChannelsLastPass",
     "CompleteGradientsPass",
     "DropTrainingOutputsPass",

@@ -45,7 +45,7 @@ def _turn(node: ir.Node) -> bool:
     there = None if turned is None else turned.producer()
     if turned is None or there is None or there.graph is not node.graph:
         return False
-    perm = _permutation(there)
+    perm = permutation(there)
     rank = len(perm)
     back = [0, *range(2, rank), 1]
     X = there.inputs[0]
@@ -59,7 +59,7 @@ def _turn(node: ir.Node) -> bool:
         for reader in readers:
             if reader.graph is not node.graph:
                 return False
-            if _permutation(reader) == back:
+            if permutation(reader) == back:
                 ends.append(reader)
             elif _is_elementwise(reader, value):
                 between.append(reader.outputs[0])
@@ -82,7 +82,7 @@ def _turn(node: ir.Node) -> bool:
     return True
 
 
-def _permutation(node: ir.Node) -> list[int]:
+def permutation(node: ir.Node) -> list[int]:
     """The axes that a Transpose names; none where it is no Transpose, or names none."""
     perm = node.attributes.get("perm")
     if (node.domain, node.op_type) != ("", "Transpose") or perm is None or perm.is_ref():

@@ -21,6 +21,7 @@ from onnx_ir.traversal import RecursiveGraphIterator
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes import (
+    CancelTransposesPass,
     FoldBatchNormPass,
     FoldConstantsPass,
     InferenceSite,
@@ -108,6 +109,7 @@ def finalize(
     result.ir_version = max(result.ir_version, _CONSTANTS_SINCE)
     RemoveInitializersFromInputsPass()(result)
     ToInferencePass()(result)
+    CancelTransposesPass()(result)
     RemoveUnusedPass(read)(result)
     TopologicalSortPass()(result)
     _refuse_training(result)
