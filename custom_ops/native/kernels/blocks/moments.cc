@@ -111,20 +111,28 @@ void PlaneMoments(const Layout& layout, const Block& block, const T* x, Moments*
   }
 }
 
-// Pivots from the first rows: from enough of them that one element far away does not make the pivot.
+// A vector of x, or of what is left of it and the filling.
+template <typename V, typename T>
+ONNX_CBP_INLINE VectorOf<V> LoadSome(const T* x, int64_t left, VectorOf<V> filling) {
+  if (left >= kWidth<V>) return LoadVector<V>(x);
+  return left > 0 ? LoadPart<V>(x, static_cast<int>(left), filling) : filling;
+}
+
+// Pivots from the first rows: from so many that one element far away, which makes the variance large, does not make
+// the pivot much further off.
 template <typename T, typename V>
 ONNX_CBP_INLINE void RowPivots(const Layout& layout, const Block& block, const T* x, V* pivots) {
-  constexpr int64_t kEnough = 16;
   const int64_t outer = block.outer_end - block.outer_begin;
-  const int64_t share = outer / kEnough > kEnough ? outer / kEnough : kEnough;
-  const int64_t wanted = share > layout.inner ? share / layout.inner : 1;
-  const int64_t rows = wanted < outer ? wanted : outer;
-  const int64_t length = block.channels() * layout.inner;
+  int64_t rows = 8;
+  while (rows * rows < outer) rows *= 2;
+  if (rows > outer) rows = outer;
+  const int64_t length = block.channels() * layout.inner, stride = layout.stride();
+  const T* first = x + block.outer_begin * stride + block.channel_begin * layout.inner;
   double sums[Rows::kSpace];
-  for (int64_t i = 0; i < length; ++i) sums[i] = 0.0;
-  for (int64_t row = 0; row < rows; ++row) {
-    const T* elements = x + ((block.outer_begin + row) * layout.channels + block.channel_begin) * layout.inner;
-    for (int64_t i = 0; i < length; ++i) sums[i] += static_cast<double>(Load(elements[i]));
+  for (int64_t i = 0; i < length; i += kDoubles) {
+    Doubles sum{};
+    for (int64_t row = 0; row < rows; ++row) sum += LoadSome<double>(first + row * stride + i, length - i, Doubles{});
+    StoreVector<false>(sum, sums + i);
   }
   for (int64_t c = 0; c < block.channels(); ++c) {
     double sum = 0.0;
@@ -133,43 +141,26 @@ ONNX_CBP_INLINE void RowPivots(const Layout& layout, const Block& block, const T
   }
 }
 
-// What is kept of every element of a row.
-template <typename V>
-struct RowSums {
-  V sums[Rows::kSpace], squares[Rows::kSpace];
+// Asks for elements that are read soon, into the second cache: the first has room for few that are on their way.
+template <typename T>
+ONNX_CBP_INLINE void Prefetch(const T* elements, int64_t count) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  for (int64_t i = 0; i < count; i += kLine) __builtin_prefetch(elements + i, 0, 2);
+}
 
-  ONNX_CBP_INLINE void Clear(int64_t length) {
-    for (int64_t i = 0; i < length + Run<V>::kElements; ++i) sums[i] = squares[i] = V(0);
-  }
+// Sums of every element of a row.
+struct RowSums {
+  double sums[Rows::kSpace], squares[Rows::kSpace];
 };
 
-// A vector of x, or the first elements of one and the pivot, which adds nothing.
-template <typename V, typename T>
-ONNX_CBP_INLINE VectorOf<V> LoadOrPivot(const T* x, int64_t left, VectorOf<V> pivot) {
-  if (left >= kWidth<V>) return LoadVector<V>(x);
-  return left > 0 ? LoadPart<V>(x, static_cast<int>(left), pivot) : pivot;
-}
-
-// Adds rows, one after the other.
-template <typename T, typename V>
-ONNX_CBP_INLINE void AddInTurn(const T* x, int64_t rows, int64_t stride, int64_t length, const V* pivots,
-                               RowSums<V>* to) {
-  for (int64_t row = 0; row < rows; ++row, x += stride) {
-    for (int64_t i = 0; i < length; i += kWidth<V>) {
-      const VectorOf<V> pivot = LoadVector<V>(pivots + i);
-      const VectorOf<V> shifted = LoadOrPivot<V>(x + i, length - i, pivot) - pivot;
-      StoreVector<false>(LoadVector<V>(to->sums + i) + shifted, to->sums + i);
-      StoreVector<false>(MulAdd(shifted, shifted, LoadVector<V>(to->squares + i)), to->squares + i);
-    }
-  }
-}
-
-// Adds rows, some columns of all of them after the other.
-template <typename T, typename V>
+// Adds rows, some columns of all of them after the other. Of rows that are neighbours in memory, the next ones are asked
+// for in the order in which they lie there.
+template <bool kNeighbours, typename T, typename V>
 ONNX_CBP_INLINE void AddTogether(const T* x, int64_t rows, int64_t stride, int64_t length, const V* pivots,
-                                 RowSums<double>* to) {
+                                 RowSums* to) {
   constexpr int kVectors = Run<V>::kVectors;
   for (int64_t i = 0; i < length; i += Run<V>::kElements) {
+    if constexpr (kNeighbours) Prefetch(x + rows * stride + rows * i, rows * Run<V>::kElements);
     Run<V> run;
     VectorOf<V> pivot[kVectors];
     for (int v = 0; v < kVectors; ++v) pivot[v] = LoadVector<V>(pivots + i + v * kWidth<V>);
@@ -184,7 +175,7 @@ ONNX_CBP_INLINE void AddTogether(const T* x, int64_t rows, int64_t stride, int64
       for (int64_t row = 0; row < rows; ++row, at += stride) {
         for (int v = 0; v < kVectors; ++v) {
           const int64_t done = v * kWidth<V>;
-          run.Add(v, LoadOrPivot<V>(at + done, length - i - done, pivot[v]), pivot[v]);
+          run.Add(v, LoadSome<V>(at + done, length - i - done, pivot[v]), pivot[v]);
         }
       }
     }
@@ -202,23 +193,15 @@ void RowMoments(const Layout& layout, const Block& block, const T* x, Moments* m
   RowPivots(layout, block, x, pivots);
   rows.Spread(pivot_row, [&](int64_t c) { return pivots[c]; });
   for (int64_t i = rows.length; i < rows.length + Run<V>::kElements; ++i) pivot_row[i] = V(0);
-  RowSums<double> total;
-  total.Clear(rows.length);
-  if (!rows.contiguous()) {
-    ForEachRowGroup(rows, 8, [&](int64_t group, int64_t offset, int64_t length) {
-      AddTogether(x + offset, group, rows.stride, length, pivot_row, &total);
-    });
-  } else if constexpr (std::is_same_v<V, double>) {
-    ForEachRow(rows, [&](int64_t offset, int64_t length) { AddInTurn(x + offset, 1, 0, length, pivot_row, &total); });
-  } else {
-    RowSums<float> run;
+  RowSums total;
+  for (int64_t i = 0; i < rows.length + Run<V>::kElements; ++i) total.sums[i] = total.squares[i] = 0.0;
+  if (rows.contiguous()) {
     ForEachRowGroup(rows, kFloatAdditions, [&](int64_t group, int64_t offset, int64_t length) {
-      run.Clear(length);
-      AddInTurn(x + offset, group, rows.stride, length, pivot_row, &run);
-      for (int64_t i = 0; i < length; i += kFloats) {
-        AddTo(total.sums + i, LoadVector<float>(run.sums + i));
-        AddTo(total.squares + i, LoadVector<float>(run.squares + i));
-      }
+      AddTogether<true>(x + offset, group, rows.stride, length, pivot_row, &total);
+    });
+  } else {
+    ForEachRowGroup(rows, kFloatAdditions / 2, [&](int64_t group, int64_t offset, int64_t length) {
+      AddTogether<false>(x + offset, group, rows.stride, length, pivot_row, &total);
     });
   }
   double sum_of[Rows::kSpace], squares_of[Rows::kSpace];
