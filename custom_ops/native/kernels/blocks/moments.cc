@@ -153,8 +153,8 @@ struct RowSums {
   double sums[Rows::kSpace], squares[Rows::kSpace];
 };
 
-// Adds rows, some columns of all of them after the other. Of rows that are neighbours in memory, the next ones are asked
-// for in the order in which they lie there.
+// Adds rows, some columns of all of them after the other. Of rows that are neighbours in memory, the next ones are
+// asked for in the order in which they lie there.
 template <bool kNeighbours, typename T, typename V>
 ONNX_CBP_INLINE void AddTogether(const T* x, int64_t rows, int64_t stride, int64_t length, const V* pivots,
                                  RowSums* to) {
