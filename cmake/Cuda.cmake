@@ -1,0 +1,46 @@
+# The CUDA kernels: libonnx_cbp_cuda.so, beside libonnx_cbp.so, which loads it when a session uses the CUDA provider.
+# ONNX_CBP_CUDA is AUTO (where nvcc works), ON (nvcc has to work) or OFF. Nothing is linked against the driver, and the CUDA
+# runtime is linked in, so the library loads on every machine.
+
+set(ONNX_CBP_CUDA AUTO CACHE STRING "Build the CUDA kernels: AUTO (where nvcc is found), ON or OFF")
+set_property(CACHE ONNX_CBP_CUDA PROPERTY STRINGS AUTO ON OFF)
+if(CMAKE_CROSSCOMPILING AND ONNX_CBP_CUDA STREQUAL "AUTO")
+  return()
+endif()
+if(NOT ONNX_CBP_CUDA)
+  return()
+endif()
+
+# Code for these, and PTX that a driver compiles for later ones.
+if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+  set(CMAKE_CUDA_ARCHITECTURES 80-real 90-real 90-virtual)
+endif()
+if(NOT CMAKE_CUDA_COMPILER)
+  unset(CMAKE_CUDA_COMPILER CACHE) # it may have been installed since
+endif()
+check_language(CUDA)
+if(NOT CMAKE_CUDA_COMPILER)
+  if(ONNX_CBP_CUDA STREQUAL "AUTO")
+    message(STATUS "The CUDA kernels are left out: no nvcc that works was found")
+    return()
+  endif()
+  message(FATAL_ERROR " ONNX_CBP_CUDA is '${ONNX_CBP_CUDA}' and no nvcc that works was found: install the CUDA toolkit, name its compiler with CMAKE_CUDA_COMPILER or CUDACXX, or leave the option at AUTO")
+endif()
+enable_language(CUDA)
+
+set(_cuda ${CMAKE_CURRENT_LIST_DIR}/../custom_ops/native/cuda)
+file(GLOB_RECURSE _cuda_sources CONFIGURE_DEPENDS ${_cuda}/*.cu)
+add_library(onnx_cbp_cuda SHARED ${_cuda_sources})
+target_compile_features(onnx_cbp_cuda PRIVATE cuda_std_17)
+target_compile_options(onnx_cbp_cuda PRIVATE -Xcompiler=-Wall,-Wextra,-Wno-psabi
+                                             $<$<BOOL:${ONNX_CBP_WERROR}>:-Werror=all-warnings -Xcompiler=-Werror>)
+set(_cuda_exports ${CMAKE_CURRENT_LIST_DIR}/cuda_exports.map)
+set_target_properties(
+  onnx_cbp_cuda
+  PROPERTIES CUDA_EXTENSIONS OFF
+             CUDA_RUNTIME_LIBRARY Static
+             CUDA_VISIBILITY_PRESET hidden
+             LINK_DEPENDS ${_cuda_exports})
+target_link_options(onnx_cbp_cuda PRIVATE -Wl,--no-undefined -static-libstdc++ -static-libgcc
+                                          -Wl,--version-script=${_cuda_exports})
+install(TARGETS onnx_cbp_cuda LIBRARY DESTINATION onnx_cbp/custom_ops)
