@@ -1,9 +1,23 @@
 # The CUDA kernels: libonnx_cbp_cuda.so, beside libonnx_cbp.so, which loads it when a session uses the CUDA provider.
-# ONNX_CBP_CUDA is AUTO (where nvcc works), ON (nvcc has to work) or OFF. Nothing is linked against the driver, and the CUDA
+# ONNX_CBP_CUDA is AUTO (where nvcc works), ON (nvcc has to work) or OFF; HOST is for tests without a GPU: the C++ compiler
+# makes the kernels, on memory of the processor, and the CUDA ops are the CPU provider's. Nothing is linked against the driver, and the CUDA
 # runtime is linked in, so the library loads on every machine.
 
-set(ONNX_CBP_CUDA AUTO CACHE STRING "Build the CUDA kernels: AUTO (where nvcc is found), ON or OFF")
-set_property(CACHE ONNX_CBP_CUDA PROPERTY STRINGS AUTO ON OFF)
+set(ONNX_CBP_CUDA AUTO CACHE STRING "Build the CUDA kernels: AUTO (where nvcc is found), ON, OFF, or HOST for tests")
+set_property(CACHE ONNX_CBP_CUDA PROPERTY STRINGS AUTO ON OFF HOST)
+set(_cuda ${CMAKE_CURRENT_LIST_DIR}/../custom_ops/native/cuda)
+file(GLOB_RECURSE _cuda_sources CONFIGURE_DEPENDS ${_cuda}/*.cu)
+set(_cuda_exports ${CMAKE_CURRENT_LIST_DIR}/cuda_exports.map)
+set(_cuda_link -Wl,--no-undefined -static-libstdc++ -static-libgcc -Wl,--version-script=${_cuda_exports})
+
+if(ONNX_CBP_CUDA STREQUAL "HOST")
+  add_library(onnx_cbp_cuda SHARED ${_cuda_sources})
+  set_source_files_properties(${_cuda_sources} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-x;c++")
+  target_link_libraries(onnx_cbp_cuda PRIVATE onnx_cbp_settings)
+  target_link_options(onnx_cbp_cuda PRIVATE ${_cuda_link})
+  target_compile_definitions(onnx_cbp PRIVATE ONNX_CBP_CUDA_PROVIDER="CPUExecutionProvider")
+  return()
+endif()
 if(CMAKE_CROSSCOMPILING AND ONNX_CBP_CUDA STREQUAL "AUTO")
   return()
 endif()
@@ -28,19 +42,15 @@ if(NOT CMAKE_CUDA_COMPILER)
 endif()
 enable_language(CUDA)
 
-set(_cuda ${CMAKE_CURRENT_LIST_DIR}/../custom_ops/native/cuda)
-file(GLOB_RECURSE _cuda_sources CONFIGURE_DEPENDS ${_cuda}/*.cu)
 add_library(onnx_cbp_cuda SHARED ${_cuda_sources})
 target_compile_features(onnx_cbp_cuda PRIVATE cuda_std_17)
 target_compile_options(onnx_cbp_cuda PRIVATE -Xcompiler=-Wall,-Wextra,-Wno-psabi
                                              $<$<BOOL:${ONNX_CBP_WERROR}>:-Werror=all-warnings -Xcompiler=-Werror>)
-set(_cuda_exports ${CMAKE_CURRENT_LIST_DIR}/cuda_exports.map)
 set_target_properties(
   onnx_cbp_cuda
   PROPERTIES CUDA_EXTENSIONS OFF
              CUDA_RUNTIME_LIBRARY Static
              CUDA_VISIBILITY_PRESET hidden
              LINK_DEPENDS ${_cuda_exports})
-target_link_options(onnx_cbp_cuda PRIVATE -Wl,--no-undefined -static-libstdc++ -static-libgcc
-                                          -Wl,--version-script=${_cuda_exports})
+target_link_options(onnx_cbp_cuda PRIVATE ${_cuda_link})
 install(TARGETS onnx_cbp_cuda LIBRARY DESTINATION onnx_cbp/custom_ops)
