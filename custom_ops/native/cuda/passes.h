@@ -1,0 +1,52 @@
+// How the functions are made of kernels. What is queued here for one data type is compiled in the file of that type
+// (passes_*.cu).
+#pragma once
+
+#include "../kernels/element_types.h"
+#include "finish.h"
+#include "plan.h"
+#include "queue.h"
+
+namespace onnx_cbp::cuda {
+
+// A tensor's shape, and the tensors and vectors of one call; those that a function does not have are null. They are
+// named as in c_api.h.
+struct Call {
+  Layout layout;
+  int stats_type;
+  const void* x = nullptr;
+  const void* dy = nullptr;
+  const void* y_of_relu = nullptr;  // what the ReLU made, which tells what passes
+  void* out = nullptr;              // y or dx
+  void* out_dy = nullptr;           // d_dy
+  bool relu = false;
+
+  Statistics Of(const void* vector) const { return {vector, stats_type}; }
+  StatisticsOutput To(void* vector) const { return {vector, stats_type}; }
+};
+
+// The passes over tensors of element type T with elementwise arithmetic in V.
+template <typename T, typename V>
+struct Passes {
+  // Statistics alone.
+  static void Stats(Queue* queue, const Call& call, const StatsOutputs& outputs);
+  // Statistics, and the tensor normalised by them.
+  static void Train(Queue* queue, const Call& call, const FinishTrain<V>& finish);
+  // Normalises with coefficients that `prepare` makes: prepare(channel) for the channel's place in the workspace.
+  static void Normalize(Queue* queue, const Call& call, double epsilon, const Statistics& scale, const Statistics& b,
+                        const Statistics& mean, const Statistics& var);
+  // The sums of a gradient alone.
+  static void Sums(Queue* queue, const Call& call, const FinishSums<V>& finish);
+  // The sums, and dx.
+  static void Grad(Queue* queue, const Call& call, const FinishSums<V>& finish, const Statistics& slope,
+                   const Statistics& offset);
+  static void Backprop(Queue* queue, const Call& call, const Statistics& scale, const Statistics& mean,
+                       const Statistics& inv_std, const Statistics& scale_grad, const Statistics& bias_grad,
+                       const int64_t* count);
+  static void StatsGrad(Queue* queue, const Call& call, FinishStatsGrad<V> finish);
+};
+
+// Bytes of workspace that every function is content with.
+int64_t WorkspaceBytes(const Device& device, const Layout& layout);
+
+}  // namespace onnx_cbp::cuda
