@@ -14,6 +14,7 @@ if(ONNX_CBP_CUDA STREQUAL "HOST")
   add_library(onnx_cbp_cuda SHARED ${_cuda_sources})
   set_source_files_properties(${_cuda_sources} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-x;c++")
   target_link_libraries(onnx_cbp_cuda PRIVATE onnx_cbp_settings)
+  target_compile_options(onnx_cbp_cuda PRIVATE $<$<CONFIG:Debug>:-O1>) # the loops over threads are slow without
   target_link_options(onnx_cbp_cuda PRIVATE ${_cuda_link})
   target_compile_definitions(onnx_cbp PRIVATE ONNX_CBP_CUDA_PROVIDER="CPUExecutionProvider")
   return()
