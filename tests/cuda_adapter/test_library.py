@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,10 @@ import pytest
 from support.cuda import CUDA_LIBRARY, installed_library
 
 C_API = Path(__file__).parents[2] / "custom_ops" / "native" / "cuda" / "c_api.h"
+
+#: How a fat binary begins: its number, version 1, a header of 16 bytes.
+FAT_BINARY = struct.pack("<IHH", 0xBA55ED50, 1, 16)
+PTX, MACHINE_CODE = 1, 2
 
 USE_ON_THE_PROCESSOR = """
 import sys
@@ -62,11 +67,28 @@ def test_it_needs_neither_driver_nor_cuda(library):
     assert "RPATH" not in listing
 
 
+def test_it_has_code_for_these_gpus_and_ptx_for_later_ones(library):
+    assert set(_codes(library.read_bytes())) == {(MACHINE_CODE, 80), (MACHINE_CODE, 90), (PTX, 90)}
+
+
 @pytest.mark.parametrize(("flag", "codes"), [("--list-elf", {"sm_80", "sm_90"}), ("--list-ptx", {"sm_90"})])
-def test_it_has_code_for_these_gpus(library, flag, codes):
+def test_cuobjdump_sees_the_same(library, flag, codes):
     command = [_tool("cuobjdump"), flag, str(library)]
     listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert set(re.findall(r"\bsm_\d+", listing)) == codes
+
+
+def _codes(content):
+    """Kind and architecture of each piece of code in a file, as nvcc's fat binaries list them."""
+    begin = content.find(FAT_BINARY)
+    while begin >= 0:
+        at, (size,) = begin + 16, struct.unpack_from("<Q", content, begin + 8)
+        end = at + size
+        while at < end:
+            kind, header, size = struct.unpack_from("<HxxIQ", content, at)
+            yield kind, struct.unpack_from("<I", content, at + 28)[0]
+            at += header + size
+        begin = content.find(FAT_BINARY, end)
 
 
 @pytest.mark.native
