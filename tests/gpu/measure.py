@@ -127,6 +127,7 @@ def show(rows: Sequence[Row], title: str) -> None:
 def save(rows: Sequence[Row], path: Path, machine: dict[str, Any]) -> None:
     """The rows with what they were measured on."""
     listed = [{**asdict(row), "reached": row.reached} for row in rows]
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"machine": machine, "rows": listed}, indent=1) + "\n", encoding="utf-8")
 
 
