@@ -1,8 +1,8 @@
 """Builds the CUDA kernels, proves and measures them on this machine's GPU: `make gpu-check`.
 
-Needs a GPU, a CUDA toolkit (nvcc), a C++ compiler, and PyTorch in the Python that runs this. Everything else is installed
-into .venv-gpu, which sees that PyTorch. Ends with 0 where every result is right, with 1 where one is wrong or a step failed,
-and with 2 where there is no GPU to run on.
+Needs a GPU, a CUDA toolkit (nvcc), a C++ compiler, and PyTorch in the Python that runs this. Everything else is
+installed into .venv-gpu, which sees that PyTorch. Ends with 0 where every result is right, with 1 where one is wrong or
+a step failed, and with 2 where there is no GPU to run on.
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ def steps(python: Path, rows: Path, device: str = "cuda") -> list[Step]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check, and answer the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, default=ROOT / "build" / "gpu_check.json", help="where what is measured goes")
+    parser.add_argument(
+        "--json", type=Path, default=ROOT / "build" / "gpu_check.json", help="where what is measured goes"
+    )
     options = parser.parse_args(arguments)
     reason = why_not()
     if reason is not None:

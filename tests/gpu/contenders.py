@@ -140,9 +140,7 @@ class Shape:
                 "channel_backprop_stats",
                 2,
                 0,
-                self._call(
-                    "onnx_cbp_channel_backprop_stats", *(self.x, self.mean, self.inv_std, self.dy, v[0], v[1])
-                ),
+                self._call("onnx_cbp_channel_backprop_stats", *(self.x, self.mean, self.inv_std, self.dy, v[0], v[1])),
                 lambda: torch.batch_norm_backward_reduce(
                     self.dy, self.x, self.mean, self.inv_std, self.scale, True, True, True
                 ),

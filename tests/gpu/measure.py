@@ -2,8 +2,8 @@
 
     PYTHONPATH=tests python tests/gpu/measure.py --json gpu.json
 
-The bytes of a kernel are those that it cannot do without: X as often as it has to go through it. So a kernel that keeps a
-part in a cache can show more than the bandwidth of memory.
+The bytes of a kernel are those that it cannot do without: X as often as it has to go through it. So a kernel that
+keeps a part in a cache can show more than the bandwidth of memory.
 """
 
 from __future__ import annotations
@@ -54,9 +54,7 @@ class Row:
         return found
 
 
-def measure(
-    kernels: Kernels, device: str, dtypes: Sequence[str], *, batch: int, quick: bool, rounds: int
-) -> list[Row]:
+def measure(kernels: Kernels, device: str, dtypes: Sequence[str], *, batch: int, quick: bool, rounds: int) -> list[Row]:
     """A row for every kernel, shape and type."""
     rows = []
     for dtype in dtypes:
@@ -66,9 +64,7 @@ def measure(
     return rows
 
 
-def _rows(
-    name: str, dimensions: tuple[int, ...], dtype: str, shape: Shape, device: str, rounds: int
-) -> list[Row]:
+def _rows(name: str, dimensions: tuple[int, ...], dtype: str, shape: Shape, device: str, rounds: int) -> list[Row]:
     rows = []
     for work in shape.work():
         contenders = {"read": shape.read, "copy": shape.copy, "ours": work.ours}

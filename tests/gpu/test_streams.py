@@ -67,8 +67,8 @@ def test_calls_of_two_threads(kernels, device, name):
 
     def work(_):
         pointers = [ctypes.c_void_p(0)] * 4
+        sizes = [ctypes.c_int64(size) for size in (2, 3, 4)]
         with pytest.raises(RuntimeError, match="type"):
-            sizes = [ctypes.c_int64(size) for size in (2, 3, 4)]
             kernels.call("onnx_cbp_channel_stats", device.stream, 0, 7, 1, *sizes, *pointers)
         return kernels.run(case, device)
 

@@ -1,7 +1,7 @@
 """The ops of the CUDA provider without a GPU: a build whose kernels and provider are the processor's.
 
-`cmake -DONNX_CBP_CUDA=HOST` makes it: libonnx_cbp.so with the CUDA ops alone, registered for the CPU provider, and beside it
-libonnx_cbp_cuda.so with the kernels compiled for the processor.
+`cmake -DONNX_CBP_CUDA=HOST` makes it: libonnx_cbp.so with the CUDA ops alone, registered for the CPU provider, and
+beside it libonnx_cbp_cuda.so with the kernels compiled for the processor.
 """
 
 from __future__ import annotations
@@ -31,11 +31,13 @@ def needed_folder() -> Path:
 
 
 def take_the_place_of_the_library() -> None:
-    """Where there is such a build, every session of these tests and every communicator gets it for the installed one."""
+    """Where there is such a build, all sessions and communicators of these tests get it for the installed library."""
     found = folder()
     if found is None:
         return
     path = found / "libonnx_cbp.so"
     if not path.is_file():
-        raise pytest.UsageError(f"{VARIABLE} is '{found}', which has no libonnx_cbp.so: build it with ONNX_CBP_CUDA=HOST")
+        raise pytest.UsageError(
+            f"{VARIABLE} is '{found}', which has no libonnx_cbp.so: build it with ONNX_CBP_CUDA=HOST"
+        )
     library.find_library = lambda: path
