@@ -48,6 +48,17 @@ def test_a_stream_of_its_own(torch, kernels, name):
     assert not waited, "the call came back after its work had ended"
 
 
+@pytest.mark.parametrize("name", ["ChannelStats", "BatchNormGrad"])
+def test_another_gpu(torch, kernels, name):
+    """PyTorch chooses it through a CUDA runtime of its own; the kernels' is another, which has to follow."""
+    if torch.cuda.device_count() < 2:
+        pytest.skip("there is one GPU here")
+    case = make_case(name, (6, 5, 17, 19))
+    with torch.cuda.device(1):
+        for got, want in zip(kernels.run(case, TorchDevice("cuda")), exact(case), strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
 def test_copies_to_and_from_the_device(kernels, device):
     values = np.arange(1000, dtype=np.float32)
     call = Prepared(kernels, make_case("ChannelStats", (10, 100)), device)
