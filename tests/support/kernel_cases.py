@@ -80,14 +80,16 @@ def compute_type(case: Case) -> np.dtype:
     return np.dtype(np.float64 if any(x.dtype == np.float64 for x in case.inputs) else np.float32)
 
 
-def assert_near(got: np.ndarray, want: np.ndarray, computed_in: np.dtype, what: str) -> None:
+def assert_near(
+    got: np.ndarray, want: np.ndarray, computed_in: np.dtype, what: str, roundings: int = FEW_ROUNDINGS
+) -> None:
     """Within one rounding to the output's own type, and a few to the type that is computed in."""
     if got.dtype == np.int64:
         assert np.array_equal(got, want), what
         return
     own = ml_dtypes.finfo(got.dtype)
     a, b = got.astype(np.float64), want.astype(np.float64)
-    inner = FEW_ROUNDINGS * float(np.finfo(computed_in).eps) * np.abs(b).max(initial=0.0)
+    inner = roundings * float(np.finfo(computed_in).eps) * np.abs(b).max(initial=0.0)
     bound = np.maximum(np.abs(b) * float(own.eps), float(own.smallest_subnormal)) + inner
     ratio = (np.abs(a - b) / bound).max(initial=0.0)
     assert ratio <= 1.0, f"{what} differs by {ratio:.3} times of what rounding may do"

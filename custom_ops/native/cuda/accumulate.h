@@ -81,13 +81,14 @@ struct MergedMoments {
   ONNX_CBP_DEVICE static MergedMoments From(const Pair& partial, double count) {
     return {count, partial.first, partial.second};
   }
-  // Chan's merge. The mean is merged as a weighted sum, so that an infinite mean stays infinite.
+  // Chan's merge. Of equal means nothing is lost, and an infinite one stays infinite.
   ONNX_CBP_DEVICE static MergedMoments Merge(const MergedMoments& a, const MergedMoments& b) {
     if (b.count == 0.0) return a;
     if (a.count == 0.0) return b;
     const double count = a.count + b.count, share_a = a.count / count, share_b = b.count / count;
     const double delta = b.mean - a.mean;
-    return {count, a.mean * share_a + b.mean * share_b, a.m2 + b.m2 + delta * delta * (a.count * share_b)};
+    const double mean = delta == 0.0 ? a.mean : a.mean * share_a + b.mean * share_b;
+    return {count, mean, a.m2 + b.m2 + delta * delta * (a.count * share_b)};
   }
 };
 

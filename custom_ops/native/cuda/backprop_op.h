@@ -79,6 +79,7 @@ struct ReadsGradient {
 // Sums of dy * (x - mean) and of dy.
 template <typename T, typename V>
 struct SumsOf : ReadsGradient<T, V> {
+  using Compute = V;
   // Products are summed in double, but for 16-bit data, whose products are as good as exact in float.
   using Narrow = std::conditional_t<std::is_same_v<V, float> && sizeof(T) < sizeof(float), float, double>;
   using Merged = MergedSums;
@@ -106,6 +107,7 @@ struct SumsOf : ReadsGradient<T, V> {
 // dx = slope * (dy - through_mean + (x - center) * through_var)
 template <typename T, typename V>
 struct BackpropTo : ReadsGradient<T, V> {
+  using Compute = V;
   using Coefficients = BackpropCoefficients<V>;
   template <int kWidth>
   using Kept = typename ReadsGradient<T, V>::template Kept<kWidth>;

@@ -69,10 +69,19 @@ ONNX_CBP_DEVICE typename Op::Channel PrepareChannel(Block& block, const Op& op, 
   }
 }
 
+// The same in Tiles, whose threads keep numbers of several channels.
+template <typename Op, int kWidth>
+constexpr int kUnrollRows = kUnroll<Op, kWidth> < 4 ? kUnroll<Op, kWidth> : 4;
+
+// How many blocks a multiprocessor is to hold at least, which bounds the registers of a thread. Arithmetic in double
+// takes twice as many.
+template <typename Op>
+constexpr int kResident = sizeof(typename Op::Compute) == sizeof(double) ? 2 : 3;
+
 template <typename Op, int kWidth>
 struct GatherPlanes {
   static constexpr int kThreads = cuda::kThreads;
-  static constexpr int kBlocksResident = 2;
+  static constexpr int kBlocksResident = kResident<Op>;
 
   Op op;
   Planes planes;
@@ -100,7 +109,7 @@ struct GatherPlanes {
 template <typename Op, int kWidth>
 struct GatherTiles {
   static constexpr int kThreads = cuda::kThreads;
-  static constexpr int kBlocksResident = 1;
+  static constexpr int kBlocksResident = 2;
   static constexpr int kWarps = Tiles::kRowsAtOnce;
   static constexpr int kColumns = kWarp * kWidth;
   // Of each thread, how many rows make the pivot.
@@ -125,7 +134,7 @@ struct GatherTiles {
 
   template <typename Block>
   ONNX_CBP_DEVICE void operator()(Block& block) const {
-    constexpr int kBatch = kUnroll<Op, kWidth>;
+    constexpr int kBatch = kUnrollRows<Op, kWidth>;
     const int64_t begin = tiles.begin(block.index()), end = tiles.end(block.index());
     const auto column_of = [&](int thread) { return tiles.column(block.index(), thread % kWarp); };
     struct Channels {

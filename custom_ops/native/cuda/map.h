@@ -21,7 +21,7 @@ ONNX_CBP_DEVICE Vector<typename Op::Element, kWidth> MakeVector(const Op& op,
 template <typename Op, int kWidth>
 struct MapPlanes {
   static constexpr int kThreads = cuda::kThreads;
-  static constexpr int kBlocksResident = 2;
+  static constexpr int kBlocksResident = kResident<Op>;
 
   Op op;
   Planes planes;
@@ -58,7 +58,7 @@ struct MapPlanes {
 template <typename Op, int kWidth>
 struct MapTiles {
   static constexpr int kThreads = cuda::kThreads;
-  static constexpr int kBlocksResident = 1;
+  static constexpr int kBlocksResident = 2;
   static constexpr int kWarps = Tiles::kRowsAtOnce;
 
   Op op;
@@ -66,7 +66,7 @@ struct MapTiles {
 
   template <typename Block>
   ONNX_CBP_DEVICE void operator()(Block& block) const {
-    constexpr int kBatch = kUnroll<Op, kWidth>;
+    constexpr int kBatch = kUnrollRows<Op, kWidth>;
     const int64_t task = tiles.across * tiles.parts - 1 - block.index();
     const int64_t end = tiles.end(task);
     block.ForEachThread([&](int thread) {

@@ -49,6 +49,7 @@ struct ReadsX {
 // Sums of x and x^2 around a pivot near the mean.
 template <typename T, typename V>
 struct MomentsOf : ReadsX<T> {
+  using Compute = V;
   using Narrow = V;  // what a batch is summed in
   using Merged = MergedMoments;
   static constexpr bool kPivots = true;
@@ -80,6 +81,7 @@ struct MomentsOf : ReadsX<T> {
 // y = (x - center) * slope + offset, and what is negative cut off where relu is set.
 template <typename T, typename V>
 struct NormalizeTo : ReadsX<T> {
+  using Compute = V;
   using Coefficients = NormalizeCoefficients<V>;
   using Channel = Coefficients;
   template <int kWidth>

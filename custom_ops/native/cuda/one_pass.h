@@ -10,7 +10,7 @@ namespace onnx_cbp::cuda {
 template <typename Gather, typename Finish, typename Map, int kWidth>
 struct OnePass {
   static constexpr int kThreads = cuda::kThreads;
-  static constexpr int kBlocksResident = 2;
+  static constexpr int kBlocksResident = kResident<Gather>;
   using Kept = typename Gather::template Kept<kWidth>;
   using Coefficients = typename Finish::Coefficients;
   using Merged = typename Finish::Merged;
