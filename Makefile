@@ -6,7 +6,7 @@ NOX = $(TOOLS)/bin/nox --non-interactive
 .PHONY: test lint demo demo-distributed gpu-check clean
 
 test: $(TOOLS)/ready
-	$(NOX) --session test exchange deployment variants cuda test_pure_python mpi-torch
+	$(NOX) --session test exchange deployment variants cuda_kernels cuda test_pure_python mpi-torch
 
 lint: $(TOOLS)/ready
 	$(NOX) --session lint

@@ -126,8 +126,19 @@ def variants(session: nox.Session) -> None:
 
 
 @nox.session(requires=["build"])
+def cuda_kernels(session: nox.Session) -> None:
+    """Run the CUDA kernels on the processor, under sanitizers."""
+    folder = ROOT / "build" / "cuda-kernels"
+    session.install("cmake", "ninja")
+    session.install(f"{_wheel()}[cpu]", *TEST_TOOLS)
+    _install_again(session)
+    _cmake(session, ROOT / "tests" / "cuda_kernels", folder)
+    session.run(*PYTEST, *(session.posargs or ["tests/cuda_kernels"]), env={"ONNX_CBP_CUDA_KERNELS": str(folder)})
+
+
+@nox.session(requires=["build"])
 def cuda(session: nox.Session) -> None:
-    """Test what runs on a GPU as far as it goes without one; after the tests, in their environments too."""
+    """Run the CUDA ops in ONNX Runtime without a GPU, and read the library for GPUs; after the tests, in their environments."""
     folder = ROOT / "build" / "cuda-on-host"
     session.install("cmake", "ninja")
     session.install(f"{_wheel()}[cpu]", *TEST_TOOLS)
