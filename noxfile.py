@@ -138,7 +138,7 @@ def cuda_kernels(session: nox.Session) -> None:
 
 @nox.session(requires=["build"])
 def cuda(session: nox.Session) -> None:
-    """Run the CUDA ops in ONNX Runtime without a GPU, and read the library for GPUs; after the tests, in their environments."""
+    """Run the CUDA ops in ONNX Runtime without a GPU; after the tests, in their environments too."""
     folder = ROOT / "build" / "cuda-on-host"
     session.install("cmake", "ninja")
     session.install(f"{_wheel()}[cpu]", *TEST_TOOLS)
