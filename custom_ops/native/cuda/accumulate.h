@@ -19,14 +19,19 @@ struct Term {
 struct TermSums {
   double product = 0.0, plain = 0.0;
 
-  template <int kCount, typename A>
-  ONNX_CBP_DEVICE static TermSums Of(const Term<A> (&terms)[kCount]) {
+  // terms(A{}, i) is term i in type A.
+  template <int kCount, typename A, typename Terms>
+  ONNX_CBP_DEVICE static TermSums Of(Terms&& terms) {
     constexpr int kLanes = kCount < 8 ? kCount < 2 ? 1 : 2 : 4;
     A product[kLanes] = {}, plain[kLanes] = {};
+#if defined(__CUDACC__)
+#pragma unroll
+#endif
     for (int i = 0; i < kCount; ++i) {
       const int lane = i % kLanes;
-      product[lane] = MulAdd(terms[i].weight, terms[i].shifted, product[lane]);
-      plain[lane] += terms[i].weight;
+      const Term<A> term = terms(A{}, i);
+      product[lane] = MulAdd(term.weight, term.shifted, product[lane]);
+      plain[lane] += term.weight;
     }
     const auto plus = [](A a, A b) { return a + b; };
     return {static_cast<double>(ReduceArray<kLanes>(product, plus)),
@@ -51,25 +56,12 @@ struct Own {
   ONNX_CBP_DEVICE const Channel& operator()(int i) const { return of[i]; }
 };
 
-// terms(A{}, i) is term i in type A. What overflows float need not overflow double, and Inf and NaN get the answer of
-// double.
+// Adds kCount terms. What overflows float need not overflow double, and Inf and NaN get the answer of double.
 template <typename A, int kCount, typename Terms>
 ONNX_CBP_DEVICE void AddBatch(Terms&& terms, TermSums* sums) {
-  Term<A> batch[kCount];
-#if defined(__CUDACC__)
-#pragma unroll
-#endif
-  for (int i = 0; i < kCount; ++i) batch[i] = terms(A{}, i);
-  TermSums added = TermSums::Of(batch);
+  TermSums added = TermSums::Of<kCount, A>(terms);
   if constexpr (std::is_same_v<A, float>) {
-    if (!added.finite()) {
-      Term<double> wide[kCount];
-#if defined(__CUDACC__)
-#pragma unroll
-#endif
-      for (int i = 0; i < kCount; ++i) wide[i] = terms(double{}, i);
-      added = TermSums::Of(wide);
-    }
+    if (!added.finite()) added = TermSums::Of<kCount, double>(terms);
   }
   *sums = *sums + added;
 }

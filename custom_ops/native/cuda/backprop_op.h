@@ -64,12 +64,12 @@ struct ReadsGradient {
     Kept<kWidth> kept{inputs.dy, inputs.x};
     if (y != nullptr) {
       for (int i = 0; i < kWidth; ++i) {
-        if (!(Widen<V>(inputs.y.elements[i]) > V(0))) kept.dy.elements[i] = T{};
+        if (!(Widen<V>(inputs.y.At(i)) > V(0))) kept.dy.Set(i, T{});
       }
     } else if (slope.values != nullptr) {
       for (int i = 0; i < kWidth; ++i) {
-        const V normal = Normal(channel(i).forward, Widen<V>(inputs.x.elements[i]));
-        if (!(normal > kRoundsToZero<T, V>)) kept.dy.elements[i] = T{};
+        const V normal = Normal(channel(i).forward, Widen<V>(inputs.x.At(i)));
+        if (!(normal > kRoundsToZero<T, V>)) kept.dy.Set(i, T{});
       }
     }
     return kept;
@@ -97,7 +97,7 @@ struct SumsOf : ReadsGradient<T, V> {
   }
   template <typename A, int kWidth>
   ONNX_CBP_DEVICE Term<A> TermOf(const Kept<kWidth>& kept, int i, const Channel& channel) const {
-    return {Widen<A>(kept.dy.elements[i]), Widen<A>(kept.x.elements[i]) - static_cast<A>(channel.mean)};
+    return {Widen<A>(kept.dy.At(i)), Widen<A>(kept.x.At(i)) - static_cast<A>(channel.mean)};
   }
   ONNX_CBP_DEVICE Pair Partial(const TermSums& sums, const Channel&, double) const {
     return {sums.product, sums.plain};
@@ -124,7 +124,7 @@ struct BackpropTo : ReadsGradient<T, V> {
   ONNX_CBP_DEVICE Channel Of(int64_t channel) const { return {coefficients[channel], this->Forward(channel)}; }
   template <int kWidth>
   ONNX_CBP_DEVICE T Make(const Kept<kWidth>& kept, int i, const Coefficients& of) const {
-    const V x = Widen<V>(kept.x.elements[i]), dy = Widen<V>(kept.dy.elements[i]);
+    const V x = Widen<V>(kept.x.At(i)), dy = Widen<V>(kept.dy.At(i));
     return Round<T>(of.slope * MulAdd(x - of.center, of.through_var, dy - of.through_mean));
   }
 };

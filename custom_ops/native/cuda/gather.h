@@ -12,6 +12,17 @@ template <typename Op, int kWidth>
 constexpr int kUnroll =
     kWidth == 1 ? 8 / Op::kTensors : static_cast<int>(64 / (Op::kTensors * kWidth * sizeof(typename Op::Element)));
 
+// How many of begin, begin + kStep, ... lie before end, which is behind begin; kMost where there are more.
+template <int kStep, int kMost>
+ONNX_CBP_DEVICE int StepsBetween(int64_t begin, int64_t end) {
+  constexpr int64_t kAll = static_cast<int64_t>(kStep) * kMost;
+  const int64_t left = end - begin;
+  return left >= kAll ? kMost : static_cast<int>(left + kStep - 1) / kStep;
+}
+
+// Terms that are summed at once: 16 additions to a lane at most.
+constexpr int kTerms = 16;
+
 // Walks a thread's units of a channel from `unit` to `end`, so many at once: keep(unit, kept) for each, and their terms
 // into sums. What the last batch lacks adds nothing.
 template <int kWidth, typename Op, typename Keep>
@@ -24,25 +35,29 @@ ONNX_CBP_DEVICE TermSums GatherUnits(const Op& op, const Planes& planes, int64_t
   PlaneWalk walk(planes, channel, unit);
   const Same<typename Op::Channel> channel_of{of};
   for (; unit < end; unit += kBatch * kThreads) {
+    const int there = StepsBetween<kThreads, kBatch>(unit, end);
     typename Op::template Inputs<kWidth> inputs[kBatch];
     typename Op::template Kept<kWidth> kept[kBatch];
     for (int u = 0; u < kBatch; ++u) {
-      if (unit + u * kThreads < end) inputs[u] = op.template Read<kWidth, false>(walk.at * kWidth);
+      if (u < there) inputs[u] = op.template Read<kWidth, false>(walk.at * kWidth);
       walk.Step(planes);
     }
     for (int u = 0; u < kBatch; ++u) {
-      if (unit + u * kThreads < end) {
+      if (u < there) {
         kept[u] = op.Keep(inputs[u], channel_of);
         keep(unit + u * kThreads, kept[u]);
       }
     }
-    AddBatch<Narrow, kBatch * kWidth>(
-        [&](auto a, int i) {
-          using A = decltype(a);
-          const int u = i / kWidth;
-          return unit + u * kThreads < end ? op.template TermOf<A>(kept[u], i % kWidth, of) : Term<A>{};
-        },
-        &sums);
+    constexpr int kAtOnce = kBatch * kWidth < kTerms ? kBatch * kWidth : kTerms;
+    for (int first = 0; first < kBatch * kWidth; first += kAtOnce) {
+      AddBatch<Narrow, kAtOnce>(
+          [&](auto a, int i) {
+            using A = decltype(a);
+            const int u = (first + i) / kWidth;
+            return u < there ? op.template TermOf<A>(kept[u], (first + i) % kWidth, of) : Term<A>{};
+          },
+          &sums);
+    }
   }
   return sums;
 }
@@ -73,15 +88,10 @@ ONNX_CBP_DEVICE typename Op::Channel PrepareChannel(Block& block, const Op& op, 
 template <typename Op, int kWidth>
 constexpr int kUnrollRows = kUnroll<Op, kWidth> < 4 ? kUnroll<Op, kWidth> : 4;
 
-// How many blocks a multiprocessor is to hold at least, which bounds the registers of a thread. Arithmetic in double
-// takes twice as many.
-template <typename Op>
-constexpr int kResident = sizeof(typename Op::Compute) == sizeof(double) ? 2 : 3;
-
 template <typename Op, int kWidth>
 struct GatherPlanes {
   static constexpr int kThreads = cuda::kThreads;
-  static constexpr int kBlocksResident = kResident<Op>;
+  static constexpr int kBlocksResident = 2;
 
   Op op;
   Planes planes;
@@ -115,6 +125,7 @@ struct GatherTiles {
   // Of each thread, how many rows make the pivot.
   static constexpr int kPivotRows = 4;
   using Channel = typename Op::Channel;
+  using Narrow = typename Op::Narrow;
 
   Op op;
   Tiles tiles;
@@ -150,7 +161,7 @@ struct GatherTiles {
             const int64_t row = begin + thread / kWarp + k * kWarps;
             if (row >= end) continue;
             const auto inputs = Read(row, column_of(thread));
-            for (int v = 0; v < kWidth; ++v) sums[v] += Widen<double>(inputs.x.elements[v]);
+            for (int v = 0; v < kWidth; ++v) sums[v] += Widen<double>(inputs.x.At(v));
           }
         }
         for (int v = 0; v < kWidth; ++v) sums_of_first[SharedIndex(thread / kWarp, v, thread % kWarp)] = sums[v];
@@ -177,24 +188,34 @@ struct GatherTiles {
       const Own<Channel> channel_of{of.of};
       const int64_t column = column_of(thread);
       if (column < tiles.columns) {
-        for (int64_t row = begin + thread / kWarp; row < end; row += kBatch * kWarps) {
+        const int64_t whole = tiles.end_of_whole(column, end), step = kWarps * tiles.columns;
+        for (int64_t row = begin + thread / kWarp; row < whole; row += kBatch * kWarps) {
+          const int there = StepsBetween<kWarps, kBatch>(row, whole);
+          const int64_t at = row * tiles.columns + column;
           typename Op::template Inputs<kWidth> inputs[kBatch];
           typename Op::template Kept<kWidth> kept[kBatch];
           for (int u = 0; u < kBatch; ++u) {
-            if (row + u * kWarps < end) inputs[u] = Read(row + u * kWarps, column);
+            if (u < there) inputs[u] = op.template Read<kWidth, false>(at + u * step);
           }
           for (int u = 0; u < kBatch; ++u) {
-            if (row + u * kWarps < end) kept[u] = op.Keep(inputs[u], channel_of);
+            if (u < there) kept[u] = op.Keep(inputs[u], channel_of);
           }
           for (int v = 0; v < kWidth; ++v) {
-            AddBatch<typename Op::Narrow, kBatch>(
+            AddBatch<Narrow, kBatch>(
                 [&](auto a, int u) {
                   using A = decltype(a);
-                  const int64_t at = (row + u * kWarps) * tiles.columns + column + v;
-                  const bool there = row + u * kWarps < end && at < tiles.size;
-                  return there ? op.template TermOf<A>(kept[u], v, of.of[v]) : Term<A>{};
+                  return u < there ? op.template TermOf<A>(kept[u], v, of.of[v]) : Term<A>{};
                 },
                 &sums[v]);
+          }
+        }
+        if (whole < end && (whole - begin) % kWarps == thread / kWarp) {
+          const int64_t at = whole * tiles.columns + column;
+          const auto kept = op.Keep(op.template ReadFirst<kWidth>(at, tiles.size - at), channel_of);
+          for (int v = 0; v < kWidth; ++v) {
+            if (at + v >= tiles.size) continue;
+            AddBatch<Narrow, 1>([&](auto a, int) { return op.template TermOf<decltype(a)>(kept, v, of.of[v]); },
+                                &sums[v]);
           }
         }
       }

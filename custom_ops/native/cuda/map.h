@@ -8,13 +8,18 @@
 
 namespace onnx_cbp::cuda {
 
+// How many blocks a multiprocessor is to hold at least, which bounds the registers of a thread. Arithmetic in double
+// takes twice as many.
+template <typename Op>
+constexpr int kResident = sizeof(typename Op::Compute) == sizeof(double) ? 2 : 3;
+
 // The vector that the op makes of what it kept; of(i) are the coefficients of element i.
 template <int kWidth, typename Op, typename CoefficientsOf>
 ONNX_CBP_DEVICE Vector<typename Op::Element, kWidth> MakeVector(const Op& op,
                                                                 const typename Op::template Kept<kWidth>& kept,
                                                                 CoefficientsOf&& of) {
-  Vector<typename Op::Element, kWidth> made;
-  for (int i = 0; i < kWidth; ++i) made.elements[i] = op.Make(kept, i, of(i));
+  Vector<typename Op::Element, kWidth> made{};
+  for (int i = 0; i < kWidth; ++i) made.Set(i, op.Make(kept, i, of(i)));
   return made;
 }
 
@@ -38,17 +43,19 @@ struct MapPlanes {
       if (unit >= end) return;
       PlaneWalk walk(planes, planes.channel(task), unit);
       for (; unit < end; unit += kBatch * kThreads) {
+        const int there = StepsBetween<kThreads, kBatch>(unit, end);
         typename Op::template Inputs<kWidth> inputs[kBatch];
         int64_t at[kBatch];
         for (int u = 0; u < kBatch; ++u) {
           at[u] = walk.at * kWidth;
-          if (unit + u * kThreads < end) inputs[u] = op.template Read<kWidth, true>(at[u]);
+          if (u < there) inputs[u] = op.template Read<kWidth, true>(at[u]);
           walk.Step(planes);
         }
         for (int u = 0; u < kBatch; ++u) {
-          if (unit + u * kThreads >= end) break;
-          const auto kept = op.Keep(inputs[u], channel_of);
-          StoreVector(MakeVector<kWidth>(op, kept, channel_of), op.out + at[u]);
+          if (u < there) {
+            const auto kept = op.Keep(inputs[u], channel_of);
+            StoreVector(MakeVector<kWidth>(op, kept, channel_of), op.out + at[u]);
+          }
         }
       }
     });
@@ -75,26 +82,29 @@ struct MapTiles {
       typename Op::Channel channels[kWidth];
       for (int v = 0; v < kWidth; ++v) channels[v] = op.Of(tiles.channel(column + v));
       const Own<typename Op::Channel> channel_of{channels};
-      for (int64_t row = tiles.begin(task) + thread / kWarp; row < end; row += kBatch * kWarps) {
+      const int64_t whole = tiles.end_of_whole(column, end);
+      const int64_t step = kWarps * tiles.columns;
+      int64_t row = tiles.begin(task) + thread / kWarp;
+      for (; row < whole; row += kBatch * kWarps) {
+        const int there = StepsBetween<kWarps, kBatch>(row, whole);
         typename Op::template Inputs<kWidth> inputs[kBatch];
-        const int64_t first = row * tiles.columns + column;
-        const int64_t step = kWarps * tiles.columns;
-        const auto whole = [&](int u) { return row + u * kWarps < end && first + u * step + kWidth <= tiles.size; };
+        const int64_t at = row * tiles.columns + column;
         for (int u = 0; u < kBatch; ++u) {
-          if (whole(u)) inputs[u] = op.template Read<kWidth, true>(first + u * step);
+          if (u < there) inputs[u] = op.template Read<kWidth, true>(at + u * step);
         }
         for (int u = 0; u < kBatch; ++u) {
-          const int64_t at = first + u * step;
-          if (whole(u)) {
-            StoreVector(MakeVector<kWidth>(op, op.Keep(inputs[u], channel_of), channel_of), op.out + at);
-          } else if (row + u * kWarps < end) {
-            const auto kept = op.Keep(op.template ReadFirst<kWidth>(at, tiles.size - at), channel_of);
-            const auto made = MakeVector<kWidth>(op, kept, channel_of);
-            for (int v = 0; v < kWidth; ++v) {
-              if (at + v < tiles.size) op.out[at + v] = made.elements[v];
-            }
+          if (u < there) {
+            const auto kept = op.Keep(inputs[u], channel_of);
+            StoreVector(MakeVector<kWidth>(op, kept, channel_of), op.out + at + u * step);
           }
         }
+      }
+      if (whole == end || (whole - tiles.begin(task)) % kWarps != thread / kWarp) return;
+      const int64_t at = whole * tiles.columns + column;
+      const auto kept = op.Keep(op.template ReadFirst<kWidth>(at, tiles.size - at), channel_of);
+      const auto made = MakeVector<kWidth>(op, kept, channel_of);
+      for (int v = 0; v < kWidth; ++v) {
+        if (at + v < tiles.size) op.out[at + v] = made.At(v);
       }
     });
   }

@@ -67,7 +67,7 @@ struct MomentsOf : ReadsX<T> {
   }
   template <typename A, int kWidth>
   ONNX_CBP_DEVICE Term<A> TermOf(const Kept<kWidth>& kept, int i, const Channel& channel) const {
-    const A shifted = Widen<A>(kept.x.elements[i]) - static_cast<A>(channel.pivot);
+    const A shifted = Widen<A>(kept.x.At(i)) - static_cast<A>(channel.pivot);
     return {shifted, shifted};
   }
   ONNX_CBP_DEVICE Pair Partial(const TermSums& sums, const Channel& channel, double count) const {
@@ -94,7 +94,7 @@ struct NormalizeTo : ReadsX<T> {
   ONNX_CBP_DEVICE Channel Of(int64_t channel) const { return coefficients[channel]; }
   template <int kWidth>
   ONNX_CBP_DEVICE T Make(const Kept<kWidth>& kept, int i, const Coefficients& of) const {
-    const V normal = Normal(of, Widen<V>(kept.x.elements[i]));
+    const V normal = Normal(of, Widen<V>(kept.x.At(i)));
     // Written so that NaN stays NaN, as in ONNX's Relu.
     return Round<T>(relu && normal < V(0) ? V(0) : normal);
   }

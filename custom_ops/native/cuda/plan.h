@@ -105,6 +105,10 @@ struct Tiles {
     const bool ends_before = end == rows && (rows - 1) * columns + column >= size;
     return end - begin - (ends_before ? 1 : 0);
   }
+  // Where the rows end in which the unit at this column is whole. Of the rows up to `end`, only the last can have less.
+  ONNX_CBP_INLINE int64_t end_of_whole(int64_t column, int64_t end) const {
+    return end == rows && (rows - 1) * columns + column + width > size ? end - 1 : end;
+  }
   ONNX_CBP_INLINE int64_t count(int64_t channel, int64_t i) const {
     const int64_t begin = i / columns_of_channel() * per_part;
     const int64_t end = begin + per_part;

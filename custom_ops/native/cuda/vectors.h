@@ -11,9 +11,24 @@
 namespace onnx_cbp::cuda {
 
 // kWidth neighbouring elements. They are at an address that is a multiple of their size.
-template <typename T, int kWidth>
+template <typename T, int kWidth, bool kPacked = (sizeof(T) == 2 && kWidth > 1)>
 struct Vector {
   T elements[kWidth];
+
+  ONNX_CBP_DEVICE T At(int i) const { return elements[i]; }
+  ONNX_CBP_DEVICE void Set(int i, T element) { elements[i] = element; }
+};
+
+// Two elements of 16 bits share a register.
+template <typename T, int kWidth>
+struct Vector<T, kWidth, true> {
+  uint32_t words[kWidth / 2];
+
+  ONNX_CBP_DEVICE T At(int i) const { return {static_cast<uint16_t>(words[i / 2] >> (i % 2 * 16))}; }
+  ONNX_CBP_DEVICE void Set(int i, T element) {
+    const int shift = i % 2 * 16;
+    words[i / 2] = (words[i / 2] & ~(0xffffu << shift)) | static_cast<uint32_t>(element.bits) << shift;
+  }
 };
 
 #if defined(__CUDACC__)
@@ -70,7 +85,7 @@ template <int kWidth, typename T>
 ONNX_CBP_DEVICE Vector<T, kWidth> LoadFirst(const T* from, int64_t count) {
   Vector<T, kWidth> vector{};
   for (int i = 0; i < kWidth; ++i) {
-    if (i < count) vector.elements[i] = from[i];
+    if (i < count) vector.Set(i, from[i]);
   }
   return vector;
 }
