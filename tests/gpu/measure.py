@@ -43,6 +43,8 @@ class Row:
     #: PyTorch's time over ours; None where PyTorch does not have it on this device.
     against_torch: float | None
     relu: bool
+    #: Whether the results are PyTorch's, to rounding; None where PyTorch does not have it on this device.
+    right: bool | None
 
     @property
     def reached(self) -> dict[str, bool]:
@@ -68,7 +70,9 @@ def _rows(name: str, dimensions: tuple[int, ...], dtype: str, shape: Shape, devi
     rows = []
     for work in shape.work():
         contenders = {"read": shape.read, "copy": shape.copy, "ours": work.ours}
-        if work.torch is not None and _runs(work, device):
+        compared = _runs(work, device)
+        right = shape.is_right(work) if compared else None
+        if compared:
             contenders["torch"] = work.torch
         time = medians(device, contenders, rounds=rounds, budget=TURN)
         reference, passes = ("copy", 2) if work.writes else ("read", 1)
@@ -80,6 +84,7 @@ def _rows(name: str, dimensions: tuple[int, ...], dtype: str, shape: Shape, devi
                 of_bandwidth=speed / (passes * shape.bytes / time[reference] / 1e6),
                 against_torch=time["torch"] / time["ours"] if "torch" in time else None,
                 relu=work.relu,
+                right=right,
             )
         )
     return rows
@@ -87,7 +92,6 @@ def _rows(name: str, dimensions: tuple[int, ...], dtype: str, shape: Shape, devi
 
 def _runs(work: Work, device: str) -> bool:
     """Whether PyTorch has it on this device: some are for GPUs alone."""
-    assert work.torch is not None
     try:
         work.torch()
     except NotImplementedError:
@@ -112,7 +116,7 @@ def show(rows: Sequence[Row], title: str) -> None:
         table.add_row(
             *(f"{row.shape} {list(row.dimensions)}", row.dtype, row.kernel, f"{row.milliseconds:.3f}"),
             *(f"{row.gigabytes_per_second:.0f}", f"{row.of_bandwidth:.0%}", against),
-            " ".join("yes" if value else "no" for value in row.reached.values()),
+            " ".join("yes" if value else "no" for value in row.reached.values()) if row.right is not False else "WRONG",
         )
     Console(width=None if sys.stdout.isatty() else 160).print(table)
     for figure in dict.fromkeys(name for row in rows for name in row.reached):
@@ -128,7 +132,7 @@ def save(rows: Sequence[Row], path: Path, machine: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    """Measure on the GPU; 2 where there is none."""
+    """Measure on the GPU; 1 where a result is wrong, 2 where there is no GPU."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, default=Path("gpu_check.json"), help="where the rows go")
     parser.add_argument("--batch", type=int, default=BATCH)
@@ -148,7 +152,10 @@ def main() -> int:
     show(rows, f"CUDA kernels, {machine['gpu']}, PyTorch {machine['torch']}")
     save(rows, options.json, machine)
     print(f"written to {options.json}")
-    return 0
+    wrong = [f"{row.kernel} on {list(row.dimensions)}, {row.dtype}" for row in rows if row.right is False]
+    if wrong:
+        print(f"not PyTorch's results: {'; '.join(wrong)}", file=sys.stderr)
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,7 +34,9 @@ def test_a_table_and_a_file(measure, kernels, device, tmp_path, capsys):
         assert row.of_bandwidth > 0
         assert row.reached
     # PyTorch has these on every device.
-    assert all(row.against_torch for row in rows if row.kernel.startswith("batch_norm_"))
+    everywhere = [row for row in rows if row.kernel.startswith("batch_norm_")]
+    assert len(everywhere) == 6 * 5 * 2
+    assert all(row.against_torch and row.right for row in everywhere), [row for row in everywhere if not row.right]
     measure.show(rows, "a title")
     table = capsys.readouterr().out
     assert "batch_norm_recompute_relu_grad" in table
@@ -42,6 +45,20 @@ def test_a_table_and_a_file(measure, kernels, device, tmp_path, capsys):
     saved = json.loads((tmp_path / "rows.json").read_text())
     assert len(saved["rows"]) == len(rows)
     assert saved["rows"][0]["reached"]
+
+
+def test_a_wrong_result_is_seen(measure, kernels, device):
+    if not isinstance(device, TorchDevice):
+        pytest.skip("what is measured is in PyTorch's tensors")
+    from contenders import Shape
+
+    shape = Shape(kernels, device.name, (2, 8, 7, 7), "float32")
+    work = {made.name: made for made in shape.work()}
+    assert shape.is_right(work["batch_norm_grad"])
+    broken = dataclasses.replace(work["batch_norm_grad"], ours=lambda: None)
+    assert not shape.is_right(broken)
+    other = dataclasses.replace(work["batch_norm_grad"], ours=work["batch_norm_relu_grad"].ours)
+    assert not shape.is_right(other)
 
 
 def test_medians_are_of_every_contender(measure):
