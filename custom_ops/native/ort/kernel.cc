@@ -145,6 +145,14 @@ void Kernel::Compute(Ort::KernelContext& context) const {
 }
 
 void Kernel::RunOnProcessor(const Call& call) const {
+  for (size_t i = 0; i < spec_.inputs.size(); ++i) {
+    if (spec_.inputs[i].type != TypeOf::kCount) continue;
+    const int64_t* counts = call.input<int64_t>(i);
+    const int64_t size = spec_.inputs[i].shape == ShapeOf::kReplicas ? call.replicas : 1;
+    for (int64_t r = 0; r < size; ++r) {
+      if (counts[r] < 0) Fail("input 'count' is " + std::to_string(counts[r]) + "; it must be 0 or more");
+    }
+  }
   if (!spec_.run(call)) Fail("no kernel for these types");
 }
 

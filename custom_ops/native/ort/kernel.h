@@ -37,7 +37,7 @@ class Kernel {
   const OpSpec& spec() const { return spec_; }
   int TypeNumber(const Formal& formal) const { return spec_.TypeNumber(formal, data_type_, statistics_type_); }
   [[noreturn]] void Fail(const std::string& what, OrtErrorCode code = ORT_INVALID_ARGUMENT) const;
-  // Runs the op on the processor; fails where there is no kernel for the types.
+  // Runs the op on the processor, whose memory the tensors are in; fails where a count is negative.
   void RunOnProcessor(const Call& call) const;
 
  private:

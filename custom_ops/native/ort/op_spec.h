@@ -49,17 +49,18 @@ struct Call {
   const T* input(size_t index) const {
     return static_cast<const T*>(inputs[index]);
   }
-  // The same call with other threads, or of other memory.
-  Call On(const Executor& other) const {
-    return {data_type, statistics_type, layout, replicas, attributes, inputs, outputs, other, collective};
-  }
-  Call With(const std::vector<const void*>& other_inputs, const std::vector<void*>& other_outputs) const {
-    return {data_type,    statistics_type, layout,   replicas,  attributes,
-            other_inputs, other_outputs,   executor, collective};
-  }
   template <typename T>
   T* output(size_t index) const {
     return static_cast<T*>(outputs[index]);
+  }
+  // The same call with other threads.
+  Call On(const Executor& other) const {
+    return {data_type, statistics_type, layout, replicas, attributes, inputs, outputs, other, collective};
+  }
+  // The same call of other memory.
+  Call With(const std::vector<const void*>& other_inputs, const std::vector<void*>& other_outputs) const {
+    return {data_type,    statistics_type, layout,   replicas,  attributes,
+            other_inputs, other_outputs,   executor, collective};
   }
 };
 
