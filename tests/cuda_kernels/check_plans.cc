@@ -110,8 +110,8 @@ void CheckSmall(const Device& device, const Layout& layout) {
     Expect(visits.right_channels, "an element is taken for another channel's", layout, width, device);
     Expect(visits.right_counts, "a partial sum has another count", layout, width, device);
     const int64_t partials = plan.by_plane ? plan.planes.partials() : plan.tiles.partials();
-    Expect(partials * static_cast<int64_t>(sizeof(Pair)) <= PartialBytes(device, layout),
-           "the workspace is too small", layout, width, device);
+    Expect(partials * static_cast<int64_t>(sizeof(Pair)) <= PartialBytes(device, layout), "the workspace is too small",
+           layout, width, device);
   }
 }
 
@@ -137,15 +137,15 @@ void CheckLarge(const Device& device, const Layout& layout) {
       const Tiles& tiles = plan.tiles;
       const int64_t task = tiles.tasks() - 1, row = tiles.end(task) - 1;
       Expect(row == tiles.rows - 1, "the last row is another", layout, width, device);
-      Expect(static_cast<__int128>(row) * tiles.columns < size &&
-                 static_cast<__int128>(row + 1) * tiles.columns >= size,
-             "the rows do not cover the tensor", layout, width, device);
+      Expect(
+          static_cast<__int128>(row) * tiles.columns < size && static_cast<__int128>(row + 1) * tiles.columns >= size,
+          "the rows do not cover the tensor", layout, width, device);
       int64_t count = 0;
       for (int64_t i = 0; i < tiles.partials_of_channel(); ++i) count += tiles.count(layout.channels - 1, i);
       Expect(count == layout.outer * layout.inner, "a channel has another count", layout, width, device);
     }
-    Expect(plan.tasks() > 0 && PartialBytes(device, layout) < int64_t{1} << 34, "there are too many partial sums", layout,
-           width, device);
+    Expect(plan.tasks() > 0 && PartialBytes(device, layout) < int64_t{1} << 34, "there are too many partial sums",
+           layout, width, device);
   }
 }
 

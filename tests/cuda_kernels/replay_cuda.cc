@@ -1,7 +1,6 @@
 // Runs recorded calls (tests/variants/replaying.h) of the CUDA kernels' plain C functions on memory of the processor.
-#include "replaying.h"
-
 #include "c_api.h"
+#include "replaying.h"
 
 namespace replaying {
 

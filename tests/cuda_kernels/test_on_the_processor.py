@@ -63,9 +63,12 @@ def on_h100(cases):
     return run_on_host(cases)
 
 
-def test_every_element_has_its_thread():
-    done = subprocess.run([program("check_plans")], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "every element has its thread\n"), done.stdout + done.stderr
+@pytest.mark.parametrize(
+    ("name", "says"), [("check_plans", "every element has its thread"), ("check_errors", "every error is told")]
+)
+def test_programs_that_check_for_themselves(name, says):
+    done = subprocess.run([program(name)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"{says}\n"), done.stdout + done.stderr
 
 
 def test_every_function_is_covered():

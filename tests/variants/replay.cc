@@ -1,8 +1,7 @@
 // Runs recorded calls of the plain C functions (replaying.h). With the argument --target it only tells which target it
 // would run.
-#include "replaying.h"
-
 #include "c_api.h"
+#include "replaying.h"
 
 namespace {
 

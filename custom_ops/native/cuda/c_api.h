@@ -1,12 +1,12 @@
 /* The CUDA kernels as plain C functions: what libonnx_cbp_cuda.so exports, for libonnx_cbp.so, which loads it when a
  * session uses ONNX Runtime's CUDA provider, and for callers that have no ONNX Runtime. docs/cuda.md has the
- * conventions.
+ * conventions, docs/cuda_kernels.md what the kernels do.
  *
  * They are the functions of ../c_api.h, on the same arguments, where every pointer is to memory of the current device,
  * the pointers to counts too. Each call is queued on `stream` and does not wait for it; `workspace` is memory of the
  * device that belongs to the call until the stream has passed it, of onnx_cbp_cuda_workspace() bytes or more, aligned
- * to
- * 16. Null is success, otherwise one line of text, readable until the thread's next call. */
+ * to 16. Null is success, otherwise one line of text, readable until the thread's next call: it names the function and
+ * says why. */
 #ifndef ONNX_CBP_CUDA_C_API_H_
 #define ONNX_CBP_CUDA_C_API_H_
 

@@ -8,19 +8,19 @@ namespace {
 
 // Shorter planes go as Tiles. A plane from here on fills most of the sectors of memory that it touches.
 constexpr int64_t kLongPlane = 16;
-// Blocks that are to be had for every multiprocessor: twice what it can hold, so that none waits long for the others.
-constexpr int64_t kBlocksPerMultiprocessor = 16;
+// Blocks that are to be had for every multiprocessor, and not more: a multiple of the two or three that it holds at a
+// time, so that all end together, and few enough for what each does once to be little of its time.
+constexpr int64_t kBlocksPerMultiprocessor = 12;
 // What a thread should do at least, so that what a block does once is worth it.
 constexpr int64_t kLeastUnits = 16;
 constexpr int64_t kLeastRows = 4;
 
 int64_t CeilDiv(int64_t a, int64_t b) { return a / b + (a % b != 0 ? 1 : 0); }
 
-// How many parts there are of `whole` things, at least so many a part, where the device wants so many tasks of which
-// there are `others` a part.
-int64_t PerPart(const Device& device, int64_t whole, int64_t least, int64_t others) {
-  const int64_t wanted = CeilDiv(device.multiprocessors * kBlocksPerMultiprocessor, others);
-  return std::max(CeilDiv(whole, wanted), std::min(whole, least));
+// How many of `whole` things a part has, at least so many, where a part takes so many blocks.
+int64_t PerPart(const Device& device, int64_t whole, int64_t least, int64_t blocks) {
+  const int64_t parts = std::max<int64_t>(1, device.multiprocessors * kBlocksPerMultiprocessor / blocks);
+  return std::max(CeilDiv(whole, parts), std::min(whole, least));
 }
 
 Planes MakePlanes(const Device& device, const Layout& layout, int width) {
