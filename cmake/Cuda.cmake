@@ -1,7 +1,8 @@
 # The CUDA kernels: libonnx_cbp_cuda.so, beside libonnx_cbp.so, which loads it when a session uses the CUDA provider.
-# ONNX_CBP_CUDA is AUTO (where nvcc works), ON (nvcc has to work) or OFF; HOST is for tests without a GPU: the C++ compiler
-# makes the kernels, on memory of the processor, and the CUDA ops are the CPU provider's. Nothing is linked against the driver, and the CUDA
-# runtime is linked in, so the library loads on every machine.
+# Nothing is linked against the driver, and the CUDA runtime is linked in, so the library loads on every machine.
+#
+# ONNX_CBP_CUDA is AUTO (where nvcc works), ON (nvcc has to work) or OFF. HOST is for tests without a GPU: the C++ compiler
+# makes the kernels, on memory of the processor, and the CUDA ops are the CPU provider's.
 
 set(ONNX_CBP_CUDA AUTO CACHE STRING "Build the CUDA kernels: AUTO (where nvcc is found), ON, OFF, or HOST for tests")
 set_property(CACHE ONNX_CBP_CUDA PROPERTY STRINGS AUTO ON OFF HOST)
@@ -45,7 +46,8 @@ enable_language(CUDA)
 
 add_library(onnx_cbp_cuda SHARED ${_cuda_sources})
 target_compile_features(onnx_cbp_cuda PRIVATE cuda_std_17)
-target_compile_options(onnx_cbp_cuda PRIVATE -Xcompiler=-Wall,-Wextra,-Wno-psabi
+# As on the processor: where there is a fused multiply-add, the source says so.
+target_compile_options(onnx_cbp_cuda PRIVATE -fmad=false -Xcompiler=-Wall,-Wextra,-Wno-psabi
                                              $<$<BOOL:${ONNX_CBP_WERROR}>:-Werror=all-warnings -Xcompiler=-Werror>)
 set_target_properties(
   onnx_cbp_cuda
