@@ -84,3 +84,10 @@ def test_counts_are_not_looked_at(name):
     needed_folder()
     case = make_case(name, (2, 3, 4))
     session(op_model(case), "native").run(None, {**feeds_of(case), "count": np.array(-1, np.int64)})
+
+
+def test_a_collective_has_its_count_at_hand():
+    needed_folder()
+    case = make_case("AllGather", (2, 3, 4))
+    with pytest.raises(Exception, match="input 'count' is -1"):
+        session(op_model(case), "native").run(None, {**feeds_of(case), "count": np.array(-1, np.int64)})
