@@ -150,9 +150,10 @@ class Shape:
         outputs = (self.out, *v[:4])
         numbers = (EPSILON, MOMENTUM, 1)
 
+        # PyTorch's own, which it updates in place; no result that is compared depends on them.
+        running = self.running_mean.clone(), self.running_var.clone()
+
         def train() -> Sequence[Any]:
-            # Copies, because PyTorch updates in place what our kernel must find again.
-            running = self.running_mean.clone(), self.running_var.clone()
             return torch.native_batch_norm(*inputs[:3], *running, True, 1 - MOMENTUM, EPSILON)
 
         def train_relu() -> Sequence[Any]:
