@@ -13,8 +13,8 @@ EPSILON = 1e-5
 MOMENTUM = 0.9
 #: Largest difference to PyTorch's results, relative to the largest value: PyTorch sums in float.
 TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 3e-2}
-#: Share of the elements that may differ by more: where a ReLU's input is within rounding of zero, it may pass in one and
-#: not in the other.
+#: Share of the elements that may differ by more: where a ReLU's input is within rounding of zero, it may pass in one
+#: and not in the other.
 FEW = 1e-5
 
 Call = Callable[[], Any]
