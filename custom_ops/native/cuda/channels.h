@@ -51,7 +51,7 @@ struct MergePartials {
     block.ForEachThread([&](int thread) {
       Merged sum;
       for (int64_t i = thread; i < entries; i += kUnroll * kThreads) {
-        Pair read[kUnroll];
+        Batch<Pair, kUnroll> read;
         for (int u = 0; u < kUnroll; ++u) {
           if (i + u * kThreads < entries) read[u] = partials[space.partial(channel, i + u * kThreads)];
         }

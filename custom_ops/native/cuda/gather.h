@@ -36,8 +36,8 @@ ONNX_CBP_DEVICE TermSums GatherUnits(const Op& op, const Planes& planes, int64_t
   const Same<typename Op::Channel> channel_of{of};
   for (; unit < end; unit += kBatch * kThreads) {
     const int there = StepsBetween<kThreads, kBatch>(unit, end);
-    typename Op::template Inputs<kWidth> inputs[kBatch];
-    typename Op::template Kept<kWidth> kept[kBatch];
+    Batch<typename Op::template Inputs<kWidth>, kBatch> inputs;
+    Batch<typename Op::template Kept<kWidth>, kBatch> kept;
     for (int u = 0; u < kBatch; ++u) {
       if (u < there) inputs[u] = op.template Read<kWidth, false>(walk.at * kWidth);
       walk.Step(planes);
@@ -192,8 +192,8 @@ struct GatherTiles {
         for (int64_t row = begin + thread / kWarp; row < whole; row += kBatch * kWarps) {
           const int there = StepsBetween<kWarps, kBatch>(row, whole);
           const int64_t at = row * tiles.columns + column;
-          typename Op::template Inputs<kWidth> inputs[kBatch];
-          typename Op::template Kept<kWidth> kept[kBatch];
+          Batch<typename Op::template Inputs<kWidth>, kBatch> inputs;
+          Batch<typename Op::template Kept<kWidth>, kBatch> kept;
           for (int u = 0; u < kBatch; ++u) {
             if (u < there) inputs[u] = op.template Read<kWidth, false>(at + u * step);
           }

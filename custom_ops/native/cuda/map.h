@@ -44,7 +44,7 @@ struct MapPlanes {
       PlaneWalk walk(planes, planes.channel(task), unit);
       for (; unit < end; unit += kBatch * kThreads) {
         const int there = StepsBetween<kThreads, kBatch>(unit, end);
-        typename Op::template Inputs<kWidth> inputs[kBatch];
+        Batch<typename Op::template Inputs<kWidth>, kBatch> inputs;
         int64_t at[kBatch];
         for (int u = 0; u < kBatch; ++u) {
           at[u] = walk.at * kWidth;
@@ -87,7 +87,7 @@ struct MapTiles {
       int64_t row = tiles.begin(task) + thread / kWarp;
       for (; row < whole; row += kBatch * kWarps) {
         const int there = StepsBetween<kWarps, kBatch>(row, whole);
-        typename Op::template Inputs<kWidth> inputs[kBatch];
+        Batch<typename Op::template Inputs<kWidth>, kBatch> inputs;
         const int64_t at = row * tiles.columns + column;
         for (int u = 0; u < kBatch; ++u) {
           if (u < there) inputs[u] = op.template Read<kWidth, true>(at + u * step);

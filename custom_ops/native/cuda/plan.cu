@@ -13,7 +13,7 @@ constexpr int64_t kLongPlane = 16;
 constexpr int64_t kBlocksPerMultiprocessor = 12;
 // What a thread should do at least, so that what a block does once is worth it.
 constexpr int64_t kLeastUnits = 16;
-constexpr int64_t kLeastRows = 4;
+constexpr int64_t kLeastRows = 8;
 
 int64_t CeilDiv(int64_t a, int64_t b) { return a / b + (a % b != 0 ? 1 : 0); }
 

@@ -31,6 +31,21 @@ struct Vector<T, kWidth, true> {
   }
 };
 
+// What a thread reads at once, which near the end is set in part. The host fills it before with what is not a number,
+// so that tests see where what was not set is used.
+template <typename V, int kCount>
+struct Batch {
+  V values[kCount];
+
+#if defined(__CUDACC__)
+  __device__ __forceinline__ Batch() {}
+#else
+  Batch() { std::memset(static_cast<void*>(values), 0xff, sizeof values); }
+#endif
+  ONNX_CBP_DEVICE V& operator[](int i) { return values[i]; }
+  ONNX_CBP_DEVICE const V& operator[](int i) const { return values[i]; }
+};
+
 #if defined(__CUDACC__)
 namespace words {
 template <int kBytes>
