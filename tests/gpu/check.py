@@ -51,10 +51,20 @@ def why_not() -> str | None:
     return None
 
 
+def make_environment(folder: Path) -> None:
+    """A virtual environment that sees the PyTorch of this Python, which may be one of another environment."""
+    if not (folder / "bin" / "pip").exists():
+        venv.create(folder, with_pip=True, system_site_packages=True)
+    torch = find_spec("torch")
+    assert torch is not None
+    assert torch.origin is not None
+    (packages,) = (folder / "lib").glob("python*/site-packages")
+    (packages / "pytorch.pth").write_text(f"{Path(torch.origin).parents[1]}\n", encoding="utf-8")
+
+
 def install() -> bool:
     """The package with CUDA kernels into the environment, with ONNX Runtime for GPUs where it can be had."""
-    if not (ENVIRONMENT / "bin" / "pip").exists():
-        venv.create(ENVIRONMENT, with_pip=True, system_site_packages=True)
+    make_environment(ENVIRONMENT)
     pip = [str(ENVIRONMENT / "bin" / "python"), "-m", "pip", "install", "--quiet"]
     kernels = ["-C", "cmake.define.ONNX_CBP_CUDA=ON"]
     if not Step("Build and install", [*pip, *kernels, ".[gpu]", "pytest>=8"]).run():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -50,3 +51,12 @@ def test_a_step_that_fails_fails_the_check(check, monkeypatch, failing, capfd, t
 def test_a_step_is_its_command(check):
     assert check.Step("right", [sys.executable, "-c", "import support"]).run()
     assert not check.Step("wrong", [sys.executable, "-c", "raise SystemExit(3)"]).run()
+
+
+def test_the_environment_sees_this_pytorch(check, tmp_path):
+    if not find_spec("torch"):
+        pytest.skip("PyTorch is not installed here")
+    check.make_environment(tmp_path)
+    look = [tmp_path / "bin" / "python", "-c", "import torch; print(torch.__file__)"]
+    seen = subprocess.run(look, capture_output=True, text=True, check=True).stdout.strip()
+    assert seen == find_spec("torch").origin
