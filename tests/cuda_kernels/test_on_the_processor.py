@@ -83,7 +83,7 @@ def test_every_function_is_covered():
 
 @pytest.mark.parametrize("device", DEVICES.values(), ids=DEVICES)
 def test_near_the_cpu_kernels(operator, device):
-    usual = usual_cases(operator)
+    usual = [*usual_cases(operator), make_case(operator.name, (2, 0, 4))]
     _assert_near_the_cpu_kernels(usual, run_on_host(usual, device))
 
 

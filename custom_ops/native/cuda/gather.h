@@ -12,6 +12,10 @@ template <typename Op, int kWidth>
 constexpr int kUnroll =
     kWidth == 1 ? 8 / Op::kTensors : static_cast<int>(64 / (Op::kTensors * kWidth * sizeof(typename Op::Element)));
 
+// The same in Tiles, whose threads keep numbers of several channels.
+template <typename Op, int kWidth>
+constexpr int kUnrollRows = kUnroll<Op, kWidth> < 4 ? kUnroll<Op, kWidth> : 4;
+
 // How many of begin, begin + kStep, ... lie before end, which is behind begin; kMost where there are more.
 template <int kStep, int kMost>
 ONNX_CBP_DEVICE int StepsBetween(int64_t begin, int64_t end) {
@@ -84,10 +88,7 @@ ONNX_CBP_DEVICE typename Op::Channel PrepareChannel(Block& block, const Op& op, 
   }
 }
 
-// The same in Tiles, whose threads keep numbers of several channels.
-template <typename Op, int kWidth>
-constexpr int kUnrollRows = kUnroll<Op, kWidth> < 4 ? kUnroll<Op, kWidth> : 4;
-
+// A block sums a part of a channel.
 template <typename Op, int kWidth>
 struct GatherPlanes {
   static constexpr int kThreads = cuda::kThreads;

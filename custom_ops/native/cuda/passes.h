@@ -1,5 +1,5 @@
-// How the functions are made of kernels. What is queued here for one data type is compiled in the file of that type
-// (passes_*.cu).
+// How the functions are made of kernels. Those of a data type are compiled in a file of its own (passes_*.cu), so that
+// several compilers can work at once.
 #pragma once
 
 #include "../kernels/element_types.h"
@@ -32,7 +32,7 @@ struct Passes {
   static void Stats(Queue* queue, const Call& call, const StatsOutputs& outputs);
   // Statistics, and the tensor normalised by them.
   static void Train(Queue* queue, const Call& call, const FinishTrain<V>& finish);
-  // Normalises with coefficients that `prepare` makes: prepare(channel) for the channel's place in the workspace.
+  // Normalises by given statistics.
   static void Normalize(Queue* queue, const Call& call, double epsilon, const Statistics& scale, const Statistics& b,
                         const Statistics& mean, const Statistics& var);
   // The sums of a gradient alone.
@@ -40,9 +40,11 @@ struct Passes {
   // The sums, and dx.
   static void Grad(Queue* queue, const Call& call, const FinishSums<V>& finish, const Statistics& slope,
                    const Statistics& offset);
+  // dx from given sums.
   static void Backprop(Queue* queue, const Call& call, const Statistics& scale, const Statistics& mean,
                        const Statistics& inv_std, const Statistics& scale_grad, const Statistics& bias_grad,
                        const int64_t* count);
+  // The gradient of Sums.
   static void StatsGrad(Queue* queue, const Call& call, FinishStatsGrad<V> finish);
 };
 
