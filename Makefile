@@ -3,10 +3,10 @@ PYTHON ?= python3
 TOOLS = .venv-tools
 NOX = $(TOOLS)/bin/nox --non-interactive
 
-.PHONY: test lint demo demo-distributed clean
+.PHONY: test lint demo demo-distributed gpu-check clean
 
 test: $(TOOLS)/ready
-	$(NOX) --session test exchange deployment variants test_pure_python mpi-torch
+	$(NOX) --session test exchange deployment variants cuda_kernels cuda test_pure_python mpi-torch
 
 lint: $(TOOLS)/ready
 	$(NOX) --session lint
@@ -17,10 +17,14 @@ demo: $(TOOLS)/ready
 demo-distributed: $(TOOLS)/ready
 	$(NOX) --session demo-distributed
 
+# On a machine with a GPU, nvcc, and PyTorch in $(PYTHON).
+gpu-check:
+	$(PYTHON) tests/gpu/check.py
+
 $(TOOLS)/ready:
 	$(PYTHON) -m venv --clear $(TOOLS)
 	$(TOOLS)/bin/python -m pip install --quiet 'nox>=2025.2.9'
 	touch $@
 
 clean:
-	rm -rf $(TOOLS) .nox build dist
+	rm -rf $(TOOLS) .venv-gpu .nox build dist

@@ -34,8 +34,10 @@ AARCH64 = [f"-DCMAKE_TOOLCHAIN_FILE={ROOT / 'cmake' / 'aarch64-linux-musl.cmake'
 #: a test sees whether it belongs to one target.
 _SANITIZERS = "-O0 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all"
 SANITIZED = ["-DCMAKE_BUILD_TYPE=Debug", f"-DCMAKE_CXX_FLAGS_DEBUG={_SANITIZERS}"]
+#: The CUDA ops on the processor (cmake/Cuda.cmake): its own kernels are hardly used there, and so not optimised.
+CUDA_ON_HOST = ["-DONNX_CBP_CUDA=HOST", "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O0"]
 #: Folders of tests that have sessions of their own.
-ELSEWHERE = ("deployment", "exchange", "pytorch", "variants")
+ELSEWHERE = ("cuda_adapter", "cuda_kernels", "deployment", "exchange", "gpu", "pytorch", "variants")
 #: Where each environment puts models that it rewrote, for the others to run.
 EXCHANGE = ROOT / ".nox" / "exchange"
 #: Models as they are deployed, and the runtime for JavaScript that is to run them.
@@ -123,6 +125,37 @@ def variants(session: nox.Session) -> None:
     session.run("pytest", "-k", "not reference and not bodies", *accuracy, env={"ONNX_CBP_TARGET": "baseline"})
 
 
+@nox.session(requires=["build"])
+def cuda_kernels(session: nox.Session) -> None:
+    """Run the CUDA kernels on the processor, under sanitizers."""
+    folder = ROOT / "build" / "cuda-kernels"
+    session.install("cmake", "ninja")
+    session.install(f"{_wheel()}[cpu]", *TEST_TOOLS)
+    _install_again(session)
+    _cmake(session, ROOT / "tests" / "cuda_kernels", folder)
+    session.run(*PYTEST, *(session.posargs or ["tests/cuda_kernels"]), env={"ONNX_CBP_CUDA_KERNELS": str(folder)})
+
+
+@nox.session(requires=["build"])
+def cuda(session: nox.Session) -> None:
+    """Run the CUDA ops in ONNX Runtime without a GPU; after the tests, in their environments too."""
+    folder = ROOT / "build" / "cuda-on-host"
+    session.install("cmake", "ninja")
+    session.install(f"{_wheel()}[cpu]", *TEST_TOOLS)
+    _install_again(session)
+    _cmake(session, ROOT, folder, *CUDA_ON_HOST)
+    env = {"ONNX_CBP_CUDA_ADAPTER": str(folder)}
+    tests = ["tests/cuda_adapter", "tests/gpu", "tests/ops", "tests/distributed/test_threads.py"]
+    session.run(*PYTEST, *(session.posargs or tests), env=env)
+    for environment in ("oldest", "training"):
+        pytest = ROOT / ".nox" / f"test-{environment}" / "bin" / "pytest"
+        if not pytest.exists():
+            session.warn(f"'{environment}' is not to be had here")
+            continue
+        tests = ["tests/ops/test_agreement.py", "tests/ops/test_bad_input.py", "tests/distributed/test_threads.py"]
+        session.run(str(pytest), *tests, env=env, external=True)
+
+
 @nox.session
 def test_pure_python(session: nox.Session) -> None:
     """Run the tests of the ops, the passes and the command line on an installation without the native library."""
@@ -159,8 +192,8 @@ def lint(session: nox.Session) -> None:
     config = str(ROOT / "pyproject.toml")
     with session.chdir(session.create_tmp()):  # elsewhere: here, the folder onnx_cbp is only a part of the package
         session.run("mypy", "--config-file", config, "-p", "onnx_cbp")
-    folders = (ROOT / "custom_ops" / "native", ROOT / "tests" / "variants")
-    sources = [str(p) for folder in folders for p in folder.rglob("*") if p.suffix in (".h", ".cc")]
+    folders = (ROOT / "custom_ops" / "native", ROOT / "tests")
+    sources = [str(p) for folder in folders for p in folder.rglob("*") if p.suffix in (".h", ".cc", ".cu")]
     session.run("clang-format", "--dry-run", "--Werror", *sources)
 
 

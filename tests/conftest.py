@@ -7,6 +7,7 @@ from importlib.util import find_spec
 import pytest
 
 from onnx_cbp.custom_ops.library import find_library, native_target
+from support import cuda_adapter
 from support.replicas import mpiexec
 
 
@@ -16,10 +17,13 @@ def pytest_report_header() -> str:
 
     target = native_target()
     library = f"native library with {target}" if target else "no native library"
+    if cuda_adapter.folder() is not None:
+        library = f"CUDA adapter on the CPU, {cuda_adapter.folder()}"
     return f"onnxruntime {onnxruntime.__version__}, onnx {onnx.__version__}, {library}"
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    cuda_adapter.take_the_place_of_the_library()
     config.addinivalue_line("markers", "native: needs the native library")
     config.addinivalue_line("markers", "training: needs ONNX Runtime's training build")
     config.addinivalue_line("markers", "mpi: needs mpi4py and an MPI launcher")

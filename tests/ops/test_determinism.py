@@ -7,6 +7,7 @@ import pytest
 
 from onnx_cbp.custom_ops import OPERATORS
 from onnx_cbp.custom_ops.library import call_native
+from support import cuda_adapter
 from support.ops import feeds_of, make_case, op_model, run, session
 
 pytestmark = pytest.mark.native
@@ -38,9 +39,10 @@ def test_bit_identical_for_every_type(name, data):
 
 def _assert_same_bits(case):
     want = run(case, "native", threads=1)
-    through_c = call_native(case.operator, case.inputs, case.attributes)
-    for got, expected in zip(through_c, want, strict=True):
-        np.testing.assert_array_equal(got.astype(expected.dtype), expected)
+    if cuda_adapter.folder() is None:  # its kernels are others than those of the plain C functions
+        through_c = call_native(case.operator, case.inputs, case.attributes)
+        for got, expected in zip(through_c, want, strict=True):
+            np.testing.assert_array_equal(got.astype(expected.dtype), expected)
     for threads in (2, 3, 4):
         runner = session(op_model(case), "native", threads=threads)
         for _ in range(3):

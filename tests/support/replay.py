@@ -6,7 +6,7 @@ import ctypes
 import os
 import struct
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,25 +15,33 @@ from onnx_cbp.custom_ops.library import function_name, number_arguments
 from support.ops import Case
 
 
-def record(case: Case) -> bytes:
-    """The call of an op's C function, as the program reads it; texts have their terminating zero."""
+def record(case: Case, *, name: str | None = None, first: bytes = b"", shift: int = 0) -> bytes:
+    """The call of an op's C function, as the program reads it; texts have their terminating zero.
+
+    Args:
+        case: the op with its inputs.
+        name: another function on the same arguments.
+        first: a recorded argument in front of those.
+        shift: by how many of their elements arrays lie behind a multiple of 16 bytes.
+    """
     binding = case.operator.bind(case.inputs, case.attributes)
     outputs = _outputs(case)
     numbers = number_arguments(case.operator, binding, case.inputs, outputs, case.attributes)
-    name = function_name(case.operator).encode()
-    parts = [struct.pack("=q", len(name)), name]
-    parts.append(struct.pack("=q", len(numbers) + len(case.inputs) + len(outputs)))
+    function = (name or function_name(case.operator)).encode()
+    parts = [struct.pack("=q", len(function)), function]
+    parts.append(struct.pack("=q", len(numbers) + len(case.inputs) + len(outputs) + (1 if first else 0)))
+    parts.append(first)
     parts += map(_recorded, numbers)
     for array in case.inputs:
-        parts += [struct.pack("=q", array.nbytes), array.tobytes()]
-    parts += [struct.pack("=q", array.nbytes) for array in outputs]
+        parts += [struct.pack("=qq", array.nbytes, shift * array.itemsize), array.tobytes()]
+    parts += [struct.pack("=qq", array.nbytes, shift * array.itemsize) for array in outputs]
     return b"".join(parts)
 
 
 def _recorded(argument: Any) -> bytes:
     if isinstance(argument, ctypes.c_char_p):
         text = argument.value + b"\0"
-        return struct.pack("=q", len(text)) + text
+        return struct.pack("=qq", len(text), 0) + text
     return struct.pack("=d" if isinstance(argument, ctypes.c_double) else "=q", argument.value)
 
 
@@ -43,8 +51,18 @@ def replay(command: Sequence[str], cases: Sequence[Case], target: str) -> list[t
     Raises:
         RuntimeError: the program failed; the message is what it said.
     """
-    calls = b"".join(record(case) for case in cases)
-    written = _run(command, calls, target)
+    return replay_calls(command, cases, b"".join(map(record, cases)), {"ONNX_CBP_TARGET": target})
+
+
+def replay_calls(
+    command: Sequence[str], cases: Sequence[Case], calls: bytes, environment: Mapping[str, str]
+) -> list[tuple[np.ndarray, ...]]:
+    """The outputs of recorded calls, one for each case, computed by the program in one run.
+
+    Raises:
+        RuntimeError: the program failed; the message is what it said.
+    """
+    written = run_program(command, calls, environment)
     results, at = [], 0
     for case in cases:
         outputs = _outputs(case)
@@ -58,12 +76,16 @@ def replay(command: Sequence[str], cases: Sequence[Case], target: str) -> list[t
 
 def target_of(command: Sequence[str], target: str) -> str:
     """The target that the program runs when it is asked for one."""
-    return _run([*command, "--target"], b"", target).decode().strip()
+    return run_program([*command, "--target"], b"", {"ONNX_CBP_TARGET": target}).decode().strip()
 
 
-def _run(command: Sequence[str], given: bytes, target: str) -> bytes:
-    environment = {**os.environ, "ONNX_CBP_TARGET": target}
-    done = subprocess.run(command, input=given, capture_output=True, check=False, env=environment)
+def run_program(command: Sequence[str], given: bytes, environment: Mapping[str, str]) -> bytes:
+    """What a program writes; `environment` is what it has beyond our own variables.
+
+    Raises:
+        RuntimeError: the program failed; the message is what it said.
+    """
+    done = subprocess.run(command, input=given, capture_output=True, check=False, env={**os.environ, **environment})
     if done.returncode != 0:
         raise RuntimeError(done.stderr.decode(errors="replace") or f"{command} ended with {done.returncode}")
     return done.stdout

@@ -1,98 +1,13 @@
-// Runs recorded calls of the plain C functions: calls from standard input, results to standard output. A call is the
-// function's name, the number of its arguments, and these in order: numbers in 8 bytes, what is read as its size and
-// bytes, what is written as its size alone. Every buffer has its exact size, so that a sanitizer sees the first byte
-// that is read or written behind it. With the argument --target it only tells which target it would run.
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <memory>
-#include <string>
-#include <tuple>
-
+// Runs recorded calls of the plain C functions (replaying.h). With the argument --target it only tells which target it
+// would run.
 #include "c_api.h"
+#include "replaying.h"
 
 namespace {
 
-[[noreturn]] void Fail(const std::string& message) {
-  std::fprintf(stderr, "replay: %s\n", message.c_str());
-  std::exit(1);
-}
-
-void Read(void* into, size_t size) {
-  if (std::fread(into, 1, size, stdin) != size) Fail("the calls end in the middle of one");
-}
-
-template <typename T>
-T ReadNumber() {
-  T number;
-  Read(&number, sizeof number);
-  return number;
-}
-
-class Buffer {
- public:
-  Buffer() : size_(static_cast<size_t>(ReadNumber<int64_t>())), bytes_(new unsigned char[size_]) {
-    std::memset(bytes_.get(), 0xff, size_);  // what a kernel forgets to write is seen
-  }
-  void Fill() { Read(bytes_.get(), size_); }
-  void* get() const { return bytes_.get(); }
-  void Write() const {
-    if (std::fwrite(bytes_.get(), 1, size_, stdout) != size_) Fail("the results cannot be written");
-  }
-
- private:
-  size_t size_;
-  std::unique_ptr<unsigned char[]> bytes_;
-};
-
-// An argument of a function, by its type.
-template <typename T>
-struct Argument;
-template <>
-struct Argument<int> {
-  int value = static_cast<int>(ReadNumber<int64_t>());
-  int Get() const { return value; }
-  void Write() const {}
-};
-template <>
-struct Argument<int64_t> {
-  int64_t value = ReadNumber<int64_t>();
-  int64_t Get() const { return value; }
-  void Write() const {}
-};
-template <>
-struct Argument<double> {
-  double value = ReadNumber<double>();
-  double Get() const { return value; }
-  void Write() const {}
-};
-// Texts come with their terminating zero.
-template <typename T>
-struct Argument<const T*> {
-  Buffer buffer;
-  Argument() { buffer.Fill(); }
-  const T* Get() const { return static_cast<const T*>(buffer.get()); }
-  void Write() const {}
-};
-template <typename T>
-struct Argument<T*> {
-  Buffer buffer;
-  T* Get() const { return static_cast<T*>(buffer.get()); }
-  void Write() const { buffer.Write(); }
-};
-
-template <typename... A>
-void Replay(const std::string& name, const char* (*function)(A...)) {
-  if (ReadNumber<int64_t>() != sizeof...(A)) Fail(name + " takes another number of arguments");
-  std::tuple<Argument<A>...> arguments{Argument<A>()...};  // braces: they are read from left to right
-  const char* error = std::apply([&](const auto&... a) { return function(a.Get()...); }, arguments);
-  if (error != nullptr) Fail(name + ": " + error);
-  std::apply([](const auto&... a) { (a.Write(), ...); }, arguments);
-}
-
 void ReplayByName(const std::string& name) {
 #define ONNX_CBP_REPLAY(function) \
-  if (name == #function) return Replay(name, function)
+  if (name == #function) return replaying::Replay(name, function)
   ONNX_CBP_REPLAY(onnx_cbp_all_gather);
   ONNX_CBP_REPLAY(onnx_cbp_all_reduce);
   ONNX_CBP_REPLAY(onnx_cbp_all_reduce_bucket);
@@ -110,7 +25,7 @@ void ReplayByName(const std::string& name) {
   ONNX_CBP_REPLAY(onnx_cbp_channel_stats_merge);
   ONNX_CBP_REPLAY(onnx_cbp_running_stats);
 #undef ONNX_CBP_REPLAY
-  Fail("no function '" + name + "': name it in replay.cc");
+  replaying::Fail("no function '" + name + "': name it in replay.cc");
 }
 
 }  // namespace
@@ -120,9 +35,5 @@ int main(int argc, char** argv) {
     std::puts(onnx_cbp_target());
     return 0;
   }
-  for (int64_t size; std::fread(&size, 1, sizeof size, stdin) == sizeof size;) {
-    std::string name(static_cast<size_t>(size), '\0');
-    Read(name.data(), name.size());
-    ReplayByName(name);
-  }
+  replaying::ReplayAll(ReplayByName);
 }

@@ -1,10 +1,12 @@
 /* The CUDA kernels as plain C functions: what libonnx_cbp_cuda.so exports, for libonnx_cbp.so, which loads it when a
- * session uses ONNX Runtime's CUDA provider, and for callers that have no ONNX Runtime. docs/cuda.md has the conventions.
+ * session uses ONNX Runtime's CUDA provider, and for callers that have no ONNX Runtime. docs/cuda.md has the
+ * conventions, docs/cuda_kernels.md what the kernels do.
  *
  * They are the functions of ../c_api.h, on the same arguments, where every pointer is to memory of the current device,
  * the pointers to counts too. Each call is queued on `stream` and does not wait for it; `workspace` is memory of the
- * device that belongs to the call until the stream has passed it, of onnx_cbp_cuda_workspace() bytes or more, aligned to
- * 16. Null is success, otherwise one line of text, readable until the thread's next call. */
+ * device that belongs to the call until the stream has passed it, of onnx_cbp_cuda_workspace() bytes or more, aligned
+ * to 16. Null is success, otherwise one line of text, readable until the thread's next call: it names the function and
+ * says why. */
 #ifndef ONNX_CBP_CUDA_C_API_H_
 #define ONNX_CBP_CUDA_C_API_H_
 
@@ -89,10 +91,12 @@ ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_batch_norm_grad(onnx_cbp_cuda_que
                                                                const void* mean, const void* inv_std, void* dx,
                                                                void* scale_grad, void* bias_grad);
 
-ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_batch_norm_relu_grad(
-    onnx_cbp_cuda_queue queue, int x_type, int stats_type, int64_t outer, int64_t channels, int64_t inner,
-    const void* dy, const void* y, const void* x, const void* scale, const void* mean, const void* inv_std, void* dx,
-    void* scale_grad, void* bias_grad);
+ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_batch_norm_relu_grad(onnx_cbp_cuda_queue queue, int x_type,
+                                                                    int stats_type, int64_t outer, int64_t channels,
+                                                                    int64_t inner, const void* dy, const void* y,
+                                                                    const void* x, const void* scale, const void* mean,
+                                                                    const void* inv_std, void* dx, void* scale_grad,
+                                                                    void* bias_grad);
 
 ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_batch_norm_recompute_relu_grad(
     onnx_cbp_cuda_queue queue, int x_type, int stats_type, int64_t outer, int64_t channels, int64_t inner,

@@ -5,7 +5,12 @@
 // (the linker keeps one copy of an instantiation, whoever made it), and what they share with others is always inlined.
 #pragma once
 
+// For CUDA, whose kernels share some of these functions, they exist on both sides.
+#if defined(__CUDACC__)
+#define ONNX_CBP_INLINE __host__ __device__ __forceinline__
+#else
 #define ONNX_CBP_INLINE inline __attribute__((always_inline))
+#endif
 
 // avx512 and avx2 are the levels x86-64-v4 and v3. baseline is what every processor has: SSE2 on x86, Neon on AArch64.
 #if defined(__x86_64__)

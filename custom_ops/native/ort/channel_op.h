@@ -1,17 +1,25 @@
-// An op as ONNX Runtime sees it: one object for every pair of types that it serves.
+// An op as ONNX Runtime sees it: one object for every provider and pair of types that it serves.
 #pragma once
 
-#include "kernel.h"
+#include "cpu_kernel.h"
+#include "cuda_kernel.h"
 #include "op_spec.h"
 #include "ort_api.h"
 #include "shape_inference.h"
 
 namespace onnx_cbp {
 
+// A build of the tests has another (tests/cuda_adapter).
+#ifndef ONNX_CBP_CUDA_PROVIDER
+#define ONNX_CBP_CUDA_PROVIDER "CUDAExecutionProvider"
+#endif
+
+enum class Provider { kCpu, kCuda };
+
 class ChannelOp : public Ort::CustomOpBase<ChannelOp, Kernel, true> {
  public:
-  ChannelOp(const OpSpec& spec, int data_type, int statistics_type)
-      : spec_(spec), data_type_(data_type), statistics_type_(statistics_type) {
+  ChannelOp(const OpSpec& spec, Provider provider, int data_type, int statistics_type)
+      : spec_(spec), provider_(provider), data_type_(data_type), statistics_type_(statistics_type) {
     version = ApiVersion();
     InferOutputShapeFn = [](const OrtCustomOp* op, OrtShapeInferContext* context) {
       return StatusOf([&] { InferShapes(static_cast<const ChannelOp*>(op)->spec_, context); });
@@ -19,24 +27,33 @@ class ChannelOp : public Ort::CustomOpBase<ChannelOp, Kernel, true> {
   }
 
   const char* GetName() const { return spec_.name; }
+  const char* GetExecutionProviderType() const {
+    return provider_ == Provider::kCuda ? ONNX_CBP_CUDA_PROVIDER : nullptr;
+  }
   size_t GetInputTypeCount() const { return spec_.inputs.size(); }
   size_t GetOutputTypeCount() const { return spec_.outputs.size(); }
   ONNXTensorElementDataType GetInputType(size_t index) const { return TypeNumber(spec_.inputs[index]); }
   ONNXTensorElementDataType GetOutputType(size_t index) const { return TypeNumber(spec_.outputs[index]); }
 
   OrtStatusPtr CreateKernelV2(const OrtApi&, const OrtKernelInfo* info, void** kernel) const {
-    return StatusOf([&] { *kernel = new Kernel(spec_, data_type_, statistics_type_, info); });
+    return StatusOf([&] {
+      Kernel* made = nullptr;
+      if (provider_ == Provider::kCuda) {
+        made = new CudaKernel(spec_, data_type_, statistics_type_, info);
+      } else {
+        made = new CpuKernel(spec_, data_type_, statistics_type_, info);
+      }
+      *kernel = made;  // as the type that it is deleted as
+    });
   }
 
  private:
   ONNXTensorElementDataType TypeNumber(const Formal& formal) const {
-    const int number = formal.type == TypeOf::kData         ? data_type_
-                       : formal.type == TypeOf::kStatistics ? statistics_type_
-                                                            : ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
-    return static_cast<ONNXTensorElementDataType>(number);
+    return static_cast<ONNXTensorElementDataType>(OpSpec::TypeNumber(formal, data_type_, statistics_type_));
   }
 
   const OpSpec& spec_;
+  const Provider provider_;
   const int data_type_;
   const int statistics_type_;
 };

@@ -1,50 +1,13 @@
 #include "kernel.h"
 
-#include <atomic>
 #include <cmath>
-#include <exception>
 #include <new>
 #include <variant>
 
 #include "../kernels/element_types.h"
-#include "shape.h"
 
 namespace onnx_cbp {
 namespace {
-
-// ONNX Runtime's intra-op pool.
-class OrtExecutor final : public Executor {
- public:
-  explicit OrtExecutor(const Ort::KernelContext& context) : context_(context) {}
-
-  void Run(int64_t tasks, Task run, void* state) const override {
-    Work work{run, state};
-    context_.ParallelFor([](void* user, size_t task) { static_cast<Work*>(user)->Do(static_cast<int64_t>(task)); },
-                         static_cast<size_t>(tasks), 0, &work);
-    if (work.error) std::rethrow_exception(work.error);
-  }
-
- private:
-  // An exception must not run into the pool's thread: the first one is kept for the caller's.
-  struct Work {
-    Task run;
-    void* state;
-    std::atomic<bool> failed{false};
-    std::exception_ptr error;
-
-    Work(Task task, void* task_state) : run(task), state(task_state) {}
-
-    void Do(int64_t task) noexcept {
-      try {
-        run(state, task);
-      } catch (...) {
-        if (!failed.exchange(true)) error = std::current_exception();
-      }
-    }
-  };
-
-  const Ort::KernelContext& context_;
-};
 
 OrtStatusPtr Get(const OrtKernelInfo* info, const char* name, int64_t* value) {
   return Ort::GetApi().KernelInfoGetAttribute_int64(info, name, value);
@@ -82,27 +45,21 @@ const char* TypeName(const std::string&) { return "a string"; }
 
 }  // namespace
 
-struct Kernel::Shapes {
-  Shape data;
-  Layout layout;
-  int64_t replicas = 0;
-
-  Shape of(ShapeOf kind) const {
-    switch (kind) {
-      case ShapeOf::kData:
-        return data;
-      case ShapeOf::kChannels:
-        return {layout.channels};
-      case ShapeOf::kReplicas:
-        return {replicas};
-      case ShapeOf::kReplicaChannels:
-        return {replicas, layout.channels};
-      case ShapeOf::kScalar:
-        break;
-    }
-    return {};
+Shape Kernel::Shapes::of(ShapeOf kind) const {
+  switch (kind) {
+    case ShapeOf::kData:
+      return data;
+    case ShapeOf::kChannels:
+      return {layout.channels};
+    case ShapeOf::kReplicas:
+      return {replicas};
+    case ShapeOf::kReplicaChannels:
+      return {replicas, layout.channels};
+    case ShapeOf::kScalar:
+      break;
   }
-};
+  return {};
+}
 
 Kernel::Kernel(const OpSpec& spec, int data_type, int statistics_type, const OrtKernelInfo* info)
     : spec_(spec), data_type_(data_type), statistics_type_(statistics_type) {
@@ -181,17 +138,21 @@ void Kernel::Compute(Ort::KernelContext& context) const {
     const Shape shape = shapes.of(spec_.outputs[i].shape);
     outputs.push_back(context.GetOutput(i, shape.data(), shape.size()).GetTensorMutableRawData());
   }
+  const SerialExecutor executor;
+  Run(context, shapes,
+      {data_type_, statistics_type_, shapes.layout, shapes.replicas, attributes_, inputs, outputs, executor,
+       collective_.get()});
+}
+
+void Kernel::RunOnProcessor(const Call& call) const {
   for (size_t i = 0; i < spec_.inputs.size(); ++i) {
     if (spec_.inputs[i].type != TypeOf::kCount) continue;
-    const int64_t* counts = static_cast<const int64_t*>(inputs[i]);
-    const int64_t size = spec_.inputs[i].shape == ShapeOf::kReplicas ? shapes.replicas : 1;
+    const int64_t* counts = call.input<int64_t>(i);
+    const int64_t size = spec_.inputs[i].shape == ShapeOf::kReplicas ? call.replicas : 1;
     for (int64_t r = 0; r < size; ++r) {
       if (counts[r] < 0) Fail("input 'count' is " + std::to_string(counts[r]) + "; it must be 0 or more");
     }
   }
-  const OrtExecutor executor(context);
-  const Call call{data_type_, statistics_type_, shapes.layout, shapes.replicas,  attributes_,
-                  inputs,     outputs,          executor,      collective_.get()};
   if (!spec_.run(call)) Fail("no kernel for these types");
 }
 

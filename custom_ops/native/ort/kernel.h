@@ -1,11 +1,13 @@
-// One node of a session: its attributes, the check of its inputs, and the call of its kernel.
+// One node of a session: its attributes, and the check of its inputs. A provider's kernel makes the call.
 #pragma once
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "op_spec.h"
 #include "ort_api.h"
+#include "shape.h"
 
 namespace onnx_cbp {
 
@@ -13,16 +15,35 @@ class Kernel {
  public:
   // Throws InvalidArgument where an attribute does not fit.
   Kernel(const OpSpec& spec, int data_type, int statistics_type, const OrtKernelInfo* info);
+  virtual ~Kernel() = default;
+  Kernel(const Kernel&) = delete;
+  Kernel& operator=(const Kernel&) = delete;
 
   OrtStatusPtr ComputeV2(OrtKernelContext* context) noexcept;
 
- private:
-  struct Shapes;
+ protected:
+  // The sizes of a call; the tensors' shapes follow from the formals.
+  struct Shapes {
+    Shape data;
+    Layout layout;
+    int64_t replicas = 0;
 
+    Shape of(ShapeOf kind) const;
+  };
+
+  // Makes the call; `call` has the executor of the caller's thread alone.
+  virtual void Run(const Ort::KernelContext& context, const Shapes& shapes, const Call& call) const = 0;
+
+  const OpSpec& spec() const { return spec_; }
+  int TypeNumber(const Formal& formal) const { return spec_.TypeNumber(formal, data_type_, statistics_type_); }
+  [[noreturn]] void Fail(const std::string& what, OrtErrorCode code = ORT_INVALID_ARGUMENT) const;
+  // Runs the op on the processor, whose memory the tensors are in; fails where a count is negative.
+  void RunOnProcessor(const Call& call) const;
+
+ private:
   void ReadAttribute(const OrtKernelInfo* info, const std::string& name);
   void Compute(Ort::KernelContext& context) const;
   Shapes CheckInputs(const Ort::KernelContext& context) const;
-  [[noreturn]] void Fail(const std::string& what, OrtErrorCode code = ORT_INVALID_ARGUMENT) const;
 
   const OpSpec& spec_;
   const int data_type_;

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <string_view>
 #include <vector>
 
 #include "../kernels/element_types.h"
@@ -20,8 +21,10 @@ uint32_t MinorVersion(const char* version) {
   return dot ? static_cast<uint32_t>(std::atoi(dot + 1)) : 0;
 }
 
-std::vector<std::unique_ptr<ChannelOp>> MakeOps() {
-  std::vector<std::unique_ptr<ChannelOp>> ops;
+// A kernel for the CPU provider may be there once only.
+constexpr bool kCudaOpsStandIn = std::string_view(ONNX_CBP_CUDA_PROVIDER) == "CPUExecutionProvider";
+
+void Append(Provider provider, std::vector<std::unique_ptr<ChannelOp>>* ops) {
   for (const OpSpec* spec : {&kChannelStats, &kChannelStatsMerge, &kChannelNormalize, &kChannelBackpropStats,
                              &kChannelBackprop, &kChannelBackpropStatsGrad, &kRunningStats, &kBatchNormTrain,
                              &kBatchNormGrad, &kBatchNormTrainUpdate, &kBatchNormReluGrad, &kBatchNormReluTrainUpdate,
@@ -33,10 +36,17 @@ std::vector<std::unique_ptr<ChannelOp>> MakeOps() {
       // that it finds.
       const bool double_first = !spec->has_statistics_input() && data == kDouble;
       for (int statistics : double_first ? std::vector<int>{kDouble, kFloat} : std::vector<int>{kFloat, kDouble}) {
-        ops.push_back(std::make_unique<ChannelOp>(*spec, data, statistics));
+        ops->push_back(std::make_unique<ChannelOp>(*spec, provider, data, statistics));
       }
     }
   }
+}
+
+std::vector<std::unique_ptr<ChannelOp>> MakeOps() {
+  std::vector<std::unique_ptr<ChannelOp>> ops;
+  // The processor's first: ONNX Runtime takes an op's schema from the first of its name.
+  if (!kCudaOpsStandIn) Append(Provider::kCpu, &ops);
+  if (kCudaOpsStandIn || CudaLibrary::Present()) Append(Provider::kCuda, &ops);
   return ops;
 }
 

@@ -3,7 +3,21 @@
 #include <algorithm>
 #include <cstring>
 
+#include "../kernels/element_types.h"
+
 namespace onnx_cbp {
+
+int OpSpec::TypeNumber(const Formal& formal, int data_type, int statistics_type) {
+  switch (formal.type) {
+    case TypeOf::kData:
+      return data_type;
+    case TypeOf::kStatistics:
+      return statistics_type;
+    case TypeOf::kCount:
+      break;
+  }
+  return kInt64;
+}
 
 int OpSpec::data_input() const {
   for (size_t i = 0; i < inputs.size(); ++i) {

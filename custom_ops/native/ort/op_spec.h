@@ -49,16 +49,37 @@ struct Call {
   const T* input(size_t index) const {
     return static_cast<const T*>(inputs[index]);
   }
+  template <typename T>
+  T* output(size_t index) const {
+    return static_cast<T*>(outputs[index]);
+  }
+  // The same call with other threads.
+  Call On(const Executor& other) const {
+    return {data_type, statistics_type, layout, replicas, attributes, inputs, outputs, other, collective};
+  }
+  // The same call of other memory.
+  Call With(const std::vector<const void*>& other_inputs, const std::vector<void*>& other_outputs) const {
+    return {data_type,    statistics_type, layout,   replicas,  attributes,
+            other_inputs, other_outputs,   executor, collective};
+  }
 };
+
+class CudaCall;
 
 struct OpSpec {
   const char* name;
   std::vector<Formal> inputs;
   std::vector<Formal> outputs;
   std::vector<const char*> attributes;
+  // On the processor: false where there is no kernel for the types.
   bool (*run)(const Call& call);
+  // Queues the work on the GPU; answers null, or what went wrong. Null for a collective: its messages are the
+  // processor's to send, so `run` serves it there too, on copies.
+  const char* (*run_on_cuda)(const CudaCall& cuda) = nullptr;
   bool is_collective = false;
 
+  // ONNX's number of a formal's type.
+  static int TypeNumber(const Formal& formal, int data_type, int statistics_type);
   // Index of X among the inputs, -1 where the op sees per-channel vectors only.
   int data_input() const;
   // Whether an input tells the type of the statistics; otherwise the attribute stash_type does.

@@ -17,6 +17,7 @@ const OpSpec kAllGather{
       return AllGather(*call.collective, call.statistics_type, call.layout.channels, call.replicas, in[0], in[1],
                        call.input<int64_t>(2), out[0], out[1], static_cast<int64_t*>(out[2]));
     },
+    nullptr,
     true,
 };
 

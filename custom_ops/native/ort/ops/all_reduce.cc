@@ -13,6 +13,7 @@ const OpSpec kAllReduce{
       return AllReduce(*call.collective, call.statistics_type, call.layout.channels, IsMean(call.attributes.reduction),
                        call.inputs[0], call.inputs[1], call.outputs[0], call.outputs[1]);
     },
+    nullptr,
     true,
 };
 

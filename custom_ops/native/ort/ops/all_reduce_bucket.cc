@@ -12,6 +12,7 @@ const OpSpec kAllReduceBucket{
       return AllReduceBucket(*call.collective, call.statistics_type, call.layout.channels,
                              IsMean(call.attributes.reduction), call.inputs[0], call.outputs[0]);
     },
+    nullptr,
     true,
 };
 

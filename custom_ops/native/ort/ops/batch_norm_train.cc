@@ -1,5 +1,6 @@
 #include "../../kernels/batch_norm_train.h"
 
+#include "../cuda_call.h"
 #include "../op_spec.h"
 
 namespace onnx_cbp {
@@ -16,6 +17,13 @@ const OpSpec kBatchNormTrain{
       return BatchNormTrain(call.data_type, call.statistics_type, call.executor, call.layout,
                             static_cast<double>(call.attributes.epsilon), false, in[0], in[1], in[2],
                             {out[0], out[1], out[2], nullptr});
+    },
+    [](const CudaCall& cuda) {
+      const auto& in = cuda.call.inputs;
+      const auto& out = cuda.call.outputs;
+      const Attributes& own = cuda.call.attributes;
+      return cuda.OnTensor(cuda.library.batch_norm_train, static_cast<double>(own.epsilon), in[0], in[1], in[2], out[0],
+                           out[1], out[2], cuda.call.output<int64_t>(3));
     },
 };
 

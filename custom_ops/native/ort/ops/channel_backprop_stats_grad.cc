@@ -1,5 +1,6 @@
 #include "../../kernels/channel_backprop_stats_grad.h"
 
+#include "../cuda_call.h"
 #include "../op_spec.h"
 
 namespace onnx_cbp {
@@ -22,6 +23,12 @@ const OpSpec kChannelBackpropStatsGrad{
       const auto& out = call.outputs;
       return ChannelBackpropStatsGrad(call.data_type, call.statistics_type, call.executor, call.layout, in[0], in[1],
                                       in[2], in[3], in[4], in[5], out[0], out[1], out[2], out[3]);
+    },
+    [](const CudaCall& cuda) {
+      const auto& in = cuda.call.inputs;
+      const auto& out = cuda.call.outputs;
+      return cuda.OnTensor(cuda.library.channel_backprop_stats_grad, in[0], in[1], in[2], in[3], in[4], in[5], out[0],
+                           out[1], out[2], out[3]);
     },
 };
 

@@ -1,5 +1,6 @@
 #include "../../kernels/channel_stats_merge.h"
 
+#include "../cuda_call.h"
 #include "../op_spec.h"
 
 namespace onnx_cbp {
@@ -16,6 +17,12 @@ const OpSpec kChannelStatsMerge{
       const auto& out = call.outputs;
       return ChannelStatsMerge(call.statistics_type, call.replicas, call.layout.channels, in[0], in[1],
                                call.input<int64_t>(2), out[0], out[1], static_cast<int64_t*>(out[2]));
+    },
+    [](const CudaCall& cuda) {
+      const auto& in = cuda.call.inputs;
+      const auto& out = cuda.call.outputs;
+      return cuda.OnVectors(cuda.library.channel_stats_merge, cuda.call.replicas, cuda.call.layout.channels, in[0],
+                            in[1], cuda.call.input<int64_t>(2), out[0], out[1], cuda.call.output<int64_t>(2));
     },
 };
 

@@ -1,0 +1,59 @@
+# The CUDA kernels: libonnx_cbp_cuda.so, beside libonnx_cbp.so, which loads it when a session uses the CUDA provider.
+# Nothing is linked against the driver, and the CUDA runtime is linked in, so the library loads on every machine.
+#
+# ONNX_CBP_CUDA is AUTO (where nvcc works), ON (nvcc has to work) or OFF. HOST is for tests without a GPU: the C++ compiler
+# makes the kernels, on memory of the processor, and the CUDA ops are the CPU provider's.
+
+set(ONNX_CBP_CUDA AUTO CACHE STRING "Build the CUDA kernels: AUTO (where nvcc is found), ON, OFF, or HOST for tests")
+set_property(CACHE ONNX_CBP_CUDA PROPERTY STRINGS AUTO ON OFF HOST)
+set(_cuda ${CMAKE_CURRENT_LIST_DIR}/../custom_ops/native/cuda)
+file(GLOB_RECURSE _cuda_sources CONFIGURE_DEPENDS ${_cuda}/*.cu)
+set(_cuda_exports ${CMAKE_CURRENT_LIST_DIR}/cuda_exports.map)
+set(_cuda_link -Wl,--no-undefined -static-libstdc++ -static-libgcc -Wl,--version-script=${_cuda_exports})
+
+if(ONNX_CBP_CUDA STREQUAL "HOST")
+  add_library(onnx_cbp_cuda SHARED ${_cuda_sources})
+  set_source_files_properties(${_cuda_sources} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-x;c++")
+  target_link_libraries(onnx_cbp_cuda PRIVATE onnx_cbp_settings)
+  target_compile_options(onnx_cbp_cuda PRIVATE $<$<CONFIG:Debug>:-O1>) # the loops over threads are slow without
+  target_link_options(onnx_cbp_cuda PRIVATE ${_cuda_link})
+  target_compile_definitions(onnx_cbp PRIVATE ONNX_CBP_CUDA_PROVIDER="CPUExecutionProvider")
+  return()
+endif()
+if(CMAKE_CROSSCOMPILING AND ONNX_CBP_CUDA STREQUAL "AUTO")
+  return()
+endif()
+if(NOT ONNX_CBP_CUDA)
+  return()
+endif()
+
+# Code for these, and PTX that a driver compiles for later ones.
+if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+  set(CMAKE_CUDA_ARCHITECTURES 80-real 90-real 90-virtual)
+endif()
+if(NOT CMAKE_CUDA_COMPILER)
+  unset(CMAKE_CUDA_COMPILER CACHE) # it may have been installed since
+endif()
+check_language(CUDA)
+if(NOT CMAKE_CUDA_COMPILER)
+  if(ONNX_CBP_CUDA STREQUAL "AUTO")
+    message(STATUS "The CUDA kernels are left out: no nvcc that works was found")
+    return()
+  endif()
+  message(FATAL_ERROR " ONNX_CBP_CUDA is '${ONNX_CBP_CUDA}' and no nvcc that works was found: install the CUDA toolkit, name its compiler with CMAKE_CUDA_COMPILER or CUDACXX, or leave the option at AUTO")
+endif()
+enable_language(CUDA)
+
+add_library(onnx_cbp_cuda SHARED ${_cuda_sources})
+target_compile_features(onnx_cbp_cuda PRIVATE cuda_std_17)
+# As on the processor: where there is a fused multiply-add, the source says so.
+target_compile_options(onnx_cbp_cuda PRIVATE -fmad=false -Xcompiler=-Wall,-Wextra,-Wno-psabi
+                                             $<$<BOOL:${ONNX_CBP_WERROR}>:-Werror=all-warnings -Xcompiler=-Werror>)
+set_target_properties(
+  onnx_cbp_cuda
+  PROPERTIES CUDA_EXTENSIONS OFF
+             CUDA_RUNTIME_LIBRARY Static
+             CUDA_VISIBILITY_PRESET hidden
+             LINK_DEPENDS ${_cuda_exports})
+target_link_options(onnx_cbp_cuda PRIVATE ${_cuda_link})
+install(TARGETS onnx_cbp_cuda LIBRARY DESTINATION onnx_cbp/custom_ops)

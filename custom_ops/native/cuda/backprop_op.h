@@ -1,0 +1,132 @@
+// What an element of a backward pass gives: to the sums of ChannelBackpropStats, and to dx. normalize_op.h says what an
+// op is.
+#pragma once
+
+#include "../kernels/blocks/coefficients.h"
+#include "accumulate.h"
+#include "normalize_op.h"
+#include "statistics.h"
+#include "vectors.h"
+
+namespace onnx_cbp::cuda {
+
+// What NormalizeTo rounds to zero: half of the smallest number of the type, but for what V itself cannot tell from
+// zero.
+template <typename T, typename V>
+constexpr V kRoundsToZero = std::is_same_v<T, Float16>    ? V(0x1p-25)
+                            : std::is_same_v<T, BFloat16> ? V(0x1p-134)
+                                                          : V(0);
+template <>
+constexpr double kRoundsToZero<float, double> = 0x1p-150;
+
+// dy, as far as a ReLU behind the normalisation let it pass, and x. Which dy pass is told by the ReLU's result y, or by
+// the slope and offset that its input was made with; without both there was no ReLU.
+template <typename T, typename V>
+struct ReadsGradient {
+  using Element = T;
+  static constexpr int kTensors = 2;
+
+  template <int kWidth>
+  struct Inputs {
+    Vector<T, kWidth> dy, x, y;
+  };
+  template <int kWidth>
+  struct Kept {
+    Vector<T, kWidth> dy, x;
+  };
+
+  const T* dy;
+  const T* x;
+  const T* y;
+  Statistics mean, slope, offset;
+
+  template <int kWidth, bool kLast>
+  ONNX_CBP_DEVICE Inputs<kWidth> Read(int64_t at) const {
+    Inputs<kWidth> inputs{LoadVector<kWidth, kLast>(dy + at), LoadVector<kWidth, kLast>(x + at), {}};
+    if (y != nullptr) inputs.y = LoadVector<kWidth, kLast>(y + at);
+    return inputs;
+  }
+  template <int kWidth>
+  ONNX_CBP_DEVICE Inputs<kWidth> ReadFirst(int64_t at, int64_t count) const {
+    Inputs<kWidth> inputs{LoadFirst<kWidth>(dy + at, count), LoadFirst<kWidth>(x + at, count), {}};
+    if (y != nullptr) inputs.y = LoadFirst<kWidth>(y + at, count);
+    return inputs;
+  }
+
+  // What made the ReLU's input; read only where its mask is made from that.
+  ONNX_CBP_DEVICE NormalizeCoefficients<V> Forward(int64_t channel) const {
+    if (slope.values == nullptr) return {};
+    return {static_cast<V>(mean[channel]), static_cast<V>(slope[channel]), static_cast<V>(offset[channel])};
+  }
+
+  template <int kWidth, typename ChannelOf>
+  ONNX_CBP_DEVICE Kept<kWidth> Keep(const Inputs<kWidth>& inputs, ChannelOf&& channel) const {
+    Kept<kWidth> kept{inputs.dy, inputs.x};
+    if (y != nullptr) {
+      for (int i = 0; i < kWidth; ++i) {
+        if (!(Widen<V>(inputs.y.At(i)) > V(0))) kept.dy.Set(i, T{});
+      }
+    } else if (slope.values != nullptr) {
+      for (int i = 0; i < kWidth; ++i) {
+        const V normal = Normal(channel(i).forward, Widen<V>(inputs.x.At(i)));
+        if (!(normal > kRoundsToZero<T, V>)) kept.dy.Set(i, T{});
+      }
+    }
+    return kept;
+  }
+};
+
+// Sums of dy * (x - mean) and of dy.
+template <typename T, typename V>
+struct SumsOf : ReadsGradient<T, V> {
+  using Compute = V;
+  // Products are summed in double, but for 16-bit data, whose products are as good as exact in float.
+  using Narrow = std::conditional_t<std::is_same_v<V, float> && sizeof(T) < sizeof(float), float, double>;
+  using Merged = MergedSums;
+  static constexpr bool kPivots = false;
+  template <int kWidth>
+  using Kept = typename ReadsGradient<T, V>::template Kept<kWidth>;
+
+  struct Channel {
+    Narrow mean;
+    NormalizeCoefficients<V> forward;
+  };
+
+  ONNX_CBP_DEVICE Channel Of(int64_t channel) const {
+    return {static_cast<Narrow>(this->mean[channel]), this->Forward(channel)};
+  }
+  template <typename A, int kWidth>
+  ONNX_CBP_DEVICE Term<A> TermOf(const Kept<kWidth>& kept, int i, const Channel& channel) const {
+    return {Widen<A>(kept.dy.At(i)), Widen<A>(kept.x.At(i)) - static_cast<A>(channel.mean)};
+  }
+  ONNX_CBP_DEVICE Pair Partial(const TermSums& sums, const Channel&, double) const {
+    return {sums.product, sums.plain};
+  }
+};
+
+// dx = slope * (dy - through_mean + (x - center) * through_var)
+template <typename T, typename V>
+struct BackpropTo : ReadsGradient<T, V> {
+  using Compute = V;
+  using Coefficients = BackpropCoefficients<V>;
+  template <int kWidth>
+  using Kept = typename ReadsGradient<T, V>::template Kept<kWidth>;
+
+  struct Channel {
+    Coefficients of;
+    NormalizeCoefficients<V> forward;
+    ONNX_CBP_DEVICE operator const Coefficients&() const { return of; }
+  };
+
+  T* out;
+  const Coefficients* coefficients;  // of every channel
+
+  ONNX_CBP_DEVICE Channel Of(int64_t channel) const { return {coefficients[channel], this->Forward(channel)}; }
+  template <int kWidth>
+  ONNX_CBP_DEVICE T Make(const Kept<kWidth>& kept, int i, const Coefficients& of) const {
+    const V x = Widen<V>(kept.x.At(i)), dy = Widen<V>(kept.dy.At(i));
+    return Round<T>(of.slope * MulAdd(x - of.center, of.through_var, dy - of.through_mean));
+  }
+};
+
+}  // namespace onnx_cbp::cuda

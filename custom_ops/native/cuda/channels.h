@@ -1,0 +1,85 @@
+// Kernels that work on channels, not on elements.
+#pragma once
+
+#include "accumulate.h"
+#include "finish.h"
+#include "plan.h"
+
+namespace onnx_cbp::cuda {
+
+// f(channel) on a thread of its own for every channel.
+template <typename F>
+struct ForEachChannel {
+  static constexpr int kThreads = 128;
+  static constexpr int kBlocksResident = 1;
+
+  F f;
+  int64_t channels;
+
+  template <typename Block>
+  ONNX_CBP_DEVICE void operator()(Block& block) const {
+    block.ForEachThread([&](int thread) {
+      const int64_t channel = block.index() * kThreads + thread;
+      if (channel < channels) f(channel);
+    });
+  }
+};
+
+template <typename F>
+void QueueForEachChannel(Queue* queue, int64_t channels, const F& f) {
+  constexpr int kThreads = ForEachChannel<F>::kThreads;
+  queue->Launch(ForEachChannel<F>{f, channels}, channels / kThreads + (channels % kThreads != 0 ? 1 : 0));
+}
+
+// Merges the partial sums of a channel, a block a channel, and finishes it. Space is Planes or Tiles.
+template <typename Finish, typename Space>
+struct MergePartials {
+  static constexpr int kThreads = 128;
+  static constexpr int kBlocksResident = 4;
+  using Merged = typename Finish::Merged;
+
+  Finish finish;
+  Space space;
+  const Pair* partials;
+  typename Finish::Coefficients* coefficients;
+
+  template <typename Block>
+  ONNX_CBP_DEVICE void operator()(Block& block) const {
+    constexpr int kUnroll = 4;
+    const int64_t channel = block.index(), entries = space.partials_of_channel();
+    typename Block::template PerThread<Merged> merged;
+    block.ForEachThread([&](int thread) {
+      Merged sum;
+      for (int64_t i = thread; i < entries; i += kUnroll * kThreads) {
+        Batch<Pair, kUnroll> read;
+        for (int u = 0; u < kUnroll; ++u) {
+          if (i + u * kThreads < entries) read[u] = partials[space.partial(channel, i + u * kThreads)];
+        }
+        for (int u = 0; u < kUnroll; ++u) {
+          const int64_t entry = i + u * kThreads;
+          if (entry < entries) {
+            sum = Merged::Merge(sum, Merged::From(read[u], static_cast<double>(space.count(channel, entry))));
+          }
+        }
+      }
+      merged[thread] = sum;
+    });
+    const Merged total = block.Reduce(merged, [](const Merged& a, const Merged& b) { return Merged::Merge(a, b); });
+    block.ForEachThread([&](int thread) {
+      if (thread != 0) return;
+      const auto made = finish(channel, total);
+      if constexpr (!std::is_same_v<std::decay_t<decltype(made)>, NoCoefficients>) {
+        if (coefficients != nullptr) coefficients[channel] = made;
+      }
+    });
+  }
+};
+
+// Finishes a channel of which nothing was summed.
+template <typename Finish>
+struct FinishEmpty {
+  Finish finish;
+  ONNX_CBP_DEVICE void operator()(int64_t channel) const { finish(channel, typename Finish::Merged{}); }
+};
+
+}  // namespace onnx_cbp::cuda

@@ -1,0 +1,134 @@
+// What becomes of a channel's sums: its outputs, and the coefficients with which the second pass goes over its
+// elements. Values are in double until they are written.
+#pragma once
+
+#include <cmath>
+
+#include "../kernels/blocks/coefficients.h"
+#include "accumulate.h"
+#include "plan.h"
+#include "statistics.h"
+
+namespace onnx_cbp::cuda {
+
+// Nobody wants coefficients.
+struct NoCoefficients {};
+
+// How RunningStats moves a value; `elements` is the number that the batch's statistic was taken over.
+struct RunningRule {
+  double momentum = 0.0;
+  bool unbiased = false;
+
+  ONNX_CBP_DEVICE double Updated(double running, double batch, double elements) const {
+    if (elements == 0.0) return running;
+    const double others = elements - 1.0;
+    const double factor = unbiased ? elements / (others < 1.0 ? 1.0 : others) : 1.0;
+    return running * momentum + batch * factor * (1.0 - momentum);
+  }
+};
+
+// Outputs of statistics. Those that are null are not written.
+struct StatsOutputs {
+  StatisticsOutput mean, var, inv_std;
+  int64_t* count = nullptr;
+  Statistics running_mean, running_var;
+  RunningRule mean_rule, var_rule;
+  StatisticsOutput updated_mean, updated_var;
+  double epsilon = 0.0;
+
+  ONNX_CBP_DEVICE double InvStd(double variance) const { return 1.0 / sqrt(variance + epsilon); }
+
+  // Answers the variance.
+  ONNX_CBP_DEVICE double Write(int64_t channel, const MergedMoments& merged) const {
+    if (count != nullptr && channel == 0) *count = static_cast<int64_t>(merged.count);
+    const double variance = merged.count == 0.0 ? 0.0 : merged.m2 / merged.count;
+    mean.Set(channel, merged.mean);
+    var.Set(channel, variance);
+    inv_std.Set(channel, InvStd(variance));
+    if (updated_mean.values != nullptr) {
+      // Rounded to the type of the statistics, as the two ops between which they are passed on would do.
+      const double mean_kept = RoundedTo(updated_mean.type, merged.mean);
+      const double var_kept = RoundedTo(updated_mean.type, variance);
+      updated_mean.Set(channel, mean_rule.Updated(running_mean[channel], mean_kept, merged.count));
+      updated_var.Set(channel, var_rule.Updated(running_var[channel], var_kept, merged.count));
+    }
+    return variance;
+  }
+};
+
+// ChannelStats.
+struct FinishStats {
+  using Merged = MergedMoments;
+  using Coefficients = NoCoefficients;
+  StatsOutputs outputs;
+
+  ONNX_CBP_DEVICE NoCoefficients operator()(int64_t channel, const MergedMoments& merged) const {
+    outputs.Write(channel, merged);
+    return {};
+  }
+};
+
+// The forward passes.
+template <typename V>
+struct FinishTrain {
+  using Merged = MergedMoments;
+  using Coefficients = NormalizeCoefficients<V>;
+  StatsOutputs outputs;
+  Statistics scale, b;
+  // Where these are wanted, y is made from what they say, for a gradient that computes it once more.
+  StatisticsOutput slope, offset;
+
+  ONNX_CBP_DEVICE Coefficients operator()(int64_t channel, const MergedMoments& merged) const {
+    const double inv_std = outputs.InvStd(outputs.Write(channel, merged));
+    if (slope.values == nullptr) {
+      return MakeNormalizeCoefficients<V>(merged.mean, inv_std, scale[channel], b[channel]);
+    }
+    const Coefficients kept = slope.type == kDouble
+                                  ? AsKept<double, V>(merged.mean, inv_std, scale[channel], b[channel])
+                                  : AsKept<float, V>(merged.mean, inv_std, scale[channel], b[channel]);
+    slope.Set(channel, static_cast<double>(kept.slope));
+    offset.Set(channel, static_cast<double>(kept.offset));
+    return kept;
+  }
+};
+
+// ChannelBackpropStats and, where coefficients are wanted, the gradient of x.
+template <typename V>
+struct FinishSums {
+  using Merged = MergedSums;
+  using Coefficients = BackpropCoefficients<V>;
+  Statistics scale, mean, inv_std;  // scale is null where coefficients are not wanted
+  StatisticsOutput scale_grad, bias_grad;
+
+  ONNX_CBP_DEVICE Coefficients operator()(int64_t channel, const MergedSums& merged) const {
+    const double s = inv_std[channel];
+    // Nothing was summed: 0, also where inv_std is not finite.
+    const double of_scale = merged.count == 0.0 ? 0.0 : merged.product * s;
+    scale_grad.Set(channel, of_scale);
+    bias_grad.Set(channel, merged.gradient);
+    if (scale.values == nullptr) return {};
+    return MakeBackpropCoefficients<V>(scale[channel], mean[channel], s, of_scale, merged.gradient, merged.count);
+  }
+};
+
+// ChannelBackpropStatsGrad: its tensors dx and d_dy are normalisations of dy and of x.
+template <typename V>
+struct FinishStatsGrad {
+  using Merged = MergedSums;
+  using Coefficients = NoCoefficients;
+  Statistics mean, inv_std, d_scale_grad, d_bias_grad;
+  StatisticsOutput d_mean, d_inv_std;
+  NormalizeCoefficients<V>*of_dy, *of_x;
+
+  ONNX_CBP_DEVICE NoCoefficients operator()(int64_t channel, const MergedSums& merged) const {
+    const double a = d_scale_grad[channel], s = inv_std[channel];
+    d_inv_std.Set(channel, merged.product * a);
+    d_mean.Set(channel, merged.gradient * (-a * s));
+    const V slope = static_cast<V>(a * s);
+    of_dy[channel] = {V(0), slope, V(0)};
+    of_x[channel] = {static_cast<V>(mean[channel]), slope, static_cast<V>(d_bias_grad[channel])};
+    return {};
+  }
+};
+
+}  // namespace onnx_cbp::cuda

@@ -1,0 +1,19 @@
+// The device that the host pretends to be, where the kernels are compiled for the host.
+#pragma once
+
+#include <cstdint>
+
+namespace onnx_cbp::cuda {
+
+struct HostDeviceTraits {
+  int multiprocessors = 132;
+  int64_t shared = 232448;    // bytes of shared memory that a block may ask for
+  bool backwards = false;     // threads run from the last to the first
+  int64_t grid = 0x7fffffff;  // the most blocks of a launch
+};
+
+// The defaults are an H100's. The environment variable
+// ONNX_CBP_CUDA_HOST_DEVICE="MULTIPROCESSORS,SHARED,BACKWARDS,GRID" says otherwise; it is read once.
+const HostDeviceTraits& HostDevice();
+
+}  // namespace onnx_cbp::cuda

@@ -1,0 +1,95 @@
+// Queueing kernels on a stream, for the plain C functions.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "block.h"
+#include "c_api.h"
+#if defined(__CUDACC__)
+#include <cuda_runtime_api.h>
+#else
+#include <vector>
+#endif
+
+namespace onnx_cbp::cuda {
+
+// What the shape of a launch depends on.
+struct Device {
+  int multiprocessors;
+  int64_t shared;  // the most bytes of dynamic shared memory that a block may have
+};
+
+// The current device; asked of CUDA once a device. Null on success, otherwise CUDA's words.
+const char* CurrentDevice(Device* device);
+
+// One line for the caller, readable until the thread's next call.
+const char* Complain(const char* function, const char* reason);
+
+// The blocks of one launch; more are queued in several.
+constexpr int64_t kMostBlocks = 0x7fffffff;
+
+#if defined(__CUDACC__)
+template <typename Kernel>
+__global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocksResident) Run(const Kernel kernel, int64_t first) {
+  extern __shared__ __align__(16) unsigned char shared[];
+  Block<Kernel::kThreads> block(first, shared);
+  kernel(block);
+}
+#endif
+
+// The kernels of one call. After a failure, nothing is queued any more.
+class Queue {
+ public:
+  Queue(const char* function, const onnx_cbp_cuda_queue& queue);
+
+  const Device& device() const { return device_; }
+  unsigned char* workspace() const { return static_cast<unsigned char*>(queue_.workspace); }
+
+  // What the plain C function returns.
+  const char* result() const { return failure_; }
+  void Fail(const char* reason) {
+    if (failure_ == nullptr) failure_ = Complain(function_, reason);
+  }
+
+  // Queues kernel(block) for every block, with so many bytes of shared memory each.
+  template <typename Kernel>
+  void Launch(const Kernel& kernel, int64_t blocks, size_t shared = 0) {
+#if defined(__CUDACC__)
+    constexpr size_t kWithoutAsking = 48 * 1024;
+    if (failure_ == nullptr && shared > kWithoutAsking) {
+      Check(cudaFuncSetAttribute(Run<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
+    }
+    for (int64_t first = 0; first < blocks && failure_ == nullptr; first += kMostBlocks) {
+      const unsigned int count = static_cast<unsigned int>(blocks - first < kMostBlocks ? blocks - first : kMostBlocks);
+      void* arguments[] = {const_cast<Kernel*>(&kernel), &first};
+      Check(cudaLaunchKernel(reinterpret_cast<const void*>(&Run<Kernel>), dim3(count), dim3(Kernel::kThreads),
+                             arguments, shared, static_cast<cudaStream_t>(queue_.stream)));
+    }
+#else
+    for (int64_t first = 0; first < blocks && failure_ == nullptr; first += HostDevice().grid) {
+      for (int64_t index = first; index < blocks && index - first < HostDevice().grid; ++index) {
+        std::vector<unsigned char> arena(shared, 0xff);  // what a kernel reads before it writes is not a number
+        Block<Kernel::kThreads> block(index, arena.data());
+        kernel(block);
+      }
+    }
+#endif
+  }
+
+#if defined(__CUDACC__)
+  void Check(cudaError_t error) {
+    if (error == cudaSuccess) return;
+    cudaGetLastError();  // told here; CUDA need not tell the next caller
+    Fail(cudaGetErrorString(error));
+  }
+#endif
+
+ private:
+  const char* function_;
+  onnx_cbp_cuda_queue queue_;
+  Device device_{};
+  const char* failure_ = nullptr;
+};
+
+}  // namespace onnx_cbp::cuda

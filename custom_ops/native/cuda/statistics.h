@@ -1,0 +1,42 @@
+// Vectors of one number a channel, in the type of the statistics. That type is no template parameter: they are read and
+// written once a channel, in double.
+#pragma once
+
+#include <cstdint>
+
+#include "../kernels/element_types.h"
+#include "block.h"
+
+namespace onnx_cbp::cuda {
+
+struct Statistics {
+  const void* values = nullptr;
+  int type = kFloat;
+
+  ONNX_CBP_DEVICE double operator[](int64_t channel) const {
+    return type == kDouble ? static_cast<const double*>(values)[channel]
+                           : static_cast<double>(static_cast<const float*>(values)[channel]);
+  }
+};
+
+// Null where it is not wanted.
+struct StatisticsOutput {
+  void* values = nullptr;
+  int type = kFloat;
+
+  ONNX_CBP_DEVICE void Set(int64_t channel, double value) const {
+    if (values == nullptr) return;
+    if (type == kDouble) {
+      static_cast<double*>(values)[channel] = value;
+    } else {
+      static_cast<float*>(values)[channel] = static_cast<float>(value);
+    }
+  }
+};
+
+// As the type keeps it.
+ONNX_CBP_DEVICE double RoundedTo(int type, double value) {
+  return type == kDouble ? value : static_cast<double>(static_cast<float>(value));
+}
+
+}  // namespace onnx_cbp::cuda

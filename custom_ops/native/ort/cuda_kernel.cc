@@ -1,0 +1,73 @@
+#include "cuda_kernel.h"
+
+#include <cstddef>
+#include <vector>
+
+#include "../kernels/element_types.h"
+#include "cuda_call.h"
+
+namespace onnx_cbp {
+namespace {
+
+// Vectors of every size begin where a double may.
+constexpr size_t kAlignment = 16;
+
+size_t Padded(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+}  // namespace
+
+CudaKernel::CudaKernel(const OpSpec& spec, int data_type, int statistics_type, const OrtKernelInfo* info)
+    : Kernel(spec, data_type, statistics_type, info), library_(CudaLibrary::Get()), memory_(info) {}
+
+void CudaKernel::Run(const Ort::KernelContext& context, const Shapes& shapes, const Call& call) const {
+  void* stream = nullptr;
+  Ort::ThrowOnError(Ort::GetApi().KernelContext_GetGPUComputeStream(context.GetOrtKernelContext(), &stream));
+  if (spec().run_on_cuda == nullptr) return RunStaged(stream, shapes, call);
+  const Layout& layout = call.layout;
+  const int64_t bytes = library_.workspace(layout.outer, layout.channels, layout.inner);
+  if (bytes < 0) Fail("no CUDA device can be used here", ORT_FAIL);
+  const auto wait = [&](void* memory) {
+    std::byte byte;
+    Check(library_.to_host(stream, &byte, memory, sizeof byte));
+  };
+  memory_.With(context, stream, static_cast<size_t>(bytes), wait,
+               [&](void* workspace) { Check(spec().run_on_cuda(CudaCall(library_, {stream, workspace}, call))); });
+}
+
+void CudaKernel::RunStaged(void* stream, const Shapes& shapes, const Call& call) const {
+  std::vector<size_t> sizes;  // of the inputs and outputs, in bytes
+  size_t total = 0;
+  for (const auto* formals : {&spec().inputs, &spec().outputs}) {
+    for (const Formal& formal : *formals) {
+      const Shape shape = shapes.of(formal.shape);
+      // Collectives see statistics and counts alone.
+      const size_t element = TypeNumber(formal) == kFloat ? sizeof(float) : sizeof(double);
+      sizes.push_back(static_cast<size_t>(shape.Product(0, shape.size())) * element);
+      total += Padded(sizes.back());
+    }
+  }
+  const std::unique_ptr<std::byte[]> host(new std::byte[total]);
+  std::vector<const void*> inputs;
+  std::vector<void*> outputs;
+  std::byte* next = host.get();
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    if (i < call.inputs.size()) {
+      if (sizes[i] > 0) Check(library_.to_host(stream, next, call.inputs[i], sizes[i]));
+      inputs.push_back(next);
+    } else {
+      outputs.push_back(next);
+    }
+    next += Padded(sizes[i]);
+  }
+  RunOnProcessor(call.With(inputs, outputs));
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    const size_t bytes = sizes[inputs.size() + i];
+    if (bytes > 0) Check(library_.to_device(stream, call.outputs[i], outputs[i], bytes));
+  }
+}
+
+void CudaKernel::Check(const char* error) const {
+  if (error != nullptr) Fail(error, ORT_FAIL);
+}
+
+}  // namespace onnx_cbp

@@ -1,0 +1,25 @@
+// A node on the CUDA provider: its tensors are in the memory of a GPU, and its work is queued on ONNX Runtime's stream.
+#pragma once
+
+#include "cuda_library.h"
+#include "device_memory.h"
+#include "kernel.h"
+
+namespace onnx_cbp {
+
+class CudaKernel final : public Kernel {
+ public:
+  // Loads libonnx_cbp_cuda.so. Throws Ort::Exception where that fails.
+  CudaKernel(const OpSpec& spec, int data_type, int statistics_type, const OrtKernelInfo* info);
+
+ private:
+  void Run(const Ort::KernelContext& context, const Shapes& shapes, const Call& call) const override;
+  // Runs a collective on copies in the processor's memory.
+  void RunStaged(void* stream, const Shapes& shapes, const Call& call) const;
+  void Check(const char* error) const;
+
+  const CudaLibrary& library_;
+  const DeviceMemory memory_;
+};
+
+}  // namespace onnx_cbp

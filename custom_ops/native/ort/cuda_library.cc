@@ -1,0 +1,79 @@
+#include "cuda_library.h"
+
+#include <dlfcn.h>
+#include <unistd.h>
+
+#include <string>
+
+#include "ort_api.h"
+
+namespace onnx_cbp {
+namespace {
+
+constexpr char kFile[] = "libonnx_cbp_cuda.so";
+constexpr char kMend[] = "reinstall onnx-cbp, or run the session without CUDAExecutionProvider";
+
+// Beside the file that this code is in.
+std::string Path() {
+  Dl_info own{};
+  if (dladdr(reinterpret_cast<const void*>(&CudaLibrary::Present), &own) == 0 || own.dli_fname == nullptr) return kFile;
+  const std::string file = own.dli_fname;
+  return file.substr(0, file.find_last_of('/') + 1) + kFile;
+}
+
+[[noreturn]] void Fail(const std::string& path, const std::string& why) {
+  throw Ort::Exception("onnx_cbp: cannot use '" + path + "': " + why + "; " + kMend, ORT_FAIL);
+}
+
+template <typename F>
+void Find(void* library, const std::string& path, const char* name, F* function) {
+  *function = reinterpret_cast<F>(dlsym(library, name));
+  if (*function == nullptr) Fail(path, "it has no function '" + std::string(name) + "'");
+}
+
+}  // namespace
+
+bool CudaLibrary::Present() { return access(Path().c_str(), R_OK) == 0; }
+
+const CudaLibrary& CudaLibrary::Get() {
+  // An exception leaves the variable unmade, and the next call tries again.
+  static const CudaLibrary library = Load();
+  return library;
+}
+
+CudaLibrary CudaLibrary::Load() {
+  const std::string path = Path();
+  void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (handle == nullptr) {
+    const char* why = dlerror();
+    Fail(path, why != nullptr ? why : "it cannot be loaded");
+  }
+  decltype(&onnx_cbp_cuda_interface) interface = nullptr;
+  Find(handle, path, "onnx_cbp_cuda_interface", &interface);
+  if (interface() != ONNX_CBP_CUDA_INTERFACE) {
+    Fail(path, "its interface is number " + std::to_string(interface()) + ", and this library's is " +
+                   std::to_string(ONNX_CBP_CUDA_INTERFACE));
+  }
+  CudaLibrary library{};
+#define ONNX_CBP_FIND(function) Find(handle, path, "onnx_cbp_cuda_" #function, &library.function)
+  ONNX_CBP_FIND(workspace);
+  ONNX_CBP_FIND(to_host);
+  ONNX_CBP_FIND(to_device);
+  ONNX_CBP_FIND(channel_stats);
+  ONNX_CBP_FIND(channel_normalize);
+  ONNX_CBP_FIND(channel_backprop_stats);
+  ONNX_CBP_FIND(channel_backprop);
+  ONNX_CBP_FIND(channel_stats_merge);
+  ONNX_CBP_FIND(channel_backprop_stats_grad);
+  ONNX_CBP_FIND(batch_norm_train);
+  ONNX_CBP_FIND(batch_norm_train_update);
+  ONNX_CBP_FIND(batch_norm_relu_train_update);
+  ONNX_CBP_FIND(batch_norm_grad);
+  ONNX_CBP_FIND(batch_norm_relu_grad);
+  ONNX_CBP_FIND(batch_norm_recompute_relu_grad);
+  ONNX_CBP_FIND(running_stats);
+#undef ONNX_CBP_FIND
+  return library;
+}
+
+}  // namespace onnx_cbp

@@ -1,0 +1,93 @@
+"""The CUDA ops without a GPU: how the adapter finds the kernels' library, and what it says where it cannot use it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from support.cuda_adapter import needed_folder
+from support.ops import feeds_of, make_case, op_model, run, session
+
+KERNELS = "libonnx_cbp_cuda.so"
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    """A copy of the adapter in a folder of its own, without the kernels."""
+    shutil.copy(needed_folder() / "libonnx_cbp.so", tmp_path)
+    return tmp_path
+
+
+def _session(folder, case):
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.register_custom_ops_library(str(folder / "libonnx_cbp.so"))
+    return ort.InferenceSession(op_model(case).SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _refusal(folder):
+    with pytest.raises(Exception, match=re.escape(str(folder / KERNELS))) as caught:
+        _session(folder, make_case("ChannelStats", (2, 3, 4)))
+    message = str(caught.value).strip()
+    assert "\n" not in message
+    assert "reinstall" in message
+    return message
+
+
+def test_the_kernels_lie_beside_the_adapter(adapter):
+    shutil.copy(needed_folder() / KERNELS, adapter)
+    case = make_case("ChannelStats", (2, 3, 4))
+    for got, want in zip(_session(adapter, case).run(None, feeds_of(case)), run(case, "native"), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_no_kernels(adapter):
+    assert "No such file" in _refusal(adapter)
+
+
+def test_what_is_no_library(adapter):
+    (adapter / KERNELS).write_text("not a library")
+    assert "file too short" in _refusal(adapter)
+
+
+def test_the_library_of_something_else(adapter):
+    shutil.copy(adapter / "libonnx_cbp.so", adapter / KERNELS)
+    assert "onnx_cbp_cuda_interface" in _refusal(adapter)
+
+
+@pytest.mark.parametrize(("source", "words"), [("999", "is number 999"), ("1", "onnx_cbp_cuda_workspace")])
+def test_another_interface(adapter, source, words):
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("there is no g++ to make a library with")
+    (adapter / "other.cc").write_text(f'extern "C" int onnx_cbp_cuda_interface() {{ return {source}; }}\n')
+    command = [compiler, "-shared", "-fPIC", "-o", str(adapter / KERNELS), str(adapter / "other.cc")]
+    subprocess.run(command, check=True)
+    assert words in _refusal(adapter)
+
+
+def test_after_a_failure_a_later_session_tries_again(adapter):
+    _refusal(adapter)
+    shutil.copy(needed_folder() / KERNELS, adapter)
+    case = make_case("ChannelStats", (2, 3, 4))
+    _session(adapter, case).run(None, feeds_of(case))
+
+
+@pytest.mark.parametrize("name", ["ChannelBackprop", "RunningStats"])
+def test_counts_are_not_looked_at(name):
+    """They stay in the device's memory: reading one would make every call wait for the device."""
+    needed_folder()
+    case = make_case(name, (2, 3, 4))
+    session(op_model(case), "native").run(None, {**feeds_of(case), "count": np.array(-1, np.int64)})
+
+
+def test_a_collective_has_its_count_at_hand():
+    needed_folder()
+    case = make_case("AllGather", (2, 3, 4))
+    with pytest.raises(Exception, match="input 'count' is -1"):
+        session(op_model(case), "native").run(None, {**feeds_of(case), "count": np.array(-1, np.int64)})

@@ -1,0 +1,36 @@
+"""Where the tests of this folder run: on a GPU, and on the processor with the kernels that were built for it."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import pytest
+
+from support import cuda_adapter
+from support.cuda import open_device, why_no_gpu
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test of the kernels runs on every device that is here, or is skipped once with the reason."""
+    if "opened" not in metafunc.fixturenames:
+        return
+    here = [] if why_no_gpu() else ["cuda"]
+    if cuda_adapter.folder() is not None:
+        here += ["host", "host-torch"] if find_spec("torch") else ["host"]
+    metafunc.parametrize("opened", here or ["cuda"], indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def opened(request):
+    """The kernels, and the memory that they run on."""
+    return open_device(request.param)
+
+
+@pytest.fixture
+def kernels(opened):
+    return opened[0]
+
+
+@pytest.fixture
+def device(opened):
+    return opened[1]

@@ -1,0 +1,69 @@
+"""The CUDA kernels as they were compiled for the processor (tests/cuda_kernels), on devices that it pretends to be."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onnx_cbp.custom_ops.library import function_name
+from support.ops import Case
+from support.replay import record, replay_calls
+
+
+@dataclass(frozen=True)
+class HostDevice:
+    """What a launch depends on: custom_ops/native/cuda/host_device.h has the meanings."""
+
+    multiprocessors: int = 132
+    shared: int = 232_448
+    backwards: bool = False
+    grid: int = 2**31 - 1
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variable that tells a program."""
+        numbers = (self.multiprocessors, self.shared, int(self.backwards), self.grid)
+        return {"ONNX_CBP_CUDA_HOST_DEVICE": ",".join(map(str, numbers))}
+
+
+#: Each takes other ways through the kernels.
+DEVICES = {
+    "H100": HostDevice(),
+    "one multiprocessor, small grids": HostDevice(multiprocessors=1, grid=3),
+    "many multiprocessors": HostDevice(multiprocessors=5000),
+    "without shared memory": HostDevice(multiprocessors=3, shared=32 * 1024 + 64 - 1024),
+}
+
+
+def program(name: str) -> Path:
+    """A program of tests/cuda_kernels; skips where none was built."""
+    built = os.environ.get("ONNX_CBP_CUDA_KERNELS")
+    if not built:
+        pytest.skip("ONNX_CBP_CUDA_KERNELS names no folder of built programs; nox -s cuda_kernels does it")
+    return Path(built) / name
+
+
+def run_on_host(
+    cases: Sequence[Case], device: HostDevice = DEVICES["H100"], *, shift: int = 0
+) -> list[tuple[np.ndarray, ...]]:
+    """The outputs of the cases; arrays begin `shift` elements behind a multiple of 16 bytes.
+
+    Raises:
+        RuntimeError: a function answered an error, or a sanitizer found one.
+    """
+    return replay_calls(
+        [str(program("replay_cuda"))], cases, b"".join(_record(c, shift) for c in cases), device.environment
+    )
+
+
+def _record(case: Case, shift: int) -> bytes:
+    sizes = case.operator.bind(case.inputs, case.attributes).sizes
+    shape = sizes if case.operator.has_data else (1, sizes[-1], 1)
+    name = function_name(case.operator).replace("onnx_cbp_", "onnx_cbp_cuda_", 1)
+    return record(case, name=name, first=struct.pack("=3q", *shape), shift=shift)
