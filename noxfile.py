@@ -179,7 +179,11 @@ def mpi_torch(session: nox.Session) -> None:
     )
     if "No matching distribution" not in str(found):
         session.install("filelock", "fsspec", "jinja2", "networkx", "sympy", "typing-extensions")
-    session.run("pytest", *(session.posargs or ["tests/distributed", "tests/pytorch"]))
+    if session.posargs:
+        session.run("pytest", *session.posargs)
+        return
+    session.run("pytest", "tests/distributed")  # several processes a test
+    session.run(*PYTEST, "tests/pytorch")
 
 
 @nox.session(requires=["build"])
