@@ -9,11 +9,16 @@ import onnx_ir as ir
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.analysis import find_sites
+from onnx_cbp.graph_passes.calls import first_call
 from onnx_cbp.graph_passes.dialects import is_rewritten_forward, rewritten_site
 from onnx_cbp.graph_passes.scopes import import_domain
-from onnx_cbp.graph_passes.sites import BackwardSite, ForwardSite, InferenceSite, LeftAlone, Site, label
+from onnx_cbp.graph_passes.sites import BackwardSite, ChannelVector, ForwardSite, InferenceSite, LeftAlone, Site, label
 from onnx_cbp.graph_passes.splice import Names, Splice, statistics_type
 from onnx_cbp.graph_passes.types import Types
+
+#: Ops whose result has the elements of what they are given, in order.
+SAME_ELEMENTS = ("Cast", "Reshape", "Squeeze", "Unsqueeze")
+_DEEPEST = 16  # nodes from a scale to what it is made of
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,8 @@ class Layer:
         site: the batch norm.
         relu: a Relu is folded into it.
         mean, var: the running statistics as the graph begins with them: before layers that share them with this one,
-            and before a change of type.
+            and before a change of type or shape.
+        scale, B: the same of these.
         module: what layers that are one module, called several times, have in common.
     """
 
@@ -32,7 +38,9 @@ class Layer:
     relu: bool
     mean: ir.Value
     var: ir.Value
-    module: tuple[ir.Value, ...]
+    scale: ir.Value
+    B: ir.Value
+    module: tuple[object, ...]
 
 
 def find_layers(model: ir.Model) -> list[Layer]:
@@ -58,8 +66,40 @@ def find_layers(model: ir.Model) -> list[Layer]:
                 if updated is not None:
                     before[updated] = old
         mean, var, scale, B = (_root(value, before) for value in (*running, site.scale, site.B))
-        layers.append(Layer(site, relu, mean, var, (mean, var, scale, B)))
+        layers.append(Layer(site, relu, mean, var, scale, B, (mean, var, *_parameters(site, mean))))
     return layers
+
+
+def _parameters(site: ForwardSite | InferenceSite, mean: ir.Value) -> tuple[object, ...]:
+    """What else tells modules apart whose statistics are one tensor: it may be of several that were equal.
+
+    Where it is fed, it is one parameter. Scale and bias are told by what they are made of, as each call of a module
+    without them has ones and zeros of its own.
+    """
+    if mean.is_graph_input() and not mean.is_initializer():
+        return ()
+    return _content(site.scale), _content(site.B)
+
+
+def _content(value: ir.Value | None, depth: int = 0) -> object:
+    """What a value is made of: numbers, and values that are fed; a shape or a type that is asked for says nothing."""
+    if isinstance(value, ChannelVector) and value.source is None:
+        return value.fill
+    if isinstance(value, ChannelVector):
+        value = value.source
+    node = None if value is None else value.producer()
+    if value is None or value.is_graph_input() or depth == _DEEPEST:
+        return value
+    tensor = ir.convenience.get_const_tensor(value)
+    if tensor is not None:
+        return tensor.numpy().tobytes()
+    if node is None:
+        return value
+    if node.op_type == "Shape":
+        return node.op_type
+    if node.op_type in ("CastLike", "Identity", *SAME_ELEMENTS):
+        return _content(node.inputs[0], depth + 1)
+    return node.op_type, *(_content(each, depth + 1) for each in node.inputs)
 
 
 def running_statistics(site: ForwardSite | InferenceSite) -> tuple[ir.Value, ir.Value] | None:
@@ -85,15 +125,19 @@ def _read(site: Site) -> tuple[ForwardSite | InferenceSite, bool] | None:
 
 
 def _root(value: ir.Value, before: dict[ir.Value, ir.Value]) -> ir.Value:
-    """What a value is made of by steps that only update a running statistic or change its type."""
+    """What a value is made of by steps that only update a running statistic or change its type or shape."""
     while True:
+        if isinstance(value, ChannelVector) and value.source is not None:
+            value = value.source
         producer = value.producer()
         if value in before:
             value = before[value]
-        elif producer is not None and producer.domain == "" and producer.op_type in ("Cast", "Identity"):
-            copied = producer.inputs[0]
-            assert copied is not None
-            value = copied
+        elif (first := first_call(value)) is not value:
+            value = first
+        elif producer is not None and producer.domain == "" and producer.op_type in SAME_ELEMENTS:
+            same = producer.inputs[0]
+            assert same is not None
+            value = same
         else:
             return value
 

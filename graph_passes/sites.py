@@ -149,3 +149,19 @@ Site = ForwardSite | BackwardSite | InferenceSite | LeftAlone
 def label(node: ir.Node) -> str:
     """A name for a node: its own, or that of its first output."""
     return node.name or next((v.name for v in node.outputs if v.name), None) or node.op_type
+
+
+def give_statistic(site: InferenceSite, position: int, new: ir.Value) -> None:
+    """Let a batch norm in inference form read another running mean (position 0) or variance (1).
+
+    In arithmetic, that is not to be its scale or bias as well.
+    """
+    old = (site.mean, site.var)[position]
+    if not site.interior:  # an op: X, scale, B, mean, var
+        site.node.replace_input_with(3 + position, new)
+        return
+    source = old.source if isinstance(old, ChannelVector) else old
+    assert source is not None
+    for use in list(source.uses()):
+        if use.node is site.node or use.node in site.interior:
+            use.node.replace_input_with(use.idx, new)

@@ -11,8 +11,9 @@ from onnx_ir.passes import InPlacePass, PassResult
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.analysis import find_sites
+from onnx_cbp.graph_passes.calls import first_call
 from onnx_cbp.graph_passes.dialects import is_rewritten_forward
-from onnx_cbp.graph_passes.sites import BackwardSite, InferenceSite, LeftAlone, Site, label
+from onnx_cbp.graph_passes.sites import BackwardSite, InferenceSite, LeftAlone, Site, give_statistic, label
 from onnx_cbp.graph_passes.splice import Names, Splice
 from onnx_cbp.graph_passes.types import Types
 
@@ -159,24 +160,14 @@ def _permutations(site: InferenceSite, types: Types) -> tuple[list[int] | None, 
 
 
 def _join_calls(sites: Sequence[Site]) -> None:
-    """Let all calls of one module read its own running statistics.
-
-    PyTorch's default exporter lets each call read a copy of what the one before it has read, which is what that leaves
-    in inference form. One module is told by its scale and bias: the same values, not equal ones that were merged.
-    """
-    statistics: dict[tuple[ir.Value, ...], set[ir.Value]] = {}
-    for site in sites:
-        if not isinstance(site, InferenceSite):
-            continue
-        own = statistics.setdefault((site.scale, site.B), set())
-        for value in (site.mean, site.var):
-            read = value
-            while (copy := read.producer()) is not None and (copy.domain, copy.op_type) == ("", "Identity"):
-                assert copy.inputs[0] is not None
-                read = copy.inputs[0]
-            if read is not value and read in own:
-                site.node.replace_input_with(site.node.inputs.index(value), read)
-            own.add(read)
+    """Let all calls of one module read the running statistics that the first one reads, and none a copy."""
+    running = [site for site in sites if isinstance(site, InferenceSite)]
+    read = {value for site in running for value in (site.mean, site.var)}
+    for site in running:
+        for position, value in enumerate((site.mean, site.var)):
+            first = first_call(value)
+            if first is not value and first in read:
+                give_statistic(site, position, first)
 
 
 def _parameter(value: ir.Value, model: ir.Model) -> ir.Value:

@@ -17,12 +17,13 @@ from onnx_cbp.custom_ops.python_ops import raise_python_op_error
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes import InlineFunctionsPass, label
 from onnx_cbp.graph_passes.batch_statistics import (
+    SAME_ELEMENTS,
     Layer,
     expose_statistics,
     find_layers,
     running_statistics,
 )
-from onnx_cbp.graph_passes.sites import ForwardSite
+from onnx_cbp.graph_passes.sites import ChannelVector, InferenceSite, give_statistic
 from onnx_cbp.graph_passes.splice import Names
 from onnx_cbp.ir_models import ModelSource, read_model, to_ir, to_proto
 from onnx_cbp.registration import register
@@ -86,7 +87,7 @@ def update_bn(
     layers = find_layers(result)
     if not layers:
         raise OnnxCbpError("the model has no batch norm with running statistics")
-    modules: dict[tuple[ir.Value, ...], _Module] = {}
+    modules: dict[tuple[object, ...], _Module] = {}
     for layer in layers:
         module = modules.setdefault(layer.module, _Module(momentum, exact, unbiased_running_var))
         module.layers.append(layer)
@@ -179,11 +180,11 @@ class _Module:
 
 def _present(home: ir.Value, parameters: Parameters) -> np.ndarray:
     if home.name in parameters:
-        return parameters.get(str(home.name)).astype(np.float64)
+        return parameters.get(str(home.name)).astype(np.float64).reshape(-1)
     constant = ir.convenience.get_const_tensor(home)
     if constant is None:
         raise OnnxCbpError(f"the running statistic '{home.name}' is no constant, so there is nothing to go on from")
-    return constant.numpy().astype(np.float64)
+    return constant.numpy().astype(np.float64).reshape(-1)
 
 
 class _Run:
@@ -249,15 +250,18 @@ class _Run:
 def _put(model: ir.Model, modules: list[_Module], parameters: Parameters) -> None:
     """Write what the modules have in the place of their running statistics."""
     names = Names(model)
-    claims = Counter(value for module in modules for value in module.layers[0].module)
-    layers = {layer.site.node for module in modules for layer in module.layers}
+    claims = Counter(
+        value for module in modules for value in (*module.homes, module.layers[0].scale, module.layers[0].B)
+    )
+    layers = {node for module in modules for layer in module.layers for node in (layer.site.node, *layer.site.interior)}
     into_checkpoint: list[tuple[str, np.ndarray]] = []
     for module in modules:
         for position, (home, statistic) in enumerate(zip(module.homes, module.statistics(), strict=True)):
             if home.name in parameters:
                 if claims[home] > 1:
                     raise OnnxCbpError(f"parameter '{home.name}' is shared by batch norms that are not one module")
-                into_checkpoint.append((str(home.name), statistic))
+                shape = parameters.get(str(home.name)).shape
+                into_checkpoint.append((str(home.name), statistic.reshape(shape)))
             elif home.is_initializer() and claims[home] == 1 and not _is_read_elsewhere(home, layers):
                 _set(home, statistic)
             else:  # equal tensors that some tool made one, or no initializer at all
@@ -270,7 +274,7 @@ def _put(model: ir.Model, modules: list[_Module], parameters: Parameters) -> Non
 def _is_read_elsewhere(home: ir.Value, layers: set[ir.Node]) -> bool:
     """Whether anything but a batch norm reads the tensor."""
     for use in home.uses():
-        copies = use.node.domain == "" and use.node.op_type in ("Cast", "Identity")
+        copies = use.node.domain == "" and use.node.op_type in ("Identity", *SAME_ELEMENTS)
         if use.node not in layers and use.node.domain != DOMAIN and not copies:
             return True
     return home.is_graph_output()
@@ -278,7 +282,11 @@ def _is_read_elsewhere(home: ir.Value, layers: set[ir.Node]) -> bool:
 
 def _set(home: ir.Value, statistic: np.ndarray) -> None:
     assert home.const_value is not None
-    home.const_value = ir.tensor(statistic.astype(home.const_value.dtype.numpy()), name=home.name)
+    home.const_value = _tensor(statistic, home.const_value.dtype, home.const_value.shape.numpy(), str(home.name))
+
+
+def _tensor(statistic: np.ndarray, dtype: ir.DataType, shape: Sequence[int], name: str) -> ir.TensorProtocol:
+    return ir.tensor(statistic.astype(dtype.numpy()).reshape(shape), name=name)
 
 
 def _give(graph: ir.Graph, layer: Layer, position: int, statistic: np.ndarray, names: Names) -> None:
@@ -286,17 +294,29 @@ def _give(graph: ir.Graph, layer: Layer, position: int, statistic: np.ndarray, n
     site = layer.site
     running = running_statistics(site)
     assert running is not None
-    old = running[position]
+    old = _source(running[position])
+    shape = statistic.shape if old.shape is None or not old.shape.is_static() else old.shape.numpy()
     dtype = old.dtype or ir.DataType.FLOAT
     name = names.fresh(f"{label(site.node)}.{('running_mean', 'running_var')[position]}")
-    own = ir.Value(name=name, const_value=ir.tensor(statistic.astype(dtype.numpy()), name=name))
-    own.type, own.shape = ir.TensorType(dtype), ir.Shape(statistic.shape)
+    own = ir.Value(name=name, const_value=_tensor(statistic, dtype, shape, name))
+    own.type, own.shape = ir.TensorType(dtype), ir.Shape(shape)
     graph.register_initializer(own)
-    reader = site.node
-    if isinstance(site, ForwardSite):  # a step of its own may update the statistic
-        updated = (site.updated_mean, site.updated_var)[position]
-        maker = None if updated is None else updated.producer()
-        reader = reader if maker is None else maker
-    for use in list(old.uses()):
-        if use.node is reader and use.idx == (3 + position if reader is site.node else 0):
-            reader.replace_input_with(use.idx, own)
+    if isinstance(site, InferenceSite):
+        if site.interior and old in (_source(site.scale), _source(site.B)):
+            raise OnnxCbpError(
+                f"node '{label(site.node)}' ({site.form}) reads '{old.name}' as a running statistic and as scale or "
+                "bias: make two tensors of it"
+            )
+        give_statistic(site, position, own)
+        return
+    updated = (site.updated_mean, site.updated_var)[position]
+    maker = None if updated is None else updated.producer()  # a step of its own may update the statistic
+    reader = site.node if maker is None else maker
+    index = 3 + position if reader is site.node else 0
+    if reader.inputs[index] is old:
+        reader.replace_input_with(index, own)
+
+
+def _source(value: ir.Value) -> ir.Value:
+    """The value in the graph that a vector of channels is made of."""
+    return value.source if isinstance(value, ChannelVector) and value.source is not None else value

@@ -204,14 +204,18 @@ def test_old_zoo_graphs(name, caplog):
     assert "BatchNormalization" not in op_types(rewritten)
 
 
-@pytest.mark.parametrize("same", [True, False])
-def test_calls_of_one_module_update_its_statistics(same):
-    # As PyTorch's default exporter writes a module that is called twice. Equal tensors that a tool merged are copies,
-    # too, but then of layers with other parameters, which keep statistics of their own.
-    text = INFERENCE.replace("(y, gamma, beta, mean, var)", "(y, gamma, beta, mean_copy, var_copy)")
-    text = text.replace("    z = ", "    mean_copy = Identity (mean)\n    var_copy = Identity (var)\n    z = ")
-    if not same:
-        text = text.replace("(y, gamma, beta", "(y, beta, gamma")
-    nodes = [node for node in trained(parse(text)).graph.node if node.op_type == "BatchNormalization"]
-    read = [list(node.input[3:]) for node in nodes]
-    assert read == [["mean", "var"], ["mean", "var"] if same else ["mean_copy", "var_copy"]]
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize(("copies", "same"), [(("getitem_3", "getitem_4"), True), (("n2.mean", "n2.var"), False)])
+def test_calls_of_one_module_update_its_statistics(copies, same, affine):
+    # As PyTorch's default exporter writes a module that is called twice. Its older one writes copies of parameters that
+    # are equal, which have names of their own and stay parameters of their own.
+    text = INFERENCE.replace("(y, gamma, beta, mean, var)", f"(y, {'gamma, beta' if affine else 'one, zero'}, m, v)")
+    text = text.replace("    z = ", "    m = Identity (mean)\n    v = Identity (var)\n    z = ")
+    text = text.replace("    z = ", "    one = Abs (gamma)\n    zero = Neg (beta)\n    z = ")
+    model = parse(text)
+    renamed = dict(zip(("m", "v"), copies, strict=True))
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [renamed.get(name, name) for name in names]
+    nodes = [node for node in trained(model).graph.node if node.op_type == "BatchNormalization"]
+    assert [list(node.input[3:]) for node in nodes] == [["mean", "var"], ["mean", "var"] if same else list(copies)]

@@ -10,6 +10,7 @@ import pytest
 from onnx import numpy_helper
 
 import onnx_cbp
+from onnx_cbp import OnnxCbpError
 from support.models import parse
 from support.ops import session
 
@@ -203,6 +204,67 @@ def test_the_result_runs_with_the_new_statistics():
     np.testing.assert_allclose(b.std(axis=0), weights["gamma1"], rtol=1e-3)
 
 
+SPELLINGS = {
+    "as they are": "",
+    "reshaped": "m = Reshape (mean, shape) v = Reshape (var, shape)",
+    "unsqueezed": "m = Unsqueeze (mean, axes) v = Unsqueeze (var, axes)",
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_of_arithmetic(spelling):
+    before = SPELLINGS[spelling]
+    statistics = {"mean": (3,), "var": (3,)} if before else {"m": (3, 1, 1), "v": (3, 1, 1)}
+    model = onnx.parser.parse_model(f"""
+<ir_version: 8, opset_import: ["" : 17]>
+agraph (float[N, 3, 4, 5] x) => (float[N, 3, 4, 5] y)
+<int64[4] shape = {{1, 3, 1, 1}}, int64[2] axes = {{1, 2}}, float epsilon = {{0.001}}>
+{{
+    {before}
+    d = Sub (x, m)  shifted = Add (v, epsilon)  std = Sqrt (shifted)  n = Div (d, std)  t = Mul (n, g)  y = Add (t, b)
+}}""")
+    rng = np.random.default_rng(4)
+    values = {
+        name: rng.uniform(0.5, 2, shape) for name, shape in {"g": (3, 1, 1), "b": (3, 1, 1), **statistics}.items()
+    }
+    model.graph.initializer.extend(
+        numpy_helper.from_array(value.astype(np.float32), name) for name, value in values.items()
+    )
+    x = rng.normal(3, 2, (6, 3, 4, 5)).astype(np.float32)
+    updated = onnx_cbp.update_bn(model, [x])
+    mean, var = x.mean((0, 2, 3), dtype=np.float64), x.var((0, 2, 3), dtype=np.float64)
+    found = {tensor.name: numpy_helper.to_array(tensor) for tensor in updated.graph.initializer}
+    assert set(found) == {tensor.name for tensor in model.graph.initializer}
+    for name, want in zip(statistics, (mean, var), strict=True):
+        np.testing.assert_allclose(found[name], want.reshape(statistics[name]), rtol=1e-6)
+    column = (slice(None), np.newaxis, np.newaxis)
+    want = (x - mean[column]) / np.sqrt(var[column] + EPSILON) * values["g"] + values["b"]
+    np.testing.assert_allclose(session(updated, None).run(None, {"x": x})[0], want, rtol=1e-5, atol=1e-5)
+
+
+_SHARED = """
+<ir_version: 8, opset_import: ["" : 17]>
+agraph (float[N, 2, 3] x) => (float[N, 2, 3] y)
+<float[2, 1] m = {1, 2}, float[2, 1] v = {2, 1}, float[2, 1] g = {3, 4}, float[2, 1] b = {5, 6},
+ float epsilon = {0.001}>
+{
+    d = Sub (x, m)  shifted = Add (v, epsilon)  std = Sqrt (shifted)  n = Div (d, std)  t = Mul (n, g)  z = Add (t, b)
+    y = Mul (z, m)
+}"""
+
+
+def test_arithmetic_that_shares_its_statistics_gets_its_own():
+    x = np.random.default_rng(5).normal(3, 2, (6, 2, 3)).astype(np.float32)
+    updated = onnx_cbp.update_bn(parse(_SHARED), [x])
+    column = (slice(None), np.newaxis)
+    m, g, b = (np.array(values)[column] for values in ([1, 2], [3, 4], [5, 6]))
+    mean, var = x.mean((0, 2), dtype=np.float64)[column], x.var((0, 2), dtype=np.float64)[column]
+    want = ((x - mean) / np.sqrt(var + EPSILON) * g + b) * m
+    np.testing.assert_allclose(session(updated, None).run(None, {"x": x})[0], want, rtol=1e-5, atol=1e-5)
+    with pytest.raises(OnnxCbpError, match="'v' as a running statistic and as scale or bias"):
+        onnx_cbp.update_bn(parse(_SHARED.replace("Add (t, b)", "Add (t, v)")), [x])
+
+
 def test_tensors_that_a_tool_made_one_are_taken_apart():
     weights = _weights()
     for name in ("mean2", "beta1"):
@@ -220,6 +282,41 @@ def test_tensors_that_a_tool_made_one_are_taken_apart():
     a = [x.astype(np.float64) @ weights["w1"] for x in _batches()]
     np.testing.assert_allclose(values[first.input[3]], np.mean([v.mean(axis=0) for v in a], axis=0), rtol=1e-5)
     assert len({first.input[3], second.input[3], "mean1"}) == 3
+
+
+def test_a_bias_that_is_the_running_mean_stays():
+    weights = _weights()
+    model = _model(weights={name: value for name, value in weights.items() if name != "beta1"})
+    first = next(n for n in model.graph.node if n.op_type == "BatchNormalization")
+    first.input[2] = "mean1"
+    got = onnx_cbp.update_bn(model, _batches())
+    values = {t.name: numpy_helper.to_array(t) for t in got.graph.initializer}
+    first = next(n for n in got.graph.node if n.op_type == "BatchNormalization")
+    np.testing.assert_array_equal(values[first.input[2]], weights["mean1"])
+    a = [x.astype(np.float64) @ weights["w1"] for x in _batches()]
+    np.testing.assert_allclose(values[first.input[3]], np.mean([v.mean(axis=0) for v in a], axis=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["inference", "training"])
+def test_calls_of_a_module_without_scale_and_bias_have_ones_and_zeros_of_their_own(form):
+    weights = {n: v for n, v in _weights().items() if n[:-1] not in ("gamma", "beta") and n not in ("mean2", "var2")}
+    model = _model(form, weights)
+    ones = []
+    for number, node in enumerate(n for n in model.graph.node if n.op_type == "BatchNormalization"):
+        for index, value in ((1, 1.0), (2, 0.0)):
+            tensor = numpy_helper.from_array(np.full(3, value, np.float32))
+            ones.append(onnx.helper.make_node("Constant", [], [f"c{number}{index}"], value=tensor))
+        node.input[1:] = [f"c{number}1", f"c{number}2", "mean1", "var1"]
+    for node in reversed(ones):
+        model.graph.node.insert(0, node)
+    got = {t.name: numpy_helper.to_array(t) for t in onnx_cbp.update_bn(model, _batches()).graph.initializer}
+    assert set(got) == set(weights)
+    means = []
+    for x in _batches():
+        a = x.astype(np.float64) @ weights["w1"]
+        b = (a - a.mean(axis=0)) / np.sqrt(a.var(axis=0) + EPSILON)
+        means += [a.mean(axis=0), (np.maximum(b, 0) @ weights["w2"]).mean(axis=0)]
+    np.testing.assert_allclose(got["mean1"], np.mean(means, axis=0), rtol=1e-5, atol=1e-5)
 
 
 def test_one_module_that_is_called_twice_takes_the_average_of_its_calls():
