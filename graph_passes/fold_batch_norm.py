@@ -26,9 +26,9 @@ class FoldBatchNormPass(InPlacePass):
     ->
         Y = (k*W)*X + (k*(b - mean) + B),    k = scale / sqrt(var + epsilon), one for each output channel
 
-    Computed in float64 and rounded once. Only where the batch norm is the one reader of that op's result, and weights,
-    bias and the four vectors are constants; where a folded weight is no finite number of its type,
-    the batch norm stays.
+    An Add of one number a channel between them is a bias, too. Computed in float64 and rounded once. Only where the
+    batch norm is the one reader of that op's result, and weights, bias and the four vectors are constants; where a
+    folded weight is no finite number of its type, the batch norm stays.
 
     Attributes:
         folded: how many were folded in the last call.
@@ -61,8 +61,10 @@ class _Linear:
 
 
 def _fold(site: InferenceSite, names: Names, opset: int, constants: Constants) -> bool:
-    node = site.X.producer()
-    if node is None or node.graph is not site.node.graph or only_reader(site.X) is not site.node:
+    added = _added(site, opset, constants)
+    X, reader, more = (site.X, site.node, np.zeros(())) if added is None else (added.X, added.node, added.bias)
+    node = X.producer()
+    if node is None or node.graph is not site.node.graph or only_reader(X) is not reader:
         return False
     vectors = [_number(value, constants) for value in (site.scale, site.B, site.mean, site.var)]
     if node.domain != "" or any(vector is None for vector in vectors):
@@ -74,7 +76,7 @@ def _fold(site: InferenceSite, names: Names, opset: int, constants: Constants) -
     with np.errstate(all="ignore"):  # what is not finite is seen below
         k = scale / np.sqrt(var + np.float64(np.float32(site.epsilon)))
         weight = (_spread(linear, k) * linear.values.astype(np.float64)).astype(linear.values.dtype)
-        bias = (k * (linear.bias - mean) + B).astype(linear.values.dtype)
+        bias = (k * (linear.bias + more - mean) + B).astype(linear.values.dtype)
         finite = np.isfinite(weight.astype(np.float64)).all() and np.isfinite(bias.astype(np.float64)).all()
     if not finite:
         return False
@@ -84,8 +86,34 @@ def _fold(site: InferenceSite, names: Names, opset: int, constants: Constants) -
     name, site.Y.name = site.Y.name, None
     Y.name = name
     assert site.node.graph is not None
-    site.node.graph.remove(site.node, safe=True)
+    site.node.graph.remove((site.node, reader) if added else site.node, safe=True)
     return True
+
+
+@dataclass(frozen=True)
+class _Added:
+    """An Add of one number a channel in front of a batch norm: X + bias."""
+
+    node: ir.Node
+    X: ir.Value
+    bias: np.ndarray
+
+
+def _added(site: InferenceSite, opset: int, constants: Constants) -> _Added | None:
+    node = site.X.producer()
+    if node is None or (node.domain, node.op_type) != ("", "Add") or opset < _UNBROADCAST_SINCE:
+        return None
+    if node.graph is not site.node.graph or only_reader(site.X) is not site.node:
+        return None
+    for X, other in (node.inputs, reversed(node.inputs)):
+        bias = _number(other, constants)
+        rank = None if X is None or X.shape is None else len(X.shape)
+        if X is None or bias is None or rank is None or bias.ndim > rank:
+            continue
+        shape = (1,) * (rank - bias.ndim) + bias.shape
+        if all(size == 1 for axis, size in enumerate(shape) if axis != 1):
+            return _Added(node, X, bias.astype(np.float64).reshape(-1))
+    return None
 
 
 def _spread(linear: _Linear, k: np.ndarray) -> np.ndarray:

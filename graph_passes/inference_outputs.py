@@ -25,7 +25,8 @@ def parameters(model: ir.Model, named: Container[str | None] = ()) -> set[ir.Val
     """The parameters among the inputs and constants of the graph.
 
     Those that are `named`, those with a gradient buffer (the training API knows it by its name only), and those that
-    stand where ops have their weights.
+    stand where ops have their weights: of a graph without a loss, where batch norms have theirs, as data may stand in
+    the other places.
     """
     graph = model.graph
     values = {*graph.inputs, *graph.initializers.values()}
@@ -33,7 +34,7 @@ def parameters(model: ir.Model, named: Container[str | None] = ()) -> set[ir.Val
     found = {v for v in values if v.name in named or f"{v.name}_grad.accumulation.buffer" in names}
     # The gradient of a Gemm is a Gemm, and has data where the other has its weight.
     forward = _Flow(graph).ancestors(graph.outputs[0]) if _trains(graph) else None
-    for node in RecursiveGraphIterator(graph):
+    for node in RecursiveGraphIterator(graph) if forward is not None or _loss(graph) is not None else ():
         if node.domain == "" and (forward is None or node in forward):
             places = _WEIGHTS.get(node.op_type, ())
             found |= values & {node.inputs[i] for i in places if i < len(node.inputs)}

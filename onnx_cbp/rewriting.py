@@ -156,6 +156,7 @@ def rewrite(
     source = read_model(model)
     result = to_ir(source)
     InlineFunctionsPass()(result)
+    attach = portable or any(domain == DOMAIN for domain, *_ in result.functions)  # what is portable stays so
     modified = bool(train) and TrainBatchNormsPass(train)(result).modified
     sites = list(find_sites(result))
     if report is not None:
@@ -177,12 +178,12 @@ def rewrite(
     ]
     if one_pass and fold_relu:
         passes.append(FoldReluPass())
-        if recompute_relu and not portable:
+        if recompute_relu and not attach:
             passes.append(RecomputeReluPass())
     if data_parallel:
         passes += [WholeBatchLossPass(), ReduceGradientsPass(bucket_cap_mb)]
     passes.append(WriteEarlyPass())
-    if portable:
+    if attach:
         passes.append(AttachFunctionsPass())
     for step in passes:  # not a Sequential: that would bury our one-line errors in its own
         modified |= step(result).modified

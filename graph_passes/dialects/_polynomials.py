@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import onnx_ir as ir
 
-from onnx_cbp.graph_passes.dialects._reading import attribute, reduced_axes
+from onnx_cbp.graph_passes.dialects._reading import attribute, optional_input, reduced_axes
 from onnx_cbp.graph_passes.types import Types
 
 BINARY = ("Add", "Sub", "Mul", "Div")
@@ -151,9 +151,18 @@ class Reader:
         if node.op_type == "Pow" and set(inputs[1].terms) <= {ONE}:
             return self._power(first, Fraction(inputs[1].terms.get(ONE, 0.0)))
         clipped = node.op_type == "Relu" or (node.op_type == "Max" and len(node.inputs) == 2 and not inputs[1].terms)
-        if clipped and first.terms in self.batch_variance:  # no variance is below zero but by rounding
-            return first
+        if (clipped or self._clips_at_zero(node)) and first.terms in self.batch_variance:
+            return first  # no variance is below zero but by rounding
         raise NotPolynomialError
+
+    def _clips_at_zero(self, node: ir.Node) -> bool:
+        """Whether a node is a Clip from 0 on, without an upper end."""
+        if node.op_type != "Clip":
+            return False
+        if "min" in node.attributes:  # before opset 11
+            return attribute(node, "min", 0.0) == 0.0 and "max" not in node.attributes
+        lower, upper = optional_input(node, 1), optional_input(node, 2)
+        return lower is not None and upper is None and not self.read(lower).terms
 
     def _binary(self, op_type: str, left: Polynomial, right: Polynomial) -> Polynomial:
         positions = {p for p in (left.position, right.position) if p is not None}

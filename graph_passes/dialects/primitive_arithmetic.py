@@ -59,7 +59,7 @@ def recognise(node: ir.Node, opset: int, types: Types) -> Site | None:
     if opset < _BROADCASTS_SINCE or not _may_be_last(node):
         return None
     match = _match(node, types)
-    if match is None or _goes_on(node, match, types) or _holds_another(node, match, types):
+    if match is None or _widens(match, types) or _goes_on(node, match, types) or _holds_another(node, match, types):
         return None
     return _site(node, match, types)
 
@@ -93,6 +93,14 @@ def _match(node: ir.Node, types: Types) -> _Match | None:
         except NotPolynomialError:
             between.append(X)
     return None
+
+
+def _widens(match: _Match, types: Types) -> bool:
+    """Whether vectors of several elements make several channels of the one that X has: no batch norm does."""
+    shape = types.shape(match.X)
+    assert shape is not None
+    vectors = [types.shape(value) or () for value in (match.scale, match.B, match.mean, match.var) if value is not None]
+    return shape[match.axis] == 1 and any(isinstance(size, int) and size > 1 for vector in vectors for size in vector)
 
 
 def _behind(node: ir.Node, types: Types) -> Iterator[ir.Value]:

@@ -113,6 +113,29 @@ def test_folds_into_linear_ops(kind, bias):
     assert len(final.graph.initializer) == 2
 
 
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("kind", LINEAR)
+def test_a_bias_of_its_own_is_folded_too(kind, first):
+    """As Keras writes a Dense layer."""
+    model = _linear(kind, bias=False)
+    linear = model.graph.node[0]
+    shape = (-1, *[1] * (len(LINEAR[kind][2]) - 1))
+    channels = _channels(LINEAR[kind][0], LINEAR[kind][1], LINEAR[kind][3])
+    bias = np.random.default_rng(8).normal(0, 1, channels).astype(np.float32).reshape(shape)
+    model.graph.initializer.append(numpy_helper.from_array(bias, "a"))
+    linear.output[0] = "before"
+    model.graph.node.insert(1, helper.make_node("Add", ["a", "before"] if first else ["before", "a"], ["c"]))
+    final = _finalize(model, folded=1)
+    assert op_types(final) == [LINEAR[kind][0], "Relu"]
+    other = parse("""
+<ir_version: 8, opset_import: ["" : 17]>
+agraph (float[N, 3, 3] x) => (float[N, 3, 3] y)
+<float[3, 3, 1] w = {1, 2, 3, 4, 5, 6, 7, 8, 9}, float[3] along = {1, 2, 3}, float[3] s = {1, 2, 3}>
+{ c = Conv (x, w) a = Add (c, along) y = BatchNormalization (a, s, s, s, s) }
+""")
+    assert op_types(onnx_cbp.finalize(other)) == ["Conv", "Add", "BatchNormalization"], "along another axis"
+
+
 @pytest.mark.parametrize("group", [2, 3])
 def test_folds_into_a_grouped_transposed_convolution(group):
     # onnx's reference does not know groups here: ONNX Runtime computes the op before the batch norm.
@@ -457,6 +480,19 @@ def test_a_rewritten_network_is_finalized_as_the_original_is():
     x = np.random.default_rng(1).normal(0, 1, shape).astype(np.float32)
     (want,), (got,) = (session(onnx_cbp.finalize(model), None).run(None, {"x": x}) for model in (network, rewritten))
     np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("nodes", ["y = Gemm (w, x)", "y = MatMul (w, x)", "z = Neg (x) y = MatMul (z, x)"])
+def test_data_may_stand_where_a_weight_does(nodes):
+    text = f"""
+<ir_version: 8, opset_import: ["" : 17]>
+agraph (float[3, 3] x) => (float[3, 3] y)
+<float[3, 3] w = {{1, 2, 3, 4, 5, 6, 7, 8, 9}}>
+{{ {nodes} }}
+"""
+    final = onnx_cbp.finalize(parse(text))
+    assert [value.name for value in final.graph.input] == ["x"]
+    assert op_types(final) == op_types(parse(text))
 
 
 @pytest.mark.parametrize("op", ["RandomUniformLike", "RandomNormalLike"])

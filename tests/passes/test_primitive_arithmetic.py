@@ -106,7 +106,8 @@ def write(rng: random.Random, layout: str, *, running: bool, order: str) -> tupl
         else:
             var = s.op("Sub", s.mean(square("x"), keepdims), square(flat))
             if rng.random() < 0.5:
-                var = s.op("Relu", var) if rng.random() < 0.5 and s.opset >= 14 else s.op("Max", var, s.constant(0.0))
+                cut = rng.choice(["Relu" if s.opset >= 14 else "Max", "Max", "Clip" if s.opset >= 12 else "Max"])
+                var = s.op(cut, var) if cut == "Relu" else s.op(cut, var, s.constant(0.0))
         if not keepdims:
             var = s.spread(var, rng.choice(["Reshape", "Unsqueeze"]))
     shifted = two("Add", var, s.constant(rng.choice([EPSILON, [EPSILON]]), node=rng.random() < 0.5))
@@ -342,3 +343,19 @@ def test_an_instance_norm_of_one_sample_is_none():
     model = s.model(spelled(s, mean, variance(s, mean, [2, 3])))
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     assert inspect(model) == []
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_vectors_that_make_channels_of_one_are_no_batch_norm(trains):
+    """A grey image made a picture of four colours."""
+    s = Spelling("NCHW")
+    mean = s.mean("x", 1) if trains else s.vector(np.arange(1.0, C + 1), "shaped")
+    centred = s.op("Sub", "x", mean)
+    squares = s.op("Mul", centred, centred)
+    var = s.mean(squares, 1) if trains else s.vector(np.arange(2.0, C + 2), "shaped")
+    r = s.op("Reciprocal", s.op("Sqrt", s.op("Add", var, s.constant(EPSILON))))
+    y = s.op("Mul", s.op("Mul", centred, r), s.vector(np.arange(1.0, C + 1), "shaped"))
+    model = s.model(y)
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1
+    assert inspect(model) == []
+    assert rewrite(model) == model

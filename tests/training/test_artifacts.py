@@ -13,13 +13,14 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from onnx import numpy_helper
 
 import onnx_cbp
 from onnx_cbp import OnnxCbpError
 from onnx_cbp.training import Artifacts, Trainer, compare_steps, generate_artifacts, load_artifacts
 from onnx_cbp.training.compare import gradient_differences
 from support.finetuning import LAYERS, batch, gradients, loss, network, parameters
-from support.models import op_types
+from support.models import op_types, parse
 from support.networks import random_network
 from support.training import generate, trainer
 
@@ -200,6 +201,30 @@ def test_the_evaluation_model_is_pure_onnx_and_evaluates(frozen, opset, tmp_path
     feeds = {"x": x, "labels": labels, **values}
     got = session.run(None, {name: value for name, value in feeds.items() if name in fed})[0]
     assert got == pytest.approx(loss(values, x, labels, LAYERS), abs=1e-6)
+
+
+def test_arithmetic_with_batch_statistics_goes_on_by_the_batch(tmp_path):
+    model = parse("""
+<ir_version: 8, opset_import: ["" : 17]>
+agraph (float[N, 3] x) => (float[N, 4] logits)
+<float[3, 4] weight = {0.5, -1, 2, 0.1, 1, 0.3, -0.7, 0.2, 0.9, -0.4, 0.6, 1.5}, float epsilon = {0.001}>
+{
+    h = MatMul (x, weight)
+    mean = ReduceMean <axes = [0]> (h)  d = Sub (h, mean)  q = Mul (d, d)  var = ReduceMean <axes = [0]> (q)
+    shifted = Add (var, epsilon)  std = Sqrt (shifted)  logits = Div (d, std)
+}""")
+    artifacts = _ours(model, tmp_path)
+    x, labels = batch(3)
+    x = x[:, :3]
+    h = x.astype(np.float64) @ numpy_helper.to_array(model.graph.initializer[0]).astype(np.float64)
+    logits = (h - h.mean(0)) / np.sqrt(h.var(0) + 1e-3)
+    labels = labels % 4
+    picked = np.take_along_axis(logits, labels[:, None], 1)[:, 0]
+    want = (np.log(np.exp(logits).sum(1)) - picked).mean()
+    trained = trainer(artifacts, "auto")
+    assert trained.forward_backward((x, labels)) == pytest.approx(want, abs=1e-5)
+    trained.module.eval()
+    assert float(trained.module(x, labels)) == pytest.approx(want, abs=1e-5)
 
 
 def test_a_module_trains_evaluates_and_exports(tmp_path):
