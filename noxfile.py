@@ -182,7 +182,8 @@ def mpi_torch(session: nox.Session) -> None:
     if session.posargs:
         session.run("pytest", *session.posargs)
         return
-    session.run("pytest", "tests/distributed")  # several processes a test
+    # Several processes a test. Replicas that are threads of one are tested with 'training'.
+    session.run("pytest", "-k", "not threads", "tests/distributed")
     session.run(*PYTEST, "tests/pytorch")
 
 
