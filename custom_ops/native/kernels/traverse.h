@@ -43,9 +43,13 @@ struct Rows {
         channels(block.channels()),
         stride(layout.channels * layout.inner),
         begin((block.outer_begin * layout.channels + block.channel_begin) * layout.inner) {
-    constexpr int64_t kLong = 512;
+    constexpr int64_t kShort = 128, kLong = 512;
     const int64_t outer = block.outer_end - block.outer_begin;
-    if (channels == layout.channels && stride <= kLong / 2) repeats = kLong / stride < outer ? kLong / stride : outer;
+    if (channels == layout.channels) {
+      // Longer rows take less time to walk over and more time to prepare: both are little at the root of all elements.
+      const auto grows = [&](int64_t length) { return length < kShort || length * length < outer * stride; };
+      while (2 * repeats <= outer && 2 * repeats * stride <= kLong && grows(repeats * stride)) repeats *= 2;
+    }
     count = outer / repeats;
     rest = outer % repeats * stride;
     stride *= repeats;
