@@ -34,24 +34,19 @@ def reference(
     )
 
 
-#: In the type of the statistics: ONNX Runtime has neither op for bfloat16.
-_CUT_OFF = """
-    relu_int = Constant <value_int: int = @relu> ()
-    is_relu = Cast <to = 9> (relu_int)
-    positive = Relu (normal_planes)
-    y_planes = Where (is_relu, positive, normal_planes)
-"""
-
-
 def _body(opset: int) -> str:
     return (
         bodies.CONSTANTS
         + bodies.AS_PLANES
         + bodies.planes("X", opset, like="scale")
         + channel_stats.statements(lambda result, count: bodies.count_like(result, count, "scale", opset))
-        + channel_normalize.statements(opset, cut_off=_CUT_OFF)
+        + channel_normalize.statements(opset).replace(" Y = ", " normal = ")
         + """
     inv_std = Reciprocal (std)
+    relu_int = Constant <value_int: int = @relu> ()
+    is_relu = Cast <to = 9> (relu_int)
+    positive = Relu (normal)
+    Y = Where (is_relu, positive, normal)
     unbiased_int = Constant <value_int: int = @unbiased> ()
     is_unbiased = Cast <to = 9> (unbiased_int)
     nothing_unbiased = Less (unbiased_int, unbiased_int)

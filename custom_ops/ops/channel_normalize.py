@@ -23,9 +23,8 @@ def reference(
     return (column(scale / np.sqrt(var + epsilon)) * (X - column(mean)) + column(B),)
 
 
-def statements(opset: int, cut_off: str = "") -> str:
-    """Statements from X_planes, scale, B, mean and var to Y; `cut_off`: others from normal_planes to y_planes."""
-    made = "normal_planes" if cut_off else "y_planes"
+def statements(opset: int) -> str:
+    """Statements from X_planes, scale, B, mean and var to Y."""
     return (
         f"""
     epsilon_float = Constant <value_float: float = @epsilon> ()
@@ -38,8 +37,7 @@ def statements(opset: int, cut_off: str = "") -> str:
         + f"""
     centred = Sub (X_planes, mean_column)
     scaled = Mul (centred, coefficient_column)
-    {made} = Add (scaled, B_column)
-    {cut_off}
+    y_planes = Add (scaled, B_column)
     {bodies.restore("Y", "y_planes", "X", opset)}
 """
     )

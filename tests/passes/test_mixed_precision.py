@@ -37,10 +37,12 @@ TYPES = [
     ("float16", "float32", "float16"),
 ]
 SWITCHES = [{}, {"one_pass": False}, {"synchronize": True}, {"portable": True}]
+#: ONNX Runtime's CPU provider has no standard ops for bfloat16, of which function bodies are made.
 CASES = [
     pytest.param(types, switches, id=f"{'-'.join(types)}-{switches or 'default'}")
     for types in TYPES
     for switches in SWITCHES
+    if types[0] != "bfloat16" or not switches.get("portable")
 ]
 SHAPE = (16, 3, 24, 24)  # 9216 elements a channel: 16-bit sums would be off by far more than one rounding
 EPSILON, MOMENTUM = 1e-3, 0.8
