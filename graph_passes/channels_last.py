@@ -10,7 +10,7 @@ from onnx_ir.passes import InPlacePass, PassResult
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.graph_passes.dialects import is_rewritten_forward
 from onnx_cbp.graph_passes.scopes import all_nodes
-from onnx_cbp.graph_passes.splice import inherit, is_used
+from onnx_cbp.graph_passes.splice import is_used, succeed
 
 #: Functions of one tensor, element by element; further inputs of theirs are numbers.
 _ELEMENTWISE = frozenset(
@@ -111,8 +111,6 @@ def _remove(end: ir.Node) -> None:
     """Let what a Transpose was given be what it made."""
     before, after = end.inputs[0], end.outputs[0]
     assert before is not None
-    inherit(after, before)
-    name, after.name = after.name, None
+    succeed(after, before)
     assert end.graph is not None
     end.graph.remove(end, safe=True)
-    before.name = name

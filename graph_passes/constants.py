@@ -10,7 +10,8 @@ import onnx_ir as ir
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-_RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
+#: Ops whose results nothing fixes, unless a seed does.
+RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 _MOST_NODES = 32  # exporters make a weight of a few: shapes, casts, a transposition
 
 
@@ -56,7 +57,7 @@ def _gather(value: ir.Value, nodes: dict[ir.Node, None], leaves: dict[ir.Value, 
         return value.is_initializer() and not value.is_graph_input() and value.const_value is not None
     if node in nodes:
         return True
-    if node.domain != "" or node.op_type in _RANDOM or max(len(nodes), depth) >= _MOST_NODES:
+    if node.domain != "" or node.op_type in RANDOM or max(len(nodes), depth) >= _MOST_NODES:
         return False
     if any(each.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for each in node.attributes.values()):
         return False

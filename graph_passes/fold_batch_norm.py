@@ -13,7 +13,7 @@ from onnx_cbp.graph_passes.constants import Constants
 from onnx_cbp.graph_passes.dialects._reading import attribute, optional_input
 from onnx_cbp.graph_passes.fold_relu import only_reader
 from onnx_cbp.graph_passes.sites import InferenceSite
-from onnx_cbp.graph_passes.splice import Names, inherit
+from onnx_cbp.graph_passes.splice import Names, succeed
 
 _UNBROADCAST_SINCE = 7
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
@@ -81,10 +81,7 @@ def _fold(site: InferenceSite, names: Names, opset: int, constants: Constants) -
     if not finite:
         return False
     _write(node, linear, weight, bias, names)
-    Y = node.outputs[0]
-    inherit(site.Y, Y)
-    name, site.Y.name = site.Y.name, None
-    Y.name = name
+    succeed(site.Y, node.outputs[0])
     assert site.node.graph is not None
     site.node.graph.remove((site.node, reader) if added else site.node, safe=True)
     return True

@@ -11,7 +11,7 @@ from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.analysis import find_sites
 from onnx_cbp.graph_passes.dialects import is_gradient_accumulator, is_rewritten_forward
-from onnx_cbp.graph_passes.sites import BackwardSite, ChannelVector, ForwardSite, InferenceSite
+from onnx_cbp.graph_passes.sites import BackwardSite, ForwardSite, InferenceSite, in_graph
 
 #: Where ops have their weights: these inputs are parameters, whether they are inputs of the graph or constants.
 _WEIGHTS = {"Conv": (1, 2), "ConvTranspose": (1, 2), "Gemm": (1, 2), "PRelu": (1,)}
@@ -46,7 +46,7 @@ def parameters(model: ir.Model, named: Container[str | None] = ()) -> set[ir.Val
             vectors = (site.scale, site.B, site.mean, site.var)
         elif is_rewritten_forward(site.node):
             vectors = tuple(site.node.inputs[1:5])
-        found |= values & {v.source if isinstance(v, ChannelVector) else v for v in vectors}
+        found |= values & {in_graph(v) for v in vectors if v is not None}
     return found
 
 

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
 from onnx_cbp.graph_passes.analysis import find_sites
+from onnx_cbp.graph_passes.ancestry import made_of
 from onnx_cbp.graph_passes.scopes import import_domain
 from onnx_cbp.graph_passes.sites import ForwardSite, label
 from onnx_cbp.graph_passes.splice import Draft, Names, Splice, is_used, statistics_type
@@ -138,23 +139,9 @@ def _running(site: ForwardSite, types: Types) -> list[_Running]:
     ):
         if before is not None:
             written = site.updates_in_place and is_parameter(before)
-            if written or is_used(updated) or (updated is not None and not _made_from(site.X, before)):
+            if written or is_used(updated) or (updated is not None and site.X not in made_of(before)):
                 result.append(_Running(name, before, types.of(before), updated, written))
     return result
-
-
-def _made_from(source: ir.Value, value: ir.Value) -> bool:
-    """Whether nodes of the same graph make `value` from `source`."""
-    seen, waiting = {value}, [value]
-    while waiting:
-        producer = waiting.pop().producer()
-        for each in producer.inputs if producer is not None else ():
-            if each is source:
-                return True
-            if each is not None and each not in seen:
-                seen.add(each)
-                waiting.append(each)
-    return False
 
 
 def _replace(

@@ -151,6 +151,11 @@ def label(node: ir.Node) -> str:
     return node.name or next((v.name for v in node.outputs if v.name), None) or node.op_type
 
 
+def in_graph(value: ir.Value) -> ir.Value:
+    """The value that stands in the graph for one that a form has in another shape; one that is filled is itself."""
+    return value.source if isinstance(value, ChannelVector) and value.source is not None else value
+
+
 def give_statistic(site: InferenceSite, position: int, new: ir.Value) -> None:
     """Let a batch norm in inference form read another running mean (position 0) or variance (1).
 
@@ -160,8 +165,6 @@ def give_statistic(site: InferenceSite, position: int, new: ir.Value) -> None:
     if not site.interior:  # an op: X, scale, B, mean, var
         site.node.replace_input_with(3 + position, new)
         return
-    source = old.source if isinstance(old, ChannelVector) else old
-    assert source is not None
-    for use in list(source.uses()):
+    for use in list(in_graph(old).uses()):
         if use.node is site.node or use.node in site.interior:
             use.node.replace_input_with(use.idx, new)

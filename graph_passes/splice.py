@@ -192,9 +192,7 @@ class Splice(Draft):
         assert holder is not None
         holder.insert_before(self.node, self.nodes)
         for old, new in self._heirs:
-            inherit(old, new)
-            name, old.name = old.name, None
-            new.name = name
+            succeed(old, new)
         if remove:
             holder.remove(self.node, safe=True)
             _remove_unused(interior)
@@ -217,6 +215,13 @@ def inherit(old: ir.Value, new: ir.Value) -> None:
     new.doc_string = old.doc_string
     new.metadata_props.update(old.metadata_props)
     new.meta.update(old.meta)  # onnx-ir keeps quantization annotations there
+
+
+def succeed(old: ir.Value, new: ir.Value) -> None:
+    """Give `new` all that `old` has, its name too."""
+    inherit(old, new)
+    name, old.name = old.name, None
+    new.name = name
 
 
 def short(name: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
+from onnx_cbp.graph_passes.ancestry import made_of
+
 
 class WriteEarlyPass(InPlacePass):
     """Moves the nodes that write running statistics in place to the end of the graph, the first layer's last.
@@ -47,15 +49,9 @@ def _read_elsewhere(writer: ir.Node) -> bool:
     written, new = writer.inputs[:2]
     if written is None or new is None or new.producer() is None or written.is_graph_output():
         return True
-    readers = {node for node, _ in written.uses()} - {writer}
-    seen, waiting = {new}, [new]
-    while waiting and readers:
-        producer = waiting.pop().producer()
-        if producer is None:
-            continue
-        readers.discard(producer)
-        for value in producer.inputs:
-            if value is not None and value not in seen:
-                seen.add(value)
-                waiting.append(value)
+    readers: set[ir.Node | None] = {node for node, _ in written.uses() if node is not writer}
+    for value in made_of(new):
+        if not readers:
+            break
+        readers.discard(value.producer())
     return bool(readers)

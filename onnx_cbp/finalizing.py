@@ -31,6 +31,7 @@ from onnx_cbp.graph_passes import (
     find_sites,
     label,
 )
+from onnx_cbp.graph_passes.constants import RANDOM
 from onnx_cbp.graph_passes.inference import infer_shapes
 from onnx_cbp.graph_passes.inference_outputs import inference_outputs, named_outputs, parameters
 from onnx_cbp.graph_passes.scopes import import_domain
@@ -39,8 +40,6 @@ from onnx_cbp.ir_models import ModelSource, read_model, to_ir, to_proto
 
 #: Since this IR version an initializer need not be an input, and is then a constant.
 _CONSTANTS_SINCE = 4
-#: What exporters take a dropout apart into, among others; a Dropout as such lets everything through.
-_RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 _NOT_ONNX = (DOMAIN, "com.microsoft", "com.microsoft.nchwc", "ai.onnx.training", "ai.onnx.preview.training")
 
 
@@ -202,7 +201,7 @@ def _refuse_free_parameters(model: ir.Model, known: set[ir.Value], checkpoint: s
 
 def _refuse_other_ops(model: ir.Model) -> None:
     for node in RecursiveGraphIterator(model.graph):
-        if node.domain == "" and node.op_type in _RANDOM:
+        if node.domain == "" and node.op_type in RANDOM:  # a Dropout as such lets all through by now
             raise OnnxCbpError(
                 f"node '{label(node)}' ({node.op_type}) makes the result random, as a dropout that an exporter has "
                 "taken apart does: export the model in evaluation mode, or name other outputs with --output"

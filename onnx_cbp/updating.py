@@ -23,7 +23,7 @@ from onnx_cbp.graph_passes.batch_statistics import (
     find_layers,
     running_statistics,
 )
-from onnx_cbp.graph_passes.sites import ChannelVector, InferenceSite, give_statistic
+from onnx_cbp.graph_passes.sites import InferenceSite, give_statistic, in_graph
 from onnx_cbp.graph_passes.splice import Names
 from onnx_cbp.ir_models import ModelSource, read_model, to_ir, to_proto
 from onnx_cbp.registration import register
@@ -294,7 +294,7 @@ def _give(graph: ir.Graph, layer: Layer, position: int, statistic: np.ndarray, n
     site = layer.site
     running = running_statistics(site)
     assert running is not None
-    old = _source(running[position])
+    old = in_graph(running[position])
     shape = statistic.shape if old.shape is None or not old.shape.is_static() else old.shape.numpy()
     dtype = old.dtype or ir.DataType.FLOAT
     name = names.fresh(f"{label(site.node)}.{('running_mean', 'running_var')[position]}")
@@ -302,7 +302,7 @@ def _give(graph: ir.Graph, layer: Layer, position: int, statistic: np.ndarray, n
     own.type, own.shape = ir.TensorType(dtype), ir.Shape(shape)
     graph.register_initializer(own)
     if isinstance(site, InferenceSite):
-        if site.interior and old in (_source(site.scale), _source(site.B)):
+        if site.interior and old in (in_graph(site.scale), in_graph(site.B)):
             raise OnnxCbpError(
                 f"node '{label(site.node)}' ({site.form}) reads '{old.name}' as a running statistic and as scale or "
                 "bias: make two tensors of it"
@@ -315,8 +315,3 @@ def _give(graph: ir.Graph, layer: Layer, position: int, statistic: np.ndarray, n
     index = 3 + position if reader is site.node else 0
     if reader.inputs[index] is old:
         reader.replace_input_with(index, own)
-
-
-def _source(value: ir.Value) -> ir.Value:
-    """The value in the graph that a vector of channels is made of."""
-    return value.source if isinstance(value, ChannelVector) and value.source is not None else value

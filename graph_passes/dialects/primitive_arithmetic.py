@@ -17,6 +17,7 @@ from fractions import Fraction
 
 import onnx_ir as ir
 
+from onnx_cbp.graph_passes.ancestry import made_of
 from onnx_cbp.graph_passes.dialects._polynomials import (
     BINARY,
     HALF,
@@ -99,8 +100,7 @@ def _widens(match: _Match, types: Types) -> bool:
     """Whether vectors of several elements make several channels of the one that X has: no batch norm does."""
     shape = types.shape(match.X)
     assert shape is not None
-    vectors = [types.shape(value) or () for value in (match.scale, match.B, match.mean, match.var) if value is not None]
-    return shape[match.axis] == 1 and any(isinstance(size, int) and size > 1 for vector in vectors for size in vector)
+    return shape[match.axis] == 1 and any(isinstance(size, int) and size > 1 for size in _vector_sizes(match, types))
 
 
 def _behind(node: ir.Node, types: Types) -> Iterator[ir.Value]:
@@ -200,20 +200,10 @@ def _reaches(values: tuple[Atom | None, ...], X: ir.Value) -> bool:
 
 def _sources(values: tuple[Atom | None, ...]) -> Iterator[ir.Value]:
     """The values that are no constants and that others are made of, and themselves."""
-    seen: set[ir.Value] = set()
-    waiting = [value for value in values if isinstance(value, ir.Value)]
-    while waiting:
-        value = waiting.pop()
-        if value in seen or value.is_initializer():
-            continue
-        seen.add(value)
+    for value in made_of(*(value for value in values if isinstance(value, ir.Value))):
         producer = value.producer()
-        if producer is None:
+        if not value.is_initializer() and (producer is None or producer.inputs):
             yield value
-            continue
-        if producer.inputs:
-            yield value
-        waiting += [each for each in producer.inputs if each is not None]
 
 
 def _goes_on(node: ir.Node, match: _Match, types: Types) -> bool:
@@ -324,11 +314,14 @@ def _channels(match: _Match, types: Types) -> int | None:
     """The number of channels, from whichever value says it."""
     shape = types.shape(match.X)
     assert shape is not None
-    sizes = [shape[match.axis]]
-    for value in (match.scale, match.B, match.mean, match.var):
-        vector = None if value is None else types.shape(value)
-        sizes += [size for size in vector or () if size != 1]
+    sizes = [shape[match.axis], *_vector_sizes(match, types)]
     return next((int(size) for size in sizes if isinstance(size, int)), None)
+
+
+def _vector_sizes(match: _Match, types: Types) -> list[int | str | None]:
+    """What the vectors say of the number of channels."""
+    vectors = [types.shape(value) or () for value in (match.scale, match.B, match.mean, match.var) if value is not None]
+    return [size for vector in vectors for size in vector if size != 1]
 
 
 def _as_channels(value: ir.Value, types: Types) -> ir.Value:

@@ -14,8 +14,8 @@ import onnx
 from onnx_cbp.checking.graphs import is_standard, nodes
 from onnx_cbp.checking.models import Model
 from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.graph_passes.constants import RANDOM
 
-_RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
 #: Seeds are floats, which hold whole numbers up to here.
 _SEEDS = 1 << 24
 
@@ -51,7 +51,7 @@ def refuse_other_random_nodes(first: Model, second: Model) -> None:
 def _unseeded(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     for holder in (model.graph.node, *(function.node for function in model.functions)):
         for node in nodes(holder):
-            if is_standard(node) and node.op_type in _RANDOM and all(a.name != "seed" for a in node.attribute):
+            if is_standard(node) and node.op_type in RANDOM and all(a.name != "seed" for a in node.attribute):
                 yield node
 
 
