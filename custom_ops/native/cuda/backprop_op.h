@@ -10,15 +10,6 @@
 
 namespace onnx_cbp::cuda {
 
-// What NormalizeTo rounds to zero: half of the smallest number of the type, but for what V itself cannot tell from
-// zero.
-template <typename T, typename V>
-constexpr V kRoundsToZero = std::is_same_v<T, Float16>    ? V(0x1p-25)
-                            : std::is_same_v<T, BFloat16> ? V(0x1p-134)
-                                                          : V(0);
-template <>
-constexpr double kRoundsToZero<float, double> = 0x1p-150;
-
 // dy, as far as a ReLU behind the normalisation let it pass, and x. Which dy pass is told by the ReLU's result y, or by
 // the slope and offset that its input was made with; without both there was no ReLU.
 template <typename T, typename V>
@@ -69,7 +60,7 @@ struct ReadsGradient {
     } else if (slope.values != nullptr) {
       for (int i = 0; i < kWidth; ++i) {
         const V normal = Normal(channel(i).forward, Widen<V>(inputs.x.At(i)));
-        if (!(normal > kRoundsToZero<T, V>)) kept.dy.Set(i, T{});
+        if (!(normal > RoundsToZero<T, V>())) kept.dy.Set(i, T{});
       }
     }
     return kept;

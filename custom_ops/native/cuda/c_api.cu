@@ -102,19 +102,30 @@ FinishTrain<V> Train(const Call& call, const StatsOutputs& outputs, const void* 
   return {outputs, call.Of(scale), call.Of(b), call.To(slope), call.To(offset)};
 }
 
-StatsOutputs TrainOutputs(const Call& call, double epsilon, double momentum, int unbiased, const void* running_mean,
-                          const void* running_var, void* mean, void* inv_std, void* updated_mean, void* updated_var) {
-  StatsOutputs outputs;
-  outputs.epsilon = epsilon;
-  outputs.mean = call.To(mean);
-  outputs.inv_std = call.To(inv_std);
-  outputs.running_mean = call.Of(running_mean);
-  outputs.running_var = call.Of(running_var);
-  outputs.mean_rule = {momentum, false};
-  outputs.var_rule = {momentum, unbiased != 0};
-  outputs.updated_mean = call.To(updated_mean);
-  outputs.updated_var = call.To(updated_var);
-  return outputs;
+// slope and offset: of y, for a gradient that recomputes the ReLU's mask; null where nobody keeps them.
+const char* TrainUpdate(const char* function, const onnx_cbp_cuda_queue& queue, int x_type, int stats_type,
+                        int64_t outer, int64_t channels, int64_t inner, double epsilon, double momentum, int unbiased,
+                        bool relu, const void* x, const void* scale, const void* b, const void* running_mean,
+                        const void* running_var, void* y, void* mean, void* inv_std, void* updated_mean,
+                        void* updated_var, void* slope, void* offset) {
+  return WithTensors(function, queue, x_type, stats_type, outer, channels, inner,
+                     [&](Queue* q, Call& call, auto t, auto v) {
+                       using V = decltype(v);
+                       call.x = x;
+                       call.out = y;
+                       call.relu = relu;
+                       StatsOutputs outputs;
+                       outputs.epsilon = epsilon;
+                       outputs.mean = call.To(mean);
+                       outputs.inv_std = call.To(inv_std);
+                       outputs.running_mean = call.Of(running_mean);
+                       outputs.running_var = call.Of(running_var);
+                       outputs.mean_rule = {momentum, false};
+                       outputs.var_rule = {momentum, unbiased != 0};
+                       outputs.updated_mean = call.To(updated_mean);
+                       outputs.updated_var = call.To(updated_var);
+                       Passes<decltype(t), V>::Train(q, call, Train<V>(call, outputs, scale, b, slope, offset));
+                     });
 }
 
 template <typename V>
@@ -269,16 +280,9 @@ const char* onnx_cbp_cuda_batch_norm_train_update(onnx_cbp_cuda_queue queue, int
                                                   const void* b, const void* running_mean, const void* running_var,
                                                   void* y, void* mean, void* inv_std, void* updated_mean,
                                                   void* updated_var) {
-  return WithTensors(__func__, queue, x_type, stats_type, outer, channels, inner,
-                     [&](Queue* q, Call& call, auto t, auto v) {
-                       using V = decltype(v);
-                       call.x = x;
-                       call.out = y;
-                       call.relu = relu != 0;
-                       const StatsOutputs outputs = TrainOutputs(call, epsilon, momentum, unbiased, running_mean,
-                                                                 running_var, mean, inv_std, updated_mean, updated_var);
-                       Passes<decltype(t), V>::Train(q, call, Train<V>(call, outputs, scale, b, nullptr, nullptr));
-                     });
+  return TrainUpdate(__func__, queue, x_type, stats_type, outer, channels, inner, epsilon, momentum, unbiased,
+                     relu != 0, x, scale, b, running_mean, running_var, y, mean, inv_std, updated_mean, updated_var,
+                     nullptr, nullptr);
 }
 
 const char* onnx_cbp_cuda_batch_norm_relu_train_update(onnx_cbp_cuda_queue queue, int x_type, int stats_type,
@@ -287,16 +291,8 @@ const char* onnx_cbp_cuda_batch_norm_relu_train_update(onnx_cbp_cuda_queue queue
                                                        const void* b, const void* running_mean, const void* running_var,
                                                        void* y, void* mean, void* inv_std, void* updated_mean,
                                                        void* updated_var, void* slope, void* offset) {
-  return WithTensors(__func__, queue, x_type, stats_type, outer, channels, inner,
-                     [&](Queue* q, Call& call, auto t, auto v) {
-                       using V = decltype(v);
-                       call.x = x;
-                       call.out = y;
-                       call.relu = true;
-                       const StatsOutputs outputs = TrainOutputs(call, epsilon, momentum, unbiased, running_mean,
-                                                                 running_var, mean, inv_std, updated_mean, updated_var);
-                       Passes<decltype(t), V>::Train(q, call, Train<V>(call, outputs, scale, b, slope, offset));
-                     });
+  return TrainUpdate(__func__, queue, x_type, stats_type, outer, channels, inner, epsilon, momentum, unbiased, true, x,
+                     scale, b, running_mean, running_var, y, mean, inv_std, updated_mean, updated_var, slope, offset);
 }
 
 const char* onnx_cbp_cuda_batch_norm_grad(onnx_cbp_cuda_queue queue, int x_type, int stats_type, int64_t outer,

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "../kernels/blocks/coefficients.h"
+#include "../kernels/running_stats.h"
 #include "accumulate.h"
 #include "plan.h"
 #include "statistics.h"
@@ -13,19 +14,6 @@ namespace onnx_cbp::cuda {
 
 // Nobody wants coefficients.
 struct NoCoefficients {};
-
-// How RunningStats moves a value; `elements` is the number that the batch's statistic was taken over.
-struct RunningRule {
-  double momentum = 0.0;
-  bool unbiased = false;
-
-  ONNX_CBP_DEVICE double Updated(double running, double batch, double elements) const {
-    if (elements == 0.0) return running;
-    const double others = elements - 1.0;
-    const double factor = unbiased ? elements / (others < 1.0 ? 1.0 : others) : 1.0;
-    return running * momentum + batch * factor * (1.0 - momentum);
-  }
-};
 
 // Outputs of statistics. Those that are null are not written.
 struct StatsOutputs {

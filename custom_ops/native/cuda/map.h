@@ -23,6 +23,21 @@ ONNX_CBP_DEVICE Vector<typename Op::Element, kWidth> MakeVector(const Op& op,
   return made;
 }
 
+// Writes the first `there` of a thread's units, at(u) for unit u: all are read before the first is written.
+template <int kWidth, int kBatch, typename Op, typename At, typename CoefficientsOf>
+ONNX_CBP_DEVICE void MapBatch(const Op& op, int there, At&& at, CoefficientsOf&& channel_of) {
+  Batch<typename Op::template Inputs<kWidth>, kBatch> inputs;
+  for (int u = 0; u < kBatch; ++u) {
+    if (u < there) inputs[u] = op.template Read<kWidth, true>(at(u));
+  }
+  for (int u = 0; u < kBatch; ++u) {
+    if (u < there) {
+      const auto kept = op.Keep(inputs[u], channel_of);
+      StoreVector(MakeVector<kWidth>(op, kept, channel_of), op.out + at(u));
+    }
+  }
+}
+
 template <typename Op, int kWidth>
 struct MapPlanes {
   static constexpr int kThreads = cuda::kThreads;
@@ -43,20 +58,13 @@ struct MapPlanes {
       if (unit >= end) return;
       PlaneWalk walk(planes, planes.channel(task), unit);
       for (; unit < end; unit += kBatch * kThreads) {
-        const int there = StepsBetween<kThreads, kBatch>(unit, end);
-        Batch<typename Op::template Inputs<kWidth>, kBatch> inputs;
         int64_t at[kBatch];
         for (int u = 0; u < kBatch; ++u) {
           at[u] = walk.at * kWidth;
-          if (u < there) inputs[u] = op.template Read<kWidth, true>(at[u]);
           walk.Step(planes);
         }
-        for (int u = 0; u < kBatch; ++u) {
-          if (u < there) {
-            const auto kept = op.Keep(inputs[u], channel_of);
-            StoreVector(MakeVector<kWidth>(op, kept, channel_of), op.out + at[u]);
-          }
-        }
+        MapBatch<kWidth, kBatch>(
+            op, StepsBetween<kThreads, kBatch>(unit, end), [&](int u) { return at[u]; }, channel_of);
       }
     });
   }
@@ -86,18 +94,9 @@ struct MapTiles {
       const int64_t step = kWarps * tiles.columns;
       int64_t row = tiles.begin(task) + thread / kWarp;
       for (; row < whole; row += kBatch * kWarps) {
-        const int there = StepsBetween<kWarps, kBatch>(row, whole);
-        Batch<typename Op::template Inputs<kWidth>, kBatch> inputs;
         const int64_t at = row * tiles.columns + column;
-        for (int u = 0; u < kBatch; ++u) {
-          if (u < there) inputs[u] = op.template Read<kWidth, true>(at + u * step);
-        }
-        for (int u = 0; u < kBatch; ++u) {
-          if (u < there) {
-            const auto kept = op.Keep(inputs[u], channel_of);
-            StoreVector(MakeVector<kWidth>(op, kept, channel_of), op.out + at + u * step);
-          }
-        }
+        MapBatch<kWidth, kBatch>(
+            op, StepsBetween<kWarps, kBatch>(row, whole), [&](int u) { return at + u * step; }, channel_of);
       }
       if (whole == end || (whole - tiles.begin(task)) % kWarps != thread / kWarp) return;
       const int64_t at = whole * tiles.columns + column;

@@ -80,6 +80,16 @@ ONNX_CBP_INLINE void Store(double value, Float16* out) { Store(static_cast<float
 template <typename T, typename U>
 using ComputeType = std::conditional_t<std::is_same_v<T, double> || std::is_same_v<U, double>, double, float>;
 
+// The largest value in V that is rounded to zero in T: half of T's smallest number, but for what V itself cannot tell
+// from zero.
+template <typename T, typename V>
+ONNX_CBP_INLINE constexpr V RoundsToZero() {
+  return static_cast<V>(std::is_same_v<T, Float16>                              ? 0x1p-25
+                        : std::is_same_v<T, BFloat16>                           ? 0x1p-134
+                        : std::is_same_v<T, float> && std::is_same_v<V, double> ? 0x1p-150
+                                                                                : 0.0);
+}
+
 // F(T, V) for every data type with every type that is computed in.
 #define ONNX_CBP_FOR_EACH_TYPES(F) \
   F(float, float)                  \

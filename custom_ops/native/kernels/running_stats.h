@@ -2,7 +2,22 @@
 
 #include <cstdint>
 
+#include "targets.h"
+
 namespace onnx_cbp {
+
+// How a running statistic moves, in double; `elements` is the number that the batch's was taken over.
+struct RunningRule {
+  double momentum = 0.0;
+  bool unbiased = false;
+
+  ONNX_CBP_INLINE double Updated(double running, double batch, double elements) const {
+    if (elements == 0.0) return running;
+    const double others = elements - 1.0;
+    const double factor = unbiased ? elements / (others < 1.0 ? 1.0 : others) : 1.0;
+    return running * momentum + batch * factor * (1.0 - momentum);
+  }
+};
 
 // updated = running * momentum + batch * (1 - momentum); unbiased: batch is multiplied by count /
 // (count - 1) first. count = 0 copies running. False where the type is unknown.

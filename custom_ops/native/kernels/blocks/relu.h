@@ -45,14 +45,6 @@ struct ResultMask {
   }
 };
 
-// What NormalizeBlock would have rounded to zero: half of the smallest number of the type, but for what V itself cannot
-// tell from zero.
-template <typename T, typename V>
-constexpr V kRoundsToZero = static_cast<V>(std::is_same_v<T, Float16>    ? 0x1p-25
-                                           : std::is_same_v<T, BFloat16> ? 0x1p-134
-                                           : std::is_same_v<T, float>    ? 0x1p-150
-                                                                         : 0.0);
-
 // Those where NormalizeBlock made something positive of x: its arithmetic once more, with its coefficients.
 template <typename T, typename V>
 struct RecomputedMask {
@@ -66,7 +58,7 @@ struct RecomputedMask {
     template <typename X, typename Reader>
     ONNX_CBP_INLINE X Pass(X gradient, X x, int64_t, Reader) const {
       const X normal = MulAdd(x - center, X{} + slope, X{} + offset);
-      return normal > X{} + kRoundsToZero<T, V> ? gradient : X{};
+      return normal > X{} + RoundsToZero<T, V>() ? gradient : X{};
     }
   };
 
