@@ -47,8 +47,8 @@ def usual_cases(operator: Operator) -> list[Case]:
 
 
 def kernel_cases(operator: Operator) -> list[Case]:
-    """The usual cases, then some with data of any bits."""
-    cases = usual_cases(operator)
+    """The usual cases, then one whose last block has less than a vector of a plane, and some with data of any bits."""
+    cases = [*usual_cases(operator), make_case(operator.name, (1, 2, 131_077))]
     if operator.has_data:
         some = (((3, 5, 1009), 1), ((97, 3, 5), 1))
         cases += [

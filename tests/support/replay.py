@@ -45,13 +45,23 @@ def _recorded(argument: Any) -> bytes:
     return struct.pack("=d" if isinstance(argument, ctypes.c_double) else "=q", argument.value)
 
 
-def replay(command: Sequence[str], cases: Sequence[Case], target: str) -> list[tuple[np.ndarray, ...]]:
+def replay(
+    command: Sequence[str], cases: Sequence[Case], target: str, *, shift: int = 0, **environment: str
+) -> list[tuple[np.ndarray, ...]]:
     """The outputs of the cases, computed for a target by the program in one run.
+
+    Args:
+        command: the program.
+        cases: ops with their inputs.
+        target: its name.
+        shift: by how many of their elements arrays lie behind a multiple of 16 bytes.
+        environment: what else the program finds there.
 
     Raises:
         RuntimeError: the program failed; the message is what it said.
     """
-    return replay_calls(command, cases, b"".join(map(record, cases)), {"ONNX_CBP_TARGET": target})
+    calls = b"".join(record(case, shift=shift) for case in cases)
+    return replay_calls(command, cases, calls, {"ONNX_CBP_TARGET": target, **environment})
 
 
 def replay_calls(

@@ -1,5 +1,6 @@
 #include "caches.h"
 
+#include <cstdlib>
 #include <fstream>
 #include <string>
 
@@ -8,6 +9,7 @@ namespace {
 
 // From Linux, which knows which cores share a cache: sysconf() on some virtual machines says the sum of all.
 size_t LargestCache() {
+  if (const char* bytes = std::getenv("ONNX_CBP_LARGEST_CACHE")) return std::strtoull(bytes, nullptr, 10);
   size_t largest = 0;
   for (int index = 0; index < 8; ++index) {
     std::ifstream file("/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(index) + "/size");
@@ -25,9 +27,10 @@ size_t LargestCache() {
 
 bool WritesPastCaches(const Layout& layout, size_t element_size, size_t bytes) {
   static const size_t largest = LargestCache();
+  if (!WalksByRow(layout)) return bytes > largest;
   constexpr size_t kLine = 64, kLong = 2048;
-  const size_t run = static_cast<size_t>(WalksByRow(layout) ? layout.stride() : layout.inner) * element_size;
-  return bytes > 2 * largest && (run % kLine == 0 || run >= kLong);
+  const size_t row = static_cast<size_t>(layout.stride()) * element_size;
+  return bytes > largest && (row % kLine == 0 || row >= kLong);
 }
 
 }  // namespace onnx_cbp

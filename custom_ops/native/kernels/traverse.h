@@ -7,16 +7,6 @@
 namespace onnx_cbp::ONNX_CBP_TARGET {
 namespace {
 
-// Calls plane(channel within the block, offset of its first element) for every plane of the block.
-template <typename F>
-ONNX_CBP_INLINE void ForEachPlane(const Layout& layout, const Block& block, F&& plane) {
-  for (int64_t outer = block.outer_begin; outer < block.outer_end; ++outer) {
-    for (int64_t c = 0; c < block.channels(); ++c) {
-      plane(c, (outer * layout.channels + block.channel_begin + c) * layout.inner + block.inner_begin);
-    }
-  }
-}
-
 // Calls planes(channel within the block, how many, offset of the first) for at most kGroup planes of a channel, which
 // lie layout.stride() apart: what is kept of a channel lies in memory, and is then read and written once for all of
 // them. More than four would not be good: their distance is often a multiple of what makes addresses share a place in

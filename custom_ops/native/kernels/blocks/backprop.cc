@@ -31,16 +31,14 @@ void Map(const Layout& layout, const Block& block, const BackpropCoefficients<V>
       });
     });
   } else {
-    ForEachPlane(layout, block, [&](int64_t c, int64_t offset) {
-      const Vector center = Broadcast(coefficients[c].center), slope = Broadcast(coefficients[c].slope),
-                   through_mean = Broadcast(coefficients[c].through_mean),
-                   through_var = Broadcast(coefficients[c].through_var);
+    MapPlanes<kStream, V>(layout, block, dx, [&](int64_t c) {
       const auto passing = mask.Plane(c);
-      MapRun<kStream, V>(block.inner(), dx + offset, [&](int64_t i, auto load) {
-        const Vector x_i = load(x + offset + i);
-        const Vector dy_i = passing.Pass(load(dy + offset + i), x_i, offset + i, load);
-        return gradient(dy_i, x_i, center, slope, through_mean, through_var);
-      });
+      return [=, center = Broadcast(coefficients[c].center), slope = Broadcast(coefficients[c].slope),
+              through_mean = Broadcast(coefficients[c].through_mean),
+              through_var = Broadcast(coefficients[c].through_var)](int64_t i, auto load) {
+        const Vector x_i = load(x + i);
+        return gradient(passing.Pass(load(dy + i), x_i, i, load), x_i, center, slope, through_mean, through_var);
+      };
     });
   }
 }

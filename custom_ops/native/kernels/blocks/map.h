@@ -22,5 +22,43 @@ ONNX_CBP_INLINE void MapRun(int64_t count, T* out, F&& make) {
   if (i < count) part(count - i);
 }
 
+// The first count lanes of one vector, the others of another.
+template <typename V>
+ONNX_CBP_INLINE VectorOf<V> Join(VectorOf<V> first, VectorOf<V> second, int64_t count) {
+  VectorOf<V> lane;
+  for (int i = 0; i < kWidth<V>; ++i) lane[i] = static_cast<V>(i);
+  return lane < Broadcast(static_cast<V>(count)) ? first : second;
+}
+
+// out[i] = of_channel(channel within the block)(i, load) for a block that is walked over by planes: what is made of
+// element i and those after it. Planes that are neighbours in memory are written as one run, whose vectors are aligned
+// and where a plane ends hold the beginning of the next one too: there is no other way to write a cache line at once.
+template <bool kStream, typename V, typename T, typename F>
+ONNX_CBP_INLINE void MapPlanes(const Layout& layout, const Block& block, T* out, F&& of_channel) {
+  for (int64_t outer = block.outer_begin; outer < block.outer_end; ++outer) {
+    int64_t at = (outer * layout.channels + block.channel_begin) * layout.inner + block.inner_begin;
+    int64_t end = at + block.inner();
+    const auto part = [&](const auto& make, int64_t elements) {
+      const int count = static_cast<int>(elements);
+      StorePart<V>(make(at, Part<V>{count}), out + at, count);
+      at += elements;
+    };
+    const int64_t head = -static_cast<int64_t>(reinterpret_cast<uintptr_t>(out + at) / sizeof(T)) & (kWidth<V> - 1);
+    if (head > 0) part(of_channel(int64_t{0}), head < block.inner() ? head : block.inner());
+    for (int64_t c = 0; c < block.channels(); ++c, end += layout.inner) {
+      const auto make = of_channel(c);
+      for (; at + kWidth<V> <= end; at += kWidth<V>) StoreVector<kStream>(make(at, Whole<V>{}), out + at);
+      if (at == end) continue;
+      if (c + 1 < block.channels()) {
+        const auto next = of_channel(c + 1);
+        StoreVector<kStream>(Join<V>(make(at, Whole<V>{}), next(at, Whole<V>{}), end - at), out + at);
+        at += kWidth<V>;
+      } else {
+        part(make, end - at);
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace onnx_cbp::ONNX_CBP_TARGET

@@ -26,11 +26,11 @@ void Map(const Layout& layout, const Block& block, const NormalizeCoefficients<V
       });
     });
   } else {
-    ForEachPlane(layout, block, [&](int64_t c, int64_t offset) {
-      const Vector center = Broadcast(coefficients[c].center), slope = Broadcast(coefficients[c].slope),
-                   shift = Broadcast(coefficients[c].offset);
-      MapRun<kStream, V>(block.inner(), y + offset,
-                         [&](int64_t i, auto load) { return normal(load(x + offset + i), center, slope, shift); });
+    MapPlanes<kStream, V>(layout, block, y, [&](int64_t c) {
+      return [=, center = Broadcast(coefficients[c].center), slope = Broadcast(coefficients[c].slope),
+              shift = Broadcast(coefficients[c].offset)](int64_t i, auto load) {
+        return normal(load(x + i), center, slope, shift);
+      };
     });
   }
 }
