@@ -32,12 +32,16 @@ struct Run {
     squares[v] = MulAdd(shifted, shifted, squares[v]);
   }
 
+  // As many elements as there are sums.
+  template <typename T>
+  ONNX_CBP_INLINE void AddVectors(const T* elements, VectorOf<V> pivot) {
+    for (int v = 0; v < kVectors; ++v) Add(v, LoadVector<V>(elements + v * kWidth<V>), pivot);
+  }
+
   template <typename T>
   ONNX_CBP_INLINE void AddAll(const T* elements, int64_t count, VectorOf<V> pivot) {
     int64_t i = 0;
-    for (; i + kElements <= count; i += kElements) {
-      for (int v = 0; v < kVectors; ++v) Add(v, LoadVector<V>(elements + i + v * kWidth<V>), pivot);
-    }
+    for (; i + kElements <= count; i += kElements) AddVectors(elements + i, pivot);
     for (int v = 0; v < kVectors; ++v, i += kWidth<V>) {
       if (count - i >= kWidth<V>) {
         Add(v, LoadVector<V>(elements + i), pivot);
@@ -75,6 +79,8 @@ template <typename T, typename V>
 void PlaneMoments(const Layout& layout, const Block& block, const T* x, Moments* moments) {
   constexpr int64_t kPivotElements = 256;
   constexpr int64_t kLongRun = kFloatAdditions * Run<V>::kElements, kImages = 4;
+  // Four streams are read faster than one, where there are registers enough for all of their sums.
+  constexpr bool kTogether = 2 * Run<V>::kVectors * kImages <= 16;
   const int64_t length = block.inner();
   const int64_t pivot_elements = length < kPivotElements ? length : kPivotElements;
   V pivots[Partition::kChannels];
@@ -92,15 +98,19 @@ void PlaneMoments(const Layout& layout, const Block& block, const T* x, Moments*
       Finish(run, lanes[c]);
     });
   } else {
-    // Two streams are read faster than one.
-    ForEachPlaneGroup<2>(layout, block, [&](int64_t c, int64_t planes, int64_t offset) {
+    ForEachPlaneGroup<kImages>(layout, block, [&](int64_t c, int64_t planes, int64_t offset) {
       const VectorOf<V> pivot = Broadcast(pivots[c]);
       for (int64_t begin = 0; begin < length; begin += kLongRun) {
-        const int64_t left = length - begin;
+        const int64_t count = length - begin < kLongRun ? length - begin : kLongRun;
+        const auto at = [&](int64_t plane) { return x + offset + plane * layout.stride() + begin; };
+        Run<V> runs[kImages];
+        int64_t i = 0;
+        for (; kTogether && planes == kImages && i + Run<V>::kElements <= count; i += Run<V>::kElements) {
+          for (int64_t plane = 0; plane < kImages; ++plane) runs[plane].AddVectors(at(plane) + i, pivot);
+        }
         for (int64_t plane = 0; plane < planes; ++plane) {
-          Run<V> run;
-          run.AddAll(x + offset + plane * layout.stride() + begin, left < kLongRun ? left : kLongRun, pivot);
-          Finish(run, lanes[c]);
+          runs[plane].AddAll(at(plane) + i, count - i, pivot);
+          Finish(runs[plane], lanes[c]);
         }
       }
     });
