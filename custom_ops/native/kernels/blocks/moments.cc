@@ -42,6 +42,13 @@ struct Run {
   ONNX_CBP_INLINE void AddAll(const T* elements, int64_t count, VectorOf<V> pivot) {
     int64_t i = 0;
     for (; i + kElements <= count; i += kElements) AddVectors(elements + i, pivot);
+    AddRest(elements + i, count - i, pivot);
+  }
+
+  // Fewer.
+  template <typename T>
+  ONNX_CBP_INLINE void AddRest(const T* elements, int64_t count, VectorOf<V> pivot) {
+    int64_t i = 0;
     for (int v = 0; v < kVectors; ++v, i += kWidth<V>) {
       if (count - i >= kWidth<V>) {
         Add(v, LoadVector<V>(elements + i), pivot);
@@ -103,14 +110,20 @@ void PlaneMoments(const Layout& layout, const Block& block, const T* x, Moments*
       for (int64_t begin = 0; begin < length; begin += kLongRun) {
         const int64_t count = length - begin < kLongRun ? length - begin : kLongRun;
         const auto at = [&](int64_t plane) { return x + offset + plane * layout.stride() + begin; };
-        Run<V> runs[kImages];
-        int64_t i = 0;
-        for (; kTogether && planes == kImages && i + Run<V>::kElements <= count; i += Run<V>::kElements) {
-          for (int64_t plane = 0; plane < kImages; ++plane) runs[plane].AddVectors(at(plane) + i, pivot);
-        }
-        for (int64_t plane = 0; plane < planes; ++plane) {
-          runs[plane].AddAll(at(plane) + i, count - i, pivot);
-          Finish(runs[plane], lanes[c]);
+        if (kTogether && planes == kImages) {
+          Run<V> runs[kImages];
+          int64_t i = 0;
+          for (; i + Run<V>::kElements <= count; i += Run<V>::kElements) {
+            for (int plane = 0; plane < kImages; ++plane) runs[plane].AddVectors(at(plane) + i, pivot);
+          }
+          for (int plane = 0; plane < kImages; ++plane) runs[plane].AddRest(at(plane) + i, count - i, pivot);
+          for (int plane = 0; plane < kImages; ++plane) Finish(runs[plane], lanes[c]);
+        } else {
+          for (int64_t plane = 0; plane < planes; ++plane) {
+            Run<V> run;
+            run.AddAll(at(plane), count, pivot);
+            Finish(run, lanes[c]);
+          }
         }
       }
     });
