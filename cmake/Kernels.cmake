@@ -1,5 +1,5 @@
 # What needs no ONNX Runtime: how all of the C++ is compiled (onnx_cbp_settings), and the kernels, collectives and plain C
-# functions as objects (ONNX_CBP_OBJECTS).
+# functions as objects (ONNX_CBP_OBJECTS), compiled where something is made of them.
 
 add_library(onnx_cbp_settings INTERFACE)
 target_compile_features(onnx_cbp_settings INTERFACE cxx_std_17)
@@ -19,7 +19,7 @@ set(_blocks ${_sources})
 list(FILTER _blocks INCLUDE REGEX "/kernels/blocks/")
 list(REMOVE_ITEM _sources ${_blocks})
 
-add_library(onnx_cbp_common OBJECT ${_native}/c_api.cc ${_sources})
+add_library(onnx_cbp_common OBJECT EXCLUDE_FROM_ALL ${_native}/c_api.cc ${_sources})
 target_link_libraries(onnx_cbp_common PRIVATE onnx_cbp_settings)
 if(NOT SKBUILD_PROJECT_VERSION)
   set(SKBUILD_PROJECT_VERSION unknown) # a build by hand: the number is in pyproject.toml
@@ -36,7 +36,7 @@ set(_options_avx2 -march=x86-64-v3)
 # GCC 12 takes the intrinsics' own undefined values for mistakes.
 set(_options_avx512 -march=x86-64-v4 $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
 foreach(_target IN LISTS _targets)
-  add_library(onnx_cbp_${_target} OBJECT ${_blocks})
+  add_library(onnx_cbp_${_target} OBJECT EXCLUDE_FROM_ALL ${_blocks})
   target_link_libraries(onnx_cbp_${_target} PRIVATE onnx_cbp_settings)
   target_compile_definitions(onnx_cbp_${_target} PRIVATE ONNX_CBP_TARGET=${_target})
   target_compile_options(onnx_cbp_${_target} PRIVATE ${_options_${_target}})

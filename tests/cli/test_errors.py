@@ -171,7 +171,12 @@ def _process(*arguments, **options):
 def test_signals_leave_nothing_behind(forward, tmp_path, sent, status):
     fifo = tmp_path / "fifo.onnx"
     os.mkfifo(fifo)
-    process = _process("rewrite", fifo, "-o", tmp_path / "out.onnx")
+    # A shell makes what it starts in the background deaf to SIGINT, and that is inherited.
+    before = signal.signal(sent, signal.SIG_DFL)
+    try:
+        process = _process("rewrite", fifo, "-o", tmp_path / "out.onnx")
+    finally:
+        signal.signal(sent, before)
     with fifo.open("wb"):  # returns once the process waits for the model
         time.sleep(0.1)
         process.send_signal(sent)

@@ -69,41 +69,52 @@ class Step:
     watched: list[dict[str, np.ndarray]]
 
 
-def follow(
-    engine: str,
-    artifacts: Artifacts,
-    made: Sequence[Batch],
-    folder: Path,
-    parts: list[list[int]],
-    bounds: dict[int, list[int]] | None = None,
-    groups: dict[str, list[list[int]]] | None = None,
-    **options,
-) -> None:
-    """Let replicas, in groups that synchronise, follow one process."""
-    replicas = sum(map(len, parts))
-    watched = switches(onnx.load(artifacts.training_model).graph)
-    original = with_outputs(artifacts, {name for switch in watched for name in switch.outputs}, folder)
-    graph = onnx.load(original.training_model).graph
-    outputs = [value.name for value in graph.output if not value.name.endswith(".accumulation.out")]
-    record, cuts = {"steps": np.array(len(made)), "inputs": np.array(len(made[0]))}, []
-    for number, batch in enumerate(made):
-        n = len(batch[0])
-        cuts.append((bounds or {}).get(number) or [0, *(round(n * part) for part in PARTS[replicas]), n])
-        record[f"{number}/bounds"] = np.array(cuts[-1])
-        record |= {f"{number}/input/{i}": value for i, value in enumerate(batch)}
-    steps = _one_process(original, made, cuts, parts, outputs, record)
-    rewritten = folder / "rewritten.onnx"
-    onnx.save(onnx_cbp.rewrite(original.training_model, data_parallel=True, **options), rewritten)
-    if artifacts.checkpoint != folder / "checkpoint":
-        shutil.copy(artifacts.checkpoint, folder / "checkpoint")
-    np.savez(folder / "record.npz", **record)
-    results = folder / "results"
-    results.mkdir()
-    files = {"training_model": str(rewritten), "record": str(folder / "record.npz"), "results": str(results)}
-    outcomes = start(engine, "follows_steps", replicas, results, groups=groups, **files)
+class Task:
+    """What replicas, in groups that synchronise, are to follow: one process that trains the original."""
+
+    def __init__(
+        self,
+        artifacts: Artifacts,
+        made: Sequence[Batch],
+        folder: Path,
+        parts: list[list[int]],
+        bounds: dict[int, list[int]] | None = None,
+        **options,
+    ) -> None:
+        self.parts, self.results = parts, folder / "results"
+        self.watched = switches(onnx.load(artifacts.training_model).graph)
+        original = with_outputs(artifacts, {name for switch in self.watched for name in switch.outputs}, folder)
+        graph = onnx.load(original.training_model).graph
+        self.outputs = [value.name for value in graph.output if not value.name.endswith(".accumulation.out")]
+        record, self.cuts = {"steps": np.array(len(made)), "inputs": np.array(len(made[0]))}, []
+        for number, batch in enumerate(made):
+            n = len(batch[0])
+            self.cuts.append((bounds or {}).get(number) or [0, *(round(n * part) for part in PARTS[self.replicas]), n])
+            record[f"{number}/bounds"] = np.array(self.cuts[-1])
+            record |= {f"{number}/input/{i}": value for i, value in enumerate(batch)}
+        self.steps = _one_process(original, made, self.cuts, parts, self.outputs, record)
+        rewritten = folder / "rewritten.onnx"
+        onnx.save(onnx_cbp.rewrite(original.training_model, data_parallel=True, **options), rewritten)
+        if artifacts.checkpoint != folder / "checkpoint":
+            shutil.copy(artifacts.checkpoint, folder / "checkpoint")
+        np.savez(folder / "record.npz", **record)
+        self.results.mkdir()
+        files = {"training_model": rewritten, "record": folder / "record.npz", "results": self.results}
+        self.files = {what: str(file) for what, file in files.items()}
+
+    @property
+    def replicas(self) -> int:
+        return sum(map(len, self.parts))
+
+
+def follow(engine: str, folder: Path, *tasks: Task, groups: dict[str, list[list[int]]] | None = None) -> None:
+    """Let the same replicas follow one process in each task, one task after the other."""
+    (replicas,) = {task.replicas for task in tasks}
+    outcomes = start(engine, "follows_steps", replicas, folder, groups=groups, tasks=[task.files for task in tasks])
     for rank in range(replicas):
         assert "result" in outcomes[rank], outcomes  # the first to fail may be another one
-    _judge(steps, [dict(np.load(results / f"{rank}.npz")) for rank in range(replicas)], cuts, parts, watched, outputs)
+    for task in tasks:
+        _judge(task, [dict(np.load(task.results / f"{rank}.npz")) for rank in range(replicas)])
 
 
 def _one_process(original, made, cuts, parts, outputs, record) -> list[Step]:
@@ -149,9 +160,10 @@ def by_one_ulp(state: dict[str, np.ndarray], seed: int) -> dict[str, np.ndarray]
     return moved
 
 
-def _judge(steps, found, cuts, parts, watched, outputs) -> None:
+def _judge(task: Task, found: list[dict[str, np.ndarray]]) -> None:
+    steps, watched = task.steps, task.watched
     losses, gradients, statistics, flips = [], [], [], []
-    for number, (step, cut) in enumerate(zip(steps, cuts, strict=True)):
+    for number, (step, cut) in enumerate(zip(steps, task.cuts, strict=True)):
         first = {name: found[0][f"{number}/gradient/{name}"] for name in step.gradients}
         for mine in found:
             losses.append(abs(float(mine[f"{number}/output/0"]) / step.loss - 1))
@@ -159,19 +171,20 @@ def _judge(steps, found, cuts, parts, watched, outputs) -> None:
                 np.testing.assert_array_equal(mine[f"{number}/gradient/{name}"], gradient, "on all replicas the same")
         gradients.append(max(gradient_differences(step.gradients, first).values()))
         flips.append([])
-        for part, after, want in zip(parts, step.after, step.watched, strict=True):
+        for part, after, want in zip(task.parts, step.after, step.watched, strict=True):
             for rank in part:
                 have = {name: found[rank][f"{number}/after/{name}"] for name in after}
                 statistics.append(max(gradient_differences(after, have, 0.0).values(), default=0.0))
-            got = _joined(found, number, [rank for rank in part if cut[rank] < cut[rank + 1]], watched, outputs)
+            got = _joined(found, number, [rank for rank in part if cut[rank] < cut[rank + 1]], watched, task.outputs)
             flips[-1] += [switch.flips(got, want) for switch in watched]
     flips = [np.concatenate(each) if each else np.array([]) for each in flips]
     judged = [difference for difference, flipped in zip(gradients, flips, strict=True) if not flipped.size]
     allowed = [step.tolerance for step, flipped in zip(steps, flips, strict=True) if not flipped.size]
     sizes = np.concatenate(flips)
     print(
-        f"loss {max(losses):.1e}, statistics {max(statistics):.1e}, gradients {max(judged, default=np.inf):.1e} in "
-        f"{len(judged)} of {len(steps)} steps; {sizes.size} flips in the others, gradients {max(gradients):.1e}; "
+        f"{task.results.parent.name}: loss {max(losses):.1e}, statistics {max(statistics):.1e}, "
+        f"gradients {max(judged, default=np.inf):.1e} in {len(judged)} of {len(steps)} steps; "
+        f"{sizes.size} flips in the others, gradients {max(gradients):.1e}; "
         f"{sum(tolerance > GRADIENTS for tolerance in allowed)} steps are worse conditioned than {GRADIENTS}"
     )
     assert max(losses) <= LOSS
@@ -200,12 +213,15 @@ def _joined(found, number, ranks, watched, outputs) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("replicas", [2, 3, 4])
-@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_sample_models(engine, name, replicas, tmp_path):
-    artifacts = Artifacts.in_folder(MODELS / name)
-    made = batches(artifacts, STEPS, seed=replicas)
-    follow(engine, artifacts, made, tmp_path, [list(range(replicas))], synchronize=True)
+def test_the_sample_models(engine, replicas, tmp_path):
+    tasks = []
+    for name in NAMES:
+        artifacts, folder = Artifacts.in_folder(MODELS / name), tmp_path / name
+        folder.mkdir()
+        made = batches(artifacts, STEPS, seed=replicas)
+        tasks.append(Task(artifacts, made, folder, [list(range(replicas))], synchronize=True))
+    follow(engine, tmp_path, *tasks)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +233,7 @@ def test_groups(engine, group, parts, tmp_path):
     made = batches(artifacts, STEPS, seed=9)
     bounds = {number: [0, 5, 9, 10, len(batch[0])] for number, batch in enumerate(made)}
     groups = None if group.startswith("size") else {group: parts}
-    follow(engine, artifacts, made, tmp_path, parts, bounds, groups, synchronize=group)
+    follow(engine, tmp_path, Task(artifacts, made, tmp_path, parts, bounds, synchronize=group), groups=groups)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -229,7 +245,7 @@ def test_networks_made_up_on_the_spot(rank, seed, tmp_path):
     artifacts = generate(network, tmp_path)
     replicas = 2 + seed % 3
     made, parts = random_batches(network, STEPS, seed), [list(range(replicas))]
-    follow("threads", artifacts, made, tmp_path, parts, synchronize=True)
+    follow("threads", tmp_path, Task(artifacts, made, tmp_path, parts, synchronize=True))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -238,4 +254,4 @@ def test_a_replica_without_samples(engine, tmp_path):
     made = batches(artifacts, STEPS, seed=4)
     turns = [[0, 0, 6, -1], [0, 6, 6, -1], [0, 1, -1, -1]]  # each replica has none once
     bounds = {i: [len(b[0]) if at < 0 else at for at in turns[i % 3]] for i, b in enumerate(made)}
-    follow(engine, artifacts, made, tmp_path, [[0, 1, 2]], bounds, synchronize=True)
+    follow(engine, tmp_path, Task(artifacts, made, tmp_path, [[0, 1, 2]], bounds, synchronize=True))

@@ -296,7 +296,13 @@ def module_batch(training_model: str, rank: int) -> list[np.ndarray]:
 _READING = threading.Lock()
 
 
-def follows_steps(training_model: str, record: str, results: str) -> None:
+def follows_steps(tasks: list[dict[str, str]]) -> None:
+    """Follow the records of several models, one after the other."""
+    for task in tasks:
+        _follows_record(**task)
+
+
+def _follows_record(training_model: str, record: str, results: str) -> None:
     """Take each step of a record from the state that it had there, on this replica's part of its batch.
 
     The files are numpy's. Results: of each step all outputs, the gradients and the state after it.
