@@ -37,6 +37,13 @@ def test_bit_identical_for_every_type(name, data):
         _assert_same_bits(make_case(name, shape, axis=axis, data=data, statistics=statistics))
 
 
+@pytest.mark.skipif(cuda_adapter.folder() is not None, reason="what is tested is an order of the processor's kernels")
+@pytest.mark.parametrize("name", [name for name in OPERATORS if name.startswith("BatchNorm")])
+def test_bit_identical_in_the_order_of_memory(name):
+    # Short runs, and as many elements as schedule.h asks for.
+    _assert_same_bits(make_case(name, (66, 500, 7, 7)))
+
+
 def _assert_same_bits(case):
     want = run(case, "native", threads=1)
     if cuda_adapter.folder() is None:  # its kernels are others than those of the plain C functions

@@ -10,6 +10,7 @@ import pytest
 from onnx_cbp.custom_ops import OPERATORS
 from onnx_cbp.custom_ops.library import call_native, function_name, native_target
 from support.kernel_cases import assert_near, assert_same_bits, compute_type, describe, kernel_cases, usual_cases
+from support.ops import make_case
 from support.replay import replay
 from support.variants import command
 
@@ -60,6 +61,17 @@ def test_same_bits_of_the_baseline_under_sanitizers(cases, baseline):
 def test_same_bits_past_the_caches(target, shift, cases, fused):
     results = replay(command("sanitized", target), cases, target, shift=shift, ONNX_CBP_LARGEST_CACHE="0")
     _assert_all_same_bits(cases, results, fused)
+
+
+@pytest.mark.parametrize("name", [name for name in OPERATORS if name.startswith("BatchNorm")])
+def test_same_bits_in_the_order_of_memory(name):
+    # Short runs, and as many elements as schedule.h asks for.
+    case = make_case(name, (66, 500, 7, 7))
+    target = native_target()
+    by_group, in_order = (
+        replay(command("installed", target), [case], target, ONNX_CBP_LARGEST_CACHE=str(size)) for size in (0, 1 << 30)
+    )
+    _assert_all_same_bits([case], in_order, by_group)
 
 
 def test_the_baseline_differs_by_rounding_alone(cases, baseline, fused):

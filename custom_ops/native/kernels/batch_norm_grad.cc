@@ -31,12 +31,12 @@ bool BatchNormGrad(int x_type, int stats_type, const Executor& executor, const L
       }
       relu.coefficients = forward.data();
     }
-    const Output<T> out{static_cast<T*>(dx),
-                        WritesPastCaches(layout, sizeof(T), (source.y == nullptr ? 3 : 4) * layout.size() * sizeof(T))};
+    const size_t bytes = (source.y == nullptr ? 3 : 4) * layout.size() * sizeof(T);
+    const Output<T> out{static_cast<T*>(dx), WritesPastCaches(layout, sizeof(T), bytes)};
     const T* const xs = static_cast<const T*>(x);
     std::vector<BackpropCoefficients<V>> coefficients(channels);
     RunTwoSteps(
-        executor, partition, layout,
+        executor, partition, layout, FitsCaches(bytes),
         [&](int64_t task) {
           const Block block = partition.block(task);
           BlockSums(layout, block, xs, center.data(), dys, relu,
@@ -49,10 +49,7 @@ bool BatchNormGrad(int x_type, int stats_type, const Executor& executor, const L
                 MakeBackpropCoefficients<V>(gamma[c], center[c], s[c], scale_sums[c], bias_sums[c], count);
           }
         },
-        [&](int64_t task) {
-          const Block block = partition.block(task);
-          BackpropBlock(layout, block, coefficients.data(), dys, relu, xs, out);
-        });
+        [&](const Block& block) { BackpropBlock(layout, block, coefficients.data(), dys, relu, xs, out); });
   });
   return known && FromDouble(scale_sums, stats_type, scale_grad) && FromDouble(bias_sums, stats_type, bias_grad);
 }

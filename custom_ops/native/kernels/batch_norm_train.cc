@@ -22,9 +22,10 @@ bool BatchNormTrain(int x_type, int stats_type, const Executor& executor, const 
     using T = decltype(t);
     using V = ComputeType<T, decltype(u)>;
     std::vector<NormalizeCoefficients<V>> coefficients(channels);
-    const Output<T> y{static_cast<T*>(outputs.y), WritesPastCaches(layout, sizeof(T), 2 * layout.size() * sizeof(T))};
+    const size_t bytes = 2 * layout.size() * sizeof(T);
+    const Output<T> y{static_cast<T*>(outputs.y), WritesPastCaches(layout, sizeof(T), bytes)};
     RunTwoSteps(
-        executor, partition, layout,
+        executor, partition, layout, FitsCaches(bytes),
         [&](int64_t task) {
           const Block block = partition.block(task);
           BlockMoments<T, V>(layout, block, static_cast<const T*>(x),
@@ -41,8 +42,7 @@ bool BatchNormTrain(int x_type, int stats_type, const Executor& executor, const 
             offset[c] = static_cast<double>(coefficients[c].offset);
           }
         },
-        [&](int64_t task) {
-          const Block block = partition.block(task);
+        [&](const Block& block) {
           NormalizeBlock(layout, block, coefficients.data(), static_cast<const T*>(x), relu, y);
         });
   });

@@ -25,12 +25,17 @@ size_t LargestCache() {
 
 }  // namespace
 
-bool WritesPastCaches(const Layout& layout, size_t element_size, size_t bytes) {
+bool FitsCaches(size_t bytes) {
   static const size_t largest = LargestCache();
-  if (!WalksByRow(layout)) return bytes > largest;
+  return bytes <= largest;
+}
+
+bool WritesPastCaches(const Layout& layout, size_t element_size, size_t bytes) {
+  if (FitsCaches(bytes)) return false;
+  if (!WalksByRow(layout)) return true;
   constexpr size_t kLine = 64, kLong = 2048;
   const size_t row = static_cast<size_t>(layout.stride()) * element_size;
-  return bytes > largest && (row % kLine == 0 || row >= kLong);
+  return row % kLine == 0 || row >= kLong;
 }
 
 }  // namespace onnx_cbp

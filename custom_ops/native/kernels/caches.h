@@ -1,4 +1,4 @@
-// Whether to write past the caches.
+// What the processor's caches hold.
 #pragma once
 
 #include <cstddef>
@@ -7,10 +7,14 @@
 
 namespace onnx_cbp {
 
-// For a kernel that moves so many bytes, among them a tensor of this layout and element size that it writes. Past the
-// caches, what is written need not be read first; it pays where not all of it stays in the largest cache anyway (1.1 to
-// 1.7 times as fast with 38 MB and a cache of 32 MB, 0.4 to 1.2 times with 19 MB) and where what is written in one go
-// begins and ends with whole cache lines, or is long: neighbouring planes are one, rows are not.
+// Whether the largest cache holds so many bytes.
+bool FitsCaches(size_t bytes);
+
+// Whether to write past the caches, for a kernel that moves so many bytes, among them a tensor of this layout and
+// element size that it writes. Past the caches, what is written need not be read first; it pays where not all of it
+// stays in the largest cache anyway (1.1 to 1.7 times as fast with 38 MB and a cache of 32 MB, 0.4 to 1.2 times with 19
+// MB) and where what is written in one go begins and ends with whole cache lines, or is long: neighbouring planes are
+// one, rows are not.
 bool WritesPastCaches(const Layout& layout, size_t element_size, size_t bytes);
 
 }  // namespace onnx_cbp

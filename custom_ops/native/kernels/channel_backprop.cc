@@ -24,7 +24,7 @@ bool ChannelBackprop(int x_type, int stats_type, const Executor& executor, const
       all[c] = MakeBackpropCoefficients<V>(value(scale, c), value(mean, c), value(inv_std, c), value(scale_grad, c),
                                            value(bias_grad, c), elements);
     }
-    const Partition partition(layout);
+    const Partition partition = Partition::OfMap(layout);
     const Output<T> out{static_cast<T*>(dx), WritesPastCaches(layout, sizeof(T), 3 * layout.size() * sizeof(T))};
     executor.ForEach(partition.tasks(), [&](int64_t task) {
       const Block block = partition.block(task);

@@ -22,7 +22,7 @@ bool ChannelNormalize(int x_type, int stats_type, const Executor& executor, cons
       const double inv_std = 1.0 / std::sqrt(value(var, c) + epsilon);
       all[c] = MakeNormalizeCoefficients<V>(value(mean, c), inv_std, value(scale, c), value(b, c));
     }
-    const Partition partition(layout);
+    const Partition partition = Partition::OfMap(layout);
     const Output<T> out{static_cast<T*>(y), WritesPastCaches(layout, sizeof(T), 2 * layout.size() * sizeof(T))};
     executor.ForEach(partition.tasks(), [&](int64_t task) {
       const Block block = partition.block(task);

@@ -51,26 +51,19 @@ class Partition {
   static constexpr int64_t kChannels = 64;
   static constexpr int64_t kRow = 1 << 10;
 
-  explicit Partition(const Layout& layout) : layout_(layout) {
-    if (layout.empty()) return;
-    inner_per_block_ = std::min(layout.inner, kElements);
-    // Long runs of neighbouring elements are what memory is fast at; every channel of a block costs
-    // scratch memory.
-    const int64_t channels =
-        WalksByRow(layout) ? kRow / layout.inner : std::min(kChannels, std::max<int64_t>(1, kRun / inner_per_block_));
-    channels_per_block_ = std::min(layout.channels, channels);
-    const int64_t outer = std::max<int64_t>(1, kElements / (channels_per_block_ * inner_per_block_));
-    outer_per_block_ = std::min(layout.outer, outer);
-    inner_blocks_ = CeilDiv(layout.inner, inner_per_block_);
-    channel_blocks_ = CeilDiv(layout.channels, channels_per_block_);
-    outer_blocks_ = CeilDiv(layout.outer, outer_per_block_);
-  }
+  explicit Partition(const Layout& layout) : Partition(layout, kChannels, kRun) {}
+
+  // For elements that are mapped: runs as long as they can be, since where blocks begin is nothing to the results.
+  static Partition OfMap(const Layout& layout) { return Partition(layout, layout.channels, kElements); }
 
   int64_t tasks() const { return parts() * channel_blocks_; }
   // Blocks that share a channel: their partial results are merged in the order of their numbers.
   int64_t parts() const { return outer_blocks_ * inner_blocks_; }
 
   int64_t channel_blocks() const { return channel_blocks_; }
+
+  // The most neighbouring elements that a block has.
+  int64_t run() const { return channels_per_block_ * inner_per_block_; }
 
   int64_t part(int64_t task) const { return task / channel_blocks_; }
 
@@ -89,6 +82,21 @@ class Partition {
  private:
   static constexpr int64_t kElements = 1 << 17;
   static constexpr int64_t kRun = 1 << 15;
+
+  Partition(const Layout& layout, int64_t most_channels, int64_t run) : layout_(layout) {
+    if (layout.empty()) return;
+    inner_per_block_ = std::min(layout.inner, kElements);
+    // Long runs of neighbouring elements are what memory is fast at; every channel of a block costs
+    // scratch memory.
+    const int64_t channels = WalksByRow(layout) ? kRow / layout.inner
+                                                : std::min(most_channels, std::max<int64_t>(1, run / inner_per_block_));
+    channels_per_block_ = std::min(layout.channels, channels);
+    const int64_t outer = std::max<int64_t>(1, kElements / (channels_per_block_ * inner_per_block_));
+    outer_per_block_ = std::min(layout.outer, outer);
+    inner_blocks_ = CeilDiv(layout.inner, inner_per_block_);
+    channel_blocks_ = CeilDiv(layout.channels, channels_per_block_);
+    outer_blocks_ = CeilDiv(layout.outer, outer_per_block_);
+  }
 
   static int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
