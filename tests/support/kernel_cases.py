@@ -22,6 +22,7 @@ SMALL = [
     ((2, 3, 79), 1),  # one element less than whole vectors, here in planes and there in rows
     ((5, 39), 1),
     ((2, 3, 17, 19), 1),
+    ((5, 3, 545), 1),  # four planes at once, and one; each in two runs, with a tail
     ((33, 130), 1),
     ((3, 5, 7, 37), -1),
     ((40, 1, 6), 1),  # one channel: one long plane

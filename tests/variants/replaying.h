@@ -1,7 +1,9 @@
 // Recorded calls of plain C functions: calls from standard input, results to standard output. A call is the function's
 // name, the number of its arguments, and these in order: numbers in 8 bytes, what is read as its size, the number of
-// bytes by which its address is no multiple of 16, and its bytes, what is written as these two numbers alone. Every
-// buffer ends where it ends, so that a sanitizer sees the first byte that is read or written behind it.
+// bytes by which its address is no multiple of 16, and its bytes, what is written as these two numbers alone. What is
+// read ends where its memory ends, so that a sanitizer sees the first byte that is read behind it. What is written lies
+// between bytes that are looked at afterwards: sanitizers do not see stores past the caches, nor those of parts of
+// vectors.
 #pragma once
 
 #include <cstdint>
@@ -32,20 +34,30 @@ T ReadNumber() {
 
 class Buffer {
  public:
-  Buffer()
+  // With so many bytes in front and behind that must stay as they are.
+  explicit Buffer(size_t guard)
       : size_(static_cast<size_t>(ReadNumber<int64_t>())),
-        shift_(static_cast<size_t>(ReadNumber<int64_t>())),
-        bytes_(new unsigned char[shift_ + size_]) {
-    std::memset(bytes_.get(), 0xff, shift_ + size_);  // what a kernel forgets to write is seen
+        front_(guard + static_cast<size_t>(ReadNumber<int64_t>())),
+        back_(guard),
+        bytes_(new unsigned char[front_ + size_ + back_]) {
+    std::memset(bytes_.get(), kUntouched, front_ + size_ + back_);
+    std::memset(get(), 0xff, size_);  // what a kernel forgets to write is seen
   }
   void Fill() { Read(get(), size_); }
-  void* get() const { return bytes_.get() + shift_; }
+  unsigned char* get() const { return bytes_.get() + front_; }
   void Write() const {
+    for (size_t i = 0; i < front_; ++i) CheckUntouched(bytes_[i]);
+    for (size_t i = 0; i < back_; ++i) CheckUntouched(get()[size_ + i]);
     if (std::fwrite(get(), 1, size_, stdout) != size_) Fail("the results cannot be written");
   }
 
  private:
-  size_t size_, shift_;
+  static constexpr unsigned char kUntouched = 0xa5;
+  static void CheckUntouched(unsigned char byte) {
+    if (byte != kUntouched) Fail("a result was written beyond its ends");
+  }
+
+  size_t size_, front_, back_;
   std::unique_ptr<unsigned char[]> bytes_;
 };
 
@@ -73,15 +85,15 @@ struct Argument<double> {
 // Texts come with their terminating zero.
 template <typename T>
 struct Argument<const T*> {
-  Buffer buffer;
+  Buffer buffer{0};
   Argument() { buffer.Fill(); }
-  const T* Get() const { return static_cast<const T*>(buffer.get()); }
+  const T* Get() const { return reinterpret_cast<const T*>(buffer.get()); }
   void Write() const {}
 };
 template <typename T>
 struct Argument<T*> {
-  Buffer buffer;
-  T* Get() const { return static_cast<T*>(buffer.get()); }
+  Buffer buffer{64};
+  T* Get() const { return reinterpret_cast<T*>(buffer.get()); }
   void Write() const { buffer.Write(); }
 };
 

@@ -9,7 +9,11 @@ namespace {
 
 // From Linux, which knows which cores share a cache: sysconf() on some virtual machines says the sum of all.
 size_t LargestCache() {
-  if (const char* bytes = std::getenv("ONNX_CBP_LARGEST_CACHE")) return std::strtoull(bytes, nullptr, 10);
+  if (const char* bytes = std::getenv("ONNX_CBP_LARGEST_CACHE")) {
+    char* end = nullptr;
+    const size_t size = std::strtoull(bytes, &end, 10);
+    if (end != bytes && *end == '\0') return size;  // anything else is no number of bytes
+  }
   size_t largest = 0;
   for (int index = 0; index < 8; ++index) {
     std::ifstream file("/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(index) + "/size");

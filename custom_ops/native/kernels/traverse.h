@@ -7,16 +7,19 @@
 namespace onnx_cbp::ONNX_CBP_TARGET {
 namespace {
 
-// Calls planes(channel within the block, how many, offset of the first) for at most kGroup planes of a channel, which
-// lie layout.stride() apart: what is kept of a channel lies in memory, and is then read and written once for all of
-// them. More than four would not be good: their distance is often a multiple of what makes addresses share a place in
-// the cache.
-template <int64_t kGroup, typename F>
+// How many planes of a channel are walked together: what is kept of a channel lies in memory, and is then read and
+// written once for all of them. More than four would not be good: their distance is often a multiple of what makes
+// addresses share a place in the cache.
+constexpr int64_t kPlanes = 4;
+
+// Calls planes(channel within the block, how many, offset of the first) for at most kPlanes planes of a channel, which
+// lie layout.stride() apart.
+template <typename F>
 ONNX_CBP_INLINE void ForEachPlaneGroup(const Layout& layout, const Block& block, F&& planes) {
-  for (int64_t outer = block.outer_begin; outer < block.outer_end; outer += kGroup) {
+  for (int64_t outer = block.outer_begin; outer < block.outer_end; outer += kPlanes) {
     const int64_t left = block.outer_end - outer;
     for (int64_t c = 0; c < block.channels(); ++c) {
-      planes(c, left < kGroup ? left : kGroup,
+      planes(c, left < kPlanes ? left : kPlanes,
              (outer * layout.channels + block.channel_begin + c) * layout.inner + block.inner_begin);
     }
   }

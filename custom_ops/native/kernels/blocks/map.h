@@ -6,6 +6,12 @@
 namespace onnx_cbp::ONNX_CBP_TARGET {
 namespace {
 
+// How many elements there are before the first that a whole vector may be streamed to.
+template <typename V, typename T>
+ONNX_CBP_INLINE int64_t ElementsToAligned(const T* out) {
+  return -static_cast<int64_t>(reinterpret_cast<uintptr_t>(out) / sizeof(T)) & (kWidth<V> - 1);
+}
+
 // out[i] = make(i, load): what is made of element i and those after it, read with load.
 template <bool kStream, typename V, typename T, typename F>
 ONNX_CBP_INLINE void MapRun(int64_t count, T* out, F&& make) {
@@ -15,7 +21,7 @@ ONNX_CBP_INLINE void MapRun(int64_t count, T* out, F&& make) {
     i += elements;
   };
   if constexpr (kStream) {
-    const int64_t head = -static_cast<int64_t>(reinterpret_cast<uintptr_t>(out) / sizeof(T)) & (kWidth<V> - 1);
+    const int64_t head = ElementsToAligned<V>(out);
     if (head > 0) part(head < count ? head : count);
   }
   for (; i + kWidth<V> <= count; i += kWidth<V>) StoreVector<kStream>(make(i, Whole<V>{}), out + i);
@@ -43,7 +49,7 @@ ONNX_CBP_INLINE void MapPlanes(const Layout& layout, const Block& block, T* out,
       StorePart<V>(make(at, Part<V>{count}), out + at, count);
       at += elements;
     };
-    const int64_t head = -static_cast<int64_t>(reinterpret_cast<uintptr_t>(out + at) / sizeof(T)) & (kWidth<V> - 1);
+    const int64_t head = ElementsToAligned<V>(out + at);
     if (head > 0) part(of_channel(int64_t{0}), head < block.inner() ? head : block.inner());
     for (int64_t c = 0; c < block.channels(); ++c, end += layout.inner) {
       const auto make = of_channel(c);

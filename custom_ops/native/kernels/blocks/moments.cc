@@ -85,9 +85,10 @@ ONNX_CBP_INLINE void Finish(const Run<V>& run, double* lanes) {
 template <typename T, typename V>
 void PlaneMoments(const Layout& layout, const Block& block, const T* x, Moments* moments) {
   constexpr int64_t kPivotElements = 256;
-  constexpr int64_t kLongRun = kFloatAdditions * Run<V>::kElements, kImages = 4;
-  // Four streams are read faster than one, where there are registers enough for all of their sums.
-  constexpr bool kTogether = 2 * Run<V>::kVectors * kImages <= 16;
+  constexpr int64_t kLongRun = kFloatAdditions * Run<V>::kElements;
+  // Four streams are read faster than one, where half of the registers are enough for all of their sums: for floats on
+  // AVX-512.
+  constexpr bool kTogether = 2 * Run<V>::kVectors * kPlanes <= 16;
   const int64_t length = block.inner();
   const int64_t pivot_elements = length < kPivotElements ? length : kPivotElements;
   V pivots[Partition::kChannels];
@@ -97,27 +98,27 @@ void PlaneMoments(const Layout& layout, const Block& block, const T* x, Moments*
     pivots[c] = PivotOf<V>(SumOf(first + block.inner_begin, pivot_elements), pivot_elements);
     for (int lane = 0; lane < 2 * kLanes; ++lane) lanes[c][lane] = 0.0;
   }
-  if (length * kImages <= kLongRun) {
-    ForEachPlaneGroup<kImages>(layout, block, [&](int64_t c, int64_t planes, int64_t offset) {
+  if (length * kPlanes <= kLongRun) {
+    ForEachPlaneGroup(layout, block, [&](int64_t c, int64_t planes, int64_t offset) {
       const VectorOf<V> pivot = Broadcast(pivots[c]);
       Run<V> run;
       for (int64_t plane = 0; plane < planes; ++plane) run.AddAll(x + offset + plane * layout.stride(), length, pivot);
       Finish(run, lanes[c]);
     });
   } else {
-    ForEachPlaneGroup<kImages>(layout, block, [&](int64_t c, int64_t planes, int64_t offset) {
+    ForEachPlaneGroup(layout, block, [&](int64_t c, int64_t planes, int64_t offset) {
       const VectorOf<V> pivot = Broadcast(pivots[c]);
       for (int64_t begin = 0; begin < length; begin += kLongRun) {
         const int64_t count = length - begin < kLongRun ? length - begin : kLongRun;
         const auto at = [&](int64_t plane) { return x + offset + plane * layout.stride() + begin; };
-        if (kTogether && planes == kImages) {
-          Run<V> runs[kImages];
+        if (kTogether && planes == kPlanes) {
+          Run<V> runs[kPlanes];
           int64_t i = 0;
           for (; i + Run<V>::kElements <= count; i += Run<V>::kElements) {
-            for (int plane = 0; plane < kImages; ++plane) runs[plane].AddVectors(at(plane) + i, pivot);
+            for (int plane = 0; plane < kPlanes; ++plane) runs[plane].AddVectors(at(plane) + i, pivot);
           }
-          for (int plane = 0; plane < kImages; ++plane) runs[plane].AddRest(at(plane) + i, count - i, pivot);
-          for (int plane = 0; plane < kImages; ++plane) Finish(runs[plane], lanes[c]);
+          for (int plane = 0; plane < kPlanes; ++plane) runs[plane].AddRest(at(plane) + i, count - i, pivot);
+          for (int plane = 0; plane < kPlanes; ++plane) Finish(runs[plane], lanes[c]);
         } else {
           for (int64_t plane = 0; plane < planes; ++plane) {
             Run<V> run;

@@ -89,7 +89,7 @@ void PlaneSums(const Layout& layout, const Block& block, const T* x, const doubl
   constexpr int64_t kUnit = 8;
   const int64_t rest = length % kUnit;
   const Adder plus;
-  ForEachPlaneGroup<4>(layout, block, [&](int64_t c, int64_t planes, int64_t offset) {
+  ForEachPlaneGroup(layout, block, [&](int64_t c, int64_t planes, int64_t offset) {
     const Doubles shift = Broadcast(-mean[block.channel_begin + c]);
     const auto passing = mask.Plane(c);
     Lanes product = Lanes::Load(products[c]), gradient = Lanes::Load(gradients[c]);
