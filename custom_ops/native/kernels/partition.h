@@ -51,7 +51,7 @@ class Partition {
   static constexpr int64_t kChannels = 64;
   static constexpr int64_t kRow = 1 << 10;
 
-  explicit Partition(const Layout& layout) : Partition(layout, kChannels, kRun) {}
+  explicit Partition(const Layout& layout) : Partition(layout, kChannels, RunOf(layout)) {}
 
   // For elements that are mapped: runs as long as they can be, since where blocks begin is nothing to the results.
   static Partition OfMap(const Layout& layout) { return Partition(layout, layout.channels, kElements); }
@@ -81,13 +81,18 @@ class Partition {
 
  private:
   static constexpr int64_t kElements = 1 << 17;
-  static constexpr int64_t kRun = 1 << 15;
+  // Long runs of neighbouring elements are what memory is fast at, but a group of channels is read once more when its
+  // sums are known, and the caches should still hold it then: 1.05 to 1.15 times as fast with 64 and 128 samples.
+  static constexpr int64_t kShortRun = 1 << 13, kLongRun = 1 << 15, kGroup = 1 << 20;
+
+  static int64_t RunOf(const Layout& layout) {
+    return std::max(kShortRun, std::min(kLongRun, kGroup / std::max<int64_t>(1, layout.outer)));
+  }
 
   Partition(const Layout& layout, int64_t most_channels, int64_t run) : layout_(layout) {
     if (layout.empty()) return;
     inner_per_block_ = std::min(layout.inner, kElements);
-    // Long runs of neighbouring elements are what memory is fast at; every channel of a block costs
-    // scratch memory.
+    // Every channel of a block costs scratch memory.
     const int64_t channels = WalksByRow(layout) ? kRow / layout.inner
                                                 : std::min(most_channels, std::max<int64_t>(1, run / inner_per_block_));
     channels_per_block_ = std::min(layout.channels, channels);
