@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
 
+from onnx_cbp.graph_passes.core.scopes import scopes
+from onnx_cbp.graph_passes.core.sites import BackwardSite, ForwardSite, InferenceSite, LeftAlone, Site
+from onnx_cbp.graph_passes.core.types import Types
 from onnx_cbp.graph_passes.dialects import DIALECTS, primitive_arithmetic
 from onnx_cbp.graph_passes.dialects._reading import WrongAttributeError
-from onnx_cbp.graph_passes.scopes import scopes
-from onnx_cbp.graph_passes.sites import BackwardSite, ForwardSite, InferenceSite, LeftAlone, Site
-from onnx_cbp.graph_passes.types import Types
 
 DATA_TYPES = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 

@@ -31,11 +31,11 @@ from onnx_cbp.graph_passes import (
     find_sites,
     label,
 )
-from onnx_cbp.graph_passes.constants import RANDOM
-from onnx_cbp.graph_passes.inference import infer_shapes
-from onnx_cbp.graph_passes.inference_outputs import inference_outputs, named_outputs, parameters
-from onnx_cbp.graph_passes.scopes import import_domain
-from onnx_cbp.graph_passes.to_inference import training_left
+from onnx_cbp.graph_passes.core.constants import RANDOM
+from onnx_cbp.graph_passes.core.inference import infer_shapes
+from onnx_cbp.graph_passes.core.scopes import import_domain
+from onnx_cbp.graph_passes.finalizing.inference_outputs import inference_outputs, named_outputs, parameters
+from onnx_cbp.graph_passes.finalizing.to_inference import training_left
 from onnx_cbp.ir_models import ModelSource, read_model, to_ir, to_proto
 
 #: Since this IR version an initializer need not be an input, and is then a constant.

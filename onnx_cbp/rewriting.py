@@ -38,12 +38,12 @@ from onnx_cbp.graph_passes import (
     find_sites,
     label,
 )
-from onnx_cbp.graph_passes.convention import check_convention, running_variance_is_unbiased
-from onnx_cbp.graph_passes.reduce_gradients import BUCKET_CAP_MB
-from onnx_cbp.graph_passes.replace_forward import is_parameter
-from onnx_cbp.graph_passes.splice import is_used
-from onnx_cbp.graph_passes.synchronize import group_of
-from onnx_cbp.graph_passes.types import Types
+from onnx_cbp.graph_passes.core.splice import is_used
+from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.distributing.reduce_gradients import BUCKET_CAP_MB
+from onnx_cbp.graph_passes.distributing.synchronize import group_of
+from onnx_cbp.graph_passes.rewriting.convention import check_convention, running_variance_is_unbiased
+from onnx_cbp.graph_passes.rewriting.replace_forward import is_parameter
 from onnx_cbp.ir_models import ModelSource, read_model, to_ir, to_proto
 
 _log = logging.getLogger("onnx_cbp")

@@ -16,15 +16,15 @@ from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.custom_ops.python_ops import raise_python_op_error
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes import InlineFunctionsPass, label
-from onnx_cbp.graph_passes.batch_statistics import (
+from onnx_cbp.graph_passes.core.sites import InferenceSite, give_statistic, in_graph
+from onnx_cbp.graph_passes.core.splice import Names
+from onnx_cbp.graph_passes.updating.batch_statistics import (
     SAME_ELEMENTS,
     Layer,
     expose_statistics,
     find_layers,
     running_statistics,
 )
-from onnx_cbp.graph_passes.sites import InferenceSite, give_statistic, in_graph
-from onnx_cbp.graph_passes.splice import Names
 from onnx_cbp.ir_models import ModelSource, read_model, to_ir, to_proto
 from onnx_cbp.registration import register
 from onnx_cbp.training.parameters import Parameters

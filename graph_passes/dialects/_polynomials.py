@@ -8,8 +8,8 @@ from fractions import Fraction
 
 import onnx_ir as ir
 
+from onnx_cbp.graph_passes.core.types import Types
 from onnx_cbp.graph_passes.dialects._reading import attribute, optional_input, reduced_axes
-from onnx_cbp.graph_passes.types import Types
 
 BINARY = ("Add", "Sub", "Mul", "Div")
 MOVES = ("Identity", "Reshape", "Unsqueeze", "Squeeze")

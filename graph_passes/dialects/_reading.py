@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnx_cbp.graph_passes.sites import ForwardSite, InferenceSite, LeftAlone
+from onnx_cbp.graph_passes.core.sites import ForwardSite, InferenceSite, LeftAlone
 
 
 def optional_input(node: ir.Node, index: int) -> ir.Value | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnx_cbp.custom_ops.gradients import STAND_IN
+from onnx_cbp.graph_passes.core.sites import BackwardSite
 from onnx_cbp.graph_passes.dialects._reading import optional_output
-from onnx_cbp.graph_passes.sites import BackwardSite
 
 #: What the builder puts between a forward node's name and that of a node of its gradient.
 _MARK = "_Grad/"

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from onnx_cbp.custom_ops import DOMAIN
+from onnx_cbp.graph_passes.core.sites import InferenceSite, LeftAlone
 from onnx_cbp.graph_passes.dialects._reading import first_missing
 from onnx_cbp.graph_passes.dialects.channel_ops import is_frozen_forward, is_rewritten_forward, rewritten_site
-from onnx_cbp.graph_passes.sites import InferenceSite, LeftAlone
 
 _UPDATING = ("BatchNormTrainUpdate", "BatchNormReluTrainUpdate")
 _FORM = f"{DOMAIN} ops (forward)"

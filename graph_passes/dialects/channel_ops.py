@@ -5,9 +5,9 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnx_cbp.custom_ops import DOMAIN
+from onnx_cbp.graph_passes.core.sites import ForwardSite, LeftAlone, Site
+from onnx_cbp.graph_passes.core.splice import origin
 from onnx_cbp.graph_passes.dialects._reading import optional_input
-from onnx_cbp.graph_passes.sites import ForwardSite, LeftAlone, Site
-from onnx_cbp.graph_passes.splice import origin
 
 _ONE_A_SITE = {
     "ChannelNormalize": "forward",

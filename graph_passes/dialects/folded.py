@@ -6,7 +6,7 @@ import re
 
 import onnx_ir as ir
 
-from onnx_cbp.graph_passes.sites import Folded
+from onnx_cbp.graph_passes.core.sites import Folded
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm")
 _REWRITES = "pkg.onnxscript.rewriter.rule_name"

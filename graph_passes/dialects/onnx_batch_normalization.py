@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from onnx_cbp.graph_passes.core.sites import LeftAlone, Site
 from onnx_cbp.graph_passes.dialects._reading import (
     attribute,
     forward_site,
@@ -11,7 +12,6 @@ from onnx_cbp.graph_passes.dialects._reading import (
     optional_output,
     refers_to_function_attribute,
 )
-from onnx_cbp.graph_passes.sites import LeftAlone, Site
 
 
 def recognise(node: ir.Node, opset: int) -> Site | None:

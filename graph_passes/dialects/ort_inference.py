@@ -7,8 +7,8 @@ import math
 import numpy as np
 import onnx_ir as ir
 
+from onnx_cbp.graph_passes.core.splice import Draft
 from onnx_cbp.graph_passes.dialects._reading import attribute, optional_input
-from onnx_cbp.graph_passes.splice import Draft
 
 _MICROSOFT = "com.microsoft"
 _LAYER_NORMALIZATION_SINCE = 17

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from onnx_cbp.graph_passes.core.sites import BackwardSite, LeftAlone, Site
 from onnx_cbp.graph_passes.dialects._reading import (
     attribute,
     first_missing,
@@ -12,7 +13,6 @@ from onnx_cbp.graph_passes.dialects._reading import (
     optional_input,
     optional_output,
 )
-from onnx_cbp.graph_passes.sites import BackwardSite, LeftAlone, Site
 
 DOMAIN = "com.microsoft"
 _BACKWARD_INPUTS = ("dY", "X", "scale", "saved_mean", "saved_inv_std")

@@ -17,7 +17,9 @@ from fractions import Fraction
 
 import onnx_ir as ir
 
-from onnx_cbp.graph_passes.ancestry import made_of
+from onnx_cbp.graph_passes.core.ancestry import made_of
+from onnx_cbp.graph_passes.core.sites import ChannelVector, ForwardSite, InferenceSite, LeftAlone, Site, label
+from onnx_cbp.graph_passes.core.types import Types
 from onnx_cbp.graph_passes.dialects._polynomials import (
     BINARY,
     HALF,
@@ -32,8 +34,6 @@ from onnx_cbp.graph_passes.dialects._polynomials import (
     add,
     times,
 )
-from onnx_cbp.graph_passes.sites import ChannelVector, ForwardSite, InferenceSite, LeftAlone, Site, label
-from onnx_cbp.graph_passes.types import Types
 
 _BROADCASTS_SINCE = 7
 _MOMENTUM = 0.9  # ONNX's default: arithmetic has none

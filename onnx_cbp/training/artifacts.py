@@ -32,10 +32,10 @@ from onnx_cbp.graph_passes import (
     find_sites,
     label,
 )
+from onnx_cbp.graph_passes.core.inference import infer_shapes
+from onnx_cbp.graph_passes.core.scopes import all_nodes
+from onnx_cbp.graph_passes.core.splice import Names, origin
 from onnx_cbp.graph_passes.dialects import running_statistics
-from onnx_cbp.graph_passes.inference import infer_shapes
-from onnx_cbp.graph_passes.scopes import all_nodes
-from onnx_cbp.graph_passes.splice import Names, origin
 from onnx_cbp.ir_models import ModelSource, to_ir, to_proto
 from onnx_cbp.model_io import load_model, save_model
 from onnx_cbp.rewriting import rewrite
@@ -171,7 +171,7 @@ def _prepare(source: onnx.ModelProto, train_batch_norms: Sequence[str], trained:
     model = to_ir(source)
     InlinePass(criteria=lambda function: function.domain != DOMAIN)(model)
     if train_batch_norms:
-        from onnx_cbp.graph_passes.train_batch_norms import TrainBatchNormsPass
+        from onnx_cbp.graph_passes.rewriting.train_batch_norms import TrainBatchNormsPass
 
         TrainBatchNormsPass(train_batch_norms)(model)
     DropTrainingOutputsPass()(model)
@@ -325,7 +325,7 @@ def _mend_eval_model(path: Path, prepared: _Prepared) -> None:
     model = to_ir(source)
     modified = DropTrainingOutputsPass(evaluation=True)(model).modified
     if prepared.ours:
-        from onnx_cbp.graph_passes.to_inference import ToInferencePass
+        from onnx_cbp.graph_passes.finalizing.to_inference import ToInferencePass
 
         modified |= ToInferencePass()(model).modified
         RemoveUnusedNodesPass()(model)  # an evaluation model writes nothing in place

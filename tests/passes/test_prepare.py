@@ -8,9 +8,9 @@ import onnx_ir as ir
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from onnx_cbp.graph_passes.drop_zero_bias import DropZeroBiasPass
-from onnx_cbp.graph_passes.fold_constants import FoldConstantsPass
-from onnx_cbp.graph_passes.unshare_fixed import UnshareFixedPass
+from onnx_cbp.graph_passes.preparing.drop_zero_bias import DropZeroBiasPass
+from onnx_cbp.graph_passes.preparing.fold_constants import FoldConstantsPass
+from onnx_cbp.graph_passes.preparing.unshare_fixed import UnshareFixedPass
 from support.models import parse
 
 #: A convolution without a bias and a batch norm without scale and bias, as PyTorch's default exporter writes them.

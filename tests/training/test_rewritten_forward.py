@@ -142,7 +142,9 @@ def test_layers_that_share_statistics_write_them_once(tmp_path, monkeypatch):
 
 
 def test_the_evaluation_model_is_pure_onnx(tmp_path):
-    pytest.importorskip("onnx_cbp.graph_passes.to_inference", reason="the pass that makes inference form is not there")
+    pytest.importorskip(
+        "onnx_cbp.graph_passes.finalizing.to_inference", reason="the pass that makes inference form is not there"
+    )
     values, (x, labels) = parameters(7), batch(8)
     forward = onnx_cbp.rewrite(network(values, (), updated=True), freeze="bn0")
     _generate(forward, tmp_path, _trained(values))

@@ -1,0 +1,1 @@
+"""What every pass stands on: sites, splices, scopes, types, names, constants."""

@@ -1,0 +1,50 @@
+"""The element type and the shape of a value: its own, or what ONNX's inference finds."""
+
+from __future__ import annotations
+
+import contextlib
+
+import onnx_ir as ir
+from onnx_ir.traversal import RecursiveGraphIterator
+
+from onnx_cbp.graph_passes.core.inference import infer_shapes
+from onnx_cbp.graph_passes.core.scopes import import_domain
+
+
+class Types:
+    """Element types and shapes of the values of a model's graph and subgraphs."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self._model = model
+        self._inferred: dict[str | None, ir.Value] | None = None
+
+    def of(self, value: ir.Value) -> ir.DataType | None:
+        """The type of a value; None where it is not known."""
+        if value.dtype is not None:
+            return value.dtype
+        inferred = self._infer().get(value.name)
+        return None if inferred is None else inferred.dtype
+
+    def shape(self, value: ir.Value) -> tuple[int | str | None, ...] | None:
+        """The shape of a value, with symbolic sizes as text or None; None where its rank is not known."""
+        shape = value.shape
+        if shape is None:
+            constant = ir.convenience.get_const_tensor(value)
+            if constant is not None:
+                return tuple(constant.shape.numpy())
+            inferred = self._infer().get(value.name)
+            shape = None if inferred is None else inferred.shape
+        return None if shape is None else tuple(size if isinstance(size, int) else size.value for size in shape)
+
+    def _infer(self) -> dict[str | None, ir.Value]:
+        """Values of an inferred copy by name; asked only where a value has no type or shape of its own."""
+        if self._inferred is None:
+            self._inferred = {}
+            with contextlib.suppress(Exception):  # a model that is not valid is left to who reads it
+                # A copy: inference would write types and shapes all over the model.
+                copy = ir.from_proto(ir.to_proto(self._model))
+                import_domain(copy)  # a pass may be half done with the model
+                infer_shapes(copy)
+                for node in RecursiveGraphIterator(copy.graph):
+                    self._inferred.update((value.name, value) for value in node.outputs)
+        return self._inferred

@@ -1,0 +1,1 @@
+"""Passes of `rewrite(synchronize=..., data_parallel=...)`: what replicas exchange."""

@@ -1,0 +1,165 @@
+"""What a loss is made of: reductions over the batch, with the places where their gradients begin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import onnx_ir as ir
+
+from onnx_cbp.custom_ops import DOMAIN
+from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.graph_passes.core.sites import label
+from onnx_cbp.graph_passes.dialects import Reduction, is_gradient_accumulator, is_loss_gradient, reduction
+
+#: What may stand between the reductions and the loss: their gradients are right wherever the values are.
+_BETWEEN = {"Add", "Cast", "Div", "Exp", "Identity", "Log", "Mul", "Neg", "Reshape", "Sqrt", "Squeeze", "Sub", "Sum"}
+_BETWEEN_DONE = _BETWEEN | {"Gather"}
+_MEND = "data_parallel needs a loss that is made of ReduceMean, ReduceSum or SoftmaxCrossEntropyLoss of a whole batch"
+
+
+def loss_terms(graph: ir.Graph) -> list[Reduction]:
+    """The reductions that the loss of a training graph is a function of, in the graph's order; none where it is done.
+
+    Of those that are means, the gradient is known, where there is one.
+
+    Raises:
+        OnnxCbpError: the loss cannot be told, or is none that is made of reductions; one line that says which node.
+    """
+    loss = _loss(graph)
+    if _is_done(loss):
+        return []
+    terms = [_with_one_gradient(_counted(term, graph), graph) for term in _terms(loss, graph)]
+    _refuse_other_losses(graph, terms)
+    return terms
+
+
+def _loss(graph: ir.Graph) -> ir.Value:
+    """The loss: the first output of a training graph."""
+    if not any(is_gradient_accumulator(node) for node in graph):
+        raise OnnxCbpError(
+            "data_parallel needs ONNX Runtime training artifacts, and this model has no gradient accumulators "
+            "(InPlaceAccumulatorV2 with the reset flag of the training API)"
+        )
+    loss = next(iter(graph.outputs), None)
+    if loss is None or loss.producer() is None:
+        raise OnnxCbpError("data_parallel: the model's first output is to be the loss, and no node makes it")
+    return loss
+
+
+def _is_done(loss: ir.Value) -> bool:
+    """Whether a bucket is behind the loss already."""
+    return any(node.domain == DOMAIN and node.op_type == "AllReduceBucket" for node in _behind([loss], _BETWEEN_DONE))
+
+
+def _behind(values: list[ir.Value], op_types: set[str] | None = None) -> Iterator[ir.Node]:
+    """The nodes that values are made of; the search goes on through those of the op types only, if there are any."""
+    seen: set[ir.Node] = set()
+    todo = [value.producer() for value in values]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        yield node
+        if op_types is None or (node.domain == "" and node.op_type in op_types):
+            todo += [value.producer() for value in node.inputs if value is not None]
+
+
+def _terms(loss: ir.Value, graph: ir.Graph) -> list[Reduction]:
+    """The reductions that the loss is a function of, in the order of the graph."""
+    found: dict[ir.Node, Reduction] = {}
+    seen: set[ir.Value] = set()
+    todo = [(loss, "")]
+    while todo:
+        value, reader = todo.pop()
+        if value in seen or ir.convenience.get_const_tensor(value) is not None:
+            continue
+        seen.add(value)
+        node = value.producer()
+        if node is None:
+            raise OnnxCbpError(f"node '{reader}': the loss depends on '{value.name}' as it is; {_MEND}")
+        term = reduction(node)
+        if isinstance(term, str):
+            raise OnnxCbpError(f"node '{label(node)}' ({node.op_type}) makes the loss: {term}; {_MEND}")
+        if term is not None:
+            found[node] = term
+        elif node.domain == "" and node.op_type in _BETWEEN and node.graph is graph:
+            operands = node.inputs[:1] if node.op_type in ("Reshape", "Squeeze") else node.inputs
+            todo += [(operand, label(node)) for operand in operands if operand is not None]
+        else:
+            raise OnnxCbpError(f"node '{label(node)}' ({node.op_type}) makes the loss: {_MEND}")
+    if not found:
+        raise OnnxCbpError(f"the loss '{loss.name}' is a constant: {_MEND}")
+    return [found[node] for node in graph if node in found]
+
+
+def _counted(term: Reduction, graph: ir.Graph) -> Reduction:
+    """A sum that no sample has a part in, such as a penalty on weights, is the same on all replicas: take the mean."""
+    if term.mean or _read(term.node) & _samples(graph):
+        return term
+    return replace(term, mean=True, elements=None, labels=None)
+
+
+def _read(node: ir.Node) -> set[ir.Value]:
+    """The graph's inputs that a node's results are made of, and constants."""
+    made = [node, *_behind([value for value in node.inputs if value is not None])]
+    return {value for each in made for value in each.inputs if value is not None and value.producer() is None}
+
+
+def _samples(graph: ir.Graph) -> set[ir.Value]:
+    """The graph's inputs that are other values on each replica: neither parameters nor what a batch has one of."""
+    trained = _trained(graph)
+    inputs = [value for value in graph.inputs if value not in trained]  # a frozen parameter is told by its shape
+    of_any_size = {value for value in inputs if value.shape is None or not value.shape.is_static()}
+    return of_any_size or set(inputs)
+
+
+def _trained(graph: ir.Graph) -> set[ir.Value]:
+    """The parameters with a gradient. The training API, too, knows their buffers by these names only."""
+    names = {value.name for value in graph.inputs}
+    return {value for value in graph.inputs if f"{value.name}_grad.accumulation.buffer" in names}
+
+
+def _with_one_gradient(term: Reduction, graph: ir.Graph) -> Reduction:
+    """Check that the gradient which is to be scaled is known."""
+    if not term.mean or len(term.gradients) == 1:
+        return term
+    if not _read(term.node) & _trained(graph):
+        return replace(term, gradients=())
+    how = "no node" if not term.gradients else f"{len(term.gradients)} nodes"
+    raise OnnxCbpError(
+        f"node '{label(term.node)}' ({term.node.op_type}) makes the loss, and {how} can be told to be its "
+        "gradient: data_parallel needs the graph as ONNX Runtime's gradient builder leaves it"
+    )
+
+
+def _refuse_other_losses(graph: ir.Graph, terms: list[Reduction]) -> None:
+    known = {node for term in terms for node, _ in term.gradients}
+    for node in graph:
+        if is_loss_gradient(node) and node not in known:
+            raise OnnxCbpError(
+                f"node '{label(node)}' ({node.op_type}) is the gradient of a loss that the first output "
+                f"'{graph.outputs[0].name}' is not made of: data_parallel scales that of the first output only"
+            )
+    if not all(term.mean for term in terms):
+        return  # the gradient of a sum begins anywhere
+    scaled = _after(known)
+    for node in graph:
+        if is_gradient_accumulator(node) and node not in scaled:
+            raise OnnxCbpError(
+                f"node '{label(node)}' accumulates a gradient that does not come from the loss, the first output "
+                f"'{graph.outputs[0].name}': data_parallel cannot scale it"
+            )
+
+
+def _after(nodes: set[ir.Node]) -> set[ir.Node]:
+    """The nodes, and all that read what they make."""
+    found: set[ir.Node] = set()
+    todo = list(nodes)
+    while todo:
+        node = todo.pop()
+        if node not in found:
+            found.add(node)
+            todo += [use.node for value in node.outputs for use in value.uses()]
+    return found

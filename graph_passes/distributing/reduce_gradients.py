@@ -1,0 +1,181 @@
+"""Sums the gradients of parameters over all replicas, many in one message."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import InPlacePass, PassResult
+
+from onnx_cbp.custom_ops import DOMAIN
+from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.graph_passes.core.scopes import import_domain
+from onnx_cbp.graph_passes.core.sites import label
+from onnx_cbp.graph_passes.core.splice import Draft, Names, short
+from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.dialects import is_gradient_accumulator
+from onnx_cbp.graph_passes.distributing.synchronize import WORLD
+
+#: Megabytes (2^20 bytes) of gradients in one message, as in PyTorch's DistributedDataParallel.
+BUCKET_CAP_MB = 25.0
+_SPLIT_INPUT_SINCE = 13
+_REDUCED = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
+
+
+class ReduceGradientsPass(InPlacePass):
+    """Every gradient is summed over all replicas before it is added to its accumulator's buffer.
+
+        gradients = Split(AllReduceBucket(Concat(gradients of this replica)))
+
+    A message has gradients of one type, in the order in which the graph makes them, up to `bucket_cap_mb`. Those of
+    16-bit types travel as floats. Other readers of a gradient than the accumulator still get this replica's own.
+    """
+
+    def __init__(self, bucket_cap_mb: float = BUCKET_CAP_MB) -> None:
+        super().__init__()
+        if not (isinstance(bucket_cap_mb, (int, float)) and bucket_cap_mb > 0):
+            raise OnnxCbpError(f"bucket_cap_mb is {bucket_cap_mb!r}; it must be a number of megabytes above 0")
+        self._cap = bucket_cap_mb * 2**20
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Rewrite the model in place.
+
+        Raises:
+            OnnxCbpError: a gradient's shape is not known, or some of the gradients are reduced already.
+        """
+        graph = model.graph
+        made = {node: position for position, node in enumerate(graph)}
+        gradients = sorted(_gradients(graph), key=lambda gradient: gradient.position(made))
+        done = [gradient for gradient in gradients if gradient.is_reduced()]
+        if len(done) == len(gradients):
+            return PassResult(model, modified=False)
+        if done:
+            raise OnnxCbpError(
+                f"the gradient '{done[0].value.name}' is reduced over the replicas already, and others are not: start "
+                "from the original model"
+            )
+        names, types = Names(model), Types(model)
+        buckets = self._buckets(gradients)
+        for number, bucket in enumerate(buckets):
+            draft = Draft(f"gradients{number}", names, types)
+            first, last = (short(gradient.value.name or "") for gradient in (bucket[0], bucket[-1]))
+            layer = f"gradients {number + 1} of {len(buckets)}, '{first}' to '{last}'"
+            reduced = _reduce(bucket, layer, model.opset_imports.get("", 0), draft)
+            readers = [reader for gradient in bucket for reader in gradient.accumulators]
+            graph.insert_before(min(readers, key=lambda node: made[node]), draft.nodes)
+            for gradient, new in zip(bucket, reduced, strict=True):
+                for reader in gradient.accumulators:
+                    reader.replace_input_with(1, new)
+        graph.sort()  # an accumulator may have stood before the last gradient of its bucket
+        import_domain(model)
+        return PassResult(model, modified=True)
+
+    def _buckets(self, gradients: list[_Gradient]) -> list[list[_Gradient]]:
+        """Gradients by message; one that is larger than a message alone."""
+        buckets: list[list[_Gradient]] = []
+        last: dict[ir.DataType, tuple[list[_Gradient], float]] = {}  # the message that each type's gradients go on in
+        for gradient in gradients:
+            size = gradient.elements * gradient.travels_as.itemsize
+            bucket, full = last.get(gradient.travels_as, ([], math.inf))
+            if full + size > self._cap:
+                bucket, full = [], 0.0
+                buckets.append(bucket)
+            bucket.append(gradient)
+            last[gradient.travels_as] = bucket, full + size
+        return buckets
+
+
+@dataclass(frozen=True)
+class _Gradient:
+    """A gradient that is accumulated.
+
+    Attributes:
+        value: the gradient.
+        accumulators: what adds it to buffers.
+        dtype, shape: those of the buffer, which the graph states where inference cannot follow a gradient.
+    """
+
+    value: ir.Value
+    accumulators: list[ir.Node]
+    dtype: ir.DataType
+    shape: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def travels_as(self) -> ir.DataType:
+        return self.dtype if self.dtype in _REDUCED else ir.DataType.FLOAT
+
+    def position(self, made: dict[ir.Node, int]) -> int:
+        """Where in the graph it is made."""
+        node = self.value.producer()
+        return -1 if node is None else made.get(node, -1)
+
+    def is_reduced(self) -> bool:
+        node = self.value.producer()
+        while node is not None and node.domain == "" and node.op_type in ("Reshape", "Split", "Cast"):
+            source = node.inputs[0]
+            node = None if source is None else source.producer()
+        return node is not None and (node.domain, node.op_type) == (DOMAIN, "AllReduceBucket")
+
+
+def _gradients(graph: ir.Graph) -> list[_Gradient]:
+    readers: dict[ir.Value, list[ir.Node]] = {}
+    for node in graph:
+        value = node.inputs[1] if is_gradient_accumulator(node) else None
+        if value is not None:
+            readers.setdefault(value, []).append(node)
+    return [_gradient(value, accumulators) for value, accumulators in readers.items()]
+
+
+def _gradient(value: ir.Value, accumulators: list[ir.Node]) -> _Gradient:
+    buffer = accumulators[0].inputs[0]
+    assert buffer is not None
+    if buffer.dtype is None or buffer.shape is None or not buffer.shape.is_static():
+        raise OnnxCbpError(
+            f"node '{label(accumulators[0])}': the shape of '{buffer.name}' is not known: data_parallel needs what "
+            "ONNX Runtime's gradient builder writes"
+        )
+    return _Gradient(value, accumulators, buffer.dtype, tuple(buffer.shape.numpy()))
+
+
+def _reduce(gradients: list[_Gradient], layer: str, opset: int, draft: Draft) -> list[ir.Value]:
+    """The reduced values of gradients that travel in one message."""
+    dtype = gradients[0].travels_as
+    flat: list[ir.Value] = []
+    minus_one = draft.constant("vector_shape", ir.tensor(np.array([-1], np.int64)))
+    for gradient in gradients:
+        value = _as(dtype, gradient.value, gradient.dtype, "wide", draft)
+        flat += draft.add("Reshape", (value, minus_one), (("vector", dtype, ir.Shape((gradient.elements,))),))
+    sizes = [gradient.elements for gradient in gradients]
+    total = ir.Shape((sum(sizes),))
+    bucket = flat[0]
+    if len(flat) > 1:
+        (bucket,) = draft.add("Concat", flat, (("bucket", dtype, total),), {"axis": 0})
+    pieces = draft.channel_op(
+        "AllReduceBucket", (bucket,), (("reduced", dtype, total),), group=WORLD, reduction="sum", layer=layer
+    )
+    if len(flat) > 1:
+        outputs = [("piece", dtype, ir.Shape((size,))) for size in sizes]
+        if opset >= _SPLIT_INPUT_SINCE:
+            lengths = draft.constant("sizes", ir.tensor(np.array(sizes, np.int64)))
+            pieces = draft.add("Split", (*pieces, lengths), outputs, {"axis": 0})
+        else:
+            pieces = draft.add("Split", pieces, outputs, {"axis": 0, "split": sizes})
+    reduced = []
+    for gradient, piece in zip(gradients, pieces, strict=True):
+        shape = draft.constant("shape", ir.tensor(np.array(gradient.shape, np.int64)))
+        (value,) = draft.add("Reshape", (piece, shape), ((f"{gradient.value.name}", dtype, ir.Shape(gradient.shape)),))
+        reduced.append(_as(gradient.dtype, value, dtype, f"{gradient.value.name}_as_before", draft))
+    return reduced
+
+
+def _as(dtype: ir.DataType, value: ir.Value, own: ir.DataType, suffix: str, draft: Draft) -> ir.Value:
+    """A value in another type than its own, where that is another."""
+    if dtype == own:
+        return value
+    return draft.add("Cast", (value,), ((suffix, dtype, value.shape),), {"to": dtype.value})[0]

@@ -1,0 +1,179 @@
+"""Which batch norms take their statistics over several replicas, and the collectives that a synchronised one has."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onnx_cbp.custom_ops import DOMAIN, OPERATORS
+from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.graph_passes.core.sites import BackwardSite, Folded, ForwardSite, LeftAlone, Site, label
+from onnx_cbp.graph_passes.core.splice import Splice, origin
+from onnx_cbp.graph_passes.dialects import is_frozen_forward, is_rewritten_forward
+
+WORLD = "world"
+
+
+@dataclass(frozen=True)
+class Synchronization:
+    """Which batch norms are synchronised, and among which replicas.
+
+    Attributes:
+        groups: group by pattern of node names (`fnmatch`'s: *, ?, [...]); the first that matches a batch norm's name
+            decides, and one that none matches is not synchronised.
+    """
+
+    groups: Mapping[str, str]
+
+    @classmethod
+    def of(cls, switch: bool | str | Mapping[str, str]) -> Synchronization:
+        """What the switch `synchronize` of `rewrite` says.
+
+        Raises:
+            OnnxCbpError: it is nothing of the kind.
+        """
+        groups: Mapping[str, str]
+        if isinstance(switch, Mapping):
+            groups = dict(switch)
+        elif isinstance(switch, str):
+            groups = {"*": switch}
+        else:
+            groups = {"*": WORLD} if switch else {}
+        for pattern, group in groups.items():
+            if not (isinstance(pattern, str) and pattern and isinstance(group, str) and group):
+                raise OnnxCbpError(
+                    f"synchronize: {pattern!r}: {group!r} is no name of batch norms and of a group: use True, a group "
+                    "('world', 'size:4', or one that initialize() is given), or groups by names of batch norms"
+                )
+            size = group.removeprefix("size:")
+            if group != size and not (size.isdecimal() and int(size)):
+                raise OnnxCbpError(f"synchronize: the group '{group}' needs a number of replicas, such as 'size:4'")
+        return cls(groups)
+
+    def __bool__(self) -> bool:
+        return bool(self.groups)
+
+    def group(self, site: Site) -> str | None:
+        """The group that a batch norm is to be synchronised in; None: it is not."""
+        pattern = self._pattern(site)
+        return None if pattern is None else self.groups[pattern]
+
+    def check(self, sites: list[Site]) -> None:
+        """Refuse a model in which a chosen batch norm would silently train unsynchronised.
+
+        Raises:
+            OnnxCbpError: one cannot be synchronised, or a pattern is the name of none.
+        """
+        if not self:
+            return
+        batch_norms = {site.node for site in sites if not isinstance(site, BackwardSite)}
+        for site in sites:
+            group = self.group(site)
+            reason = None if group is None else _obstacle(site, group, batch_norms)
+            if reason is not None:
+                raise OnnxCbpError(f"node '{label(site.node)}' ({site.form}) cannot be synchronized: {reason}")
+        matched = {self._pattern(site) for site in sites if not isinstance(site, BackwardSite)}
+        for pattern in self.groups:
+            if pattern not in matched and pattern != "*":
+                raise OnnxCbpError(
+                    f"synchronize: '{pattern}' chooses no batch norm of the model; `onnx-cbp inspect` lists their names"
+                )
+
+    def _pattern(self, site: Site) -> str | None:
+        name = original_name(site.node)
+        return next((pattern for pattern in self.groups if fnmatch.fnmatchcase(name, pattern)), None)
+
+
+def _obstacle(site: Site, group: str, batch_norms: set[ir.Node]) -> str | None:
+    """Why a chosen batch norm, forward or backward, cannot be synchronised; None if it can, or is, or need not be."""
+    if isinstance(site, ForwardSite | Folded):
+        return None
+    if isinstance(site, BackwardSite):
+        maker = origin(site.mean)
+        # A backward site follows the batch norm that made its mean: that has the count of the whole batch.
+        if site.dX is None or maker in batch_norms or (maker is not None and maker.domain == DOMAIN):
+            return None
+        return f"its mean '{site.mean.name}' is not made by a batch norm of this graph"
+    if is_frozen_forward(site.node):
+        return None  # it has nothing to synchronise
+    if not is_rewritten_forward(site.node):
+        return site.reason if isinstance(site, LeftAlone) and site.node.domain != DOMAIN else None
+    have = group_of(site.node)
+    if have == group:
+        return None
+    how = "without it" if have is None else f"for group '{have}', not '{group}'"
+    return f"it was rewritten {how}: start from the original model"
+
+
+def original_name(node: ir.Node) -> str:
+    """The name of a batch norm in the original model."""
+    gather = _gather(node)
+    if gather is not None:
+        return gather.attributes["layer"].as_string()
+    name = label(node)
+    while node.domain == DOMAIN and name.rpartition("/")[2] in OPERATORS:  # as one Splice after the other names nodes
+        name = name.rpartition("/")[0]
+    return name
+
+
+def group_of(node: ir.Node) -> str | None:
+    """The group in which a ChannelNormalize's statistics were synchronised; None: they were not."""
+    gather = _gather(node)
+    return None if gather is None else gather.attributes["group"].as_string()
+
+
+def _gather(node: ir.Node) -> ir.Node | None:
+    return None if (node.domain, node.op_type) != (DOMAIN, "ChannelNormalize") else _gathered(node.inputs[3])
+
+
+def _gathered(mean: ir.Value | None) -> ir.Node | None:
+    """The AllGather behind a mean of ChannelStatsMerge."""
+    merge = None if mean is None else origin(mean)
+    if merge is None or (merge.domain, merge.op_type) != (DOMAIN, "ChannelStatsMerge"):
+        return None
+    gathered = merge.inputs[0]
+    gather = None if gathered is None else origin(gathered)
+    return gather if gather is not None and (gather.domain, gather.op_type) == (DOMAIN, "AllGather") else None
+
+
+def merge_statistics(splice: Splice, statistics: tuple[ir.Value, ...], group: str, layer: str) -> tuple[ir.Value, ...]:
+    """Append AllGather and ChannelStatsMerge: (mean, var, count) of the group's batch from those of this replica's."""
+    mean, var, count = statistics
+    every = None if mean.shape is None else ir.Shape((None, *mean.shape))
+    gathered = splice.channel_op(
+        "AllGather",
+        statistics,
+        (
+            ("gathered_mean", mean.dtype, every),
+            ("gathered_var", var.dtype, every),
+            ("gathered_count", count.dtype, ir.Shape((None,))),
+        ),
+        group=group,
+        layer=layer,
+    )
+    return splice.channel_op(
+        "ChannelStatsMerge",
+        gathered,
+        (("mean", mean.dtype, mean.shape), ("var", var.dtype, var.shape), ("count", count.dtype, count.shape)),
+    )
+
+
+def reduce_sums(splice: Splice, mean: ir.Value, sums: tuple[ir.Value, ...]) -> tuple[ir.Value, ...]:
+    """Append the AllReduce of (scale_grad, bias_grad) that goes with a synchronised mean; `sums` where it is not."""
+    gather = _gathered(mean)
+    if gather is None:
+        return sums
+    return splice.channel_op(
+        "AllReduce",
+        sums,
+        tuple(
+            (f"reduced_{name}", value.dtype, value.shape)
+            for name, value in zip(("scale_grad", "bias_grad"), sums, strict=True)
+        ),
+        group=gather.attributes["group"].as_string(),
+        reduction="sum",
+        layer=gather.attributes["layer"].as_string(),
+    )

@@ -1,0 +1,172 @@
+"""Makes the loss that of the batch of all replicas, and the gradient that seeds the backward pass with it."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import InPlacePass, PassResult
+
+from onnx_cbp.graph_passes.core.scopes import import_domain
+from onnx_cbp.graph_passes.core.sites import label
+from onnx_cbp.graph_passes.core.splice import Draft, Names, inherit, short
+from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.dialects import Reduction
+from onnx_cbp.graph_passes.distributing.loss_terms import loss_terms
+from onnx_cbp.graph_passes.distributing.synchronize import WORLD
+
+
+class WholeBatchLossPass(InPlacePass):
+    """A loss is a function of reductions over the batch, such as a mean. Each becomes that of all replicas' samples.
+
+        sums = AllReduceBucket([loss_r * n_r, n_r])         n_r: its denominator on replica r, such as a count of labels
+        loss = sums[0] / sums[1]
+
+    and the gradient that enters it on its way back is multiplied by n_r / sums[1]. The gradients of all replicas then
+    add up to that of the whole batch. Scaling them at the end instead would be wrong with synchronised batch norms and
+    shards of unequal size: they mix the gradients of all replicas on the way.
+
+    Sums, whose gradients need no factor, are added up alone. One message of doubles carries all reductions of the loss,
+    so counts are exact. Replicas whose every label is ignored have n_r = 0.
+    """
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Rewrite the model in place.
+
+        Raises:
+            OnnxCbpError: the loss cannot be told, or is none that is made of reductions; one line that says which node.
+        """
+        terms = loss_terms(model.graph)
+        if not terms:
+            return PassResult(model, modified=False)
+        names, types = Names(model), Types(model)
+        draft = Draft("loss", names, types)
+        packed = [piece for term in terms for piece in _pieces(term, draft, types)]
+        (bucket,) = draft.add("Concat", packed, (("sums", ir.DataType.DOUBLE, ir.Shape((len(packed),))),), {"axis": 0})
+        (sums,) = draft.channel_op(
+            "AllReduceBucket",
+            (bucket,),
+            (("whole_sums", ir.DataType.DOUBLE, bucket.shape),),
+            group=WORLD,
+            reduction="sum",
+            layer=" and ".join(short(label(term.node)) for term in terms[:3]),
+        )
+        own = set(draft.nodes)
+        position = 0
+        for term in terms:
+            n = None
+            if term.mean:
+                n = packed[position + 1]
+            _finish(term, sums, position, n, own, draft, names, types)
+            position += 1 if n is None else 2
+        model.graph.insert_after(terms[-1].node, draft.nodes)
+        model.graph.sort()  # backward nodes that did not wait for the loss stood before it
+        import_domain(model)
+        return PassResult(model, modified=True)
+
+
+def _vector(value: ir.Value, draft: Draft, suffix: str) -> ir.Value:
+    """One value as double [1]."""
+    one = ir.Shape((1,))
+    shape = draft.constant(f"{suffix}_shape", ir.tensor(np.array([1], np.int64)))
+    (flat,) = draft.add("Reshape", (value, shape), ((f"{suffix}_vector", value.dtype, one),))
+    return draft.cast(flat, ir.DataType.DOUBLE, f"{suffix}_double")
+
+
+def _pieces(term: Reduction, draft: Draft, types: Types) -> list[ir.Value]:
+    """What a reduction adds to the message: its sum, and its denominator if it has one."""
+    value = _vector(term.node.outputs[0], draft, "own")
+    if not term.mean:
+        return [value]
+    n = _denominator(term, draft, types)
+    (total,) = draft.add("Mul", (value, n), (("own_sum", ir.DataType.DOUBLE, ir.Shape((1,))),))
+    return [total, n]
+
+
+def _denominator(term: Reduction, draft: Draft, types: Types) -> ir.Value:
+    """What the mean was divided by, as double [1]."""
+    if term.labels is not None and (term.ignore_index is not None or term.weights is not None):
+        return _vector(_weigh_labels(term, term.labels, draft, types), draft, "n")
+    counted = term.elements if term.labels is None else term.labels
+    if counted is None:
+        return draft.constant("n", ir.tensor(np.array([1.0])))
+    (size,) = draft.add("Size", (counted,), (("size", ir.DataType.INT64, ir.Shape(())),))
+    return _vector(size, draft, "n")
+
+
+def _weigh_labels(term: Reduction, labels: ir.Value, draft: Draft, types: Types) -> ir.Value:
+    """The number, or the weights, of the labels that are not ignored."""
+    kind = types.of(labels) or ir.DataType.INT64
+    counts: ir.Value | None = None
+    if term.ignore_index is not None:
+        ignored = draft.constant("ignore_index", ir.tensor(np.array(term.ignore_index, kind.numpy())))
+        (is_ignored,) = draft.add("Equal", (labels, ignored), (("is_ignored", ir.DataType.BOOL, labels.shape),))
+        (is_counted,) = draft.add("Not", (is_ignored,), (("is_counted", ir.DataType.BOOL, labels.shape),))
+        counts = draft.cast(is_counted, ir.DataType.DOUBLE, "counted")
+        if term.weights is not None:  # an ignored label need not be a class
+            zero = draft.constant("any_class", ir.tensor(np.array(0, kind.numpy())))
+            (labels,) = draft.add("Where", (is_ignored, zero, labels), (("classes", kind, labels.shape),))
+    if term.weights is not None:
+        (weights,) = draft.add(
+            "Gather", (term.weights, labels), (("weights", types.of(term.weights), labels.shape),), {"axis": 0}
+        )
+        weights = draft.cast(weights, ir.DataType.DOUBLE, "weights_double")
+        if counts is not None:
+            (weights,) = draft.add("Mul", (weights, counts), (("weighted", ir.DataType.DOUBLE, labels.shape),))
+        counts = weights
+    assert counts is not None
+    return draft.add("ReduceSum", (counts,), (("n", ir.DataType.DOUBLE, ir.Shape(())),), {"keepdims": 0})[0]
+
+
+def _finish(
+    term: Reduction,
+    sums: ir.Value,
+    position: int,
+    n: ir.Value | None,
+    own: set[ir.Node],
+    draft: Draft,
+    names: Names,
+    types: Types,
+) -> None:
+    """Let the sums over all replicas take the place of the reduction's value, and scale its gradient."""
+    old = term.node.outputs[0]
+    dtype = types.of(old) or ir.DataType.FLOAT
+    vector = (ir.DataType.DOUBLE, ir.Shape((1,)))
+    whole = _element(sums, position, "whole_sum", draft)
+    if n is not None:
+        every = _element(sums, position + 1, "whole_n", draft)
+        # Where nothing counts on any replica, the sum is 0 too, and ONNX Runtime's own loss is 0.
+        zero, one = (draft.constant(f"{x}", ir.tensor(np.array([x]))) for x in (0.0, 1.0))
+        (is_nothing,) = draft.add("Equal", (every, zero), (("is_nothing", ir.DataType.BOOL, ir.Shape((1,))),))
+        (divisor,) = draft.add("Where", (is_nothing, one, every), (("divisor", *vector),))
+        (whole,) = draft.add("Div", (whole, divisor), (("whole_mean", *vector),))
+        (share,) = draft.add("Div", (n, divisor), (("share", *vector),))
+        for node, index in term.gradients:
+            _scale(node, index, share, dtype, draft, types)
+    narrow = draft.cast(whole, dtype, "whole_as_before")
+    (shape,) = draft.add("Shape", (old,), (("shape", ir.DataType.INT64, None),))
+    (new,) = draft.add("Reshape", (narrow, shape), (("whole", dtype, old.shape),))
+    made = own | set(draft.nodes)
+    kept = [(use.node, use.idx) for use in old.uses() if use.node in made]
+    inherit(old, new)
+    for node, index in kept:
+        node.replace_input_with(index, old)
+    name = old.name
+    old.name = names.fresh(f"{label(term.node)}/own")
+    new.name = name
+
+
+def _element(sums: ir.Value, position: int, suffix: str, draft: Draft) -> ir.Value:
+    index = draft.constant(f"{suffix}_index", ir.tensor(np.array([position], np.int64)))
+    return draft.add("Gather", (sums, index), ((suffix, sums.dtype, ir.Shape((1,))),), {"axis": 0})[0]
+
+
+def _scale(node: ir.Node, index: int, share: ir.Value, dtype: ir.DataType, draft: Draft, types: Types) -> None:
+    """Multiply the gradient that a node reads by this replica's share of the whole batch."""
+    gradient = node.inputs[index]
+    assert gradient is not None
+    dtype = types.of(gradient) or dtype
+    scalar = draft.constant("scalar_shape", ir.tensor(np.array([], np.int64)))
+    (factor,) = draft.add("Reshape", (share, scalar), (("share_scalar", share.dtype, ir.Shape(())),))
+    factor = draft.cast(factor, dtype, "share_as_gradient")
+    (scaled,) = draft.add("Mul", (gradient, factor), (("scaled_seed", dtype, gradient.shape),))
+    node.replace_input_with(index, scaled)

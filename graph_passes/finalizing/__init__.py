@@ -1,0 +1,1 @@
+"""Passes of `finalize`: from a training graph to one for inference."""

@@ -1,0 +1,235 @@
+"""Which values of a training graph are its results at inference."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Iterator
+
+import onnx_ir as ir
+from onnx_ir.traversal import RecursiveGraphIterator
+
+from onnx_cbp.custom_ops import DOMAIN
+from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.graph_passes.analysis import find_sites
+from onnx_cbp.graph_passes.core.sites import BackwardSite, ForwardSite, InferenceSite, in_graph
+from onnx_cbp.graph_passes.dialects import is_gradient_accumulator, is_rewritten_forward
+
+#: Where ops have their weights: these inputs are parameters, whether they are inputs of the graph or constants.
+_WEIGHTS = {"Conv": (1, 2), "ConvTranspose": (1, 2), "Gemm": (1, 2), "PRelu": (1,)}
+#: Losses whose result has the rank of their input where nothing is reduced, so that only the op tells them.
+_LOSSES = ("SoftmaxCrossEntropyLoss", "SoftmaxCrossEntropyLossInternal", "NegativeLogLikelihoodLoss")
+#: What a loss "with logits" applies to the score by itself.
+_LINKS = ("Sigmoid", "Softmax", "LogSoftmax")
+
+
+def parameters(model: ir.Model, named: Container[str | None] = ()) -> set[ir.Value]:
+    """The parameters among the inputs and constants of the graph.
+
+    Those that are `named`, those with a gradient buffer (the training API knows it by its name only), and those that
+    stand where ops have their weights: of a graph without a loss, where batch norms have theirs, as data may stand in
+    the other places.
+    """
+    graph = model.graph
+    values = {*graph.inputs, *graph.initializers.values()}
+    names = {value.name for value in graph.inputs}
+    found = {v for v in values if v.name in named or f"{v.name}_grad.accumulation.buffer" in names}
+    # The gradient of a Gemm is a Gemm, and has data where the other has its weight.
+    forward = _Flow(graph).ancestors(graph.outputs[0]) if _trains(graph) else None
+    for node in RecursiveGraphIterator(graph) if forward is not None or _loss(graph) is not None else ():
+        if node.domain == "" and (forward is None or node in forward):
+            places = _WEIGHTS.get(node.op_type, ())
+            found |= values & {node.inputs[i] for i in places if i < len(node.inputs)}
+    for site in find_sites(model):
+        vectors: tuple[ir.Value | None, ...] = ()
+        if isinstance(site, ForwardSite):
+            vectors = (site.scale, site.B, site.running_mean, site.running_var)
+        elif isinstance(site, InferenceSite):
+            vectors = (site.scale, site.B, site.mean, site.var)
+        elif is_rewritten_forward(site.node):
+            vectors = tuple(site.node.inputs[1:5])
+        found |= values & {in_graph(v) for v in vectors if v is not None}
+    return found
+
+
+def inference_outputs(model: ir.Model, known: set[ir.Value]) -> list[ir.Value]:
+    """What feeds the loss, and the graph's other outputs that are no loss, gradient or statistic; once each.
+
+    A loss is read by its form: what it judges the scores by is an input that meets no parameter on its way to the loss,
+    and the scores are what meets it there. Without a loss: all outputs but running statistics.
+
+    Args:
+        model: the model.
+        known: its `parameters`.
+
+    Raises:
+        OnnxCbpError: the loss cannot be told from the network; one line that says to name the outputs.
+    """
+    graph, flow = model.graph, _Flow(model.graph)
+    result: dict[ir.Value, None] = {}
+    judged: set[ir.Value] = set()
+    loss = _loss(graph)
+    if loss is not None:
+        inputs = [value for value in graph.inputs if value not in known and not value.is_initializer()]
+        behind = flow.ancestors(loss)
+        targets = [value for value in inputs if flow.meets_none(value, behind, known)]
+        scores = flow.meetings(targets, [v for v in inputs if v not in targets], behind, known)
+        if scores:
+            judged = flow.dependants(targets)
+            result.update(dict.fromkeys(_merged(scores, set(graph.outputs), known)))
+        elif _trains(graph) or _is_loss_op(loss):
+            raise OnnxCbpError(
+                f"what feeds the loss '{loss.name}' cannot be told: name the outputs to keep with --output"
+            )
+    training = _training_values(model, flow)
+    result.update(dict.fromkeys(v for v in graph.outputs if v not in judged and v not in training))
+    if not result:
+        raise OnnxCbpError("no output of the model is a result of inference: name those to keep with --output")
+    return list(result)
+
+
+def _loss(graph: ir.Graph) -> ir.Value | None:
+    """The first output, where it may be a loss: of a training graph, of a loss op, or a single number."""
+    first = next(iter(graph.outputs), None)
+    if first is None or first.producer() is None:
+        return None
+    scalar = first.shape is not None and len(first.shape) == 0
+    return first if _trains(graph) or scalar or _is_loss_op(first) else None
+
+
+def _trains(graph: ir.Graph) -> bool:
+    return any(is_gradient_accumulator(node) for node in graph)
+
+
+def _is_loss_op(value: ir.Value) -> bool:
+    producer = value.producer()
+    return producer is not None and producer.domain in ("", "com.microsoft") and producer.op_type in _LOSSES
+
+
+def _training_values(model: ir.Model, flow: _Flow) -> set[ir.Value]:
+    """Values that exist for training: statistics of batches, running statistics after the step, gradients, flags."""
+    begin: set[ir.Value] = set()
+    normal: set[ir.Node] = set()
+    for site in find_sites(model):
+        if isinstance(site, BackwardSite) or (site.node.domain == DOMAIN and not is_rewritten_forward(site.node)):
+            begin.update(site.node.outputs)
+            continue
+        normal.add(site.node)
+        if isinstance(site, ForwardSite):
+            statistics = (site.updated_mean, site.updated_var, site.saved_mean, site.saved_var, site.saved_inv_std)
+            begin.update(value for value in statistics if value is not None)
+        elif isinstance(site, InferenceSite):
+            begin.update(site.superfluous)
+        elif is_rewritten_forward(site.node):
+            begin.update(site.node.outputs[1:])
+    for node in model.graph:
+        if node not in normal and (node.domain == DOMAIN or node.op_type == "InPlaceAccumulatorV2"):
+            begin.update(node.outputs)
+    return flow.dependants(begin, stop=normal)
+
+
+class _Flow:
+    """What is made of what in a graph; a node with subgraphs reads all that these read."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self._graph = graph
+        self._reads = {node: _read(node) for node in graph}
+        self._readers: dict[ir.Value, list[ir.Node]] = {}
+        for node, values in self._reads.items():
+            for value in values:
+                self._readers.setdefault(value, []).append(node)
+
+    def dependants(self, values: Iterable[ir.Value], stop: Container[ir.Node] = ()) -> set[ir.Value]:
+        """The values, and all that is made of them; not through the nodes of `stop`."""
+        found: set[ir.Value] = set()
+        todo = list(values)
+        while todo:
+            value = todo.pop()
+            if value not in found:
+                found.add(value)
+                todo += [made for node in self._readers.get(value, ()) if node not in stop for made in node.outputs]
+        return found
+
+    def ancestors(self, value: ir.Value) -> set[ir.Node]:
+        """The nodes that a value is made by."""
+        found: set[ir.Node] = set()
+        todo = [value.producer()]
+        while todo:
+            node = todo.pop()
+            if node is not None and node in self._reads and node not in found:
+                found.add(node)
+                todo += [read.producer() for read in self._reads[node]]
+        return found
+
+    def meets_none(self, value: ir.Value, behind: set[ir.Node], known: set[ir.Value]) -> bool:
+        """Whether an input comes into the loss, and no node on the way reads a parameter."""
+        way = self._way([value], behind)
+        return bool(way) and not any(read in known for node in way for read in self._reads[node])
+
+    def meetings(
+        self, targets: list[ir.Value], data: list[ir.Value], behind: set[ir.Node], known: set[ir.Value]
+    ) -> list[ir.Value]:
+        """What meets the targets on their way to the loss, and is made of data by parameters; in the graph's order."""
+        judged = self.dependants(targets)
+        made = self.dependants(data) & self.dependants(known)
+        way = self._way(targets, behind)
+        found = {read for node in way for read in self._reads[node] if read in made and read not in judged}
+        return [value for node in self._graph for value in node.outputs if value in found]
+
+    def _way(self, values: list[ir.Value], behind: set[ir.Node]) -> set[ir.Node]:
+        return {node for made in self.dependants(values) for node in self._readers.get(made, ())} & behind
+
+
+def _read(node: ir.Node) -> list[ir.Value]:
+    values = [value for value in node.inputs if value is not None]
+    for attribute in node.attributes.values():
+        if attribute.is_ref() or attribute.type not in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
+            continue
+        graphs = [attribute.as_graph()] if attribute.type == ir.AttributeType.GRAPH else attribute.as_graphs()
+        for graph in graphs:
+            values += [value for inner in RecursiveGraphIterator(graph) for value in inner.inputs if value is not None]
+            values += list(graph.outputs)
+    return values
+
+
+def _merged(scores: list[ir.Value], outputs: set[ir.Value], known: set[ir.Value]) -> Iterator[ir.Value]:
+    """Scores that the loss itself made of one value, such as log(p) and log(1 - p), are that value."""
+    chains = [_chain(score, known) for score in scores]
+    for index, (score, chain) in enumerate(zip(scores, chains, strict=True)):
+        others = {value for other, each in enumerate(chains) if other != index for value in each}
+        shared = [value for value in chain if value in others]
+        if not shared:
+            yield score
+            continue
+        reached = next((value for value in shared if value in outputs), shared[0])
+        producer = reached.producer()
+        linked = reached not in outputs and producer is not None and producer.op_type in _LINKS
+        operand = producer.inputs[0] if linked and producer is not None else None
+        yield reached if operand is None else operand
+
+
+def _chain(value: ir.Value, known: set[ir.Value]) -> list[ir.Value]:
+    """The value and those that it is made of, as long as it is of one by constants alone."""
+    chain = [value]
+    while (node := chain[-1].producer()) is not None:
+        operands = {read for read in _read(node) if ir.convenience.get_const_tensor(read) is None}
+        if len(operands) != 1 or operands & known or any(read in known for read in _read(node)):
+            break
+        chain.append(operands.pop())
+    return chain
+
+
+def named_outputs(model: ir.Model, names: Iterable[str]) -> list[ir.Value]:
+    """The values of the graph with these names, each once.
+
+    Raises:
+        OnnxCbpError: no node of the main graph makes a value of that name.
+    """
+    made = {value.name: value for node in model.graph for value in node.outputs if value.name}
+    result: dict[ir.Value, None] = {}
+    for name in names:
+        if name not in made:
+            first = ", ".join(f"'{value.name}'" for value in model.graph.outputs[:5])
+            raise OnnxCbpError(
+                f"no node makes a value '{name}': name one that is made; the model's outputs begin {first}"
+            )
+        result[made[name]] = None
+    return list(result)

@@ -1,0 +1,169 @@
+"""Makes every node compute what it computes at inference, in ONNX's own ops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import onnx_ir as ir
+from onnx_ir.passes import InPlacePass, PassResult
+
+from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.graph_passes.analysis import find_sites
+from onnx_cbp.graph_passes.core.scopes import all_nodes
+from onnx_cbp.graph_passes.core.sites import BackwardSite, ForwardSite, InferenceSite, LeftAlone, label
+from onnx_cbp.graph_passes.core.splice import Names, Splice
+from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.dialects import in_onnx, inference_form, running_updates
+
+_BATCH_NORM = "BatchNormalization"
+
+
+class ToInferencePass(InPlacePass):
+    """Batch norms take their running statistics, and Dropout lets everything through.
+
+    A batch norm becomes BatchNormalization in inference form of the model's opset, with a Relu behind it where one was
+    folded in; one that is that form already stays. Its statistics are the running ones before the step, also where one
+    step updates them several times over. Ops of ONNX Runtime's training builds become the ONNX op that they are.
+    What only a backward pass reads of the old nodes stays, for a removal of unused nodes to take: run one afterwards,
+    and then `training_left`.
+
+    The model's functions are to be inlined.
+    """
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Rewrite the model in place."""
+        names, types = Names(model), Types(model)
+        opset = model.opset_imports.get("", 1)
+        before = _before(model)
+        modified = False
+        for site, relu in _sites(model):
+            if not _is_plain(site):
+                _replace(site, relu, opset, names, types, before)
+                modified = True
+        for node in list(all_nodes(model)):
+            modified |= _exchange(node, opset, names, types)
+        return PassResult(model, modified)
+
+
+def training_left(model: ir.Model) -> LeftAlone | None:
+    """The first batch norm that does not normalise with running statistics, and why; None if there is none."""
+    for site in find_sites(model):
+        if isinstance(site, ForwardSite):
+            return LeftAlone(site.node, site.form, "it has no running statistics, which inference needs")
+        if isinstance(site, LeftAlone):
+            if site.node.domain == "" and site.node.op_type != _BATCH_NORM:
+                continue  # it computes at inference what it computes in training
+            ours = inference_form(site.node)
+            return ours if isinstance(ours, LeftAlone) else site
+        if isinstance(site, BackwardSite):
+            return LeftAlone(site.node, site.form, "it is a gradient, which inference has not")
+    return None
+
+
+def _sites(model: ir.Model) -> Iterator[tuple[InferenceSite, bool]]:
+    """Every batch norm whose running statistics are known, and whether a Relu is folded into it.
+
+    Each is read when it is asked for: what is done to one changes what the next one reads.
+    """
+    for site in find_sites(model):
+        if isinstance(site, ForwardSite) and site.running_mean is not None and site.running_var is not None:
+            yield _with_running_statistics(site, site.running_mean, site.running_var), False
+        elif isinstance(site, InferenceSite):
+            yield site, False
+        elif isinstance(site, LeftAlone):
+            ours = inference_form(site.node)
+            if isinstance(ours, tuple):
+                yield ours
+
+
+def _with_running_statistics(site: ForwardSite, mean: ir.Value, var: ir.Value) -> InferenceSite:
+    given = (site.node, site.form, site.axis, site.epsilon, site.momentum, site.X, site.scale, site.B, mean, var)
+    updated = (site.updated_mean, site.updated_var, site.saved_mean, site.saved_var, site.saved_inv_std)
+    return InferenceSite(*given, site.Y, tuple(value for value in updated if value is not None))
+
+
+def _before(model: ir.Model) -> Callable[[ir.Value], ir.Value]:
+    """Tells a running statistic as it is before the step."""
+    updates: dict[ir.Value, ir.Value] = {}
+    for node in all_nodes(model):
+        updates.update(running_updates(node))
+    for site in find_sites(model):
+        if isinstance(site, ForwardSite):
+            pairs = ((site.updated_mean, site.running_mean), (site.updated_var, site.running_var))
+            updates.update((after, before) for after, before in pairs if after is not None and before is not None)
+
+    def first(value: ir.Value) -> ir.Value:
+        walk = value
+        while (producer := walk.producer()) is not None:
+            if walk in updates:
+                walk = value = updates[walk]
+            elif producer.domain == "" and producer.op_type in ("Cast", "Identity") and producer.inputs[0] is not None:
+                walk = producer.inputs[0]  # only to look behind it: a type may be asked for
+            else:
+                break
+        return value
+
+    return first
+
+
+def _is_plain(site: InferenceSite) -> bool:
+    node = site.node
+    training = node.attributes.get("training_mode")
+    return (
+        (node.domain, node.op_type) == ("", _BATCH_NORM)
+        and len(node.outputs) == 1
+        and not (training is not None and training.as_int())
+    )
+
+
+def _replace(
+    site: InferenceSite, relu: bool, opset: int, names: Names, types: Types, before: Callable[[ir.Value], ir.Value]
+) -> None:
+    maker = site.Y.producer()
+    assert maker is not None
+    splice = Splice(maker, names, types)
+    vectors = [site.scale, site.B, before(site.mean), before(site.var)]
+    if opset < 15:  # all of one type there
+        dtype = types.of(site.X)
+        vectors = [value if dtype is None else splice.cast(value, dtype, "as_X") for value in vectors]
+    attributes: dict[str, int | float | list[int]] = {"epsilon": site.epsilon, "momentum": site.momentum}
+    if opset < 7:
+        attributes["is_test"] = 1
+    if opset < 6:
+        attributes["consumed_inputs"] = [0, 0, 0, 0, 0]  # it must be there and means nothing
+    X, back = _channels_second(site, splice)
+    like = ("Y", site.Y.dtype, None if back else site.Y.shape)
+    (Y,) = splice.add(_BATCH_NORM, (X, *vectors), (like,), attributes)
+    if relu:
+        (Y,) = splice.add("Relu", (Y,), (like,))
+    if back:
+        (Y,) = splice.add("Transpose", (Y,), (("Y_as_before", site.Y.dtype, site.Y.shape),), {"perm": back})
+    splice.hand_over(site.Y, Y)
+    splice.commit(remove=False)
+
+
+def _channels_second(site: InferenceSite, splice: Splice) -> tuple[ir.Value, list[int]]:
+    """X with its channels at axis 1, and the permutation that brings the result back; none where it is X itself."""
+    shape = site.X.shape
+    if site.axis == 1 or (shape is not None and site.axis % len(shape) == 1):
+        return site.X, []
+    if shape is None:
+        raise OnnxCbpError(
+            f"node '{label(site.node)}': the rank of '{site.X.name}' is not known: "
+            "run onnx.shape_inference on the model first"
+        )
+    there = list(range(len(shape)))
+    there.insert(1, there.pop(site.axis % len(shape)))
+    (X,) = splice.add("Transpose", (site.X,), (("X_channels_second", site.X.dtype, None),), {"perm": there})
+    return X, [there.index(axis) for axis in range(len(shape))]
+
+
+def _exchange(node: ir.Node, opset: int, names: Names, types: Types) -> bool:
+    """Let ops of ONNX make the first output; the others, which only a backward pass reads, stay with the old node."""
+    splice = Splice(node, names, types)
+    new = in_onnx(node, opset, splice)
+    if new is None:
+        return False
+    splice.hand_over(node.outputs[0], new)
+    splice.commit(remove=False)
+    return True

@@ -1,0 +1,118 @@
+"""Computes what depends on no data and no parameter."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from onnx.reference import ReferenceEvaluator
+from onnx_ir.passes import InPlacePass, PassResult
+
+from onnx_cbp.graph_passes.core.types import Types
+
+#: What exporters compute shapes and per-channel vectors with.
+_VALUES = ("Add", "Cast", "CastLike", "Constant", "ConstantOfShape", "Div", "Mul", "Neg", "Reciprocal", "Sqrt", "Sub")
+_SHAPES = ("Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Shape", "Size", "Slice", "Squeeze")
+_OPS = frozenset((*_VALUES, *_SHAPES, "Transpose", "Unsqueeze"))
+_FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+#: Vectors and small filters; a whole weight that is computed stays computed.
+_LARGEST = 2**16
+
+
+class FoldConstantsPass(InPlacePass):
+    """Turns values of the main graph that are known into initializers.
+
+    Known are constants, static shapes, and what is computed from known values alone; an initializer is a parameter,
+    which training may change, and is not. Exporters write the missing scale of a batch norm, or the missing bias of a
+    convolution, as a little graph (Shape, CastLike, Expand), and share one constant among many layers. ONNX Runtime's
+    gradient builder goes through both: it has no gradient for CastLike, and makes that of a shared Constant twice.
+    Nodes that only a folded one read go with it.
+    """
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Fold in place."""
+        opset = model.opset_imports.get("", 1)
+        types = Types(model)
+        known: dict[ir.Value, np.ndarray] = {}
+        before: list[ir.Node] = []
+        modified = False
+        for node in list(model.graph):
+            if node.domain not in ("", "ai.onnx") or node.op_type not in _OPS or len(node.outputs) != 1:
+                continue
+            array = _compute(node, known, opset, types)
+            if array is None or array.size > _LARGEST:
+                continue
+            (output,) = node.outputs
+            known[output] = array
+            is_float = ir.DataType.from_numpy(array.dtype) in _FLOATS
+            # A Constant of integers is as good as an initializer, and a pass may look for the node.
+            wanted = is_float or node.op_type != "Constant"
+            if wanted and output.uses() and not output.is_graph_output():
+                known[_lift(node, array)] = array
+                modified = True
+            else:
+                before.append(node)
+        for node in reversed(before) if modified else ():
+            if not (node.outputs[0].uses() or node.outputs[0].is_graph_output()):
+                model.graph.remove(node, safe=True)
+        return PassResult(model, modified)
+
+
+def _compute(node: ir.Node, known: dict[ir.Value, np.ndarray], opset: int, types: Types) -> np.ndarray | None:
+    """The result of a node; None where it is not known."""
+    first = node.inputs[0] if node.inputs else None
+    if node.op_type in ("Shape", "Size"):
+        if first is None or first.shape is None:
+            return None
+        start, end = (node.attributes[name].as_int() if name in node.attributes else None for name in ("start", "end"))
+        dims = first.shape.dims[start:end]
+        sizes = [size for size in dims if isinstance(size, int)]
+        if len(sizes) < len(dims):
+            return None
+        return np.array(sizes if node.op_type == "Shape" else np.prod(sizes, dtype=np.int64), np.int64)
+    if any(attribute.is_ref() for attribute in node.attributes.values()):
+        return None
+    inputs = list(node.inputs)
+    attributes = dict(node.attributes)
+    op_type = node.op_type
+    if op_type == "CastLike":  # of the second input, only the type counts
+        dtype = None if inputs[1] is None else types.of(inputs[1])
+        if dtype is None:
+            return None
+        op_type, inputs, attributes = "Cast", inputs[:1], {"to": ir.AttrInt64("to", dtype.value)}
+    feeds = {}
+    for index, value in enumerate(inputs):
+        if value is None:
+            continue
+        if value not in known:
+            return None
+        feeds[f"input{index}"] = known[value]
+    names = [ir.Value(name=f"input{index}") if value is not None else None for index, value in enumerate(inputs)]
+    for name, array in zip([n for n in names if n is not None], feeds.values(), strict=True):
+        name.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
+    alone = ir.Node("", op_type, names, list(attributes.values()), num_outputs=1)
+    alone.outputs[0].name = "output"
+    graph = ir.Graph(
+        [n for n in names if n is not None], alone.outputs, nodes=[alone], opset_imports={"": opset}, name=""
+    )
+    (result,) = ReferenceEvaluator(ir.to_proto(ir.Model(graph, ir_version=8))).run(None, feeds)
+    return np.asarray(result)
+
+
+def _lift(node: ir.Node, array: np.ndarray) -> ir.Value:
+    """Put an initializer in the place of a node."""
+    (output,) = node.outputs
+    graph = node.graph
+    assert isinstance(graph, ir.Graph)
+    tensor = ir.tensor(array, name=output.name)
+    lifted = ir.Value(
+        name=output.name,
+        shape=ir.Shape(array.shape),
+        type=ir.TensorType(tensor.dtype),
+        const_value=tensor,
+        metadata_props=output.metadata_props.copy(),
+    )
+    output.replace_all_uses_with(lifted)
+    output.name = None
+    graph.register_initializer(lifted)
+    graph.remove(node, safe=True)
+    return lifted

@@ -1,0 +1,59 @@
+"""Inlines the model-local functions that hold batch norms which train."""
+
+from __future__ import annotations
+
+from types import UnionType
+
+import onnx_ir as ir
+from onnx_ir.passes import InPlacePass, PassResult
+from onnx_ir.passes.common import InlinePass
+from onnx_ir.traversal import RecursiveGraphIterator
+
+from onnx_cbp.custom_ops import DOMAIN
+from onnx_cbp.graph_passes.analysis import recognise
+from onnx_cbp.graph_passes.core.sites import InferenceSite, LeftAlone
+
+
+class InlineFunctionsPass(InPlacePass):
+    """Inlines every function that holds such a batch norm, or that calls one which does.
+
+    Inside a function no value has a type, and ONNX Runtime cannot infer one through a custom op: a rewritten function
+    would not load. Inlined, a function may also be called with several types, and a batch norm in it gets the
+    attributes that its caller gives. Functions of our own domain are bodies, and stay.
+
+    With `inference`, functions that hold a batch norm in inference form are inlined as well.
+    """
+
+    def __init__(self, *, inference: bool = False) -> None:
+        super().__init__()
+        self._left = LeftAlone if inference else LeftAlone | InferenceSite
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Inline in place."""
+        wanted = {
+            identifier
+            for identifier, function in model.functions.items()
+            if identifier[0] != DOMAIN and _holds_batch_norm(function, model, self._left)
+        }
+        callers = {
+            identifier: {node.op_identifier() for node in RecursiveGraphIterator(function)}
+            for identifier, function in model.functions.items()
+        }
+        while True:
+            more = {identifier for identifier, called in callers.items() if called & wanted} - wanted
+            if not more:
+                break
+            wanted |= more
+        if wanted:
+            InlinePass(criteria=lambda function: function.identifier() in wanted)(model)
+        return PassResult(model, modified=bool(wanted))
+
+
+def _holds_batch_norm(function: ir.Function, model: ir.Model, left: type | UnionType) -> bool:
+    imports = function.opset_imports or model.opset_imports
+    for node in RecursiveGraphIterator(function):
+        site = recognise(node, imports.get(node.domain, 1))
+        by_caller = any(attribute.is_ref() for attribute in node.attributes.values())
+        if site is not None and (by_caller or not isinstance(site, left)):
+            return True
+    return False

@@ -1,0 +1,1 @@
+"""Passes of `rewrite`: channel ops in the place of batch norms, fusions, freezing, training what was frozen."""

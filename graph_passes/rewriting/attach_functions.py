@@ -1,0 +1,57 @@
+"""Attaches the ops' function bodies, so that the model runs where no library of ours is."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes import InPlacePass, PassResult
+
+from onnx_cbp.custom_ops import DOMAIN, OPERATORS
+from onnx_cbp.custom_ops.functions import make_function, serves_mixed_types
+from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.graph_passes.core.scopes import all_nodes
+from onnx_cbp.graph_passes.core.sites import label
+
+_FUNCTIONS_SINCE_IR_VERSION = 8
+
+
+class AttachFunctionsPass(InPlacePass):
+    """Adds a model-local function for every op of the domain that the model uses.
+
+    With a library registered, ONNX Runtime prefers its kernels.
+    """
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Add the functions in place.
+
+        Raises:
+            OnnxCbpError: the model's opset, or a type at this opset, is one that function bodies do not serve.
+        """
+        nodes = [node for node in all_nodes(model) if node.domain == DOMAIN]
+        opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
+        if not serves_mixed_types(opset):
+            _refuse_other_types_than_float(nodes, opset)
+        modified = False
+        for name in dict.fromkeys(node.op_type for node in nodes):
+            key = (DOMAIN, name, "")
+            if name in OPERATORS and key not in model.functions:
+                function = make_function(OPERATORS[name], opset)
+                model.functions[key] = ir.serde.deserialize_function(function)
+                modified = True
+        if modified and model.ir_version < _FUNCTIONS_SINCE_IR_VERSION:
+            model.ir_version = _FUNCTIONS_SINCE_IR_VERSION
+        return PassResult(model, modified)
+
+
+def _refuse_other_types_than_float(nodes: list[ir.Node], opset: int) -> None:
+    for node in nodes:
+        for value in node.inputs:
+            if value is not None and value.dtype in (
+                ir.DataType.DOUBLE,
+                ir.DataType.FLOAT16,
+                ir.DataType.BFLOAT16,
+            ):
+                raise OnnxCbpError(
+                    f"node '{label(node)}': function bodies for {value.dtype} ('{value.name}') need opset 15 or newer, "
+                    f"the model imports opset {opset}: convert it with onnx.version_converter, or rewrite it without "
+                    "'portable'"
+                )

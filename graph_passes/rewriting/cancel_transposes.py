@@ -1,0 +1,46 @@
+"""Takes away pairs of transposes that leave everything where it was."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import onnx_ir as ir
+from onnx_ir.passes import InPlacePass, PassResult
+
+from onnx_cbp.graph_passes.core.scopes import all_nodes
+from onnx_cbp.graph_passes.core.splice import inherit, succeed
+from onnx_cbp.graph_passes.rewriting.channels_last import permutation
+
+
+class CancelTransposesPass(InPlacePass):
+    """Whoever reads a Transpose that undoes the one before it reads what that one was given.
+
+        Y = Transpose<0, 3, 1, 2>(Transpose<0, 2, 3, 1>(X))
+        Y = X
+
+    Exporters from channels-last frameworks put transposes around each convolution, and a batch norm between them must
+    meet its convolution to be folded into it. The first of a pair stays for others that read it: remove what is unused.
+    """
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Rewrite the model in place."""
+        cancelled = [_cancel(node) for node in list(all_nodes(model))]
+        return PassResult(model, any(cancelled))
+
+
+def _cancel(second: ir.Node) -> bool:
+    back, turned = permutation(second), second.inputs[0] if second.inputs else None
+    first = None if turned is None else turned.producer()
+    if not back or first is None or first.graph is not second.graph:
+        return False
+    there, X, Y = permutation(first), first.inputs[0], second.outputs[0]
+    if X is None or [there[axis] for axis in back if axis < len(there)] != list(range(len(back))):
+        return False
+    if Y.is_graph_output():
+        if X.producer() is None or X.is_graph_output():
+            return False  # a name of its own, which an output has, takes a node
+        succeed(Y, X)
+    else:
+        inherit(Y, X)
+    cast("ir.Graph", second.graph).remove(second, safe=True)
+    return True

@@ -1,0 +1,201 @@
+"""Freezes batch norms: they normalise with their running statistics, which nothing changes any more."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from onnx_ir.passes import InPlacePass, PassResult
+
+from onnx_cbp.custom_ops import DOMAIN
+from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.graph_passes.analysis import find_sites
+from onnx_cbp.graph_passes.core.scopes import import_domain
+from onnx_cbp.graph_passes.core.sites import BackwardSite, ForwardSite, InferenceSite, Site, label
+from onnx_cbp.graph_passes.core.splice import Names, Splice, is_used, origin, statistics_type
+from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.dialects import is_frozen_forward, is_rewritten_forward
+from onnx_cbp.graph_passes.distributing.synchronize import original_name
+from onnx_cbp.graph_passes.rewriting.replace_forward import reciprocal_std
+
+
+@dataclass(frozen=True)
+class Freezing:
+    """Which batch norms are frozen.
+
+    Attributes:
+        patterns: patterns of node names (`fnmatch`'s: *, ?, [...]), of batch norms in the forward pass.
+    """
+
+    patterns: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, switch: str | Sequence[str]) -> Freezing:
+        """What the switch `freeze` of `rewrite` says.
+
+        Raises:
+            OnnxCbpError: it is nothing of the kind.
+        """
+        patterns = (switch,) if isinstance(switch, str) else tuple(switch)
+        for pattern in patterns:
+            if not isinstance(pattern, str) or not pattern:
+                raise OnnxCbpError(f"freeze: {pattern!r} is no name of batch norms: use names or patterns ('bn*')")
+        return cls(patterns)
+
+    def chooses(self, site: Site) -> bool:
+        """Whether a batch norm is to be frozen; a gradient goes with the batch norm that made its mean."""
+        node = origin(site.mean) if isinstance(site, BackwardSite) else site.node
+        return node is not None and self._pattern(node) is not None
+
+    def check(self, sites: Iterable[Site]) -> None:
+        """Refuse a model in which a chosen batch norm would silently train.
+
+        Raises:
+            OnnxCbpError: one cannot be frozen, or a pattern is the name of none.
+        """
+        matched: set[str] = set()
+        for site in sites:
+            if _is_gradient(site) or not self.chooses(site):
+                continue
+            reason = _obstacle(site)
+            if reason is not None:
+                raise OnnxCbpError(f"node '{label(site.node)}' ({site.form}) cannot be frozen: {reason}")
+            name = original_name(site.node)
+            matched.update(pattern for pattern in self.patterns if fnmatch.fnmatchcase(name, pattern))
+        for pattern in self.patterns:
+            if pattern not in matched:
+                raise OnnxCbpError(
+                    f"freeze: '{pattern}' chooses no batch norm of the model; `onnx-cbp inspect` lists their names"
+                )
+
+    def _pattern(self, node: ir.Node) -> str | None:
+        name = original_name(node)
+        return next((pattern for pattern in self.patterns if fnmatch.fnmatchcase(name, pattern)), None)
+
+
+def _is_gradient(site: Site) -> bool:
+    """Whether it is a gradient, rewritten or not; it goes with its batch norm."""
+    return isinstance(site, BackwardSite) or (site.node.domain == DOMAIN and not is_rewritten_forward(site.node))
+
+
+def _obstacle(site: Site) -> str | None:
+    """Why a chosen batch norm of the forward pass cannot be frozen; None if it can, or is."""
+    if isinstance(site, ForwardSite):
+        missing = site.running_mean is None or site.running_var is None
+        return "it has no running statistics to normalise with" if missing else None
+    if isinstance(site, InferenceSite) or is_frozen_forward(site.node):
+        return None
+    assert not isinstance(site, BackwardSite)
+    return f"{site.reason}; start from the original model"
+
+
+class FreezePass(InPlacePass):
+    """Every `ForwardSite` that `freezing` chooses, and its gradient, take the running statistics as constants.
+
+        Y = ChannelNormalize(X, scale, B, running_mean, running_var)
+        dX = ChannelNormalize(dY, scale, 0, 0, running_var)               which is scale * inv_std * dY
+        scale_grad, bias_grad = ChannelBackpropStats(X, running_mean, inv_std, dY)
+
+    with inv_std = 1 / sqrt(running_var + epsilon), and each gradient only where something reads it. Nothing updates or
+    writes the running statistics; who reads an updated or a saved one gets the running one as it is.
+
+    Run it before `ReplaceForwardPass` and `ReplaceBackwardPass`, which then find the others alone.
+    """
+
+    def __init__(self, freezing: Freezing) -> None:
+        super().__init__()
+        self._freezing = freezing
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Freeze in place."""
+        if not self._freezing.patterns:
+            return PassResult(model, modified=False)
+        names, types = Names(model), Types(model)
+        chosen = [site for site in find_sites(model) if isinstance(site, ForwardSite) and self._freezing.chooses(site)]
+        forward = {site.node: site for site in chosen}
+        # Gradients first: then nothing reads what was saved for them. Each site is read after what was done before it.
+        for site in find_sites(model):
+            maker = origin(site.mean) if isinstance(site, BackwardSite) else None
+            if isinstance(site, BackwardSite) and maker in forward:
+                _freeze_backward(site, forward[maker], names, types)
+        for site in find_sites(model):
+            if site.node in forward and isinstance(site, ForwardSite):
+                _freeze_forward(site, names, types)
+        if forward:
+            import_domain(model)
+        return PassResult(model, modified=bool(forward))
+
+
+def _statistics(site: ForwardSite, splice: Splice, dtype: ir.DataType) -> tuple[ir.Value, ir.Value]:
+    """The running mean and variance in the type of the statistics."""
+    assert site.running_mean is not None
+    assert site.running_var is not None
+    return splice.cast(site.running_mean, dtype, "running_mean"), splice.cast(site.running_var, dtype, "running_var")
+
+
+def _freeze_forward(site: ForwardSite, names: Names, types: Types) -> None:
+    splice = Splice(site.node, names, types)
+    dtype = statistics_type(site.scale, types)
+    mean, var = _statistics(site, splice, dtype)
+    (Y,) = splice.channel_op(
+        "ChannelNormalize",
+        (site.X, splice.cast(site.scale, dtype, "scale"), splice.cast(site.B, dtype, "B"), mean, var),
+        (("Y", site.X.dtype, site.X.shape),),
+        axis=site.axis,
+        epsilon=site.epsilon,
+    )
+    splice.hand_over(site.Y, Y)
+    for old, new in (
+        (site.updated_mean, mean),
+        (site.updated_var, var),
+        (site.saved_mean, mean),
+        (site.saved_var, var),
+    ):
+        if is_used(old):
+            (same,) = splice.add("Identity", (new,), (("running", dtype, new.shape),))
+            splice.hand_over(old, same)
+    if is_used(site.saved_inv_std):
+        splice.hand_over(site.saved_inv_std, reciprocal_std(splice, var, dtype, site.epsilon))
+    splice.commit()
+
+
+def _freeze_backward(site: BackwardSite, forward: ForwardSite, names: Names, types: Types) -> None:
+    splice = Splice(site.node, names, types)
+    mean, var = _statistics(forward, splice, statistics_type(site.scale, types))
+    frozen_gradients(site, mean, var, forward.epsilon, splice, types)
+    splice.commit()
+
+
+def frozen_gradients(
+    site: BackwardSite, mean: ir.Value, var: ir.Value, epsilon: float, splice: Splice, types: Types
+) -> None:
+    """Append the gradients that something reads, of a batch norm with constant statistics of the statistics' type."""
+    dtype = statistics_type(site.scale, types)
+    if is_used(site.scale_grad) or is_used(site.bias_grad):
+        scale_grad, bias_grad = splice.channel_op(
+            "ChannelBackpropStats",
+            (site.X, mean, reciprocal_std(splice, var, dtype, epsilon), site.dY),
+            (("scale_grad", dtype, site.scale.shape), ("bias_grad", dtype, site.scale.shape)),
+            axis=site.axis,
+        )
+        splice.hand_over(site.scale_grad, scale_grad)
+        splice.hand_over(site.bias_grad, bias_grad)
+    if is_used(site.dX):
+        zeros = _zeros_like(splice, site.scale, dtype)
+        (dX,) = splice.channel_op(
+            "ChannelNormalize",
+            (site.dY, splice.cast(site.scale, dtype, "scale"), zeros, zeros, var),
+            (("dX", site.X.dtype, site.X.shape),),
+            axis=site.axis,
+            epsilon=epsilon,
+        )
+        splice.hand_over(site.dX, dX)
+
+
+def _zeros_like(splice: Splice, scale: ir.Value, dtype: ir.DataType) -> ir.Value:
+    """Append a zero for each channel."""
+    (size,) = splice.add("Shape", (scale,), (("channels", ir.DataType.INT64, ir.Shape([1])),))
+    zero = ir.tensor([0.0], dtype=dtype)
+    return splice.add("ConstantOfShape", (size,), (("zeros", dtype, scale.shape),), {"value": zero})[0]

@@ -1,0 +1,290 @@
+"""Replaces batch norms that train by ops of ours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import InPlacePass, PassResult
+
+from onnx_cbp.graph_passes.analysis import find_sites
+from onnx_cbp.graph_passes.core.ancestry import made_of
+from onnx_cbp.graph_passes.core.scopes import import_domain
+from onnx_cbp.graph_passes.core.sites import ForwardSite, label
+from onnx_cbp.graph_passes.core.splice import Draft, Names, Splice, is_used, statistics_type
+from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.distributing.synchronize import Synchronization, merge_statistics
+
+
+class ReplaceForwardPass(InPlacePass):
+    """Every `ForwardSite` becomes ops of ours.
+
+    With `one_pass`, for replicas that do not synchronise:
+
+        Y, mean, inv_std, updated_mean, updated_var = BatchNormTrainUpdate(X, scale, B, running_mean, running_var)
+        Y, mean, var, count = BatchNormTrain(X, scale, B)      where it has no running statistics to move
+
+    Without it, in the steps between which statistics can be synchronised:
+
+        mean, var, count = ChannelStats(X)
+        Y = ChannelNormalize(X, scale, B, mean, var)
+        updated = RunningStats(running, batch, count)          for mean and variance
+
+    A site that `synchronization` chooses is done in steps, and its statistics are those of the group's whole batch:
+
+        mean, var, count = ChannelStatsMerge(AllGather(ChannelStats(X)))
+
+    Either way, where the node wrote its running statistics in place:
+
+        InPlaceAccumulatorV2(running, updated, overwrite)
+
+    With `unbiased_running_var`, running variances are updated by PyTorch's convention, with count / (count - 1) of the
+    batch's; ONNX, and ONNX Runtime, keep the biased variance.
+
+    The running statistics are written by a node of their own, after everything that reads them: an op that aliases
+    them would bring back the wrong outputs that ONNX Runtime computes where equal initializers were merged.
+    """
+
+    def __init__(
+        self,
+        *,
+        one_pass: bool = False,
+        synchronization: Synchronization | None = None,
+        unbiased_running_var: bool = False,
+    ) -> None:
+        super().__init__()
+        self._one_pass = one_pass
+        self._unbiased = unbiased_running_var
+        self._synchronization = synchronization or Synchronization({})
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Rewrite the model in place."""
+        names, types = Names(model), Types(model)
+        writes = InPlaceWrites()
+        modified = False
+        for site in find_sites(model):
+            if isinstance(site, ForwardSite):
+                group = self._synchronization.group(site)
+                one_pass = self._one_pass and group is None
+                _replace(site, names, types, writes, one_pass, group, unbiased=self._unbiased)
+                modified = True
+        if modified:
+            import_domain(model)
+        return PassResult(model, modified)
+
+
+class InPlaceWrites:
+    """The node that writes each running statistic, and the value it writes.
+
+    Layers that share statistics (one module called twice) update them one after the other: each step goes on from the
+    one before, and only the last is written.
+    """
+
+    def __init__(self) -> None:
+        # By graph too: a value made inside a subgraph cannot be read outside.
+        self._writers: dict[tuple[ir.Value, ir.Graph | None], ir.Node] = {}
+
+    def latest(self, running: ir.Value, graph: ir.Graph | None) -> ir.Value:
+        """The running statistic as the steps so far have left it."""
+        writer = self._writers.get((running, graph))
+        if writer is None:
+            return running
+        updated = writer.inputs[1]
+        assert updated is not None
+        return updated
+
+    def move(self, running: ir.Value, graph: ir.Graph | None, writer: ir.Node) -> None:
+        """Let `writer` be the node that writes the statistic; an earlier one is removed."""
+        earlier = self._writers.get((running, graph))
+        if earlier is not None:
+            assert earlier.graph is not None
+            overwrite = earlier.inputs[2]
+            assert overwrite is not None
+            constant = overwrite.producer()
+            assert constant is not None
+            earlier.graph.remove((earlier, constant), safe=True)
+        self._writers[running, graph] = writer
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A running statistic that a site updates.
+
+    Attributes:
+        name: "running_mean" or "running_var".
+        before: the value before the step, in its own type.
+        dtype: that type; None where it is not known.
+        updated: the site's value after the step, if it has one.
+        written: the caller's array is written in place.
+    """
+
+    name: str
+    before: ir.Value
+    dtype: ir.DataType | None
+    updated: ir.Value | None
+    written: bool
+
+
+def _running(site: ForwardSite, types: Types) -> list[_Running]:
+    """The running statistics of a site that it moves, though nothing may read what they become.
+
+    `generate_artifacts` and `finalize` look for them. Those that are made from the batch itself, as PyTorch's exporter
+    writes a layer without track_running_stats, are none.
+    """
+    result = []
+    for name, before, updated in (
+        ("running_mean", site.running_mean, site.updated_mean),
+        ("running_var", site.running_var, site.updated_var),
+    ):
+        if before is not None:
+            written = site.updates_in_place and is_parameter(before)
+            if written or is_used(updated) or (updated is not None and site.X not in made_of(before)):
+                result.append(_Running(name, before, types.of(before), updated, written))
+    return result
+
+
+def _replace(
+    site: ForwardSite,
+    names: Names,
+    types: Types,
+    writes: InPlaceWrites,
+    one_pass: bool,
+    group: str | None,
+    *,
+    unbiased: bool,
+) -> None:
+    splice = Splice(site.node, names, types)
+    running = _running(site, types)
+    if one_pass and len(running) == 2 and not is_used(site.saved_var):
+        _in_one(site, splice, types, writes, running, unbiased)
+    else:
+        _in_steps(site, splice, types, writes, running, one_pass, group, unbiased)
+    splice.commit(site.interior)
+
+
+def _in_one(
+    site: ForwardSite,
+    splice: Splice,
+    types: Types,
+    writes: InPlaceWrites,
+    running: list[_Running],
+    unbiased: bool,
+) -> None:
+    dtype = statistics_type(site.scale, types)
+    vector = site.scale.shape
+    before = [splice.cast(_latest(each, splice, writes), dtype, each.name) for each in running]
+    Y, mean, inv_std, *updated = splice.channel_op(
+        "BatchNormTrainUpdate",
+        (site.X, splice.cast(site.scale, dtype, "scale"), splice.cast(site.B, dtype, "B"), *before),
+        (
+            ("Y", site.X.dtype, site.X.shape),
+            ("mean", dtype, vector),
+            ("inv_std", dtype, vector),
+            ("updated_running_mean", dtype, vector),
+            ("updated_running_var", dtype, vector),
+        ),
+        axis=site.axis,
+        epsilon=site.epsilon,
+        momentum=site.momentum,
+        unbiased=int(unbiased),
+        relu=0,
+    )
+    splice.hand_over(site.Y, Y)
+    saved_type = _saved_type(site, types)
+    splice.hand_over(site.saved_mean, mean, saved_type)
+    splice.hand_over(site.saved_inv_std, inv_std, saved_type)
+    for each, new in zip(running, updated, strict=True):
+        _keep(each, new, splice, writes)
+
+
+def _in_steps(
+    site: ForwardSite,
+    splice: Splice,
+    types: Types,
+    writes: InPlaceWrites,
+    running: list[_Running],
+    one_pass: bool,
+    group: str | None,
+    unbiased: bool,
+) -> None:
+    dtype = statistics_type(site.scale, types)
+    vector = site.scale.shape
+    scale = splice.cast(site.scale, dtype, "scale")
+    B = splice.cast(site.B, dtype, "B")
+    results = (("mean", dtype, vector), ("var", dtype, vector), ("count", ir.DataType.INT64, ir.Shape([])))
+    normal = ("Y", site.X.dtype, site.X.shape)
+    if one_pass:
+        Y, mean, var, count = splice.channel_op(
+            "BatchNormTrain", (site.X, scale, B), (normal, *results), axis=site.axis, epsilon=site.epsilon
+        )
+    else:
+        mean, var, count = splice.channel_op("ChannelStats", (site.X,), results, axis=site.axis, stash_type=dtype.value)
+        if group is not None:
+            mean, var, count = merge_statistics(splice, (mean, var, count), group, label(site.node))
+        (Y,) = splice.channel_op(
+            "ChannelNormalize", (site.X, scale, B, mean, var), (normal,), axis=site.axis, epsilon=site.epsilon
+        )
+    splice.hand_over(site.Y, Y)
+    saved_type = _saved_type(site, types)
+    splice.hand_over(site.saved_mean, mean, saved_type)
+    splice.hand_over(site.saved_var, var, saved_type)
+    if is_used(site.saved_inv_std):
+        splice.hand_over(site.saved_inv_std, reciprocal_std(splice, var, dtype, site.epsilon), saved_type)
+    for each in running:
+        batch = mean if each.name == "running_mean" else var
+        before = splice.cast(_latest(each, splice, writes), dtype, each.name)
+        (new,) = splice.channel_op(
+            "RunningStats",
+            (before, batch, count),
+            ((f"updated_{each.name}", dtype, batch.shape),),
+            momentum=site.momentum,
+            unbiased=int(unbiased and batch is var),
+        )
+        _keep(each, new, splice, writes)
+
+
+def _saved_type(site: ForwardSite, types: Types) -> ir.DataType | None:
+    """The type of saved statistics by their op: that of the running ones."""
+    return None if site.running_mean is None else types.of(site.running_mean)
+
+
+def is_parameter(running: ir.Value) -> bool:
+    """Whether the caller feeds a running statistic, so that it outlives the step; an initializer is a constant."""
+    return running.is_graph_input() and not running.is_initializer()
+
+
+def reciprocal_std(splice: Splice, var: ir.Value, dtype: ir.DataType, epsilon: float) -> ir.Value:
+    """Append 1 / sqrt(var + epsilon), which gradients read; `dtype` is the type of `var`."""
+    epsilon_value = splice.constant("epsilon", ir.tensor(np.asarray(epsilon, np.float32).astype(dtype.numpy())))
+    (shifted,) = splice.add("Add", (var, epsilon_value), (("shifted_var", dtype, var.shape),))
+    (std,) = splice.add("Sqrt", (shifted,), (("std", dtype, var.shape),))
+    (inv_std,) = splice.add("Reciprocal", (std,), (("inv_std", dtype, var.shape),))
+    return inv_std
+
+
+def _latest(running: _Running, splice: Splice, writes: InPlaceWrites) -> ir.Value:
+    return writes.latest(running.before, splice.node.graph) if running.written else running.before
+
+
+def _keep(running: _Running, new: ir.Value, splice: Splice, writes: InPlaceWrites) -> None:
+    """Give the updated statistic to whoever reads it, and write it in place where the site did."""
+    if running.dtype is not None:
+        new = splice.cast(new, running.dtype, f"updated_{running.name}_as_before")
+    new = splice.hand_over(running.updated, new)
+    if running.written:
+        writes.move(running.before, splice.node.graph, write_in_place(splice, running.name, running.before, new))
+
+
+def write_in_place(draft: Draft, name: str, running: ir.Value, new: ir.Value) -> ir.Node:
+    """Append the node that writes a running statistic into the caller's array."""
+    overwrite = draft.constant(f"{name}_overwrite", ir.tensor(np.array([True])))
+    (done,) = draft.add(
+        "InPlaceAccumulatorV2",
+        (running, new, overwrite),
+        ((f"{name}_written", ir.DataType.BOOL, ir.Shape([1])),),
+        domain="com.microsoft",
+    )
+    writer = done.producer()
+    assert writer is not None
+    return writer

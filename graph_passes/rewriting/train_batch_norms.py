@@ -1,0 +1,201 @@
+"""Makes batch norms in inference form train: what an exporter that only knows inference has taken away."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+
+import onnx_ir as ir
+from onnx_ir.passes import InPlacePass, PassResult
+
+from onnx_cbp.custom_ops import DOMAIN
+from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.graph_passes.analysis import find_sites
+from onnx_cbp.graph_passes.core.calls import first_call
+from onnx_cbp.graph_passes.core.sites import BackwardSite, InferenceSite, LeftAlone, Site, give_statistic, label
+from onnx_cbp.graph_passes.core.splice import Names, Splice
+from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.dialects import is_rewritten_forward
+
+_TRAINING_MODE_SINCE = 14
+_TRAINING_OUTPUTS_SINCE = 7
+
+
+class TrainBatchNormsPass(InPlacePass):
+    """Every chosen `InferenceSite` becomes ONNX's BatchNormalization in the training form of the graph's opset.
+
+        Y = BatchNormalization(X, scale, B, mean, var)
+        Y, updated_mean, updated_var = BatchNormalization<training_mode=1>(X, scale, B, mean, var)   opset 14 and newer
+        Y, updated_mean, updated_var, saved_mean, saved_var = BatchNormalization(...)                opset 7 to 13
+        the same with is_test = 0                                                                    opset 1 to 6
+
+    Epsilon and momentum are kept (momentum is ONNX's: the part of the old statistic that stays; 0.9 where an exporter
+    wrote none). The graph's inputs and outputs stay. The updated statistics are values of the graph that nothing reads,
+    as PyTorch's exporter leaves them in training form: ONNX Runtime's training artifacts keep them, in place, where the
+    statistics are named in frozen_params; a plain session keeps them where they are made outputs of the graph.
+
+    Scale, B, mean and var that are Constant nodes, or copies of initializers that an exporter merged because they were
+    equal, become initializers of their own, by their names: only those can be parameters, and be updated.
+
+    Args:
+        patterns: names of nodes (`fnmatch`'s: *, ?, [...]).
+
+    Raises:
+        OnnxCbpError: a pattern chooses no batch norm, or one that cannot train.
+    """
+
+    def __init__(self, patterns: str | Sequence[str] = "*") -> None:
+        super().__init__()
+        self._patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Rewrite the model in place; nothing is changed where a pattern is refused."""
+        _join_calls(list(find_sites(model)))
+        sites = list(find_sites(model))
+        self.check(sites)
+        chosen = [site for site in sites if isinstance(site, InferenceSite) and self.chooses(site)]
+        refused = [reason for site in chosen if (reason := _obstacle(site))]
+        if refused:
+            raise OnnxCbpError(refused[0])
+        nodes = {site.node for site in chosen}
+        names, types = Names(model), Types(model)
+        for site in find_sites(model):  # once more: each is read anew, after what was done to those before it
+            if isinstance(site, InferenceSite) and site.node in nodes:
+                _train(site, model, names, types)
+        return PassResult(model, bool(chosen))
+
+    def check(self, sites: Sequence[Site]) -> None:
+        """Refuse patterns that choose nothing, or what cannot train.
+
+        Raises:
+            OnnxCbpError: see the class.
+        """
+        for pattern in self._patterns:
+            if not (isinstance(pattern, str) and pattern):
+                raise OnnxCbpError(f"train: {pattern!r} is no name of batch norms: use names of nodes, or '*' for all")
+        for pattern in self._patterns:
+            matched = [s for s in sites if _forward(s) and fnmatch.fnmatchcase(label(s.node), pattern)]
+            if not matched:
+                hint = "; `onnx-cbp inspect` lists their names" if any(map(_forward, sites)) else ": it has none"
+                raise OnnxCbpError(f"train: '{pattern}' chooses no batch norm of the model{hint}")
+            for site in matched:
+                # One that is rewritten already trains, and is no obstacle to the others that a pattern chooses.
+                rewritten = is_rewritten_forward(site.node) and label(site.node) != pattern
+                if isinstance(site, LeftAlone) and not rewritten:
+                    raise OnnxCbpError(
+                        f"node '{label(site.node)}' ({site.form}) cannot be made to train: {site.reason}"
+                    )
+
+    def chooses(self, site: Site) -> bool:
+        """Whether a pattern is the name of the batch norm."""
+        return any(fnmatch.fnmatchcase(label(site.node), pattern) for pattern in self._patterns)
+
+
+def _forward(site: Site) -> bool:
+    return not isinstance(site, BackwardSite) and not (
+        site.node.domain == DOMAIN and not is_rewritten_forward(site.node)
+    )
+
+
+def _obstacle(site: InferenceSite) -> str | None:
+    """Why a chosen batch norm cannot train, as one line; None if it can."""
+    graph = site.node.graph
+    prefix = f"node '{label(site.node)}' ({site.form}) cannot be made to train"
+    for old in site.superfluous:
+        if old.uses() or old.is_graph_output():
+            return f"{prefix}: its output '{old.name}' is read, which inference form does not have: remove its readers"
+    if site.node.domain != "":
+        return f"{prefix}: it is an op of a training graph: use it on the model that the artifacts are made of"
+    if isinstance(graph, ir.Function):
+        return f"{prefix}: it stands in the model-local function '{graph.name}': inline the function first"
+    return None
+
+
+def _train(site: InferenceSite, model: ir.Model, names: Names, types: Types) -> None:
+    splice = Splice(site.node, names, types)
+    opset = model.opset_imports.get("", 1)
+    parameters = [_parameter(value, model) for value in (site.scale, site.B, site.mean, site.var)]
+    mean, var = parameters[2:]
+    outputs = [
+        ("Y", site.Y.dtype or site.X.dtype, site.Y.shape or site.X.shape),
+        ("updated_mean", mean.dtype, mean.shape),
+        ("updated_var", var.dtype, var.shape),
+    ]
+    attributes: dict[str, int | float | Sequence[int]] = {"epsilon": site.epsilon, "momentum": site.momentum}
+    if opset >= _TRAINING_MODE_SINCE:
+        attributes["training_mode"] = 1
+    else:
+        outputs += [("saved_mean", mean.dtype, mean.shape), ("saved_var", var.dtype, var.shape)]
+    if opset < _TRAINING_OUTPUTS_SINCE:
+        attributes["is_test"] = 0
+    if "consumed_inputs" in site.node.attributes:  # what opset 1 asks for
+        attributes["consumed_inputs"] = site.node.attributes["consumed_inputs"].as_ints()
+    there, back = _permutations(site, types)
+    X = (
+        site.X
+        if there is None
+        else splice.add("Transpose", (site.X,), (("X", site.X.dtype, None),), {"perm": there})[0]
+    )
+    Y, *_ = splice.add("BatchNormalization", (X, *parameters), outputs, attributes)
+    normalised = Y
+    if back is not None:
+        Y.shape = None
+        (Y,) = splice.add("Transpose", (Y,), (("Y_as_before", *outputs[0][1:]),), {"perm": back})
+    splice.hand_over(site.Y, Y)
+    name = site.node.name
+    splice.commit(site.interior)
+    node = normalised.producer()
+    assert node is not None
+    node.name = name or node.name  # the batch norm that it was
+
+
+def _permutations(site: InferenceSite, types: Types) -> tuple[list[int] | None, list[int] | None]:
+    """Where ONNX's op has its channels at axis 1 and the site has not: X's axes there, and back."""
+    shape = types.shape(site.X)
+    if shape is None or len(shape) < 2 or site.axis % len(shape) == 1:
+        return None, None
+    axis = site.axis % len(shape)
+    there = [0, axis, *(other for other in range(1, len(shape)) if other != axis)]
+    return there, [there.index(position) for position in range(len(shape))]
+
+
+def _join_calls(sites: Sequence[Site]) -> None:
+    """Let all calls of one module read the running statistics that the first one reads, and none a copy."""
+    running = [site for site in sites if isinstance(site, InferenceSite)]
+    read = {value for site in running for value in (site.mean, site.var)}
+    for site in running:
+        for position, value in enumerate((site.mean, site.var)):
+            first = first_call(value)
+            if first is not value and first in read:
+                give_statistic(site, position, first)
+
+
+def _parameter(value: ir.Value, model: ir.Model) -> ir.Value:
+    """The value as an initializer of its own where it is a constant of another kind; otherwise itself."""
+    node = value.producer()
+    if node is None or node.graph is not model.graph or node.domain != "":
+        return value
+    if node.op_type not in ("Constant", "Identity"):
+        return value
+    tensor = _constant(value)  # None: it is computed, and goes on being so
+    if tensor is None or value.is_graph_output():
+        return value
+    name, value.name = value.name, None
+    assert name is not None
+    # A tensor of its own: what an initializer is named is written into its tensor, which may be that of another, or of
+    # the caller's model.
+    own = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=name)
+    parameter = ir.Value(name=name, type=ir.TensorType(own.dtype), shape=own.shape, const_value=own)
+    value.replace_all_uses_with(parameter)
+    model.graph.remove(node, safe=True)
+    model.graph.register_initializer(parameter)
+    return parameter
+
+
+def _constant(value: ir.Value) -> ir.TensorProtocol | None:
+    """The tensor of a Constant node or of an initializer, seen through Identity nodes; None where there is none."""
+    node = value.producer()
+    while node is not None and node.op_type == "Identity" and node.domain == "" and node.inputs[0] is not None:
+        value = node.inputs[0]
+        node = value.producer()
+    return ir.convenience.get_const_tensor(value)

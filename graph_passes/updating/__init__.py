@@ -1,0 +1,1 @@
+"""Passes of `update_bn`: the statistics of a batch as a model's results."""

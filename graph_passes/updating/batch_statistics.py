@@ -1,0 +1,211 @@
+"""A model whose outputs are the batch statistics of its batch norms, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onnx_cbp.custom_ops import DOMAIN
+from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.graph_passes.analysis import find_sites
+from onnx_cbp.graph_passes.core.calls import first_call
+from onnx_cbp.graph_passes.core.scopes import import_domain
+from onnx_cbp.graph_passes.core.sites import (
+    BackwardSite,
+    ChannelVector,
+    ForwardSite,
+    InferenceSite,
+    LeftAlone,
+    Site,
+    in_graph,
+    label,
+)
+from onnx_cbp.graph_passes.core.splice import Names, Splice, statistics_type
+from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.dialects import is_rewritten_forward, rewritten_site
+
+#: Ops whose result has the elements of what they are given, in order.
+SAME_ELEMENTS = ("Cast", "Reshape", "Squeeze", "Unsqueeze")
+_DEEPEST = 16  # nodes from a scale to what it is made of
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A batch norm of the main graph, with where its running statistics come from.
+
+    Attributes:
+        site: the batch norm.
+        relu: a Relu is folded into it.
+        mean, var: the running statistics as the graph begins with them: before layers that share them with this one,
+            and before a change of type or shape.
+        scale, B: the same of these.
+        module: what layers that are one module, called several times, have in common.
+    """
+
+    site: ForwardSite | InferenceSite
+    relu: bool
+    mean: ir.Value
+    var: ir.Value
+    scale: ir.Value
+    B: ir.Value
+    module: tuple[object, ...]
+
+
+def find_layers(model: ir.Model) -> list[Layer]:
+    """The batch norms of a model that have running statistics, whether they train, infer or are rewritten.
+
+    Raises:
+        OnnxCbpError: one stands in a subgraph, or is none that the channel ops can take.
+    """
+    found = [read for site in find_sites(model) if (read := _read(site)) is not None]
+    before: dict[ir.Value, ir.Value] = {}
+    layers = []
+    for site, relu in found:
+        if site.node.graph is not model.graph:
+            raise OnnxCbpError(
+                f"node '{label(site.node)}' ({site.form}) stands in a subgraph, from where its statistics cannot be "
+                "had: move it out of the If, Loop or Scan"
+            )
+        running = running_statistics(site)
+        if running is None:
+            continue
+        if isinstance(site, ForwardSite):
+            for updated, old in zip((site.updated_mean, site.updated_var), running, strict=True):
+                if updated is not None:
+                    before[updated] = old
+        mean, var, scale, B = (_root(value, before) for value in (*running, site.scale, site.B))
+        layers.append(Layer(site, relu, mean, var, scale, B, (mean, var, *_parameters(site, mean))))
+    return layers
+
+
+def _parameters(site: ForwardSite | InferenceSite, mean: ir.Value) -> tuple[object, ...]:
+    """What else tells modules apart whose statistics are one tensor: it may be of several that were equal.
+
+    Where it is fed, it is one parameter. Scale and bias are told by what they are made of, as each call of a module
+    without them has ones and zeros of its own.
+    """
+    if mean.is_graph_input() and not mean.is_initializer():
+        return ()
+    return _content(site.scale), _content(site.B)
+
+
+def _content(value: ir.Value | None, depth: int = 0) -> object:
+    """What a value is made of: numbers, and values that are fed; a shape or a type that is asked for says nothing."""
+    if value is None:
+        return None
+    value = in_graph(value)
+    if isinstance(value, ChannelVector):
+        return value.fill
+    node = value.producer()
+    if value.is_graph_input() or depth == _DEEPEST:
+        return value
+    tensor = ir.convenience.get_const_tensor(value)
+    if tensor is not None:
+        return tensor.numpy().tobytes()
+    if node is None:
+        return value
+    if node.op_type == "Shape":
+        return node.op_type
+    if node.op_type in ("CastLike", "Identity", *SAME_ELEMENTS):
+        return _content(node.inputs[0], depth + 1)
+    return node.op_type, *(_content(each, depth + 1) for each in node.inputs)
+
+
+def running_statistics(site: ForwardSite | InferenceSite) -> tuple[ir.Value, ir.Value] | None:
+    """The running mean and variance that a batch norm reads; None where it has none."""
+    if isinstance(site, InferenceSite):
+        return site.mean, site.var
+    if site.running_mean is None or site.running_var is None:
+        return None
+    return site.running_mean, site.running_var
+
+
+def _read(site: Site) -> tuple[ForwardSite | InferenceSite, bool] | None:
+    """A site of a forward batch norm, and whether a Relu is folded into it."""
+    if isinstance(site, BackwardSite):
+        return None
+    if not isinstance(site, LeftAlone):
+        return site, False
+    if is_rewritten_forward(site.node):
+        return rewritten_site(site.node)
+    if site.node.domain == DOMAIN:
+        return None
+    raise OnnxCbpError(f"node '{label(site.node)}' ({site.form}) has no statistics to be had: {site.reason}")
+
+
+def _root(value: ir.Value, before: dict[ir.Value, ir.Value]) -> ir.Value:
+    """What a value is made of by steps that only update a running statistic or change its type or shape."""
+    while True:
+        value = in_graph(value)
+        producer = value.producer()
+        if value in before:
+            value = before[value]
+        elif (first := first_call(value)) is not value:
+            value = first
+        elif producer is not None and producer.domain == "" and producer.op_type in SAME_ELEMENTS:
+            same = producer.inputs[0]
+            assert same is not None
+            value = same
+        else:
+            return value
+
+
+def expose_statistics(model: ir.Model) -> list[tuple[str, str, str]]:
+    """Let the graph's outputs be (mean, var, count) of each layer's batch, in place; all else that it made is cut off.
+
+    Each layer normalises with the statistics of its batch, as in training:
+
+        mean, var, count = ChannelStats(X)
+        Y = ChannelNormalize(X, scale, B, mean, var)
+
+    Returns:
+        The names of the outputs, one triple for each of `find_layers(model)`.
+    """
+    layers = find_layers(model)
+    names, types = Names(model), Types(model)
+    graph = model.graph
+    graph.outputs[:] = [layer.site.Y for layer in layers]
+    _cut_off(graph)
+    statistics: list[tuple[ir.Value, ...]] = []
+    for layer in reversed(layers):  # a later one may read what an earlier one that shares its statistics made of them
+        statistics.insert(0, _expose(layer, names, types))
+        _cut_off(graph)
+    graph.outputs[:] = [value for triple in statistics for value in triple]
+    _cut_off(graph)
+    graph.inputs[:] = [value for value in graph.inputs if value.uses()]
+    import_domain(model)
+    return [(str(mean.name), str(var.name), str(count.name)) for mean, var, count in statistics]
+
+
+def _expose(layer: Layer, names: Names, types: Types) -> tuple[ir.Value, ...]:
+    site = layer.site
+    splice = Splice(site.node, names, types)
+    dtype, vector = statistics_type(site.scale, types), site.scale.shape
+    statistics = splice.channel_op(
+        "ChannelStats",
+        (site.X,),
+        (("mean", dtype, vector), ("var", dtype, vector), ("count", ir.DataType.INT64, ir.Shape([]))),
+        axis=site.axis,
+        stash_type=dtype.value,
+    )
+    whole = ("Y", site.X.dtype, site.X.shape)
+    scale, B = splice.cast(site.scale, dtype, "scale"), splice.cast(site.B, dtype, "B")
+    (Y,) = splice.channel_op(
+        "ChannelNormalize", (site.X, scale, B, *statistics[:2]), (whole,), axis=site.axis, epsilon=site.epsilon
+    )
+    if layer.relu:
+        (Y,) = splice.add("Relu", (Y,), (whole,))
+    splice.hand_over(site.Y, Y)
+    splice.commit()
+    graph = Y.graph
+    assert graph is not None
+    graph.outputs.extend(statistics)  # until all are exposed: what nothing reads is cut off
+    return statistics
+
+
+def _cut_off(graph: ir.Graph) -> None:
+    """Remove the nodes that lead to no output of the graph."""
+    for node in reversed(graph):
+        if not any(value.uses() or value.is_graph_output() for value in node.outputs):
+            graph.remove(node, safe=True)
