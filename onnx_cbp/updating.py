@@ -43,10 +43,13 @@ def update_bn(
     checkpoint: Any = None,
     momentum: float | None = None,
     exact: bool = False,
-    unbiased_running_var: bool = False,
+    unbiased_running_var: bool = True,
     backend: str = "auto",
 ) -> onnx.ModelProto:
     """Take the running statistics of every batch norm anew from data, as `torch.optim.swa_utils.update_bn` does.
+
+    With nothing but a model and batches, they are what PyTorch's gives: the average over the batches of the mean and of
+    the unbiased variance, each batch and each call of a module with the same weight.
 
     Runs the graph over the batches with each batch norm normalising by its batch, so that a layer's statistics are
     those of what the layers before it give in training. Nothing else in the graph runs: no loss, no gradient. Takes
@@ -65,7 +68,8 @@ def update_bn(
         exact: instead of either: the mean and the variance over all samples, by Chan's merge of those of the batches.
             They do not depend on how data is cut into batches, in the first batch norm; those behind it normalise by
             their batch.
-        unbiased_running_var: give variances by PyTorch's convention, count / (count - 1) of the biased one.
+        unbiased_running_var: give variances by PyTorch's convention, count / (count - 1) of the biased one (with
+            `exact`, once, of the count of all samples). False: by that of ONNX and Keras, the biased ones.
         backend: of the ops, as `register` takes it.
 
     Returns:
@@ -73,8 +77,9 @@ def update_bn(
         Batch norms that share one tensor and are not one module with one scale get tensors of their own.
 
     Raises:
-        OnnxCbpError: no batch norm with running statistics, no batches, a batch that does not fit the inputs, or
-            statistics that are neither in the model nor in the checkpoint, or not finite. Nothing is written then.
+        OnnxCbpError: no batch norm with running statistics, no batches, a batch that does not fit the inputs, or one
+            with a single element a channel where variances are unbiased (PyTorch refuses it, too); statistics that are
+            neither in the model nor in the checkpoint, or not finite. Nothing is written then.
     """
     if exact and momentum is not None:
         raise OnnxCbpError("update_bn: momentum and exact exclude each other: an exact average forgets nothing")
@@ -101,6 +106,11 @@ def update_bn(
             if not (np.isfinite(mean).all() and np.isfinite(var).all()):
                 name = label(layer.site.node)
                 raise OnnxCbpError(f"batch {number}: the statistics of '{name}' are not finite: nothing was written")
+            if count == 1 and unbiased_running_var and not exact:
+                raise OnnxCbpError(
+                    f"batch {number}: '{label(layer.site.node)}' gets one element a channel, which has no unbiased "
+                    "variance: leave the batch out, or use exact or unbiased_running_var=False"
+                )
             modules[layer.module].add(mean, var, int(count), parameters)
     if number < 0:
         raise OnnxCbpError("update_bn: there are no batches to take statistics of")
@@ -144,7 +154,7 @@ class _Module:
             self._merge(batch, count)
             return
         if self.unbiased:
-            batch[1] *= count / max(count - 1, 1)
+            batch[1] *= count / (count - 1)
         self.seen += 1
         if self.momentum is not None:
             kept = self.momentum
@@ -175,7 +185,14 @@ class _Module:
             name = label(self.layers[0].site.node)
             raise OnnxCbpError(f"update_bn: all batches of '{name}' are empty: there is nothing to take statistics of")
         mean, var = self.values
-        return [mean, var * (self.seen / max(self.seen - 1, 1))] if self.exact and self.unbiased else [mean, var]
+        if not (self.exact and self.unbiased):
+            return [mean, var]
+        if self.seen == 1:
+            raise OnnxCbpError(
+                f"update_bn: '{label(self.layers[0].site.node)}' gets one element a channel in all, which has no "
+                "unbiased variance: give more data, or use unbiased_running_var=False"
+            )
+        return [mean, var * (self.seen / (self.seen - 1))]
 
 
 def _present(home: ir.Value, parameters: Parameters) -> np.ndarray:

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.analysis import find_sites
+from onnx_cbp.graph_passes.core.ancestry import made_of
 from onnx_cbp.graph_passes.core.calls import first_call
 from onnx_cbp.graph_passes.core.scopes import import_domain
 from onnx_cbp.graph_passes.core.sites import (
@@ -71,6 +72,8 @@ def find_layers(model: ir.Model) -> list[Layer]:
         if running is None:
             continue
         if isinstance(site, ForwardSite):
+            if site.X in made_of(*(_root(value, before) for value in running)):
+                continue  # PyTorch's exporter makes them of the batch where a layer tracks none
             for updated, old in zip((site.updated_mean, site.updated_var), running, strict=True):
                 if updated is not None:
                     before[updated] = old

@@ -39,7 +39,11 @@ if TYPE_CHECKING:
 @click.option("--checkpoint", type=click.Path(readable=False), help="A checkpoint with MODEL's parameters.")
 @click.option("--momentum", type=click.FloatRange(0, 1), help="The part that is kept.  [default: batches count alike]")
 @click.option("--exact", is_flag=True, help="Statistics of all samples, not the average of those of batches.")
-@click.option("--unbiased-running-var", is_flag=True, help="Variances by PyTorch's convention, count / (count - 1).")
+@click.option(
+    "--unbiased-running-var/--biased-running-var",
+    default=True,
+    help="Variances by PyTorch's convention, count / (count - 1) (the default), or by that of ONNX and Keras.",
+)
 def update_bn(
     model: str,
     data: str,

@@ -38,7 +38,7 @@ def test_a_file_is_cut_into_batches(model, tmp_path, run):
     parts = [x[:4], x[4:8], x[8:]]
     mean, var = _statistics(model)
     np.testing.assert_allclose(mean, np.mean([p.mean(axis=0) for p in parts], axis=0), rtol=1e-5)
-    np.testing.assert_allclose(var, np.mean([p.var(axis=0) for p in parts], axis=0), rtol=1e-5)
+    np.testing.assert_allclose(var, np.mean([p.var(axis=0, ddof=1) for p in parts], axis=0), rtol=1e-5)
 
 
 def test_a_folder_of_batches_and_the_options(model, tmp_path, run):
@@ -47,10 +47,11 @@ def test_a_folder_of_batches_and_the_options(model, tmp_path, run):
     for number, part in enumerate((x[:3], x[3:])):
         np.savez(tmp_path / "data" / f"{number}.npz", x=part)
     out = tmp_path / "out.onnx"
-    run("update-bn", model, "--data", tmp_path / "data", "-o", out, "--exact", "--unbiased-running-var")
-    mean, var = _statistics(out)
-    np.testing.assert_allclose(mean, x.mean(axis=0), rtol=1e-5)
-    np.testing.assert_allclose(var, x.var(axis=0, ddof=1), rtol=1e-5)
+    for ddof, options in ((1, []), (1, ["--unbiased-running-var"]), (0, ["--biased-running-var"])):
+        run("update-bn", model, "--data", tmp_path / "data", "-o", out, "--exact", *options)
+        mean, var = _statistics(out)
+        np.testing.assert_allclose(mean, x.mean(axis=0), rtol=1e-5)
+        np.testing.assert_allclose(var, x.var(axis=0, ddof=ddof), rtol=1e-5)
     run("update-bn", model, "--data", tmp_path / "data" / "0.npz", "-o", out, "--momentum", 0.5)
     np.testing.assert_allclose(_statistics(out)[0], 0.5 * x[:3].mean(axis=0), rtol=1e-5)
 

@@ -61,7 +61,7 @@ def _batches(sizes=(8, 16, 5), seed=1):
     return [rng.normal(1.0, 2.0, (size, 4)).astype(np.float32) for size in sizes]
 
 
-def _statistics(batches, ddof=0):
+def _statistics(batches, ddof=1):
     """Of each batch, (mean, var) of each layer, in float64."""
     w = {name: value.astype(np.float64) for name, value in _weights().items()}
     found = []
@@ -94,9 +94,10 @@ def _equal(got, want):
 @pytest.mark.parametrize("form", FORMS)
 def test_each_batch_counts_the_same(form, unbiased):
     batches = _batches()
+    options = {} if unbiased else {"unbiased_running_var": False}  # PyTorch's convention is the default
     model = _model(form)
     before = model.SerializeToString(deterministic=True)
-    got = onnx_cbp.update_bn(model, batches, unbiased_running_var=unbiased)
+    got = onnx_cbp.update_bn(model, batches, **options)
     assert model.SerializeToString(deterministic=True) == before
     want = [np.mean(values, axis=0) for values in zip(*_statistics(batches, ddof=int(unbiased)), strict=True)]
     _equal(_running(got), want)
@@ -155,10 +156,19 @@ def test_16_bits(data, types):
     x = np.random.default_rng(0).normal(5.0, 1.0, (64, 3, 500)).astype(np.float32)
     got = {t.name: ir.from_proto(t).numpy() for t in onnx_cbp.update_bn(model, [x]).graph.initializer}
     wide = x.astype(dtype).astype(np.float64)
-    for name, want in (("mean", wide.mean(axis=(0, 2))), ("var", wide.var(axis=(0, 2)))):
+    for name, want in (("mean", wide.mean(axis=(0, 2))), ("var", wide.var(axis=(0, 2), ddof=1))):
         assert got[name].dtype == kept
         rounding = 1e-6 if kept == np.float32 else {"float16": 2.0**-10, "bfloat16": 2.0**-7}[data]
         np.testing.assert_allclose(got[name].astype(np.float64), want, rtol=rounding)
+
+
+@pytest.mark.parametrize("options", [{"unbiased_running_var": False}, {"exact": True}], ids=str)
+def test_one_element_a_channel_has_a_mean_and_a_biased_variance(options):
+    batches = _batches((8, 1))
+    got = onnx_cbp.update_bn(_model(), batches, **options)
+    a = [x.astype(np.float64) @ _weights()["w1"].astype(np.float64) for x in batches]
+    want = np.concatenate(a).mean(axis=0) if options.get("exact") else np.mean([v.mean(axis=0) for v in a], axis=0)
+    np.testing.assert_allclose(_running(got)[0], want, rtol=1e-5)
 
 
 def test_with_momentum_they_go_on_from_the_present_ones():
@@ -195,7 +205,7 @@ def test_empty_batches_say_nothing():
 
 def test_the_result_runs_with_the_new_statistics():
     x = _batches((64,))[0]
-    got = onnx_cbp.update_bn(_model(), [x])
+    got = onnx_cbp.update_bn(_model(), [x], unbiased_running_var=False)
     del got.graph.output[:]
     got.graph.output.append(onnx.helper.make_tensor_value_info("b", onnx.TensorProto.FLOAT, ["N", 3]))
     (b,) = session(got, None).run(None, {"x": x, "labels": np.zeros(64, np.int64)})
@@ -231,7 +241,7 @@ agraph (float[N, 3, 4, 5] x) => (float[N, 3, 4, 5] y)
         numpy_helper.from_array(value.astype(np.float32), name) for name, value in values.items()
     )
     x = rng.normal(3, 2, (6, 3, 4, 5)).astype(np.float32)
-    updated = onnx_cbp.update_bn(model, [x])
+    updated = onnx_cbp.update_bn(model, [x], unbiased_running_var=False)
     mean, var = x.mean((0, 2, 3), dtype=np.float64), x.var((0, 2, 3), dtype=np.float64)
     found = {tensor.name: numpy_helper.to_array(tensor) for tensor in updated.graph.initializer}
     assert set(found) == {tensor.name for tensor in model.graph.initializer}
@@ -255,7 +265,7 @@ agraph (float[N, 2, 3] x) => (float[N, 2, 3] y)
 
 def test_arithmetic_that_shares_its_statistics_gets_its_own():
     x = np.random.default_rng(5).normal(3, 2, (6, 2, 3)).astype(np.float32)
-    updated = onnx_cbp.update_bn(parse(_SHARED), [x])
+    updated = onnx_cbp.update_bn(parse(_SHARED), [x], unbiased_running_var=False)
     column = (slice(None), np.newaxis)
     m, g, b = (np.array(values)[column] for values in ([1, 2], [3, 4], [5, 6]))
     mean, var = x.mean((0, 2), dtype=np.float64)[column], x.var((0, 2), dtype=np.float64)[column]
@@ -334,6 +344,26 @@ def test_one_module_that_is_called_twice_takes_the_average_of_its_calls():
     np.testing.assert_allclose(got["mean1"], np.mean(means, axis=0), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("switches", [None, {}, {"one_pass": False}], ids=str)
+def test_one_module_that_is_given_the_same_twice(switches):
+    """The second call goes on from what the first one left: that is no statistic of the batch."""
+    model = parse("""
+<ir_version: 8, opset_import: ["" : 15]>
+agraph (float[N, 2] x) => (float[N, 2] y, float[2] m2, float[2] v2)
+<float[2] g = {1, 1}, float[2] b = {0, 0}, float[2] m = {0, 0}, float[2] v = {1, 1}>
+{
+    p, m1, v1 = BatchNormalization <training_mode: int = 1> (x, g, b, m, v)
+    q, m2, v2 = BatchNormalization <training_mode: int = 1> (x, g, b, m1, v1)
+    y = Add (p, q)
+}""")
+    if switches is not None:
+        model = onnx_cbp.rewrite(model, **switches)
+    x = np.random.default_rng(0).normal(3.0, 2.0, (9, 2)).astype(np.float32)
+    got = {t.name: numpy_helper.to_array(t) for t in onnx_cbp.update_bn(model, [x]).graph.initializer}
+    np.testing.assert_allclose(got["m"], x.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(got["v"], x.var(axis=0, ddof=1), rtol=1e-5)
+
+
 def test_of_a_function_that_is_called_twice():
     """Two calls are two modules where their scales differ; statistics that are no initializers become such."""
     model = parse("""
@@ -354,9 +384,9 @@ bn (x, scale, zero) => (y) { y = BatchNormalization (x, scale, zero, zero, scale
     values = {t.name: numpy_helper.to_array(t) for t in got.graph.initializer}
     first, second = (n for n in got.graph.node if n.op_type == "BatchNormalization")
     np.testing.assert_allclose(values[first.input[3]], x.mean(axis=0), rtol=1e-6)
-    np.testing.assert_allclose(values[first.input[4]], x.var(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(values[first.input[4]], x.var(axis=0, ddof=1), rtol=1e-5)
     np.testing.assert_allclose(values[second.input[3]], np.zeros(2), atol=1e-6)
-    np.testing.assert_allclose(values[second.input[4]], np.ones(2), rtol=1e-4)
+    np.testing.assert_allclose(values[second.input[4]], np.full(2, 9 / 8), rtol=1e-4)
     again = onnx_cbp.update_bn(got, [x, 3 * x], exact=True)
     assert {t.name for t in again.graph.initializer} == set(values)
 
@@ -369,6 +399,13 @@ BAD = {
     "not finite": (_model, [np.full((2, 4), np.nan, np.float32)], {}, "batch 0: the statistics of .* are not finite"),
     "both": (_model, [], {"exact": True, "momentum": 0.5}, "momentum and exact exclude each other"),
     "momentum": (_model, [], {"momentum": 2}, "momentum is 2: use a number from 0 to 1"),
+    "one element a channel": (
+        _model,
+        [*_batches(), np.ones((1, 4), np.float32)],
+        {},
+        "batch 3: .* one element a channel",
+    ),
+    "one element in all": (_model, [np.ones((1, 4), np.float32)], {"exact": True}, "one element a channel in all"),
     "all empty": (_model, [np.zeros((0, 4), np.float32)], {}, "all batches of .* are empty"),
 }
 
