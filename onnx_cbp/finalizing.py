@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -76,8 +75,8 @@ def finalize(
 
     Args:
         model: a model or the path of one; it is not changed.
-        checkpoint: ONNX Runtime's checkpoint (a file or folder) with the values of the parameters, running statistics
-            among them. Needs the training build. Where the model has a value of its own, the checkpoint's is taken.
+        checkpoint: a checkpoint of `onnx_cbp.training`, or one of ONNX Runtime's, with the values of the parameters,
+            running statistics among them. Where the model has a value of its own, the checkpoint's is taken.
         outputs: names of the values to keep as outputs. By default what feeds the loss, and the outputs that are no
             loss, gradient or statistic; of a graph without a loss, its outputs but statistics.
         report: called with what was done.
@@ -134,17 +133,14 @@ def _outputs(model: ir.Model, known: set[ir.Value], names: Sequence[str] | None)
 
 
 def _parameters_of(checkpoint: str | os.PathLike[str]) -> Mapping[str, np.ndarray]:
-    from onnx_cbp.training import load_api
+    from onnx_cbp.training import checkpoints
 
-    api = load_api()
-    if not Path(checkpoint).exists():
-        raise OnnxCbpError(f"'{os.fspath(checkpoint)}' does not exist: name the checkpoint")
-    try:
-        state = api.CheckpointState.load_checkpoint(os.fspath(checkpoint))
-        return {name: np.array(parameter.data) for name, parameter in state.parameters}
-    except Exception as error:  # onnxruntime raises what it likes
-        reason = " ".join(str(error).split("[ONNXRuntimeError] :")[-1].split())  # before it: where in its source
-        raise OnnxCbpError(f"'{os.fspath(checkpoint)}' cannot be read as a checkpoint: {reason}") from None
+    read = checkpoints.load(checkpoint)
+    if read.nominal:
+        raise OnnxCbpError(
+            f"'{os.fspath(checkpoint)}' is nominal: it has the parameters' names and no values: name the whole one"
+        )
+    return read.parameters
 
 
 def _take(model: ir.Model, values: Mapping[str, np.ndarray], checkpoint: str | os.PathLike[str]) -> None:

@@ -14,7 +14,7 @@ from onnx_cbp.cli.progress import steps
     "--checkpoint",
     type=click.Path(readable=False),
     metavar="CHECKPOINT",
-    help="ONNX Runtime's checkpoint with the parameters' values; needs its training build.",
+    help="A checkpoint with the parameters' values: of onnx_cbp.training, or ONNX Runtime's.",
 )
 @click.option(
     "--output",

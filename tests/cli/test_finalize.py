@@ -33,7 +33,6 @@ def test_writes_what_the_library_makes(run, trained, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.onnx", "trained.onnx"]
 
 
-@pytest.mark.training
 @pytest.mark.parametrize("kind", ["training_model", "eval_model"])
 def test_with_a_checkpoint(run, kind, tmp_path):
     out = tmp_path / "out.onnx"
@@ -43,7 +42,6 @@ def test_with_a_checkpoint(run, kind, tmp_path):
     assert "x -> logits" in result.stdout
 
 
-@pytest.mark.training
 def test_output_chooses_what_is_kept(run, tmp_path):
     model = onnx.load(SAMPLE / "eval_model.onnx")
     name = next(node.output[0] for node in model.graph.node if node.op_type == "ReduceMean")
@@ -69,16 +67,6 @@ def test_errors_are_one_line_and_leave_no_file(run, trained, tmp_path):
     assert not out.exists()
 
 
-def test_without_the_training_build_a_checkpoint_names_what_to_install(run, trained, tmp_path):
-    from onnxruntime.capi import _pybind_state
-
-    if hasattr(_pybind_state, "Module"):
-        pytest.skip("this is the training build, which reads checkpoints")
-    arguments = ("--checkpoint", SAMPLE / "checkpoint", "-o", tmp_path / "out.onnx")
-    _fails(run("finalize", trained, *arguments), "onnx-cbp[training]")
-
-
-@pytest.mark.training
 def test_a_checkpoint_that_does_not_fit_is_named(run, trained, tmp_path):
     out = tmp_path / "out.onnx"
     eval_model = SAMPLE / "eval_model.onnx"

@@ -1,0 +1,87 @@
+"""Checkpoint files of either format, read; ours written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.training.checkpoints import ort_format, safetensors_format
+from onnx_cbp.training.checkpoints.contents import Checkpoint
+from onnx_cbp.training.checkpoints.flat_buffers import MalformedError
+
+
+def load(path: str | os.PathLike[str]) -> Checkpoint:
+    """A checkpoint: a file of ours (safetensors), or one of ONNX Runtime's, which its first bytes tell.
+
+    ONNX Runtime's training build is not needed for either.
+
+    Raises:
+        OnnxCbpError: one line: no such file, a folder without a checkpoint in it, or a file that is none.
+    """
+    file = Path(path)
+    if file.is_dir():
+        raise OnnxCbpError(f"'{file}' is a folder: name the checkpoint file in it")
+    try:
+        data = file.read_bytes()
+        return ort_format.read(data, file) if ort_format.is_ort_format(data[:8]) else safetensors_format.read(data)
+    except FileNotFoundError as error:
+        missing = "does not exist" if error.filename == str(file) else f"needs '{error.filename}', which is not there"
+        raise OnnxCbpError(f"'{file}' {missing}: name the checkpoint") from None
+    except OSError as error:
+        raise OnnxCbpError(f"'{file}' cannot be read: {error.strerror}") from None
+    except MalformedError as error:
+        raise OnnxCbpError(f"'{file}' cannot be read as a checkpoint: {' '.join(str(error).split())}") from None
+
+
+def save(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> None:
+    """Write a checkpoint in our format; a file that was there stays until the new one is whole and on the disk.
+
+    Raises:
+        OnnxCbpError: one line: a folder, a folder that is not there, or that cannot be written.
+    """
+    _write(Path(path), safetensors_format.write(checkpoint))
+
+
+def save_values(path: str | os.PathLike[str], values: Mapping[str, np.ndarray]) -> None:
+    """Give some parameters of a file other values, of their types and shapes; the file stays of its format.
+
+    Raises:
+        OnnxCbpError: one line: the file cannot be read or written.
+    """
+    file = Path(path)
+    checkpoint = load(file)
+    data = file.read_bytes()
+    if not ort_format.is_ort_format(data[:8]):
+        checkpoint.parameters.update(values)
+        save(checkpoint, file)
+        return
+    try:
+        _write(file, ort_format.with_values(data, values))
+    except MalformedError as error:
+        raise OnnxCbpError(f"'{file}' cannot be written: {error}") from None
+
+
+def _write(file: Path, data: bytes) -> None:
+    if file.is_dir():
+        raise OnnxCbpError(f"'{file}' is a folder: name the checkpoint file to write")
+    file = file.resolve()  # a link stays a link, to the new file
+    if not file.parent.is_dir():
+        raise OnnxCbpError(f"'{file}' cannot be written: the folder '{file.parent}' does not exist")
+    mode = file.stat().st_mode & 0o777 if file.exists() else None
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
+            scratch = Path(folder) / file.name
+            with scratch.open("wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())  # or a power cut could leave the new name with nothing in it
+            if mode is not None:
+                scratch.chmod(mode)
+            scratch.replace(file)
+    except OSError as error:
+        raise OnnxCbpError(f"'{file}' cannot be written: {error.strerror or error}") from None
