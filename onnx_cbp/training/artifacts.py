@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import importlib
 import logging
 import os
 import tempfile
@@ -34,11 +35,22 @@ from onnx_cbp.graph_passes import (
 )
 from onnx_cbp.graph_passes.core.inference import infer_shapes
 from onnx_cbp.graph_passes.core.scopes import all_nodes
+from onnx_cbp.graph_passes.core.sites import Folded
 from onnx_cbp.graph_passes.core.splice import Names, origin
 from onnx_cbp.graph_passes.dialects import running_statistics
-from onnx_cbp.ir_models import ModelSource, to_ir, to_proto
+from onnx_cbp.ir_models import ModelSource, read_model, to_ir, to_proto
 from onnx_cbp.model_io import load_model, save_model
 from onnx_cbp.rewriting import rewrite
+from onnx_cbp.training.arguments import (
+    check_outputs,
+    check_parameters,
+    listed,
+    member,
+    names_of,
+    patterns_of,
+    rewrite_options_of,
+)
+from onnx_cbp.training.builder import build
 from onnx_cbp.training.runtime import load_artifacts
 
 _log = logging.getLogger("onnx_cbp")
@@ -58,7 +70,7 @@ def generate_artifacts(
     nominal_checkpoint: bool = False,
     loss_input_names: list[str] | None = None,
     *,
-    train_batch_norms: str | Sequence[str] = (),
+    train_batch_norms: str | Sequence[str] | None = None,
     rewrite_options: Mapping[str, Any] | None = None,
 ) -> None:
     """What `onnxruntime.training.artifacts.generate_artifacts` does, with the same arguments and the same files.
@@ -88,14 +100,14 @@ def generate_artifacts(
         nominal_checkpoint: write a checkpoint without the parameters' values too.
         loss_input_names: what the loss reads instead of the graph's outputs.
         train_batch_norms: names of batch norms in inference form (patterns as in `rewrite`'s `synchronize`) that are
-            to train all the same; exporters write them so where they drop the training mode.
+            to train all the same; exporters write them so where they drop the training mode. None: none; a warning
+            (logger "onnx_cbp") names them where all batch norms of the model have that form. An empty list: none.
         rewrite_options: options of `onnx_cbp.rewrite` for the training model, such as `synchronize` and
             `data_parallel`.
 
     Raises:
         OnnxCbpError: one line: no training build of onnxruntime, a model that is not valid, a name that is none, a
-            folder that is not there, or a running statistic that is to have a gradient.
-        RuntimeError, TypeError: what ONNX Runtime's own raises.
+            folder that is not there, a running statistic that is to have a gradient, or what ONNX Runtime's own raises.
     """
     artifacts = load_artifacts()
     if ort_format and custom_op_library is not None:
@@ -103,14 +115,25 @@ def generate_artifacts(
             "ort_format and custom_op_library exclude each other: ONNX Runtime's converter takes one library of ops, "
             "and onnx-cbp's is one: use the ONNX files"
         )
-    folder = Path(os.fsdecode(artifact_directory)) if artifact_directory is not None else Path.cwd()
-    if not folder.is_dir():
-        raise OnnxCbpError(f"artifact_directory: '{folder}' {'is a file' if folder.exists() else 'does not exist'}")
-    loss = _by_name(loss, artifacts.LossType, "loss")
-    optimizer = _by_name(optimizer, artifacts.OptimType, "optimizer")
-    source = model if isinstance(model, onnx.ModelProto) else load_model(model)
-    patterns = (train_batch_norms,) if isinstance(train_batch_norms, str) else train_batch_norms
-    prepared = _prepare(source, patterns, requires_grad or ())
+    folder = _folder(artifact_directory)
+    block = importlib.import_module("onnxruntime.training.onnxblock").Block
+    loss = member(loss, artifacts.LossType, "loss", block)
+    optimizer = member(optimizer, artifacts.OptimType, "optimizer", block)
+    trained = names_of(requires_grad, "requires_grad", of="parameters")
+    frozen = names_of(frozen_params, "frozen_params", of="parameters")
+    if optimizer is not None and not trained:
+        raise OnnxCbpError("requires_grad names nothing that an optimizer could train: name the model's parameters")
+    more_outputs = names_of(additional_output_names, "additional_output_names", of="values")
+    loss_inputs = names_of(loss_input_names, "loss_input_names", of="outputs")
+    if not isinstance(prefix, str):
+        raise OnnxCbpError(f"prefix: {prefix!r} is no text: give what the names of the files begin with")
+    patterns = patterns_of(train_batch_norms)
+    options = rewrite_options_of(rewrite_options)
+    source = read_model(model)
+    forward = to_ir(source)
+    if trained:
+        check_outputs(forward, loss, loss_inputs, more_outputs)
+    prepared = _prepare(forward, source, patterns, trained, frozen)
     if prepared.ours:
         if custom_op_library is not None and Path(os.fsdecode(custom_op_library)) != Path(get_library_path()):
             raise OnnxCbpError(
@@ -123,22 +146,21 @@ def generate_artifacts(
     with tempfile.TemporaryDirectory(dir=folder, prefix=".onnx_cbp_") as work:
         done = Path(work) / "artifacts"
         done.mkdir()
-        artifacts.generate_artifacts(
+        build(
+            artifacts,
             _hand_over(prepared.model, model, artifacts.USE_PATH_THRESHOLD, Path(work)),
-            requires_grad=requires_grad,
-            frozen_params=_with_constants(
-                _with_statistics(frozen_params, prepared.statistics, requires_grad), prepared.constants
-            ),
+            requires_grad=trained,
+            frozen_params=list(dict.fromkeys([*frozen, *prepared.statistics, *prepared.constants])),
             loss=loss,
             optimizer=optimizer,
             artifact_directory=str(done),
             prefix=prefix,
             custom_op_library=custom_op_library,
-            additional_output_names=additional_output_names,
+            additional_output_names=more_outputs or None,
             nominal_checkpoint=nominal_checkpoint,
-            loss_input_names=loss_input_names,
+            loss_input_names=loss_inputs or None,
         )
-        _mend_training_model(done / f"{prefix}training_model.onnx", prepared, dict(rewrite_options or {}))
+        _mend_training_model(done / f"{prefix}training_model.onnx", prepared, options)
         _mend_eval_model(done / f"{prefix}eval_model.onnx", prepared)
         if ort_format:
             _convert(artifacts, done)
@@ -167,9 +189,29 @@ class _Prepared:
     ours: str
 
 
-def _prepare(source: onnx.ModelProto, train_batch_norms: Sequence[str], trained: Sequence[str]) -> _Prepared:
-    model = to_ir(source)
+def _folder(directory: str | bytes | os.PathLike[str] | None) -> Path:
+    """The folder for the files.
+
+    Raises:
+        OnnxCbpError: it is none, or not there.
+    """
+    if not isinstance(directory, str | bytes | os.PathLike | None):
+        raise OnnxCbpError(f"artifact_directory: {directory!r} is no folder: give the path of one")
+    folder = Path(os.fsdecode(directory)) if directory is not None else Path.cwd()
+    if not folder.is_dir():
+        raise OnnxCbpError(f"artifact_directory: '{folder}' {'is a file' if folder.exists() else 'does not exist'}")
+    return folder
+
+
+def _prepare(
+    model: ir.Model,
+    source: onnx.ModelProto,
+    train_batch_norms: Sequence[str] | None,
+    trained: Sequence[str],
+    frozen: Sequence[str],
+) -> _Prepared:
     InlinePass(criteria=lambda function: function.domain != DOMAIN)(model)
+    _tell_what_does_not_train(list(find_sites(model)), train_batch_norms)
     if train_batch_norms:
         from onnx_cbp.graph_passes.rewriting.train_batch_norms import TrainBatchNormsPass
 
@@ -187,6 +229,10 @@ def _prepare(source: onnx.ModelProto, train_batch_norms: Sequence[str], trained:
     statistics = dict.fromkeys(value.name or "" for value in running if value.is_initializer())
     updated = [value for node in ours for _, value in running_statistics(node) if value.is_initializer()]
     statistics.update(dict.fromkeys(value.name or "" for value in updated))
+    check_parameters(model, sites, trained, frozen, statistics)
+    more = [name for name in statistics if name not in frozen]
+    if more:
+        _log.info("frozen_params: running statistics that steps update are parameters too: %s", ", ".join(more))
     return _Prepared(
         to_proto(model, source),
         frozenset(site.Y.name or "" for site in sites if isinstance(site, InferenceSite)),
@@ -257,36 +303,27 @@ def _name(nodes: Sequence[ir.Node], names: Names) -> None:
         seen.add(node.name)
 
 
-def _by_name(choice: Any, kinds: Any, argument: str) -> Any:
-    """The member of an enumeration that a text names; anything else as it is."""
-    if not isinstance(choice, str):
-        return choice
-    if choice not in kinds.__members__:
-        raise OnnxCbpError(f"{argument}: there is no '{choice}': use {', '.join(kinds.__members__)} or an onnxblock")
-    return kinds[choice]
-
-
-def _with_statistics(
-    frozen_params: list[str] | None, statistics: Sequence[str], requires_grad: list[str] | None
-) -> list[str] | None:
-    """The frozen parameters, with the running statistics that steps update."""
-    wrong = next((name for name in statistics if name in (requires_grad or ())), None)
-    if wrong is not None:
-        raise OnnxCbpError(f"requires_grad: '{wrong}' is a running statistic, which has no gradient: leave it out")
-    more = [name for name in statistics if name not in (frozen_params or ())]
-    if not more:
-        return frozen_params
-    _log.info("frozen_params: running statistics that steps update are parameters too: %s", ", ".join(more))
-    return [*(frozen_params or ()), *more]
-
-
-def _with_constants(frozen_params: list[str] | None, constants: Sequence[str]) -> list[str] | None:
-    """The frozen parameters, with the scales and biases that are not trained.
-
-    The builder merges equal constants, and then names the gradients of several batch norms alike: no valid model.
-    """
-    more = [name for name in dict.fromkeys(constants) if name not in (frozen_params or ())]
-    return [*(frozen_params or ()), *more] if more else frozen_params
+def _tell_what_does_not_train(sites: Sequence[Site], chosen: Sequence[str] | None) -> None:
+    """Warn of batch norms that a caller may take for trained ones."""
+    folded = [label(site.node) for site in sites if isinstance(site, Folded)]
+    if folded:
+        _log.warning(
+            "%d batch norm%s that the exporter folded into the layer in front, %s, cannot train: "
+            "torch.onnx.export(..., dynamo=True, optimize=False) keeps them",
+            len(folded),
+            "s" if len(folded) > 1 else "",
+            listed(folded),
+        )
+    inference = [label(site.node) for site in sites if isinstance(site, InferenceSite)]
+    # Where an exporter keeps the mode of each batch norm, some train, and the others are meant to be frozen.
+    if inference and chosen is None and not any(isinstance(site, ForwardSite) for site in sites):
+        _log.warning(
+            "%d batch norm%s in inference form, %s, stay frozen: train_batch_norms='*' lets them train, "
+            "train_batch_norms=() says that they are meant to be frozen",
+            len(inference),
+            "s" if len(inference) > 1 else "",
+            listed(inference),
+        )
 
 
 def _hand_over(prepared: onnx.ModelProto, given: ModelSource, limit: int, folder: Path) -> onnx.ModelProto | str:
