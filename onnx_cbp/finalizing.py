@@ -33,7 +33,12 @@ from onnx_cbp.graph_passes import (
 from onnx_cbp.graph_passes.core.constants import RANDOM
 from onnx_cbp.graph_passes.core.inference import infer_shapes
 from onnx_cbp.graph_passes.core.scopes import import_domain
-from onnx_cbp.graph_passes.finalizing.inference_outputs import inference_outputs, named_outputs, parameters
+from onnx_cbp.graph_passes.finalizing.inference_outputs import (
+    inference_outputs,
+    inputs_of_outputs,
+    named_outputs,
+    parameters,
+)
 from onnx_cbp.graph_passes.finalizing.to_inference import training_left
 from onnx_cbp.ir_models import ModelSource, read_model, to_ir, to_proto
 
@@ -93,13 +98,12 @@ def finalize(
     result = to_ir(source)
     InlinePass(criteria=lambda function: function.domain != DOMAIN)(result)
     values = {} if checkpoint is None else _parameters_of(checkpoint)
-    for identifier in [identifier for identifier in result.functions if identifier[0] == DOMAIN]:
-        del result.functions[identifier]  # bodies: their ops are read as ops
+    result.functions.clear()  # bodies of our ops, which are read as ops, and what nothing calls
     import_domain(result)
     infer_shapes(result)
     FoldConstantsPass()(result)  # axes that are computed hide the shape of what is reduced over them
     known = parameters(result, values)
-    read = [value for value in result.graph.inputs if value.uses()]
+    read = inputs_of_outputs(result)
     kept = _outputs(result, known, (outputs,) if isinstance(outputs, str) else outputs)
     if checkpoint is not None:
         _take(result, values, checkpoint)

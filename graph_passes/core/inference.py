@@ -2,21 +2,91 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Iterator
 
+import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import ShapeInferencePass
+from google.protobuf.message import EncodeError
 
-_log = logging.getLogger("onnx_ir.passes.common.shape_inference")
+#: What inference ends in where it cannot follow a model, or the model does not fit into one message.
+_CANNOT_FOLLOW = (onnx.shape_inference.InferenceError, RuntimeError, ValueError, IndexError, TypeError, EncodeError)
+#: Constants up to this size go along: inference reads shapes from them. Of a weight the type and shape is enough.
+_SMALL = 1000
 
 
 def infer_shapes(model: ir.Model) -> None:
-    """Write the types and shapes that inference finds into the model; one that defies inference is left as it is."""
-    order = list(model.graph.initializers)
-    disabled, _log.disabled = _log.disabled, True  # it tells a traceback of every model that it cannot follow
+    """Write the types and shapes that inference finds into the model; one that defies inference is left as it is.
+
+    A sequence or an optional stays one: its type is never that of its elements.
+    """
     try:
-        ShapeInferencePass()(model)
-    finally:
-        _log.disabled = disabled
-    for name in order:  # it puts large ones behind the others; parameters become inputs in this order
-        model.graph.initializers[name] = model.graph.initializers.pop(name)
+        inferred = onnx.shape_inference.infer_shapes(
+            _without_weights(model), check_type=True, strict_mode=True, data_prop=True
+        )
+    except _CANNOT_FOLLOW:
+        return
+    _take(model.graph, inferred.graph)
+
+
+def _without_weights(model: ir.Model) -> onnx.ModelProto:
+    """The model, with its large constants as inputs of their types and shapes."""
+    graph = onnx.GraphProto(name=model.graph.name or "")
+    graph.input.extend(ir.to_proto(value) for value in model.graph.inputs)
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if tensor is not None:
+            value.type = value.type if value.type is not None else ir.TensorType(tensor.dtype)
+            value.shape = value.shape if value.shape is not None else ir.Shape(tensor.shape.numpy())
+            if tensor.nbytes <= _SMALL:
+                graph.initializer.append(ir.to_proto(tensor))
+        if not value.is_graph_input():
+            graph.input.append(ir.to_proto(value))
+    for node in model.graph:
+        graph.node.append(ir.to_proto(node))
+        outputs = (value for value in node.outputs if value.name and value.type is not None)
+        graph.value_info.extend(ir.to_proto(value) for value in outputs if not value.is_graph_output())
+    graph.output.extend(ir.to_proto(value) for value in model.graph.outputs)
+    imports = [onnx.helper.make_opsetid(domain, version) for domain, version in model.opset_imports.items()]
+    functions = [ir.to_proto(function) for function in model.functions.values()]
+    return onnx.ModelProto(ir_version=model.ir_version, graph=graph, opset_import=imports, functions=functions)
+
+
+def _take(graph: ir.Graph, inferred: onnx.GraphProto) -> None:
+    """Give the values of a graph and its subgraphs what was inferred for those of their names in the same graph."""
+    found = {info.name: info.type for info in (*inferred.value_info, *inferred.input, *inferred.output)}
+    for value in (*graph.inputs, *graph.initializers.values()):
+        _write(value, found)
+    for node, proto in zip(graph, inferred.node, strict=True):
+        for value in node.outputs:
+            _write(value, found)
+        for inner, its in _subgraphs(node, proto):
+            _take(inner, its)
+
+
+def _write(value: ir.Value, found: dict[str, onnx.TypeProto]) -> None:
+    proto = found.get(value.name or "")
+    if proto is None or not _is_complete(proto):
+        return
+    kind, shape = ir.serde.deserialize_type_proto_for_type(proto), ir.serde.deserialize_type_proto_for_shape(proto)
+    if kind != value.type:
+        value.type = kind
+    if shape is not None and shape != value.shape:
+        value.shape = shape
+
+
+def _is_complete(proto: onnx.TypeProto) -> bool:
+    """Whether a type says what its elements are, down to the tensors."""
+    which = proto.WhichOneof("value")
+    if which in ("sequence_type", "optional_type"):
+        return _is_complete(getattr(proto, which).elem_type)
+    return which in ("tensor_type", "sparse_tensor_type") and getattr(proto, which).elem_type != 0
+
+
+def _subgraphs(node: ir.Node, proto: onnx.NodeProto) -> Iterator[tuple[ir.Graph, onnx.GraphProto]]:
+    """The graphs that a node's attributes hold, each with its inferred one."""
+    for attribute in proto.attribute:
+        own = node.attributes[attribute.name]
+        if attribute.type == onnx.AttributeProto.GRAPH and not own.is_ref():
+            yield own.as_graph(), attribute.g
+        elif attribute.type == onnx.AttributeProto.GRAPHS and not own.is_ref():
+            yield from zip(own.as_graphs(), attribute.graphs, strict=True)

@@ -224,6 +224,18 @@ def succeed(old: ir.Value, new: ir.Value) -> None:
     new.name = name
 
 
+def may_succeed(old: ir.Value, new: ir.Value) -> bool:
+    """Whether an existing value can `succeed` another, or take its uses where it is no output.
+
+    An output of a graph or subgraph is a value that a node of that graph makes: not an input, a constant or a value
+    of the graph around it, and not the same value as another output. Where it is, a node that copies is needed.
+    """
+    if not old.is_graph_output():
+        return True
+    maker, made = old.producer(), new.producer()
+    return maker is not None and made is not None and made.graph is maker.graph and not new.is_graph_output()
+
+
 def short(name: str) -> str:
     """A name that several of which fit into what replicas tell each other of a collective."""
     return name if len(name) <= _LONG else f"{name[: _LONG // 2]}...{name[-_LONG // 2 :]}"

@@ -19,21 +19,23 @@ class Types:
         self._inferred: dict[str | None, ir.Value] | None = None
 
     def of(self, value: ir.Value) -> ir.DataType | None:
-        """The type of a value; None where it is not known."""
-        if value.dtype is not None:
-            return value.dtype
-        inferred = self._infer().get(value.name)
-        return None if inferred is None else inferred.dtype
+        """The type of a tensor; None where it is not known, and of what is no tensor (a sequence, an optional)."""
+        if value.type is None:
+            inferred = self._infer().get(value.name)
+            return None if inferred is None else _of_tensor(inferred)
+        return _of_tensor(value)
 
     def shape(self, value: ir.Value) -> tuple[int | str | None, ...] | None:
-        """The shape of a value, with symbolic sizes as text or None; None where its rank is not known."""
+        """The shape of a tensor, with symbolic sizes as text or None; None where its rank is not known."""
+        if not _may_be_tensor(value):
+            return None
         shape = value.shape
         if shape is None:
             constant = ir.convenience.get_const_tensor(value)
             if constant is not None:
                 return tuple(constant.shape.numpy())
             inferred = self._infer().get(value.name)
-            shape = None if inferred is None else inferred.shape
+            shape = None if inferred is None or not _may_be_tensor(inferred) else inferred.shape
         return None if shape is None else tuple(size if isinstance(size, int) else size.value for size in shape)
 
     def _infer(self) -> dict[str | None, ir.Value]:
@@ -48,3 +50,12 @@ class Types:
                 for node in RecursiveGraphIterator(copy.graph):
                     self._inferred.update((value.name, value) for value in node.outputs)
         return self._inferred
+
+
+def _may_be_tensor(value: ir.Value) -> bool:
+    """Whether a value is a tensor as far as is known; of a sequence, onnx-ir says what its elements are."""
+    return value.type is None or isinstance(value.type, ir.TensorType | ir.SparseTensorType)
+
+
+def _of_tensor(value: ir.Value) -> ir.DataType | None:
+    return value.dtype if _may_be_tensor(value) else None

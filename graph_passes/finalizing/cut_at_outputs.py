@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
-from onnx_ir.passes.common import IdentityEliminationPass, RemoveUnusedNodesPass
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from onnx_cbp.graph_passes.finalizing.remove_identities import RemoveIdentitiesPass
 
 
 class SetOutputsPass(InPlacePass):
@@ -27,8 +29,8 @@ class SetOutputsPass(InPlacePass):
 class RemoveUnusedPass(InPlacePass):
     """Removes the nodes, weights and inputs that no output needs.
 
-    `read` are the inputs that something read when the model came: one that nothing reads any more goes, and one that
-    nothing ever read stays, since it is not the cut that left it over.
+    `read` are the inputs that some output was made of when the model came: one that nothing reads any more goes, and
+    one that no output ever needed stays, since it is not the cut that left it over.
     """
 
     def __init__(self, read: Sequence[ir.Value]) -> None:
@@ -37,7 +39,7 @@ class RemoveUnusedPass(InPlacePass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Change the model in place."""
-        modified = IdentityEliminationPass()(model).modified
+        modified = RemoveIdentitiesPass()(model).modified
         modified |= RemoveUnusedNodesPass()(model).modified
         kept = [
             value for value in model.graph.inputs if value not in self._read or value.uses() or value.is_graph_output()

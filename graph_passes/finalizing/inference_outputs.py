@@ -51,7 +51,7 @@ def parameters(model: ir.Model, named: Container[str | None] = ()) -> set[ir.Val
 
 
 def inference_outputs(model: ir.Model, known: set[ir.Value]) -> list[ir.Value]:
-    """What feeds the loss, and the graph's other outputs that are no loss, gradient or statistic; once each.
+    """What feeds the loss, once each, and the graph's other outputs that are no loss, gradient or statistic.
 
     A loss is read by its form: what it judges the scores by is an input that meets no parameter on its way to the loss,
     and the scores are what meets it there. Without a loss: all outputs but running statistics.
@@ -64,7 +64,7 @@ def inference_outputs(model: ir.Model, known: set[ir.Value]) -> list[ir.Value]:
         OnnxCbpError: the loss cannot be told from the network; one line that says to name the outputs.
     """
     graph, flow = model.graph, _Flow(model.graph)
-    result: dict[ir.Value, None] = {}
+    result: list[ir.Value] = []
     judged: set[ir.Value] = set()
     loss = _loss(graph)
     if loss is not None:
@@ -74,24 +74,26 @@ def inference_outputs(model: ir.Model, known: set[ir.Value]) -> list[ir.Value]:
         scores = flow.meetings(targets, [v for v in inputs if v not in targets], behind, known)
         if scores:
             judged = flow.dependants(targets)
-            result.update(dict.fromkeys(_merged(scores, set(graph.outputs), known)))
+            result += dict.fromkeys(_merged(scores, set(graph.outputs), known))
         elif _trains(graph) or _is_loss_op(loss):
             raise OnnxCbpError(
                 f"what feeds the loss '{loss.name}' cannot be told: name the outputs to keep with --output"
             )
     training = _training_values(model, flow)
-    result.update(dict.fromkeys(v for v in graph.outputs if v not in judged and v not in training))
+    left_out = {*result, *judged, *training}
+    result += [value for value in graph.outputs if value not in left_out]
     if not result:
         raise OnnxCbpError("no output of the model is a result of inference: name those to keep with --output")
-    return list(result)
+    return result
 
 
 def _loss(graph: ir.Graph) -> ir.Value | None:
-    """The first output, where it may be a loss: of a training graph, of a loss op, or a single number."""
+    """The first output, where it may be a loss: of a training graph, of a loss op, or a single number (no flag)."""
     first = next(iter(graph.outputs), None)
     if first is None or first.producer() is None:
         return None
-    scalar = first.shape is not None and len(first.shape) == 0
+    is_tensor = isinstance(first.type, ir.TensorType) and first.dtype is not None and first.dtype.is_floating_point()
+    scalar = is_tensor and first.shape is not None and len(first.shape) == 0
     return first if _trains(graph) or scalar or _is_loss_op(first) else None
 
 
@@ -148,10 +150,10 @@ class _Flow:
                 todo += [made for node in self._readers.get(value, ()) if node not in stop for made in node.outputs]
         return found
 
-    def ancestors(self, value: ir.Value) -> set[ir.Node]:
-        """The nodes that a value is made by."""
+    def ancestors(self, *values: ir.Value) -> set[ir.Node]:
+        """The nodes that the values are made by."""
         found: set[ir.Node] = set()
-        todo = [value.producer()]
+        todo = [value.producer() for value in values]
         while todo:
             node = todo.pop()
             if node is not None and node in self._reads and node not in found:
@@ -179,14 +181,17 @@ class _Flow:
 
 
 def _read(node: ir.Node) -> list[ir.Value]:
+    """What a node reads, and what the outputs of its subgraphs need."""
     values = [value for value in node.inputs if value is not None]
     for attribute in node.attributes.values():
         if attribute.is_ref() or attribute.type not in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
             continue
-        graphs = [attribute.as_graph()] if attribute.type == ir.AttributeType.GRAPH else attribute.as_graphs()
-        for graph in graphs:
-            values += [value for inner in RecursiveGraphIterator(graph) for value in inner.inputs if value is not None]
-            values += list(graph.outputs)
+        for graph in [attribute.as_graph()] if attribute.type == ir.AttributeType.GRAPH else attribute.as_graphs():
+            needed = dict.fromkeys(graph.outputs)
+            for inner in reversed(graph):
+                if any(value in needed for value in inner.outputs):
+                    needed.update(dict.fromkeys(_read(inner)))
+            values += needed
     return values
 
 
@@ -215,6 +220,15 @@ def _chain(value: ir.Value, known: set[ir.Value]) -> list[ir.Value]:
             break
         chain.append(operands.pop())
     return chain
+
+
+def inputs_of_outputs(model: ir.Model) -> list[ir.Value]:
+    """The inputs that some output of the graph is made of."""
+    graph = model.graph
+    needed = set(graph.outputs)
+    for node in _Flow(graph).ancestors(*graph.outputs):
+        needed.update(_read(node))
+    return [value for value in graph.inputs if value in needed]
 
 
 def named_outputs(model: ir.Model, names: Iterable[str]) -> list[ir.Value]:

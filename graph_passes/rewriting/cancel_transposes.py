@@ -8,7 +8,7 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
 from onnx_cbp.graph_passes.core.scopes import all_nodes
-from onnx_cbp.graph_passes.core.splice import inherit, succeed
+from onnx_cbp.graph_passes.core.splice import inherit, may_succeed, succeed
 from onnx_cbp.graph_passes.rewriting.channels_last import permutation
 
 
@@ -36,11 +36,8 @@ def _cancel(second: ir.Node) -> bool:
     there, X, Y = permutation(first), first.inputs[0], second.outputs[0]
     if X is None or [there[axis] for axis in back if axis < len(there)] != list(range(len(back))):
         return False
-    if Y.is_graph_output():
-        if X.producer() is None or X.is_graph_output():
-            return False  # a name of its own, which an output has, takes a node
-        succeed(Y, X)
-    else:
-        inherit(Y, X)
+    if not may_succeed(Y, X):
+        return False
+    (succeed if Y.is_graph_output() else inherit)(Y, X)
     cast("ir.Graph", second.graph).remove(second, safe=True)
     return True
