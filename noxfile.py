@@ -150,7 +150,10 @@ def cuda(session: nox.Session) -> None:
 def test_pure_python(session: nox.Session) -> None:
     """Run the tests of the ops, the passes and the command line on an installation without the native library."""
     session.install("-C", "cmake.define.ONNX_CBP_NATIVE=OFF", ".[cpu]", *TEST_TOOLS)
-    session.run(*PYTEST, *(session.posargs or ["tests/ops", "tests/passes", "tests/cli", "tests/distributed"]))
+    session.run(
+        *PYTEST,
+        *(session.posargs or ["tests/ops", "tests/passes", "tests/differentiating", "tests/cli", "tests/distributed"]),
+    )
 
 
 @nox.session(name="mpi-torch", requires=["build"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import overload
+
 import onnx_ir as ir
 
 from onnx_cbp.graph_passes.core.sites import ForwardSite, InferenceSite, LeftAlone
@@ -29,6 +31,12 @@ def first_missing(node: ir.Node, names: tuple[str, ...]) -> str | None:
 
 class WrongAttributeError(ValueError):
     """An attribute has another type than the op gives it."""
+
+
+@overload
+def attribute(node: ir.Node, name: str, default: int) -> int: ...
+@overload
+def attribute(node: ir.Node, name: str, default: float) -> float: ...
 
 
 def attribute(node: ir.Node, name: str, default: int | float) -> int | float:

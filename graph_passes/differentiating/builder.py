@@ -1,0 +1,471 @@
+"""What a gradient rule writes with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from onnx_cbp.custom_ops import DOMAIN, OPERATORS
+from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.graph_passes.core.constants import Constants
+from onnx_cbp.graph_passes.core.sites import label
+from onnx_cbp.graph_passes.core.splice import Names
+from onnx_cbp.graph_passes.core.types import Types
+
+#: What a node reads: None where an optional input is left out; a builder refuses it where a value must be there.
+Read = ir.Value | None
+Size = int | str | None
+#: What an op may be given: a value, nothing, a number (a scalar of the type of the op's first value), integers (a
+#: vector of int64) or an array.
+Input = ir.Value | None | float | Sequence[int] | np.ndarray
+
+_REDUCED_AXES_ARE_AN_INPUT_SINCE = {"ReduceSum": 13}
+_OTHERS_SINCE = 18
+_SCATTER_ADDS_SINCE = 16
+_KNOWN_TO_INFERENCE = 64  # elements of a constant that shapes may depend on
+
+
+class Builder:
+    """Writes the nodes of gradients. None of them stands in the graph before `commit`.
+
+    Every ONNX op is a method: `g.Mul(dY, g.Cos(X))`, `g.Transpose(dY, perm=[1, 0])`; each new value has the type and
+    shape that ONNX's inference finds, or those of `like`. What is written for nothing costs nothing: `commit` leaves
+    out nodes that no result needs.
+
+    Attributes:
+        opset: of ONNX's own domain.
+        wanted: the inputs of the node under work whose gradients are asked for (`wants`).
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        self.opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 1))
+        self.wanted: Collection[ir.Value | None] = ()
+        self.model = model
+        self._names = Names(model)
+        self._types = Types(model)
+        self._known = Constants(model)
+        self._written: dict[ir.Node, None] = {}
+        self._constants: dict[tuple[Any, ...], ir.Value] = {}
+        self._shapes: dict[ir.Value, ir.Value] = {}
+        self._widened: list[tuple[ir.Node, int]] = []
+        self._node: ir.Node | None = None
+
+    # --- The node under work ------------------------------------------------------------------------------------------
+
+    def work_on(self, node: ir.Node, wanted: Collection[ir.Value | None]) -> None:
+        """Name what is written from here on after a node, and let its rule ask what is wanted."""
+        self._node, self.wanted = node, wanted
+
+    def wants(self, value: ir.Value | None) -> bool:
+        """Whether the gradient of this input is asked for; a rule may leave out what costs much to write."""
+        return value is not None and value in self.wanted
+
+    def refuse(self, reason: str) -> OnnxCbpError:
+        """The error that says why the node under work cannot be differentiated, in one line."""
+        assert self._node is not None
+        return OnnxCbpError(f"node '{label(self._node)}' ({self._node.op_type}) cannot be differentiated: {reason}")
+
+    def there(self, value: Read) -> ir.Value:
+        """A value that an op cannot do without.
+
+        Raises:
+            OnnxCbpError: the node has none.
+        """
+        if value is None:
+            raise self.refuse("an input that it needs is missing: the model is not valid")
+        return value
+
+    # --- What is known of values --------------------------------------------------------------------------------------
+
+    def dtype(self, value: Read) -> ir.DataType:
+        """The element type of a value.
+
+        Raises:
+            OnnxCbpError: it is not known.
+        """
+        value = self.there(value)
+        found = self._types.of(value)
+        if found is None:
+            raise self.refuse(f"the type of '{value.name}' is not known: run onnx.shape_inference on the model first")
+        return found
+
+    def shape(self, value: Read) -> tuple[Size, ...]:
+        """The shape of a value; sizes that are not fixed are a symbol or None.
+
+        Raises:
+            OnnxCbpError: its rank is not known.
+        """
+        value = self.there(value)
+        found = self._types.shape(value)
+        if found is None:
+            raise self.refuse(f"the rank of '{value.name}' is not known: run onnx.shape_inference on the model first")
+        return found
+
+    def rank(self, value: Read) -> int:
+        """The number of axes of a value."""
+        return len(self.shape(value))
+
+    def fixed(self, value: Read, axes: Iterable[int]) -> list[int]:
+        """The sizes of some axes, of which every one is a number.
+
+        Raises:
+            OnnxCbpError: one is not.
+        """
+        shape, sizes = self.shape(value), []
+        for axis in axes:
+            size = shape[axis]
+            if not isinstance(size, int):
+                raise self.refuse(
+                    f"axis {axis} of '{self.there(value).name}' has no fixed size (shape {_text(shape)}): "
+                    "export the model with only the batch dynamic"
+                )
+            sizes.append(size)
+        return sizes
+
+    def known(self, value: ir.Value | None) -> np.ndarray | None:
+        """The elements of a value that is the same whatever is fed; None where it is not."""
+        return self._known.of(value)
+
+    def needed(self, value: Read, what: str) -> np.ndarray:
+        """The elements of a value that the rule must know.
+
+        Raises:
+            OnnxCbpError: it depends on what is fed.
+        """
+        array = self.known(value)
+        if array is None:
+            raise self.refuse(f"{what} '{self.there(value).name}' is not a constant: fold the model's constants first")
+        return array
+
+    def check(self, gradient: ir.Value, value: ir.Value) -> None:
+        """Hold a gradient against the value that it belongs to, and let it have the value's symbolic sizes.
+
+        Raises:
+            OnnxCbpError: type or shape differ.
+        """
+        dtype, shape = self._types.of(value), self._types.shape(value)
+        own_type, own = self._types.of(gradient), self._types.shape(gradient)
+        same = own is None or shape is None or (len(own) == len(shape) and all(map(_may_be_equal, own, shape)))
+        if not same or (dtype is not None and own_type not in (None, dtype)):
+            raise OnnxCbpError(
+                f"the gradient '{gradient.name}' of '{value.name}' has type {own_type} and shape {_text(own or ())}, "
+                f"expected {dtype} and {_text(shape or ())}"
+            )
+        if gradient.producer() in self._written:
+            self.let_be_like(gradient, value)
+
+    # --- Writing ------------------------------------------------------------------------------------------------------
+
+    def __getattr__(self, op_type: str) -> Callable[..., ir.Value]:
+        if not op_type[:1].isupper():
+            raise AttributeError(op_type)
+        return lambda *inputs, **options: self.op(op_type, *inputs, **options)
+
+    def op(self, op_type: str, *inputs: Input, like: Read = None, **options: Any) -> ir.Value:
+        """Write a node and give its only output, see `ops`."""
+        (output,) = self.ops(op_type, *inputs, like=like, **options)
+        return output
+
+    def ops(
+        self,
+        op_type: str,
+        *inputs: Input,
+        outputs: int = 1,
+        like: Read = None,
+        shape: Sequence[Size] | None = None,
+        domain: str = "",
+        **attributes: Any,
+    ) -> tuple[ir.Value, ...]:
+        """Write a node and give its outputs.
+
+        Args:
+            op_type: of an op of `domain`.
+            inputs: see `Input`.
+            outputs: how many.
+            like: what the first output has the type and shape of, where inference would lose a symbolic size.
+            shape: of the first output, likewise.
+            domain: "" is ONNX's own.
+            attributes: of the node.
+        """
+        values = self._inputs(inputs)
+        stem = "gradient" if self._node is None else f"{label(self._node)}/gradient"
+        named = [ir.Value(name=self._names.fresh(f"{stem}/{op_type}")) for _ in range(outputs)]
+        node = ir.node(
+            op_type,
+            values,
+            attributes or None,
+            domain=domain,
+            outputs=named,
+            name=self._names.fresh(f"{stem}/{op_type}"),
+        )
+        self._written[node] = None
+        self._infer(node)
+        if like is not None:
+            self.let_be_like(named[0], like)
+        if shape is not None:
+            named[0].shape = ir.Shape(shape)
+        return tuple(named)
+
+    def let_be_like(self, value: ir.Value, like: Read) -> ir.Value:
+        """Give a new value the type and shape that another has."""
+        like = self.there(like)
+        dtype, shape = self._types.of(like), self._types.shape(like)
+        value.type = value.type if dtype is None else ir.TensorType(dtype)
+        value.shape = value.shape if shape is None else ir.Shape(shape)
+        return value
+
+    def constant(self, array: np.ndarray, dtype: ir.DataType | None = None) -> ir.Value:
+        """A constant; equal ones are one initializer."""
+        dtype = dtype or ir.DataType.from_numpy(array.dtype)
+        key = (dtype, array.shape, array.tobytes())
+        if key not in self._constants:
+            tensor = ir.tensor(array, dtype=dtype, name=self._names.fresh("gradient/constant"))
+            self._constants[key] = ir.Value(
+                name=tensor.name, type=ir.TensorType(dtype), shape=ir.Shape(array.shape), const_value=tensor
+            )
+        return self._constants[key]
+
+    def ints(self, *numbers: int) -> ir.Value:
+        """A vector of int64."""
+        return self.constant(np.array(numbers, np.int64))
+
+    def scalar(self, number: float, like: Read) -> ir.Value:
+        """A number as a scalar of the type of a value."""
+        dtype = self.dtype(like)
+        return self.constant(np.array(number).astype(dtype.numpy()), dtype)
+
+    def full(self, value: Read, number: float) -> ir.Value:
+        """A number everywhere, in the type and fixed shape of a value."""
+        dtype = self.dtype(value)
+        shape = self.fixed(value, range(self.rank(value)))
+        return self.constant(np.full(shape, number).astype(dtype.numpy()), dtype)
+
+    # --- Shapes -------------------------------------------------------------------------------------------------------
+
+    def shape_of(self, value: Read) -> ir.Value:
+        """The shape of a value as a vector of int64: a constant where every size is fixed."""
+        shape = self.shape(value)
+        if all(isinstance(size, int) for size in shape):
+            return self.ints(*(size for size in shape if isinstance(size, int)))
+        value = self.there(value)
+        if value not in self._shapes:
+            self._shapes[value] = self.Shape(value)
+        return self._shapes[value]
+
+    def sizes_of(self, value: Read, axes: Sequence[int]) -> ir.Value:
+        """The sizes of some axes as a vector of int64."""
+        shape = self.shape(value)
+        sizes = [shape[axis] for axis in axes]
+        if all(isinstance(size, int) for size in sizes):
+            return self.ints(*(size for size in sizes if isinstance(size, int)))
+        return self.Gather(self.shape_of(value), list(axes), axis=0)
+
+    def count(self, value: Read, axes: Sequence[int], like: Read) -> ir.Value:
+        """The number of elements over some axes, as a scalar of the type of `like`."""
+        sizes = [self.shape(value)[axis] for axis in axes]
+        if all(isinstance(size, int) for size in sizes):
+            return self.scalar(math.prod(size for size in sizes if isinstance(size, int)), like)
+        product = self.reduce("ReduceProd", self.sizes_of(value, axes), [0], keepdims=0)
+        return self.Cast(product, to=self.dtype(like).value)
+
+    def reshape_like(self, gradient: ir.Value, value: Read) -> ir.Value:
+        """The elements of a gradient in the shape of a value."""
+        shape = self.shape(value)
+        if self._types.shape(gradient) == shape and all(size is not None for size in shape):
+            return gradient
+        free = [size for size in shape if not isinstance(size, int)]
+        if len(free) == 1 and 0 not in shape:
+            sizes = self.ints(*(size if isinstance(size, int) else -1 for size in shape))
+        else:
+            sizes = self.shape_of(value)
+        return self.Reshape(gradient, sizes, like=value)
+
+    def expand_like(self, gradient: ir.Value, value: Read) -> ir.Value:
+        """A gradient broadcast to the shape of a value."""
+        return self.Expand(gradient, self.shape_of(value), like=value)
+
+    def zeros_like(self, value: Read) -> ir.Value:
+        """Zeros of the type and shape of a value."""
+        return self.expand_like(self.scalar(0, value), value)
+
+    def unbroadcast(self, gradient: ir.Value, value: Read) -> ir.Value:
+        """The sum of a gradient over the axes that a value was broadcast along.
+
+        Where a symbolic size leaves open whether an axis was, that is found out when the graph runs.
+        """
+        small, large = self.shape(value), self.shape(gradient)
+        if small == large and None not in small:
+            return gradient
+        lead = len(large) - len(small)
+        pairs = list(zip(small, large[lead:], strict=True))
+        if all(isinstance(a, int) or (a is not None and a == b) for a, b in pairs):
+            stretched = [lead + i for i, (a, b) in enumerate(pairs) if a == 1 and b != 1]
+            if lead and stretched:
+                return self.reshape_like(self.sum(gradient, [*range(lead), *stretched], keepdims=0), value)
+            return self.reduce("ReduceSum", gradient, [*range(lead), *stretched], keepdims=int(not lead), like=value)
+        sizes = self.shape_of(value)
+        padded = self.Concat([1] * lead, sizes, axis=0) if lead else sizes
+        differs = self.Not(self.Equal(padded, self.shape_of(gradient)))
+        axes_now = self.Squeeze(self.NonZero(differs), [0])
+        return self.Reshape(self.ReduceSum(gradient, axes_now, keepdims=1, noop_with_empty_axes=1), sizes, like=value)
+
+    # --- Ops whose form changed between opsets ------------------------------------------------------------------------
+
+    def reduce(
+        self, op_type: str, value: ir.Value, axes: Sequence[int], *, keepdims: int = 1, like: Read = None
+    ) -> ir.Value:
+        """A reduction over some axes; over none it is the value itself."""
+        if not axes:
+            return value
+        if self.opset >= _REDUCED_AXES_ARE_AN_INPUT_SINCE.get(op_type, _OTHERS_SINCE):
+            return self.op(op_type, value, list(axes), keepdims=keepdims, like=like)
+        return self.op(op_type, value, axes=list(axes), keepdims=keepdims, like=like)
+
+    def sum(self, value: ir.Value, axes: Sequence[int], *, keepdims: int = 1) -> ir.Value:
+        """The sum over some axes."""
+        return self.reduce("ReduceSum", value, axes, keepdims=keepdims)
+
+    def can_scatter_add(self) -> bool:
+        """Whether ScatterElements and ScatterND add up what meets in one place."""
+        return self.opset >= _SCATTER_ADDS_SINCE
+
+    # --- Changes to the graph as it is --------------------------------------------------------------------------------
+
+    def output(self, node: ir.Node, index: int, dtype: ir.DataType, like: Read) -> ir.Value:
+        """An optional output of a forward node, which is asked for where it was not."""
+        if index >= len(node.outputs):
+            self._widened.append((node, len(node.outputs)))
+            node.resize_outputs(index + 1)
+        value = node.outputs[index]
+        if not value.name:
+            value.name = self._names.fresh(f"{label(node)}/{node.op_type}_{index}")
+            value.type = ir.TensorType(dtype)
+            value.shape = ir.Shape(self.shape(like))
+        return value
+
+    def adopt(self, nodes: Sequence[ir.Node]) -> None:
+        """Give nodes that were made elsewhere, and what they make, names that the model does not have yet."""
+        assert self._node is not None
+        for node in nodes:
+            node.name = self._names.fresh(f"{label(self._node)}/{node.op_type}")
+            for value in node.outputs:
+                value.name = self._names.fresh(f"{label(self._node)}/{value.name}") if value.name else value.name
+
+    def rename(self, value: ir.Value, wanted: str) -> None:
+        """Give a value that was written here another name."""
+        value.name = self._names.fresh(wanted)
+
+    def commit(self, results: Collection[ir.Value | None]) -> None:
+        """Put the nodes that the results need at the end of the graph."""
+        needed = set()
+        waiting = [value.producer() for value in results if value is not None]
+        while waiting:
+            node = waiting.pop()
+            if node is not None and node in self._written and node not in needed:
+                needed.add(node)
+                waiting.extend(value.producer() for value in node.inputs if value is not None)
+        detach(node for node in self._written if node not in needed)
+        self.model.graph.extend(node for node in self._written if node in needed)
+        for value in self._constants.values():
+            if value.uses() or value in results:
+                self.model.graph.register_initializer(value)
+        self._narrow()
+
+    def abandon(self) -> None:
+        """Leave the graph as it was."""
+        detach(self._written)
+        self._narrow()
+
+    def _narrow(self) -> None:
+        """Take back the outputs that were asked for and that nothing reads."""
+        for node, count in reversed(self._widened):
+            if not any(value.uses() for value in node.outputs[count:]):
+                node.resize_outputs(count)
+
+    # --- Types and shapes of what is new ------------------------------------------------------------------------------
+
+    def _inputs(self, inputs: Sequence[Input]) -> list[ir.Value | None]:
+        first = next((each for each in inputs if isinstance(each, ir.Value)), None)
+        values: list[ir.Value | None] = []
+        for each in inputs:
+            if each is None or isinstance(each, ir.Value):
+                values.append(each)
+            elif isinstance(each, np.ndarray):
+                values.append(self.constant(each))
+            elif isinstance(each, int | float):
+                assert first is not None, "a number has the type of a value"
+                values.append(self.scalar(each, first))
+            else:
+                values.append(self.ints(*each))
+        return values
+
+    def _infer(self, node: ir.Node) -> None:
+        if node.domain == DOMAIN:
+            self._infer_ours(node)
+            return
+        schema = onnx.defs.get_schema(node.op_type, self.opset, node.domain)
+        types, data = {}, {}
+        for value in node.inputs:
+            if value is None or value.name is None:
+                continue
+            dtype = self._types.of(value)
+            if dtype is None:
+                return
+            shape = self._types.shape(value)
+            types[value.name] = onnx.helper.make_tensor_type_proto(dtype.value, shape)
+            tensor = ir.convenience.get_const_tensor(value)
+            if tensor is not None and tensor.dtype == ir.DataType.INT64 and tensor.size <= _KNOWN_TO_INFERENCE:
+                data[value.name] = onnx.numpy_helper.from_array(tensor.numpy(), value.name)
+        imports = [onnx.helper.make_opsetid("", self.opset)]
+        try:
+            found = onnx.shape_inference.infer_node_outputs(schema, ir.to_proto(node), types, data, None, imports)
+        except Exception as error:
+            raise self.refuse(f"its gradient would hold a {node.op_type} that is not valid ({error})") from error
+        for value in node.outputs:
+            proto = found.get(value.name or "")
+            if proto is not None and proto.HasField("tensor_type"):
+                value.type = ir.TensorType(ir.DataType(proto.tensor_type.elem_type))
+                if proto.tensor_type.HasField("shape"):
+                    value.shape = ir.Shape([_size(dim) for dim in proto.tensor_type.shape.dim])
+
+    def _infer_ours(self, node: ir.Node) -> None:
+        operator = OPERATORS[node.op_type]
+        like = {each.shape: value for each, value in zip(operator.inputs, node.inputs, strict=True)}
+        kinds = {each.type: value for each, value in zip(operator.inputs, node.inputs, strict=True)}
+        for each, output in zip(operator.outputs, node.outputs, strict=True):
+            kind, shape = kinds.get(each.type), like.get(each.shape)
+            if each.type == "int64":
+                output.type = ir.TensorType(ir.DataType.INT64)
+            elif kind is not None:
+                output.type = ir.TensorType(self.dtype(kind))
+            elif each.type == "U" and "stash_type" in node.attributes:
+                output.type = ir.TensorType(ir.DataType(node.attributes["stash_type"].as_int()))
+            if each.shape == "":
+                output.shape = ir.Shape([])
+            elif shape is not None:
+                found = self._types.shape(shape)
+                output.shape = None if found is None else ir.Shape(found)
+
+
+def detach(nodes: Iterable[ir.Node]) -> None:
+    """Let nodes that stand in no graph read nothing, so that they may be forgotten."""
+    for node in nodes:
+        for index in range(len(node.inputs)):
+            node.replace_input_with(index, None)
+
+
+def _may_be_equal(one: Size, other: Size) -> bool:
+    return one == other or not (isinstance(one, int) and isinstance(other, int))
+
+
+def _size(dim: onnx.TensorShapeProto.Dimension) -> Size:
+    return dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None
+
+
+def _text(shape: Sequence[Size]) -> str:
+    return "[" + ", ".join("?" if size is None else str(size) for size in shape) + "]"

@@ -1,0 +1,254 @@
+"""Gradients of a value of a graph, as nodes of the graph."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from onnx_ir.traversal import RecursiveGraphIterator
+
+from onnx_cbp.custom_ops import DOMAIN
+from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.graph_passes.core.scopes import import_domain
+from onnx_cbp.graph_passes.core.sites import label
+from onnx_cbp.graph_passes.core.splice import succeed
+from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.dialects._reading import WrongAttributeError
+from onnx_cbp.graph_passes.differentiating import rules  # noqa: F401  (they register themselves)
+from onnx_cbp.graph_passes.differentiating.bodies import Body, body_of
+from onnx_cbp.graph_passes.differentiating.builder import Builder, detach
+from onnx_cbp.graph_passes.differentiating.registry import ZERO, Rule, apply, is_flat, rule_of
+
+OLDEST_OPSET = 13
+
+
+def differentiate(
+    model: ir.Model, loss: ir.Value | Mapping[ir.Value, ir.Value], values: Sequence[ir.Value]
+) -> list[ir.Value | None]:
+    """Append the nodes that compute d loss / d value for each value of the main graph.
+
+    What no value reaches costs nothing. Symbolic sizes stay so: a batch that was not traced works. The results are
+    values of the graph, no outputs of it yet; differentiating one of them gives second derivatives.
+
+    Args:
+        model: changed in place. Its nodes are in order, as ONNX asks for.
+        loss: a floating-point value with one element; or the values to begin at, each with the gradient of some further
+            loss with respect to it (same type and shape), which gives a vector-Jacobian product.
+        values: floating-point values: inputs, initializers, or what nodes make.
+
+    Returns:
+        For each value its gradient, of the value's type and shape; None where the loss does not depend on it.
+
+    Raises:
+        OnnxCbpError: one line, before anything is changed: an op on the way that has no rule, a value whose type or
+            rank is not known, an opset below 13.
+    """
+    _check_opset(model)
+    seeds = dict(loss) if isinstance(loss, Mapping) else {loss: None}
+    builder = Builder(model)
+    tape = _Tape(model, [*seeds], values)
+    try:
+        sweep = _Sweep(builder, tape)
+        for value, seed in seeds.items():
+            sweep.add(value, _one(builder, value) if seed is None else _checked(builder, value, seed))
+        sweep.run(tape.steps)
+        results = [sweep.total(value) for value in values]
+    except BaseException:
+        builder.abandon()
+        tape.abandon()
+        raise
+    tape.commit()
+    builder.commit(results)
+    if any(node.domain == DOMAIN for node in model.graph):
+        import_domain(model)
+    return results
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A node on the way from the values to the loss: its rule, or what it is made of."""
+
+    node: ir.Node
+    rule: Rule | None
+    body: Body | None
+    steps: tuple[_Step, ...] = ()
+
+
+class _Tape:
+    """The nodes that values reach the loss through, each with what differentiates it.
+
+    Attributes:
+        steps: in the order of the graph.
+        reached: the values that depend on those that are differentiated by.
+    """
+
+    def __init__(self, model: ir.Model, losses: Sequence[ir.Value], values: Sequence[ir.Value]) -> None:
+        self._model = model
+        self._types = Types(model)
+        for value in values:
+            if not self._is_float(value):
+                dtype = self._types.of(value)
+                raise OnnxCbpError(f"'{value.name}' has type {dtype}: only floating-point values have gradients")
+        self.reached: set[ir.Value] = set(values)
+        nodes = list(model.graph)
+        self._reach(nodes)
+        leads = set(losses)
+        on_the_way = []
+        for node in reversed(nodes):
+            if any(value in leads and value in self.reached for value in node.outputs) and self._is_reached(node):
+                on_the_way.append(node)
+                leads.update(value for value in node.inputs if value is not None)
+        self._bodies: list[Body] = []
+        try:
+            self.steps = [self._step(node) for node in reversed(on_the_way)]
+        except OnnxCbpError:
+            self.abandon()
+            raise
+
+    def _reach(self, nodes: Sequence[ir.Node]) -> None:
+        for node in nodes:
+            if self._is_reached(node) and not is_flat(node):
+                self.reached.update(value for value in node.outputs if self._is_float(value))
+
+    def _is_reached(self, node: ir.Node) -> bool:
+        return any(value in self.reached for value in _read(node))
+
+    def _is_float(self, value: ir.Value) -> bool:
+        dtype = self._types.of(value)
+        return dtype is None or dtype.is_floating_point()
+
+    def _step(self, node: ir.Node) -> _Step:
+        rule = rule_of(node)
+        if rule is not None:
+            return _Step(node, rule, None)
+        body = body_of(node, self._model, self._types)
+        if body is None:
+            raise self._no_rule(node)
+        self._bodies.append(body)
+        self._reach(body.nodes)
+        inner = [each for each in body.nodes if self._is_reached(each) and not is_flat(each)]
+        try:
+            return _Step(node, None, body, tuple(self._step(each) for each in inner))
+        except OnnxCbpError:  # it speaks of a node that the model does not have
+            raise self._no_rule(node) from None
+
+    def _no_rule(self, node: ir.Node) -> OnnxCbpError:
+        reader = next(value for value in _read(node) if value in self.reached)
+        domain = node.domain or "ai.onnx"
+        return OnnxCbpError(
+            f"node '{label(node)}': {domain}.{node.op_type} has no gradient rule, and '{reader.name}' reaches the loss "
+            f"through it: freeze what is before it, or replace the op"
+        )
+
+    def commit(self, steps: Sequence[_Step] | None = None) -> None:
+        """Put the bodies in the place of the nodes that have no rule."""
+        for step in self.steps if steps is None else steps:
+            if step.body is not None:
+                graph = step.node.graph
+                assert graph is not None
+                graph.insert_before(step.node, step.body.nodes)
+                for old, new in zip(step.node.outputs, step.body.outputs, strict=True):
+                    succeed(old, new)
+                graph.remove(step.node, safe=True)
+                self.commit(step.steps)
+
+    def abandon(self) -> None:
+        """Leave the graph as it was."""
+        for body in self._bodies:
+            detach(body.nodes)
+
+
+class _Sweep:
+    """Goes back over the steps and adds up what reaches each value."""
+
+    def __init__(self, builder: Builder, tape: _Tape) -> None:
+        self._builder = builder
+        self._reached = tape.reached
+        self._parts: dict[ir.Value, list[ir.Value]] = defaultdict(list)
+
+    def add(self, value: ir.Value, gradient: ir.Value) -> None:
+        """Let a gradient be a part of what reaches a value."""
+        self._parts[value].append(gradient)
+
+    def total(self, value: ir.Value) -> ir.Value | None:
+        """The sum of the parts so far; None where there is none."""
+        parts = self._parts.pop(value, [])
+        while len(parts) > 1:  # in pairs: ONNX Runtime lets an Add write over what it reads, and no Sum
+            pairs = [parts[i : i + 2] for i in range(0, len(parts), 2)]
+            parts = [self._builder.Add(*pair, like=value) if len(pair) == 2 else pair[0] for pair in pairs]
+        if parts:
+            self._parts[value] = parts
+        return parts[0] if parts else None
+
+    def run(self, steps: Sequence[_Step]) -> None:
+        """Differentiate the steps, the last first."""
+        for step in reversed(steps):
+            node = step.node
+            gradients = [self.total(value) for value in node.outputs]
+            if all(gradient is None for gradient in gradients):
+                continue
+            self._builder.work_on(node, {value for value in node.inputs if value in self._reached})
+            if step.body is not None:
+                self._builder.adopt(step.body.nodes)
+                for value, gradient in zip(step.body.outputs, gradients, strict=True):
+                    if gradient is not None:
+                        self.add(value, gradient)
+                self.run(step.steps)
+            elif step.rule is not None:
+                self._apply(step.rule, node, gradients)
+
+    def _apply(self, rule: Rule, node: ir.Node, gradients: Sequence[ir.Value | None]) -> None:
+        try:
+            answers = apply(rule, self._builder, node, gradients)
+        except WrongAttributeError as error:
+            raise self._builder.refuse(str(error)) from None
+        for index, (value, gradient) in enumerate(zip(node.inputs, answers, strict=True)):
+            if value is None or not self._builder.wants(value) or gradient is ZERO:
+                continue
+            if gradient is None:
+                raise self._builder.refuse(
+                    f"it has no gradient with respect to input {index}, '{value.name}': give it a constant"
+                )
+            assert isinstance(gradient, ir.Value)
+            self._builder.check(gradient, value)
+            self.add(value, gradient)
+
+
+def _one(builder: Builder, loss: ir.Value) -> ir.Value:
+    """The gradient of a loss with respect to itself."""
+    types = Types(builder.model)
+    shape, dtype = types.shape(loss), types.of(loss)
+    if dtype is None or not dtype.is_floating_point() or shape is None or any(size != 1 for size in shape):
+        known = "no known shape" if shape is None else f"shape {list(shape)}"
+        raise OnnxCbpError(
+            f"the loss '{loss.name}' has type {dtype} and {known}: give a floating-point value with one element, or a "
+            "gradient to begin with"
+        )
+    return builder.full(loss, 1)
+
+
+def _checked(builder: Builder, value: ir.Value, seed: ir.Value) -> ir.Value:
+    builder.check(seed, value)
+    return seed
+
+
+def _check_opset(model: ir.Model) -> None:
+    opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", OLDEST_OPSET))
+    if opset < OLDEST_OPSET:
+        raise OnnxCbpError(
+            f"gradients need opset {OLDEST_OPSET} or newer, the model imports opset {opset}: convert it with "
+            "onnx.version_converter"
+        )
+
+
+def _read(node: ir.Node) -> Iterator[ir.Value]:
+    """All that a node reads: what its subgraphs read of the graph around them, too."""
+    yield from (value for value in node.inputs if value is not None)
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
+            graph = attribute.as_graph()
+            for inner in RecursiveGraphIterator(graph):
+                yield from (value for value in inner.inputs if value is not None)
+            yield from graph.outputs

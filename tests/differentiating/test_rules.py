@@ -1,0 +1,68 @@
+"""Every gradient rule against differences of its op in double, for sizes of the batch that were never traced."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from onnx_cbp.graph_passes.differentiating.registry import registered
+from support.gradient_cases import CASES, Case, In
+from support.gradient_driver import differences, feeds_of, forward_model, runner, with_gradients
+
+NEWEST = min(onnx.defs.onnx_opset_version(), 23)
+
+
+def _opsets(case: Case) -> list[int]:
+    """The oldest opset of the case, and the newest."""
+    oldest, newest = case.since, min(case.until, NEWEST)
+    return [] if oldest > newest else sorted({oldest, newest})
+
+
+RUNS = [(case, opset) for case in CASES for opset in _opsets(case)]
+
+
+@pytest.mark.parametrize(("case", "opset"), RUNS, ids=[f"{case} opset={opset}" for case, opset in RUNS])
+def test_a_rule_equals_differences(case: Case, opset: int):
+    forward = forward_model(case, opset)
+    names = [f"x{index}" for index, each in enumerate(case.inputs) if isinstance(each, In) and each.gradient]
+    model = with_gradients(forward, case.seeded, names)
+    run, differentiated = (runner(each, "reference", keeps_float=not case.single) for each in (forward, model))
+    for batch in (2, 3):
+        feeds = feeds_of(case, batch, seed=batch)
+        outputs = run(feeds)
+        rng = np.random.default_rng(batch)
+        seeds = {f"dy{i}": rng.uniform(0.5, 1.5, outputs[i].shape).astype(outputs[i].dtype) for i in case.seeded}
+        got = differentiated({**feeds, **seeds})
+        tolerance = 1e-6 if case.single else 1e-7  # attributes are rounded
+        rounds = any(each.dtype == np.float32 for each in seeds.values())
+        for name, gradient in zip(names, got, strict=True):
+            # Differences of what is rounded say nothing: the gradient of rounding is that of the identity.
+            want = seeds["dy0"].astype(np.float64) if rounds else differences(run, feeds, seeds, name)
+            assert gradient.shape == want.shape
+            assert gradient.dtype == want.dtype
+            np.testing.assert_allclose(gradient, want, rtol=0, atol=tolerance * max(1.0, np.abs(want).max()))
+        _hold_onnxruntime(case, opset, names, {**feeds, **seeds}, got)
+
+
+def _hold_onnxruntime(case: Case, opset: int, names: list[str], feeds: dict, want: list[np.ndarray]) -> None:
+    """ONNX Runtime computes the same; in float where it has an op in no other type."""
+    for dtype, tolerance in ((np.float64, 1e-9), (np.float32, 2e-5))[case.single :]:
+        model = with_gradients(forward_model(case, opset, dtype), case.seeded, names)
+        try:
+            run = runner(model, "onnxruntime")
+        except ort_errors.NotImplemented:
+            continue
+        inputs = {name: value.astype(dtype) if value.dtype == np.float64 else value for name, value in feeds.items()}
+        for got, expected in zip(run(inputs), want, strict=True):
+            assert got.shape == expected.shape
+            np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance * max(1.0, np.abs(expected).max()))
+        return
+    pytest.fail("ONNX Runtime has no kernel for it, in double or float")
+
+
+def test_every_rule_has_cases():
+    cases = [(case.domain, case.op) for case in CASES]
+    lonely = {key for key in registered() if cases.count(key) < 2}
+    assert not lonely

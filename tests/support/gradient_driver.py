@@ -1,0 +1,128 @@
+"""What a gradient rule is held against: differences of the op itself, in double."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+from onnx import helper
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+
+from onnx_cbp.custom_ops.references import OP_RUNS
+from onnx_cbp.graph_passes.differentiating import differentiate
+from support.gradient_cases import Case, In
+
+Arrays = dict[str, np.ndarray]
+_STEP = 1e-5
+_NUMBERS = {np.float64: onnx.TensorProto.DOUBLE, np.float32: onnx.TensorProto.FLOAT}
+
+
+class Erf(OpRun):
+    """onnx's own rounds to float."""
+
+    def _run(self, x: np.ndarray) -> tuple[np.ndarray]:
+        return (np.vectorize(math.erf, otypes=[np.float64])(x).astype(x.dtype),)
+
+
+class Gelu(OpRun):
+    """onnx's own rounds to float."""
+
+    def _run(self, x: np.ndarray, approximate: str = "none") -> tuple[np.ndarray]:
+        if approximate == "tanh":
+            return (0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),)
+        return (0.5 * x * (1 + np.vectorize(math.erf, otypes=[np.float64])(x / math.sqrt(2))),)
+
+
+def forward_model(case: Case, opset: int, dtype: type = np.float64) -> onnx.ModelProto:
+    """The op alone, with data of one type."""
+    dtype = np.float32 if case.single else dtype
+    inputs, constants, names = [], [], []
+    for index, each in enumerate(case.inputs):
+        name = f"x{index}" if each is not None else ""
+        names.append(name)
+        if isinstance(each, In):
+            inputs.append(helper.make_tensor_value_info(name, _NUMBERS[dtype], each.shape))
+        elif each is not None:
+            wide = each.dtype == np.float64
+            constants.append(onnx.numpy_helper.from_array(each.astype(dtype) if wide else each, name))
+    outputs = [f"y{index}" for index in range(case.outputs)]
+    node = helper.make_node(case.op, names, outputs, name="node", domain=case.domain, **case.attributes)
+    infos = [onnx.ValueInfoProto(name=name) for name in outputs]
+    graph = helper.make_graph([node], "case", inputs, infos, constants)
+    imports = [helper.make_opsetid("", opset), *([helper.make_opsetid(case.domain, 1)] if case.domain else [])]
+    model = helper.make_model(graph, opset_imports=imports)
+    model.ir_version = min(model.ir_version, 8 if opset < 18 else 9)
+    return onnx.shape_inference.infer_shapes(model, strict_mode=not case.domain, data_prop=True)
+
+
+def with_gradients(model: onnx.ModelProto, seeded: tuple[int, ...], names: list[str]) -> onnx.ModelProto:
+    """The model with a gradient dy of each seeded output as an input, and those of the named inputs as its outputs."""
+    result = ir.from_proto(model)
+    graph = result.graph
+    seeds = {}
+    for index in seeded:
+        Y = graph.outputs[index]
+        seeds[Y] = ir.Value(name=f"dy{index}", type=Y.type, shape=Y.shape)
+    gradients = differentiate(result, seeds, [v for v in graph.inputs if v.name in names])
+    graph.inputs.extend(seeds.values())
+    graph.outputs.clear()
+    for name, gradient in zip(names, gradients, strict=True):
+        assert gradient is not None, name
+        output = ir.Value(name=f"{name}_grad", type=gradient.type, shape=gradient.shape)
+        graph.append(ir.node("Identity", [gradient], outputs=[output]))
+        graph.outputs.append(output)
+    proto = ir.to_proto(result)
+    onnx.checker.check_model(proto, full_check=not any(node.domain for node in proto.graph.node))
+    return proto
+
+
+def feeds_of(case: Case, batch: int, seed: int) -> Arrays:
+    """Random data; sizes that are not fixed are `batch`, and 1 more than it for "M", and 1 for "K"."""
+    rng = np.random.default_rng(seed)
+    sizes = {"N": batch, "M": batch + 1, "K": 1}
+    feeds = {}
+    for index, each in enumerate(case.inputs):
+        if isinstance(each, In):
+            shape = [size if isinstance(size, int) else sizes[size] for size in each.shape]
+            data = rng.uniform(each.low, each.high, shape)
+            if each.apart:
+                steps = rng.permutation(data.size).reshape(shape)
+                data = each.low + (each.high - each.low) * (steps + 0.4) / data.size
+            feeds[f"x{index}"] = np.asarray(data)
+    return feeds
+
+
+def runner(model: onnx.ModelProto, backend: str, *, keeps_float: bool = True) -> Callable[[Arrays], list[np.ndarray]]:
+    """Run a model on "reference" or "onnxruntime"."""
+    if backend == "reference":
+        for tensor in model.graph.initializer:  # it computes in double what is declared as float, but constants
+            if tensor.data_type == onnx.TensorProto.FLOAT and not keeps_float:
+                wide = onnx.numpy_helper.to_array(tensor).astype(np.float64)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(wide, tensor.name))
+        evaluator = ReferenceEvaluator(model, new_ops=[Erf, Gelu, *OP_RUNS])
+        return lambda feeds: [np.asarray(each) for each in evaluator.run(None, feeds)]
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return lambda feeds: session.run(None, feeds)
+
+
+def differences(run: Callable[[Arrays], list[np.ndarray]], feeds: Arrays, seeds: Arrays, name: str) -> np.ndarray:
+    """The gradient of sum(dy * y) with respect to one input, element by element, by central differences."""
+    values = feeds[name]
+    result = np.zeros_like(values)
+    for index in np.ndindex(values.shape):
+        sides = []
+        for step in (_STEP, -_STEP):
+            moved = values.copy()
+            moved[index] += step
+            outputs = run({**feeds, name: moved})
+            sides.append(sum(float((outputs[int(key[2:])] * dy).sum()) for key, dy in seeds.items()))
+        result[index] = (sides[0] - sides[1]) / (2 * _STEP)
+    return result
