@@ -12,6 +12,7 @@ from onnx_cbp.graph_passes.preparing.complete_gradients import CompleteGradients
 from onnx_cbp.graph_passes.preparing.drop_zero_bias import DropZeroBiasPass
 from onnx_cbp.graph_passes.preparing.fold_constants import FoldConstantsPass
 from onnx_cbp.graph_passes.preparing.inline_functions import InlineFunctionsPass
+from onnx_cbp.graph_passes.preparing.unpack_sequences import UnpackSequencesPass
 from onnx_cbp.graph_passes.preparing.unshare_fixed import UnshareFixedPass
 from onnx_cbp.graph_passes.rewriting.attach_functions import AttachFunctionsPass
 from onnx_cbp.graph_passes.rewriting.cancel_transposes import CancelTransposesPass
@@ -53,6 +54,7 @@ __all__ = [
     "Synchronization",
     "ToInferencePass",
     "TrainBatchNormsPass",
+    "UnpackSequencesPass",
     "UnshareFixedPass",
     "WholeBatchLossPass",
     "WriteEarlyPass",

@@ -27,6 +27,7 @@ from onnx_cbp.graph_passes import (
     RemoveUnusedPass,
     SetOutputsPass,
     ToInferencePass,
+    UnpackSequencesPass,
     find_sites,
     label,
 )
@@ -102,6 +103,7 @@ def finalize(
     import_domain(result)
     infer_shapes(result)
     FoldConstantsPass()(result)  # axes that are computed hide the shape of what is reduced over them
+    UnpackSequencesPass()(result)
     known = parameters(result, values)
     read = inputs_of_outputs(result)
     kept = _outputs(result, known, (outputs,) if isinstance(outputs, str) else outputs)

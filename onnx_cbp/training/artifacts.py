@@ -28,6 +28,7 @@ from onnx_cbp.graph_passes import (
     ForwardSite,
     InferenceSite,
     Site,
+    UnpackSequencesPass,
     UnshareFixedPass,
     WriteRunningStatsPass,
     find_sites,
@@ -247,6 +248,7 @@ def _suit_builder(model: ir.Model, trained: Sequence[str]) -> None:
     """Take out of an export what ONNX Runtime's gradient builder cannot follow, without changing what it computes."""
     infer_shapes(model)
     FoldConstantsPass()(model)
+    UnpackSequencesPass()(model)
     UnshareFixedPass(trained)(model)
     DropZeroBiasPass(trained)(model)
 
