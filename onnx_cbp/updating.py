@@ -12,19 +12,12 @@ import onnx
 import onnx_ir as ir
 
 from onnx_cbp.checking.sessions import _explain, _loadable, _onnxruntime
-from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.custom_ops.python_ops import raise_python_op_error
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes import InlineFunctionsPass, label
-from onnx_cbp.graph_passes.core.sites import InferenceSite, give_statistic, in_graph
-from onnx_cbp.graph_passes.core.splice import Names
-from onnx_cbp.graph_passes.updating.batch_statistics import (
-    SAME_ELEMENTS,
-    Layer,
-    expose_statistics,
-    find_layers,
-    running_statistics,
-)
+from onnx_cbp.graph_passes.analysis import DATA_TYPES
+from onnx_cbp.graph_passes.updating.batch_statistics import Layer, expose_statistics, find_layers
+from onnx_cbp.graph_passes.updating.own_statistics import OwnStatistics, is_read_elsewhere, kept, nodes_of
 from onnx_cbp.ir_models import ModelSource, read_model, to_ir, to_proto
 from onnx_cbp.registration import register
 from onnx_cbp.training.parameters import Parameters
@@ -266,69 +259,34 @@ class _Run:
 
 def _put(model: ir.Model, modules: list[_Module], parameters: Parameters) -> None:
     """Write what the modules have in the place of their running statistics."""
-    names = Names(model)
+    layers = [layer for module in modules for layer in module.layers]
+    own, nodes = OwnStatistics(model, layers), nodes_of(layers)
     claims = Counter(
         value for module in modules for value in (*module.homes, module.layers[0].scale, module.layers[0].B)
     )
-    layers = {node for module in modules for layer in module.layers for node in (layer.site.node, *layer.site.interior)}
     into_checkpoint: list[tuple[str, np.ndarray]] = []
     for module in modules:
         for position, (home, statistic) in enumerate(zip(module.homes, module.statistics(), strict=True)):
             if home.name in parameters:
                 if claims[home] > 1:
                     raise OnnxCbpError(f"parameter '{home.name}' is shared by batch norms that are not one module")
-                shape = parameters.get(str(home.name)).shape
-                into_checkpoint.append((str(home.name), statistic.reshape(shape)))
-            elif home.is_initializer() and claims[home] == 1 and not _is_read_elsewhere(home, layers):
+                present = parameters.get(str(home.name))
+                into_checkpoint.append((str(home.name), kept(statistic, present.dtype, present.shape, str(home.name))))
+            elif _is_kept_in(home) and claims[home] == 1 and not is_read_elsewhere(home, nodes):
                 _set(home, statistic)
             else:  # equal tensors that some tool made one, or no initializer at all
-                for layer in module.layers:
-                    _give(model.graph, layer, position, statistic, names)
+                own.give(module.layers, position, statistic)
     for name, statistic in into_checkpoint:
         parameters.set(name, statistic)
 
 
-def _is_read_elsewhere(home: ir.Value, layers: set[ir.Node]) -> bool:
-    """Whether anything but a batch norm reads the tensor."""
-    for use in home.uses():
-        copies = use.node.domain == "" and use.node.op_type in ("Identity", *SAME_ELEMENTS)
-        if use.node not in layers and use.node.domain != DOMAIN and not copies:
-            return True
-    return home.is_graph_output()
+def _is_kept_in(home: ir.Value) -> bool:
+    """Whether a value is an initializer that a statistic fits into; one of integers is cast behind it."""
+    return home.is_initializer() and home.const_value is not None and home.const_value.dtype in DATA_TYPES
 
 
 def _set(home: ir.Value, statistic: np.ndarray) -> None:
-    assert home.const_value is not None
-    home.const_value = _tensor(statistic, home.const_value.dtype, home.const_value.shape.numpy(), str(home.name))
-
-
-def _tensor(statistic: np.ndarray, dtype: ir.DataType, shape: Sequence[int], name: str) -> ir.TensorProtocol:
-    return ir.tensor(statistic.astype(dtype.numpy()).reshape(shape), name=name)
-
-
-def _give(graph: ir.Graph, layer: Layer, position: int, statistic: np.ndarray, names: Names) -> None:
-    """Let a layer read a running statistic from a tensor of its own."""
-    site = layer.site
-    running = running_statistics(site)
-    assert running is not None
-    old = in_graph(running[position])
-    shape = statistic.shape if old.shape is None or not old.shape.is_static() else old.shape.numpy()
-    dtype = old.dtype or ir.DataType.FLOAT
-    name = names.fresh(f"{label(site.node)}.{('running_mean', 'running_var')[position]}")
-    own = ir.Value(name=name, const_value=_tensor(statistic, dtype, shape, name))
-    own.type, own.shape = ir.TensorType(dtype), ir.Shape(shape)
-    graph.register_initializer(own)
-    if isinstance(site, InferenceSite):
-        if site.interior and old in (in_graph(site.scale), in_graph(site.B)):
-            raise OnnxCbpError(
-                f"node '{label(site.node)}' ({site.form}) reads '{old.name}' as a running statistic and as scale or "
-                "bias: make two tensors of it"
-            )
-        give_statistic(site, position, own)
-        return
-    updated = (site.updated_mean, site.updated_var)[position]
-    maker = None if updated is None else updated.producer()  # a step of its own may update the statistic
-    reader = site.node if maker is None else maker
-    index = 3 + position if reader is site.node else 0
-    if reader.inputs[index] is old:
-        reader.replace_input_with(index, own)
+    tensor = home.const_value
+    assert tensor is not None
+    name = str(home.name)
+    home.const_value = ir.tensor(kept(statistic, tensor.dtype.numpy(), tensor.shape.numpy(), name), name=name)

@@ -13,6 +13,8 @@ from onnx_cbp.graph_passes.core.scopes import scopes
 from onnx_cbp.graph_passes.core.sites import ChannelVector, label
 from onnx_cbp.graph_passes.core.types import Types
 
+#: Ops whose result has the elements of what they are given, in order.
+COPIES = ("Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze")
 _LONG = 80
 
 

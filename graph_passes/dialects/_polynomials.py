@@ -13,6 +13,7 @@ from onnx_cbp.graph_passes.dialects._reading import attribute, optional_input, r
 
 BINARY = ("Add", "Sub", "Mul", "Div")
 MOVES = ("Identity", "Reshape", "Unsqueeze", "Squeeze")
+_CASTS = ("Cast", "CastLike")
 MOST_NODES = 64  # of one expression; far more than any spelling has
 _MOST_TERMS = 12
 
@@ -105,7 +106,7 @@ class Reader:
     def _read(self, value: ir.Value) -> Polynomial | None:
         if value is self.X:
             return Polynomial({frozenset({(value, Fraction(1))}): 1.0}, None, True)
-        number = _number(value)
+        number = self._number(value)
         if number is not None:
             return Polynomial({ONE: number} if number else {})
         node = value.producer()
@@ -124,6 +125,25 @@ class Reader:
                 pass  # it may yet be a vector of whatever origin
         position = self._position(value)
         return None if position is None else Polynomial({frozenset({(value, Fraction(1))}): 1.0}, position)
+
+    def _number(self, value: ir.Value) -> float | None:
+        """The number that a constant of one element is, in the types that it is cast to; None where it may be fed."""
+        types: list[ir.DataType | None] = []
+        while (node := value.producer()) is not None and node.domain == "" and node.op_type in (*_CASTS, *MOVES):
+            source = node.inputs[0]
+            if source is None:
+                return None
+            types.append(self._types.of(value) if node.op_type in _CASTS else ir.DataType.DOUBLE)
+            value = source
+        tensor = None if value.is_graph_input() else ir.convenience.get_const_tensor(value)
+        if tensor is None or math.prod(tensor.shape.numpy()) != 1:
+            return None
+        number = tensor.numpy().reshape(-1)[0]
+        for dtype in reversed(types):
+            if dtype is None:
+                return None
+            number = number.astype(dtype.numpy())
+        return float(number)
 
     def _position(self, value: ir.Value) -> int | None:
         """The axis of a vector's channels, counted from the last; None where it is no vector."""
@@ -237,13 +257,3 @@ def times(left: Monomial, right: Monomial) -> Monomial:
     for atom, power in right:
         powers[atom] = powers.get(atom, Fraction(0)) + power
     return frozenset((atom, power) for atom, power in powers.items() if power)
-
-
-def _number(value: ir.Value) -> float | None:
-    """The number that a constant of one element is; None where it is something else, or may be fed."""
-    if value.is_graph_input():
-        return None
-    tensor = ir.convenience.get_const_tensor(value)
-    if tensor is None or math.prod(tensor.shape.numpy()) != 1:
-        return None
-    return float(tensor.numpy().reshape(-1)[0])

@@ -243,6 +243,11 @@ def _site(node: ir.Node, match: _Match, types: Types) -> Site:
             f"'{value.name}' inside it is also read by {reader}, so it would be calculated twice: as one op, with a "
             "gradient of its own, it has to stand in the model that the training graph is made of",
         )
+    epsilon = _fed_epsilon(match, types)
+    if epsilon is not None:
+        return LeftAlone(
+            node, form, f"its epsilon '{epsilon.name}' is no constant: make it an initializer that is no input"
+        )
     channels = _channels(match, types)
     if channels is None and (match.scale is None or match.B is None):
         missing = "scale" if match.scale is None else "B"
@@ -292,6 +297,15 @@ def _site(node: ir.Node, match: _Match, types: Types) -> Site:
         updates_in_place=False,
         interior=interior,
     )
+
+
+def _fed_epsilon(match: _Match, types: Types) -> ir.Value | None:
+    """A number that is added to a running variance, and that is not known; None where there is none."""
+    node = None if match.var is None else match.var.producer()
+    if node is None or (node.domain, node.op_type) != ("", "Add"):
+        return None
+    shapes = [(value, types.shape(value)) for value in node.inputs if value is not None]
+    return next((v for v, shape in shapes if shape is not None and all(size == 1 for size in shape)), None)
 
 
 def _read_elsewhere(node: ir.Node, interior: tuple[ir.Node, ...], types: Types) -> tuple[ir.Value, str] | None:

@@ -11,9 +11,21 @@ from onnx_ir.passes import InPlacePass, PassResult
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.analysis import find_sites
+from onnx_cbp.graph_passes.core.ancestry import made_of
 from onnx_cbp.graph_passes.core.calls import first_call
-from onnx_cbp.graph_passes.core.sites import BackwardSite, InferenceSite, LeftAlone, Site, give_statistic, label
-from onnx_cbp.graph_passes.core.splice import Names, Splice
+from onnx_cbp.graph_passes.core.constants import Constants
+from onnx_cbp.graph_passes.core.own_initializer import own_initializer
+from onnx_cbp.graph_passes.core.sites import (
+    BackwardSite,
+    ChannelVector,
+    InferenceSite,
+    LeftAlone,
+    Site,
+    give_statistic,
+    in_graph,
+    label,
+)
+from onnx_cbp.graph_passes.core.splice import COPIES, Names, Splice, is_used
 from onnx_cbp.graph_passes.core.types import Types
 from onnx_cbp.graph_passes.dialects import is_rewritten_forward
 
@@ -35,13 +47,15 @@ class TrainBatchNormsPass(InPlacePass):
     statistics are named in frozen_params; a plain session keeps them where they are made outputs of the graph.
 
     Scale, B, mean and var that are Constant nodes, or copies of initializers that an exporter merged because they were
-    equal, become initializers of their own, by their names: only those can be parameters, and be updated.
+    equal, become initializers of their own, by their names: only those can be parameters, and be updated. So do running
+    statistics that are computed of constants, and those that arithmetic has in another shape, as vectors [C].
 
     Args:
         patterns: names of nodes (`fnmatch`'s: *, ?, [...]).
 
     Raises:
-        OnnxCbpError: a pattern chooses no batch norm, or one that cannot train.
+        OnnxCbpError: a pattern chooses no batch norm, or one that cannot train: because its running statistics are
+            computed of what is fed, say, so that nothing could keep them.
     """
 
     def __init__(self, patterns: str | Sequence[str] = "*") -> None:
@@ -59,9 +73,11 @@ class TrainBatchNormsPass(InPlacePass):
             raise OnnxCbpError(refused[0])
         nodes = {site.node for site in chosen}
         names, types = Names(model), Types(model)
+        statistics = _Statistics(model, names)
         for site in find_sites(model):  # once more: each is read anew, after what was done to those before it
             if isinstance(site, InferenceSite) and site.node in nodes:
-                _train(site, model, names, types)
+                _train(site, model, names, types, statistics)
+        statistics.name()
         return PassResult(model, bool(chosen))
 
     def check(self, sites: Sequence[Site]) -> None:
@@ -108,14 +124,66 @@ def _obstacle(site: InferenceSite) -> str | None:
         return f"{prefix}: it is an op of a training graph: use it on the model that the artifacts are made of"
     if isinstance(graph, ir.Function):
         return f"{prefix}: it stands in the model-local function '{graph.name}': inline the function first"
+    for value in (in_graph(site.mean), in_graph(site.var)):
+        if _is_computed_of_what_is_fed(value):
+            return (
+                f"{prefix}: its running statistic '{value.name}' is computed of what is fed, so no step could keep it: "
+                "make it an initializer"
+            )
     return None
 
 
-def _train(site: InferenceSite, model: ir.Model, names: Names, types: Types) -> None:
+def _is_computed_of_what_is_fed(value: ir.Value) -> bool:
+    """Whether a value is computed of inputs of the graph, and is not one of them in another type or shape."""
+    node = value.producer()
+    while node is not None and node.domain == "" and node.op_type in COPIES and node.inputs[0] is not None:
+        value = node.inputs[0]
+        node = value.producer()
+    return any(v is not value and v.is_graph_input() and not v.is_initializer() for v in made_of(value))
+
+
+class _Statistics:
+    """The running statistics of batch norms that are made to train, as vectors that can be parameters."""
+
+    def __init__(self, model: ir.Model, names: Names) -> None:
+        self._model, self._names, self._constants = model, names, Constants(model)
+        self._made: dict[tuple[ir.Value, int], ir.Value] = {}
+
+    def of(self, site: InferenceSite, position: int) -> ir.Value:
+        """The running mean (position 0) or variance (1) of a batch norm."""
+        value = (site.mean, site.var)[position]
+        if site.node.graph is not self._model.graph:
+            return value
+        if not isinstance(value, ChannelVector):
+            return own_initializer(value, self._model, self._constants)
+        source = value.source
+        array = None if source is None else self._constants.of(source)
+        if source is None or array is None:
+            return value
+        if (source, position) not in self._made:  # calls of one module go on having one
+            name = self._names.fresh(f"{label(site.node)}.{('running_mean', 'running_var')[position]}")
+            tensor = ir.tensor(array.reshape(-1), name=name)
+            shape = ir.Shape(tensor.shape.numpy())
+            vector = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor)
+            self._model.graph.register_initializer(vector)
+            self._made[source, position] = vector
+        return self._made[source, position]
+
+    def name(self) -> None:
+        """Give a vector the name of the initializer that it was, where nothing reads that any more."""
+        graph = self._model.graph
+        for (source, _), vector in self._made.items():
+            if source.is_initializer() and not is_used(source) and not source.is_graph_input():
+                name = source.name or ""
+                del graph.initializers[name]
+                vector.name = name
+
+
+def _train(site: InferenceSite, model: ir.Model, names: Names, types: Types, statistics: _Statistics) -> None:
     splice = Splice(site.node, names, types)
     opset = model.opset_imports.get("", 1)
-    parameters = [_parameter(value, model) for value in (site.scale, site.B, site.mean, site.var)]
-    mean, var = parameters[2:]
+    mean, var = (statistics.of(site, position) for position in range(2))
+    parameters = [*(own_initializer(value, model) for value in (site.scale, site.B)), mean, var]
     outputs = [
         ("Y", site.Y.dtype or site.X.dtype, site.Y.shape or site.X.shape),
         ("updated_mean", mean.dtype, mean.shape),
@@ -168,34 +236,3 @@ def _join_calls(sites: Sequence[Site]) -> None:
             first = first_call(value)
             if first is not value and first in read:
                 give_statistic(site, position, first)
-
-
-def _parameter(value: ir.Value, model: ir.Model) -> ir.Value:
-    """The value as an initializer of its own where it is a constant of another kind; otherwise itself."""
-    node = value.producer()
-    if node is None or node.graph is not model.graph or node.domain != "":
-        return value
-    if node.op_type not in ("Constant", "Identity"):
-        return value
-    tensor = _constant(value)  # None: it is computed, and goes on being so
-    if tensor is None or value.is_graph_output():
-        return value
-    name, value.name = value.name, None
-    assert name is not None
-    # A tensor of its own: what an initializer is named is written into its tensor, which may be that of another, or of
-    # the caller's model.
-    own = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=name)
-    parameter = ir.Value(name=name, type=ir.TensorType(own.dtype), shape=own.shape, const_value=own)
-    value.replace_all_uses_with(parameter)
-    model.graph.remove(node, safe=True)
-    model.graph.register_initializer(parameter)
-    return parameter
-
-
-def _constant(value: ir.Value) -> ir.TensorProtocol | None:
-    """The tensor of a Constant node or of an initializer, seen through Identity nodes; None where there is none."""
-    node = value.producer()
-    while node is not None and node.op_type == "Identity" and node.domain == "" and node.inputs[0] is not None:
-        value = node.inputs[0]
-        node = value.producer()
-    return ir.convenience.get_const_tensor(value)

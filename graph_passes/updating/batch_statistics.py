@@ -22,12 +22,11 @@ from onnx_cbp.graph_passes.core.sites import (
     in_graph,
     label,
 )
-from onnx_cbp.graph_passes.core.splice import Names, Splice, statistics_type
+from onnx_cbp.graph_passes.core.splice import COPIES, Names, Splice, statistics_type
 from onnx_cbp.graph_passes.core.types import Types
-from onnx_cbp.graph_passes.dialects import is_rewritten_forward, rewritten_site
+from onnx_cbp.graph_passes.dialects import inference_form, is_frozen_forward, is_rewritten_forward, rewritten_site
 
-#: Ops whose result has the elements of what they are given, in order.
-SAME_ELEMENTS = ("Cast", "Reshape", "Squeeze", "Unsqueeze")
+_CHANGES = tuple(op for op in COPIES if op != "Identity")  # a copy may be a parameter of its own: `first_call` says
 _DEEPEST = 16  # nodes from a scale to what it is made of
 
 
@@ -110,7 +109,7 @@ def _content(value: ir.Value | None, depth: int = 0) -> object:
         return value
     if node.op_type == "Shape":
         return node.op_type
-    if node.op_type in ("CastLike", "Identity", *SAME_ELEMENTS):
+    if node.op_type in ("CastLike", *COPIES):
         return _content(node.inputs[0], depth + 1)
     return node.op_type, *(_content(each, depth + 1) for each in node.inputs)
 
@@ -130,6 +129,9 @@ def _read(site: Site) -> tuple[ForwardSite | InferenceSite, bool] | None:
         return None
     if not isinstance(site, LeftAlone):
         return site, False
+    if is_frozen_forward(site.node):
+        frozen = inference_form(site.node)
+        return frozen if isinstance(frozen, tuple) else None
     if is_rewritten_forward(site.node):
         return rewritten_site(site.node)
     if site.node.domain == DOMAIN:
@@ -146,7 +148,7 @@ def _root(value: ir.Value, before: dict[ir.Value, ir.Value]) -> ir.Value:
             value = before[value]
         elif (first := first_call(value)) is not value:
             value = first
-        elif producer is not None and producer.domain == "" and producer.op_type in SAME_ELEMENTS:
+        elif producer is not None and producer.domain == "" and producer.op_type in _CHANGES:
             same = producer.inputs[0]
             assert same is not None
             value = same

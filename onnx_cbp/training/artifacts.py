@@ -34,7 +34,9 @@ from onnx_cbp.graph_passes import (
     find_sites,
     label,
 )
+from onnx_cbp.graph_passes.core.constants import Constants
 from onnx_cbp.graph_passes.core.inference import infer_shapes
+from onnx_cbp.graph_passes.core.own_initializer import own_initializer
 from onnx_cbp.graph_passes.core.scopes import all_nodes
 from onnx_cbp.graph_passes.core.sites import Folded
 from onnx_cbp.graph_passes.core.splice import Names, origin
@@ -226,7 +228,9 @@ def _prepare(
     )
     _check_gradients(ours)
     training = [site for site in sites if isinstance(site, ForwardSite)]
-    running = [_as_initializer(v, model) for site in training for v in (site.running_mean, site.running_var) if v]
+    constants = Constants(model)
+    given = [v for site in training for v in (site.running_mean, site.running_var) if v]
+    running = [own_initializer(value, model, constants) for value in given]
     statistics = dict.fromkeys(value.name or "" for value in running if value.is_initializer())
     updated = [value for node in ours for _, value in running_statistics(node) if value.is_initializer()]
     statistics.update(dict.fromkeys(value.name or "" for value in updated))
@@ -260,29 +264,6 @@ def _constants(sites: Sequence[Site], trained: Sequence[str]) -> Iterator[str]:
             for value in (site.scale, site.B):
                 if value.is_initializer() and not value.is_graph_input() and value.name not in trained:
                     yield value.name or ""
-
-
-def _as_initializer(value: ir.Value, model: ir.Model) -> ir.Value:
-    """A statistic that is a Constant node, or a copy of an initializer, as an initializer of its own, by its name.
-
-    Exporters merge initializers that are equal, as the statistics of a fresh model are. Others: the value itself.
-    """
-    made, node = value, value.producer()
-    while (copy := made.producer()) is not None and (copy.domain, copy.op_type) == ("", "Identity"):
-        assert copy.inputs[0] is not None
-        made = copy.inputs[0]
-    tensor = ir.convenience.get_const_tensor(made)
-    if node is None or node.graph is not model.graph or tensor is None or value.is_graph_output():
-        return value
-    if made.is_graph_input():  # what is fed may be something else
-        return value
-    name, value.name = value.name, None
-    shape = ir.Shape(tensor.shape.numpy())
-    initializer = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor)
-    value.replace_all_uses_with(initializer)
-    model.graph.remove(node, safe=True)
-    model.graph.register_initializer(initializer)
-    return initializer
 
 
 def _check_gradients(ours: Sequence[ir.Node]) -> None:

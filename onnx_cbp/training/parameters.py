@@ -45,14 +45,21 @@ class Parameters:
         return np.array(parameter if self._path is not None else parameter.data)
 
     def set(self, name: str, value: np.ndarray) -> None:
-        """Give a parameter a value, in its own type."""
+        """Give a parameter a value of its shape, in its own type.
+
+        Raises:
+            OnnxCbpError: the value has another shape.
+        """
+        shape = self.get(name).shape
+        if value.shape != shape:
+            raise OnnxCbpError(f"parameter '{name}' has shape {list(shape)}, and is given one of {list(value.shape)}")
         if self._path is not None:
             self._state.parameters[name][...] = value
             return
         parameter = self._state.parameters[name]
         data = parameter.data
         if not data.flags.writeable:  # ours: a copy
-            parameter.data = value.astype(data.dtype).reshape(data.shape)
+            parameter.data = value.astype(data.dtype)
             return
         # In memory: where no Module has been made of the state yet, the setter ends the process (onnxruntime 1.19.2).
         data[...] = value
