@@ -11,7 +11,7 @@ from onnx_cbp.graph_passes.finalizing.to_inference import ToInferencePass
 from onnx_cbp.graph_passes.preparing.complete_gradients import CompleteGradientsPass
 from onnx_cbp.graph_passes.preparing.drop_zero_bias import DropZeroBiasPass
 from onnx_cbp.graph_passes.preparing.fold_constants import FoldConstantsPass
-from onnx_cbp.graph_passes.preparing.inline_functions import InlineFunctionsPass
+from onnx_cbp.graph_passes.preparing.inline_functions import InlineAllFunctionsPass, InlineFunctionsPass
 from onnx_cbp.graph_passes.preparing.unpack_sequences import UnpackSequencesPass
 from onnx_cbp.graph_passes.preparing.unshare_fixed import UnshareFixedPass
 from onnx_cbp.graph_passes.rewriting.attach_functions import AttachFunctionsPass
@@ -42,6 +42,7 @@ __all__ = [
     "FreezePass",
     "Freezing",
     "InferenceSite",
+    "InlineAllFunctionsPass",
     "InlineFunctionsPass",
     "LeftAlone",
     "RecomputeReluPass",

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
 
+from onnx_cbp.custom_ops import DOMAIN
+from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.scopes import scopes
 from onnx_cbp.graph_passes.core.sites import BackwardSite, ForwardSite, InferenceSite, LeftAlone, Site
 from onnx_cbp.graph_passes.core.types import Types
@@ -16,6 +18,8 @@ from onnx_cbp.graph_passes.dialects._reading import WrongAttributeError
 
 DATA_TYPES = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
+#: The domains that have batch norms: ONNX's, ONNX Runtime's and ours.
+_DOMAINS = ("", "com.microsoft", DOMAIN)
 _CAST_FIRST = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _CAST_TO_NUMBER_SINCE = 6
 
@@ -53,12 +57,14 @@ def recognise(node: ir.Node, opset: int) -> Site | None:
 
 
 def _site(node: ir.Node, imports: Mapping[str, int], types: Types) -> Site | None:
-    opset = imports.get(node.domain, 1)
+    if node.domain not in _DOMAINS:
+        return None
+    opset = onnx_opset(imports)
     site = recognise(node, opset) or primitive_arithmetic.recognise(node, opset, types)
     if site is None or isinstance(site, LeftAlone | InferenceSite):
         return site
     reason = _obstacle(site, types)
-    opset = imports.get("", imports.get("ai.onnx", 1))  # the cast is ONNX's, whoever's the batch norm is
+    # The cast is ONNX's, whoever's the batch norm is.
     if reason is None and opset < _CAST_TO_NUMBER_SINCE and types.of(site.scale) in _CAST_FIRST:
         reason = f"'{site.scale.name}' has a 16-bit type, which opset {opset} cannot cast: convert to opset 6 or newer"
     return site if reason is None else LeftAlone(node, site.form, reason)

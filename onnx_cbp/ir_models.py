@@ -8,10 +8,16 @@ import os
 import onnx
 import onnx_ir as ir
 
-from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.errors import OnnxCbpError, foreign
+from onnx_cbp.graph_passes.core.scopes import all_nodes, scopes
 from onnx_cbp.model_io import load_model
+from onnx_cbp.validity import check
+from onnx_cbp.validity.walking import ONNX_DOMAINS, canonical
 
 ModelSource = onnx.ModelProto | str | os.PathLike[str]
+
+#: The opset of ONNX that a model gets which has no node of it: whatever is put in is of that.
+_FOR_NONE = 17
 
 
 def read_model(model: ModelSource) -> onnx.ModelProto:
@@ -24,24 +30,102 @@ def read_model(model: ModelSource) -> onnx.ModelProto:
 
 
 def to_ir(model: onnx.ModelProto) -> ir.Model:
-    """The model as onnx-ir's.
+    """The model as onnx-ir's: valid, ONNX's domain spelled "", every graph in an order in which it can be computed.
+
+    It keeps what it changes to itself: the model stays as it is, also where the two share the data of a tensor.
 
     Raises:
-        OnnxCbpError: it is not valid ONNX, or has what onnx-ir would lose.
+        OnnxCbpError: the model is not valid ONNX, or has what onnx-ir would lose.
     """
+    in_order = check(model)
     _refuse_sparse_subgraphs(model.graph)
     serde = logging.getLogger("onnx_ir.serde")
     disabled, serde.disabled = serde.disabled, True  # it does not know sparse initializers, and says so of each use
     try:
-        return ir.from_proto(model)
-    except Exception as error:  # onnx-ir wraps whatever it meets
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        reason = " ".join(str(cause).split())
-        raise OnnxCbpError(f"the model is not valid ONNX: {reason}") from error
+        with foreign("the model is not valid ONNX"):
+            result = ir.from_proto(model)
+            if not in_order:
+                for scope in scopes(result):
+                    scope.sort()
     finally:
         serde.disabled = disabled
+    _spell_domains(result)
+    _own_tensors(result)
+    return result
+
+
+def _spell_domains(model: ir.Model) -> None:
+    """Call ONNX's domain by one of its two names everywhere, and import it everywhere."""
+    for node in all_nodes(model):
+        node.domain = canonical(node.domain)
+    for name in ONNX_DOMAINS:
+        version = model.opset_imports.pop(name, None)
+        if version is not None:
+            model.opset_imports[""] = version
+    model.opset_imports.setdefault("", _FOR_NONE)
+    for function in model.functions.values():
+        given = [function.opset_imports.pop(name, None) for name in ONNX_DOMAINS]
+        own = next((version for version in given if version is not None), None)
+        function.opset_imports[""] = model.opset_imports[""] if own is None else own
+    for identifier, function in list(model.functions.items()):
+        if identifier[0] != canonical(identifier[0]):
+            del model.functions[identifier]
+            function.domain = canonical(function.domain)
+            model.functions[function.identifier()] = function
+
+
+class _OwnName(ir.TensorProtoTensor):
+    """A tensor of the caller's model whose name here is not the caller's to see."""
+
+    __slots__ = ("_name",)
+
+    def __init__(self, proto: onnx.TensorProto) -> None:
+        super().__init__(proto)
+        self._name: str | None = proto.name or None
+
+    @property
+    def name(self) -> str:
+        return self._name or ""
+
+    @name.setter
+    def name(self, value: str | None) -> None:
+        self._name = value
+
+    @property
+    def raw(self) -> onnx.TensorProto:
+        """What is written: the tensor, under its name here."""
+        proto = super().raw
+        if (proto.name or None) == self._name:
+            return proto
+        renamed = onnx.TensorProto()
+        renamed.CopyFrom(proto)
+        renamed.name = self._name or ""
+        return renamed
+
+
+def _own_tensors(model: ir.Model) -> None:
+    """Let no tensor write a new name into the caller's model."""
+    graphs = [model.graph, *model.graph.subgraphs()]
+    graphs += [subgraph for function in model.functions.values() for subgraph in function.subgraphs()]
+    for graph in graphs:
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.TensorProtoTensor):
+                value.const_value = tensor = _OwnName(tensor.raw)
+            if tensor is not None and not value.is_graph_input():  # whatever else the graph says of it
+                value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
+    holders = [node.attributes for node in all_nodes(model)]
+    holders += [function.attributes for function in model.functions.values()]
+    for attributes in holders:
+        for attribute in list(attributes.values()):
+            if attribute.value is None or attribute.type not in (ir.AttributeType.TENSOR, ir.AttributeType.TENSORS):
+                continue
+            one = attribute.type == ir.AttributeType.TENSOR
+            tensors = [attribute.as_tensor()] if one else attribute.as_tensors()
+            own = [_OwnName(t.raw) if isinstance(t, ir.TensorProtoTensor) else t for t in tensors]
+            attributes[attribute.name] = ir.Attr(
+                attribute.name, attribute.type, own[0] if one else own, doc_string=attribute.doc_string
+            )
 
 
 def _refuse_sparse_subgraphs(graph: onnx.GraphProto) -> None:
@@ -64,10 +148,8 @@ def to_proto(result: ir.Model, source: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         OnnxCbpError: it is not valid ONNX.
     """
-    try:
+    with foreign("the model is not valid ONNX"):
         model = ir.to_proto(result)
-    except Exception as error:  # onnx-ir wraps whatever it meets
-        raise OnnxCbpError(f"the model is not valid ONNX: {' '.join(str(error).split())}") from error
     # onnx-ir does not carry these two; a rewrite never touches what they hold.
     model.training_info.extend(source.training_info)
     model.graph.sparse_initializer.extend(source.graph.sparse_initializer)

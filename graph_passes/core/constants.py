@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx import numpy_helper
-from onnx.reference import ReferenceEvaluator
+
+from onnx_cbp.graph_passes.core.evaluation import SIZES, evaluate
+from onnx_cbp.graph_passes.core.opsets import onnx_opset
 
 #: Ops whose results nothing fixes, unless a seed does.
 RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
+#: What is made of less, a parameter that is larger is made of one as large.
+_LARGEST = 2**20
 _MOST_NODES = 32  # exporters make a weight of a few: shapes, casts, a transposition
 
 
@@ -19,7 +20,7 @@ class Constants:
     """Values of a model that are the same whatever is fed, computed where a few of ONNX's ops make them."""
 
     def __init__(self, model: ir.Model) -> None:
-        self._opset = model.opset_imports.get("", 1)
+        self._opset = onnx_opset(model.opset_imports)
 
     def of(self, value: ir.Value | None) -> np.ndarray | None:
         """The value; None where it is no constant.
@@ -36,17 +37,19 @@ class Constants:
         return self._evaluate(value, nodes, leaves) if _gather(value, nodes, leaves) else None
 
     def _evaluate(self, value: ir.Value, nodes: dict[ir.Node, None], leaves: dict[ir.Value, None]) -> np.ndarray | None:
-        tensors = []
+        known: dict[ir.Value, np.ndarray] = {}
         for leaf in leaves:
             assert leaf.const_value is not None
-            tensors.append(numpy_helper.from_array(leaf.const_value.numpy(), leaf.name))
-        output = onnx.ValueInfoProto(name=value.name or "")
-        graph = onnx.helper.make_graph([_proto(node) for node in nodes], "constant", [], [output], tensors)
-        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", self._opset)])
-        with contextlib.suppress(Exception):  # what the reference cannot do is no constant
-            (result,) = ReferenceEvaluator(model).run([output.name], {})  # type: ignore[misc]
-            return np.asarray(result)
-        return None
+            known[leaf] = leaf.const_value.numpy()
+        largest = max((array.size for array in known.values()), default=0)
+        for node in nodes:
+            proto = _proto(node)
+            inputs = [None if read is None else known[read] for read in node.inputs[: len(proto.input)]]
+            array = evaluate(proto, inputs, self._opset, _LARGEST, also=largest)
+            if array is None:
+                return None
+            known[node.outputs[0]] = array
+        return known[value]
 
 
 def _gather(value: ir.Value, nodes: dict[ir.Node, None], leaves: dict[ir.Value, None], depth: int = 0) -> bool:
@@ -57,9 +60,9 @@ def _gather(value: ir.Value, nodes: dict[ir.Node, None], leaves: dict[ir.Value, 
         return value.is_initializer() and not value.is_graph_input() and value.const_value is not None
     if node in nodes:
         return True
-    if node.domain != "" or node.op_type in RANDOM or max(len(nodes), depth) >= _MOST_NODES:
+    if node.domain != "" or max(len(nodes), depth) >= _MOST_NODES or len(node.outputs) != 1:
         return False
-    if any(each.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for each in node.attributes.values()):
+    if node.op_type not in (*SIZES, "CastLike") or any(each.is_ref() for each in node.attributes.values()):
         return False
     inputs = node.inputs if _type(node) is None else node.inputs[:1]
     if not all(_gather(read, nodes, leaves, depth + 1) for read in inputs if read is not None):

@@ -9,6 +9,7 @@ from onnx_cbp.graph_passes.dialects._reading import (
     attribute,
     forward_site,
     inference_site,
+    optional_input,
     optional_output,
     refers_to_function_attribute,
 )
@@ -16,7 +17,7 @@ from onnx_cbp.graph_passes.dialects._reading import (
 
 def recognise(node: ir.Node, opset: int) -> Site | None:
     """The batch norm that `node` is, None if it is none. `opset` is that of the node's own domain."""
-    if node.domain not in ("", "ai.onnx") or node.op_type != "BatchNormalization":
+    if node.domain != "" or node.op_type != "BatchNormalization":
         return None
     referred = refers_to_function_attribute(node)
     if referred:
@@ -25,12 +26,20 @@ def recognise(node: ir.Node, opset: int) -> Site | None:
         return LeftAlone(node, form, reason)
     training, sign = _trains(node, opset)
     form = f"BatchNormalization-{opset} ({sign})"
-    if opset < 9 and not attribute(node, "spatial", 1):
+    if opset < 9 and not attribute(node, "spatial", 1) and not _has_no_space(node):
         reason = "spatial = 0 asks for statistics of every single activation: only those of a channel are supported"
         return LeftAlone(node, form, reason)
     if not training:
         return inference_site(node, form, superfluous=tuple(node.outputs[1:]))
     return forward_site(node, form, saved_var=optional_output(node, 4))
+
+
+def _has_no_space(node: ir.Node) -> bool:
+    """Whether X is [N, C], where every activation is a channel; then its vectors have one axis."""
+    X, scale = optional_input(node, 0), optional_input(node, 1)
+    if X is not None and X.shape is not None:
+        return len(X.shape) == 2
+    return scale is not None and scale.shape is not None and len(scale.shape) == 1
 
 
 def _trains(node: ir.Node, opset: int) -> tuple[bool, str]:

@@ -11,6 +11,7 @@ from onnx_ir.passes import InPlacePass, PassResult
 
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.scopes import import_domain
 from onnx_cbp.graph_passes.core.sites import label
 from onnx_cbp.graph_passes.core.splice import Draft, Names, short
@@ -62,7 +63,7 @@ class ReduceGradientsPass(InPlacePass):
             draft = Draft(f"gradients{number}", names, types)
             first, last = (short(gradient.value.name or "") for gradient in (bucket[0], bucket[-1]))
             layer = f"gradients {number + 1} of {len(buckets)}, '{first}' to '{last}'"
-            reduced = _reduce(bucket, layer, model.opset_imports.get("", 0), draft)
+            reduced = _reduce(bucket, layer, onnx_opset(model.opset_imports), draft)
             readers = [reader for gradient in bucket for reader in gradient.accumulators]
             graph.insert_before(min(readers, key=lambda node: made[node]), draft.nodes)
             for gradient, new in zip(bucket, reduced, strict=True):

@@ -10,6 +10,7 @@ from onnx_ir.passes import InPlacePass, PassResult
 
 from onnx_cbp.graph_passes.analysis import find_sites
 from onnx_cbp.graph_passes.core.constants import Constants
+from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.sites import InferenceSite
 from onnx_cbp.graph_passes.core.splice import Names, succeed
 from onnx_cbp.graph_passes.dialects._reading import attribute, optional_input
@@ -41,7 +42,7 @@ class FoldBatchNormPass(InPlacePass):
     def call(self, model: ir.Model) -> PassResult:
         """Rewrite the model in place."""
         names, constants = Names(model), Constants(model)
-        opset = model.opset_imports.get("", 1)
+        opset = onnx_opset(model.opset_imports)
         self.folded = 0
         for site in find_sites(model):
             if isinstance(site, InferenceSite) and not site.superfluous and site.axis == 1:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.analysis import find_sites
+from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.scopes import all_nodes
 from onnx_cbp.graph_passes.core.sites import BackwardSite, ForwardSite, InferenceSite, LeftAlone, label
-from onnx_cbp.graph_passes.core.splice import Names, Splice
+from onnx_cbp.graph_passes.core.splice import Names, Splice, is_used
 from onnx_cbp.graph_passes.core.types import Types
 from onnx_cbp.graph_passes.dialects import in_onnx, inference_form, running_updates
 
@@ -33,9 +34,10 @@ class ToInferencePass(InPlacePass):
     def call(self, model: ir.Model) -> PassResult:
         """Rewrite the model in place."""
         names, types = Names(model), Types(model)
-        opset = model.opset_imports.get("", 1)
-        before = _before(model)
-        modified = False
+        opset = onnx_opset(model.opset_imports)
+        updates = _updates(model)
+        before = _before(updates)
+        modified = _leave_subgraphs(model, updates, names, types)
         for site, relu in _sites(model):
             if not _is_plain(site):
                 _replace(site, relu, opset, names, types, before)
@@ -49,7 +51,7 @@ def training_left(model: ir.Model) -> LeftAlone | None:
     """The first batch norm that does not normalise with running statistics, and why; None if there is none."""
     for site in find_sites(model):
         if isinstance(site, ForwardSite):
-            return LeftAlone(site.node, site.form, "it has no running statistics, which inference needs")
+            return LeftAlone(site.node, site.form, _why_it_trains(site))
         if isinstance(site, LeftAlone):
             if site.node.domain == "" and site.node.op_type != _BATCH_NORM:
                 continue  # it computes at inference what it computes in training
@@ -58,6 +60,15 @@ def training_left(model: ir.Model) -> LeftAlone | None:
         if isinstance(site, BackwardSite):
             return LeftAlone(site.node, site.form, "it is a gradient, which inference has not")
     return None
+
+
+def _why_it_trains(site: ForwardSite) -> str:
+    """What keeps a batch norm from normalising with running statistics, in one clause."""
+    if site.running_mean is None or site.running_var is None:
+        return "it has no running statistics, which inference needs"
+    made = (site.updated_mean, site.updated_var, site.saved_mean, site.saved_var, site.saved_inv_std)
+    read = next((value.name for value in made if value is not None and is_used(value)), site.Y.name)
+    return f"its statistic '{read}' is read by what the outputs need, and inference makes none: name other outputs"
 
 
 def _sites(model: ir.Model) -> Iterator[tuple[InferenceSite, bool]]:
@@ -82,8 +93,8 @@ def _with_running_statistics(site: ForwardSite, mean: ir.Value, var: ir.Value) -
     return InferenceSite(*given, site.Y, tuple(value for value in updated if value is not None))
 
 
-def _before(model: ir.Model) -> Callable[[ir.Value], ir.Value]:
-    """Tells a running statistic as it is before the step."""
+def _updates(model: ir.Model) -> dict[ir.Value, ir.Value]:
+    """Every running statistic after the step of a batch norm, and what it was before."""
     updates: dict[ir.Value, ir.Value] = {}
     for node in all_nodes(model):
         updates.update(running_updates(node))
@@ -91,6 +102,29 @@ def _before(model: ir.Model) -> Callable[[ir.Value], ir.Value]:
         if isinstance(site, ForwardSite):
             pairs = ((site.updated_mean, site.running_mean), (site.updated_var, site.running_var))
             updates.update((after, before) for after, before in pairs if after is not None and before is not None)
+    return updates
+
+
+def _leave_subgraphs(model: ir.Model, updates: Mapping[ir.Value, ir.Value], names: Names, types: Types) -> bool:
+    """Let the branches and bodies that hand updated statistics out hand out what these are at inference: the old ones.
+
+    Whoever reads them outside is cut off with the rest of the training graph; the branch cannot do without an output.
+    """
+    modified = False
+    for after, old in updates.items():
+        node = after.producer()
+        if node is None or node.graph is model.graph or not after.is_graph_output():
+            continue
+        splice = Splice(node, names, types)
+        (same,) = splice.add("Identity", (old,), (("as_before", after.dtype, after.shape),))
+        splice.hand_over(after, same)
+        splice.commit(remove=False)
+        modified = True
+    return modified
+
+
+def _before(updates: Mapping[ir.Value, ir.Value]) -> Callable[[ir.Value], ir.Value]:
+    """Tells a running statistic as it is before the step."""
 
     def first(value: ir.Value) -> ir.Value:
         walk = value

@@ -31,7 +31,7 @@ class DropZeroBiasPass(InPlacePass):
         """Drop in place."""
         modified = False
         for node in all_nodes(model):
-            index = _BIAS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+            index = _BIAS.get(node.op_type) if node.domain == "" else None
             if index is None or len(node.inputs) <= index:
                 continue
             bias = node.inputs[index]

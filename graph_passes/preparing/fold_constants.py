@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx_ir as ir
-from onnx.reference import ReferenceEvaluator
 from onnx_ir.passes import InPlacePass, PassResult
 
+from onnx_cbp.graph_passes.core.evaluation import evaluate
+from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.types import Types
 
 #: What exporters compute shapes and per-channel vectors with.
@@ -30,16 +32,16 @@ class FoldConstantsPass(InPlacePass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Fold in place."""
-        opset = model.opset_imports.get("", 1)
+        opset = onnx_opset(model.opset_imports)
         types = Types(model)
         known: dict[ir.Value, np.ndarray] = {}
         before: list[ir.Node] = []
         modified = False
         for node in list(model.graph):
-            if node.domain not in ("", "ai.onnx") or node.op_type not in _OPS or len(node.outputs) != 1:
+            if node.domain != "" or node.op_type not in _OPS or len(node.outputs) != 1:
                 continue
             array = _compute(node, known, opset, types)
-            if array is None or array.size > _LARGEST:
+            if array is None:
                 continue
             (output,) = node.outputs
             known[output] = array
@@ -71,31 +73,19 @@ def _compute(node: ir.Node, known: dict[ir.Value, np.ndarray], opset: int, types
         return np.array(sizes if node.op_type == "Shape" else np.prod(sizes, dtype=np.int64), np.int64)
     if any(attribute.is_ref() for attribute in node.attributes.values()):
         return None
-    inputs = list(node.inputs)
-    attributes = dict(node.attributes)
-    op_type = node.op_type
-    if op_type == "CastLike":  # of the second input, only the type counts
+    if node.op_type == "Constant":  # text is nothing that anything here computes with
+        tensor = ir.convenience.get_const_tensor(node.outputs[0])
+        usable = tensor is not None and tensor.size <= _LARGEST and tensor.dtype != ir.DataType.STRING
+        return tensor.numpy() if tensor is not None and usable else None
+    proto, inputs = ir.to_proto(node), list(node.inputs)
+    if node.op_type == "CastLike":  # of the second input, only the type counts
         dtype = None if inputs[1] is None else types.of(inputs[1])
         if dtype is None:
             return None
-        op_type, inputs, attributes = "Cast", inputs[:1], {"to": ir.AttrInt64("to", dtype.value)}
-    feeds = {}
-    for index, value in enumerate(inputs):
-        if value is None:
-            continue
-        if value not in known:
-            return None
-        feeds[f"input{index}"] = known[value]
-    names = [ir.Value(name=f"input{index}") if value is not None else None for index, value in enumerate(inputs)]
-    for name, array in zip([n for n in names if n is not None], feeds.values(), strict=True):
-        name.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
-    alone = ir.Node("", op_type, names, list(attributes.values()), num_outputs=1)
-    alone.outputs[0].name = "output"
-    graph = ir.Graph(
-        [n for n in names if n is not None], alone.outputs, nodes=[alone], opset_imports={"": opset}, name=""
-    )
-    (result,) = ReferenceEvaluator(ir.to_proto(ir.Model(graph, ir_version=8))).run(None, feeds)
-    return np.asarray(result)
+        proto, inputs = onnx.helper.make_node("Cast", ["input"], ["output"], to=dtype.value), inputs[:1]
+    if any(value is not None and value not in known for value in inputs):
+        return None
+    return evaluate(proto, [None if value is None else known[value] for value in inputs], opset, _LARGEST)
 
 
 def _lift(node: ir.Node, array: np.ndarray) -> ir.Value:

@@ -6,11 +6,13 @@ from types import UnionType
 
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
-from onnx_ir.passes.common import InlinePass
 from onnx_ir.traversal import RecursiveGraphIterator
 
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.graph_passes.analysis import recognise
+from onnx_cbp.graph_passes.core.constants import RANDOM
+from onnx_cbp.graph_passes.core.inlining import inline
+from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.sites import InferenceSite, LeftAlone
 
 
@@ -44,15 +46,37 @@ class InlineFunctionsPass(InPlacePass):
             if not more:
                 break
             wanted |= more
-        if wanted:
-            InlinePass(criteria=lambda function: function.identifier() in wanted)(model)
-        return PassResult(model, modified=bool(wanted))
+        return PassResult(model, modified=inline(model, wanted, must=wanted))
 
 
-def _holds_batch_norm(function: ir.Function, model: ir.Model, left: type | UnionType) -> bool:
-    imports = function.opset_imports or model.opset_imports
+class InlineAllFunctionsPass(InPlacePass):
+    """Inlines every function but those of our own domain, which are bodies of ops.
+
+    One that cannot be inlined stays, if it holds ops of ONNX alone, and no batch norm, Dropout or random op among them:
+    it computes at inference what it computes in training.
+    """
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Inline in place."""
+        wanted = {identifier for identifier in model.functions if identifier[0] != DOMAIN}
+        must = {identifier for identifier in wanted if not _is_plain(model.functions[identifier], model)}
+        return PassResult(model, modified=inline(model, wanted, must=must))
+
+
+def _is_plain(function: ir.Function, model: ir.Model) -> bool:
+    if _holds_batch_norm(function, model, ()):
+        return False
+    return all(
+        node.op_identifier() in model.functions
+        or (node.domain == "" and node.op_type not in ("Dropout", "BatchNormalization", *RANDOM))
+        for node in RecursiveGraphIterator(function)
+    )
+
+
+def _holds_batch_norm(function: ir.Function, model: ir.Model, left: type | UnionType | tuple[()]) -> bool:
+    opset = onnx_opset({**model.opset_imports, **function.opset_imports})
     for node in RecursiveGraphIterator(function):
-        site = recognise(node, imports.get(node.domain, 1))
+        site = recognise(node, opset)
         by_caller = any(attribute.is_ref() for attribute in node.attributes.values())
         if site is not None and (by_caller or not isinstance(site, left)):
             return True

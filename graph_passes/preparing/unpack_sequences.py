@@ -8,6 +8,7 @@ from onnx_ir.passes import InPlacePass, PassResult
 from onnx_ir.traversal import RecursiveGraphIterator
 
 from onnx_cbp.graph_passes.core.constants import Constants
+from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.sites import label
 from onnx_cbp.graph_passes.core.splice import Draft, Names, may_succeed, succeed
 from onnx_cbp.graph_passes.core.types import Types
@@ -31,7 +32,7 @@ class UnpackSequencesPass(InPlacePass):
     def call(self, model: ir.Model) -> PassResult:
         """Rewrite the model in place."""
         names, types, constants = Names(model), Types(model), Constants(model)
-        opset = model.opset_imports.get("", 1)
+        opset = onnx_opset(model.opset_imports)
         modified = False
         for node in list(RecursiveGraphIterator(model.graph)):
             if node.domain != "" or node.op_type not in ("SplitToSequence", "SequenceConstruct"):

@@ -8,6 +8,7 @@ from onnx_ir.passes import InPlacePass, PassResult
 from onnx_cbp.custom_ops import DOMAIN, OPERATORS
 from onnx_cbp.custom_ops.functions import make_function, serves_mixed_types
 from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.scopes import all_nodes
 from onnx_cbp.graph_passes.core.sites import label
 
@@ -27,7 +28,7 @@ class AttachFunctionsPass(InPlacePass):
             OnnxCbpError: the model's opset, or a type at this opset, is one that function bodies do not serve.
         """
         nodes = [node for node in all_nodes(model) if node.domain == DOMAIN]
-        opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
+        opset = onnx_opset(model.opset_imports)
         if not serves_mixed_types(opset):
             _refuse_other_types_than_float(nodes, opset)
         modified = False

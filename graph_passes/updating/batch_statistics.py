@@ -179,6 +179,9 @@ def expose_statistics(model: ir.Model) -> list[tuple[str, str, str]]:
     graph.outputs[:] = [value for triple in statistics for value in triple]
     _cut_off(graph)
     graph.inputs[:] = [value for value in graph.inputs if value.uses()]
+    # Models of IR version 3 have them among the inputs, and ONNX Runtime takes none that is neither input nor read.
+    for name in [name for name, value in graph.initializers.items() if not value.uses()]:
+        del graph.initializers[name]
     import_domain(model)
     return [(str(mean.name), str(var.name), str(count.name)) for mean, var, count in statistics]
 

@@ -8,6 +8,8 @@ import onnx
 import onnx.inliner
 import onnx.shape_inference
 
+from onnx_cbp.validity.walking import ONNX_DOMAINS
+
 #: A dimension: a number, a symbol's name, or None.
 Dimension = int | str | None
 
@@ -82,7 +84,7 @@ def nodes(roots: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
 
 def is_standard(node: onnx.NodeProto) -> bool:
     """Whether it is an op of ONNX itself."""
-    return node.domain in ("", "ai.onnx")
+    return node.domain in ONNX_DOMAINS
 
 
 def fed_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:

@@ -11,6 +11,7 @@ import onnx
 
 from onnx_cbp.checking.sessions import run
 from onnx_cbp.model_io import load_model
+from onnx_cbp.validity import check
 
 ModelSource = onnx.ModelProto | str | os.PathLike[str]
 #: Arrays by the names of graph outputs and of inputs that were written in place.
@@ -33,10 +34,17 @@ class Model:
 
     @classmethod
     def read(cls, what: str, source: ModelSource) -> Model:
-        """A model, called "the `what` model" if it is no file."""
+        """A model, called "the `what` model" if it is no file.
+
+        Raises:
+            OnnxCbpError: the file cannot be read, or the model is not valid ONNX.
+        """
         if isinstance(source, onnx.ModelProto):
+            check(source)
             return cls(f"the {what} model", source, source)
-        return cls(f"'{os.fspath(source)}'", source, load_model(source, external_data=False))
+        graph = load_model(source, external_data=False)
+        check(graph)
+        return cls(f"'{os.fspath(source)}'", source, graph)
 
     def whole(self) -> onnx.ModelProto:
         """The model with its external data, not to be changed."""

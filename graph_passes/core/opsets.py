@@ -1,0 +1,21 @@
+"""Which version of ONNX's opset the nodes of a graph or function are of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from onnx_cbp.errors import OnnxCbpError
+
+
+def onnx_opset(imports: Mapping[str, int]) -> int:
+    """The version of ONNX's opset, from those that a model or function imports by domain.
+
+    Models come in through `onnx_cbp.ir_models.to_ir`, which calls ONNX's domain "" everywhere.
+
+    Raises:
+        OnnxCbpError: it is not imported.
+    """
+    version = imports.get("")
+    if version is None:
+        raise OnnxCbpError("the model does not import ONNX's opset: add '' with its version to its opset_imports")
+    return version

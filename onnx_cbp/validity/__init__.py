@@ -1,0 +1,35 @@
+"""Whether a model is valid as far as whoever reads it relies on that. Every model is looked at once, at the door."""
+
+from __future__ import annotations
+
+import onnx
+
+from onnx_cbp.validity.functions import check_functions
+from onnx_cbp.validity.names import check_names
+from onnx_cbp.validity.operators import check_operators
+from onnx_cbp.validity.opsets import imported_opsets
+from onnx_cbp.validity.tensors import check_tensors
+
+__all__ = ["check", "imported_opsets"]
+
+
+def check(model: onnx.ModelProto) -> bool:
+    """Look a model over, without computing anything and without changing it.
+
+    What is asked for is what ONNX asks for, and no more than ONNX Runtime asks for: the nodes of a graph may stand in
+    any order, ops of other domains may have any inputs and attributes.
+
+    Returns:
+        Whether the nodes stand in an order in which they can be computed.
+
+    Raises:
+        OnnxCbpError: one line that names the place: an opset that is not imported, imported twice or not known; a name
+            that is missing, made twice or by nobody; nodes that need each other's results; functions that call
+            themselves; inputs, outputs or attributes that an op does not have; a tensor whose data do not fit it.
+    """
+    imported_opsets(model)
+    in_order = check_names(model)
+    check_functions(model)
+    check_operators(model)
+    check_tensors(model)
+    return in_order

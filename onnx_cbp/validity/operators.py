@@ -1,0 +1,195 @@
+"""Whether nodes have the inputs, outputs and attributes of their ops: ONNX's, ours, and some of ONNX Runtime's."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import onnx
+from onnx.defs import OpSchema
+
+from onnx_cbp.custom_ops import DOMAIN
+from onnx_cbp.custom_ops.ops import OPERATORS
+from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.validity.opsets import function_opsets, imported_opsets
+from onnx_cbp.validity.walking import called, canonical, function_identifier, graphs, identifier, scopes
+
+_MOST = 2**31
+_Type = onnx.AttributeProto
+
+
+@dataclass(frozen=True)
+class _Signature:
+    """What an op takes.
+
+    Attributes:
+        inputs, outputs: the fewest and the most that a node may have.
+        named: how many of the first inputs may not be left out by an empty name.
+        attributes: the type of each attribute by its name; that of others is not looked at.
+        required: attributes that a node must have.
+        closed: a node may have no others.
+    """
+
+    inputs: tuple[int, int]
+    outputs: tuple[int, int]
+    named: int = 0
+    attributes: Mapping[str, int] = field(default_factory=dict)
+    required: frozenset[str] = frozenset()
+    closed: bool = False
+
+
+_FLOATS = dict.fromkeys(("epsilon", "momentum", "alpha"), _Type.FLOAT)
+_INTS = dict.fromkeys(("axis", "training_mode", "ignore_index"), _Type.INT)
+_READ = {**_FLOATS, **_INTS}
+#: The ops of ONNX Runtime (com.microsoft) that something here reads; it publishes no schemas.
+_MICROSOFT = {
+    "BatchNormInternal": _Signature((5, 5), (1, 5), 5, _READ),
+    "BatchNormalizationGrad": _Signature((5, 5), (1, 3), 5, _READ),
+    "ConcatTraining": _Signature((1, _MOST), (1, 2), 1, _READ),
+    "FastGelu": _Signature((1, 2), (1, 1), 1, _READ),
+    "Gelu": _Signature((1, 1), (1, 1), 1, _READ),
+    "InPlaceAccumulatorV2": _Signature((2, 3), (1, 2), 2, _READ),
+    "QuickGelu": _Signature((1, 1), (1, 1), 1, _READ),
+    "ReluGrad": _Signature((2, 2), (1, 1), 2, _READ),
+    "Scale": _Signature((2, 2), (1, 1), 2, _READ),
+}
+#: ONNX Runtime writes evaluation models in which batch norms keep the outputs of training; we take them away.
+_KEEP_OUTPUTS = ("BatchNormalization",)
+#: Of these it is said which attribute has another type where the batch norm is, which is left alone.
+_NAMED_LATER = ("BatchNormalization", "BatchNormInternal")
+#: It means nothing, and exporters have left it out.
+_LEGACY = "consumed_inputs"
+
+
+def check_operators(model: onnx.ModelProto) -> None:
+    """Check every node whose op is known.
+
+    Raises:
+        OnnxCbpError: too few or too many inputs or outputs, one that is missing, an attribute of another type, one that
+            the op has not, or one that is missing.
+    """
+    imports = imported_opsets(model)
+    functions = {function_identifier(function) for function in model.functions}
+    for scope in scopes(model):
+        versions = function_opsets(scope, imports) if isinstance(scope, onnx.FunctionProto) else imports
+        opset = versions.get("", 0)
+        for graph in graphs(scope):
+            for node in graph.node:
+                domain = canonical(node.domain)
+                _check_attributes(node, isinstance(scope, onnx.FunctionProto))
+                if domain != DOMAIN and functions and identifier(node) in functions:
+                    continue
+                signature = _signature(domain, node.op_type, opset)
+                if signature is not None:
+                    _check(node, signature)
+
+
+def _error(reason: str) -> OnnxCbpError:
+    return OnnxCbpError(f"the model is not valid ONNX: {reason}")
+
+
+def _check_attributes(node: onnx.NodeProto, in_function: bool) -> None:
+    """Check what every attribute must have, whatever the op: a name of its own, and a type."""
+    names: set[str] = set()
+    for attribute in node.attribute:
+        name = attribute.name
+        if not name or not isinstance(name, str):
+            raise _error(f"{called(node)} has an attribute without a name")
+        if name in names:
+            raise _error(f"{called(node)} has the attribute '{name}' twice: keep one")
+        names.add(name)
+        if attribute.type == _Type.UNDEFINED:
+            raise _error(f"{called(node)} has the attribute '{name}' without a type: say which it is")
+        if attribute.ref_attr_name and not in_function:
+            raise _error(
+                f"{called(node)} takes the attribute '{name}' from the caller of a function, and stands in none: "
+                "give its value"
+            )
+
+
+def _check(node: onnx.NodeProto, signature: _Signature) -> None:
+    for kind, names, (fewest, most) in (
+        ("input", node.input, signature.inputs),
+        ("output", node.output, signature.outputs),
+    ):
+        if not fewest <= len(names) <= most:
+            takes = f"{fewest}" if fewest == most else f"{fewest} or more" if most >= _MOST else f"{fewest} to {most}"
+            raise _error(f"{called(node)} has {len(names)} {kind}s, and the op has {takes}")
+    for index in range(min(signature.named, len(node.input))):
+        if not node.input[index]:
+            raise _error(f"{called(node)} has nothing for its input {index}, which the op needs")
+    given = set()
+    for attribute in node.attribute:
+        name = attribute.name
+        given.add(name)
+        wanted = signature.attributes.get(name)
+        if wanted is None:
+            if signature.closed and not name.startswith("__"):  # ONNX Runtime marks what its builder made so
+                raise _error(f"{called(node)} has the attribute '{name}', which the op of its opset has not")
+        elif attribute.type != wanted and node.op_type in _NAMED_LATER:
+            continue
+        elif attribute.type != wanted:
+            kinds = _Type.AttributeType
+            raise _error(
+                f"{called(node)} has the attribute '{name}' of type {kinds.Name(attribute.type)}, expected "
+                f"{kinds.Name(wanted)}"
+            )
+        elif wanted == _Type.STRING and not attribute.ref_attr_name:
+            _check_utf8(node, name, attribute.s)
+    missing = signature.required - given
+    if missing:
+        raise _error(f"{called(node)} lacks the attribute '{min(missing)}', which the op needs")
+
+
+def _check_utf8(node: onnx.NodeProto, name: str, text: bytes) -> None:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        raise _error(f"{called(node)} has the attribute '{name}', which is no UTF-8: {text!r:.60}") from None
+
+
+@functools.lru_cache(maxsize=4096)
+def _signature(domain: str, op_type: str, opset: int) -> _Signature | None:
+    """What an op takes; None where that is not known."""
+    if domain == DOMAIN:
+        return _ours(op_type)
+    if domain == "com.microsoft":
+        return _MICROSOFT.get(op_type)
+    return None if domain else _onnx(op_type, opset)
+
+
+def _ours(op_type: str) -> _Signature | None:
+    operator = OPERATORS.get(op_type)
+    if operator is None:
+        return None
+    kinds = {int: _Type.INT, float: _Type.FLOAT, str: _Type.STRING}
+    inputs, outputs = len(operator.inputs), len(operator.outputs)
+    attributes = {each.name: kinds[type(each.default)] for each in operator.attributes}
+    return _Signature((inputs, inputs), (outputs, outputs), inputs, attributes, frozenset(attributes))
+
+
+def _onnx(op_type: str, opset: int) -> _Signature | None:
+    try:
+        schema = onnx.defs.get_schema(op_type, opset, "")
+    except onnx.defs.SchemaError:
+        return None  # none of this opset: whoever runs the model will say so
+    if schema.deprecated:
+        return None
+    single = OpSchema.FormalParameterOption.Single
+    named = 0
+    for formal in schema.inputs:
+        if formal.option != single:
+            break
+        named += 1
+    attributes = {name: _Type.AttributeType.Value(each.type.name) for name, each in schema.attributes.items()}  # type: ignore[attr-defined]
+    required = frozenset(name for name, attribute in schema.attributes.items() if attribute.required)
+    most = _MOST if op_type in _KEEP_OUTPUTS else schema.max_output
+    return _Signature(
+        (schema.min_input, schema.max_input),
+        (schema.min_output, most),
+        named,
+        attributes,
+        required - {_LEGACY},
+        closed=True,
+    )
