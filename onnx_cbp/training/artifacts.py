@@ -39,7 +39,6 @@ from onnx_cbp.graph_passes.core.constants import Constants
 from onnx_cbp.graph_passes.core.inference import infer_shapes
 from onnx_cbp.graph_passes.core.own_initializer import own_initializer
 from onnx_cbp.graph_passes.core.scopes import all_nodes
-from onnx_cbp.graph_passes.core.sites import Folded
 from onnx_cbp.graph_passes.core.splice import Names, origin
 from onnx_cbp.graph_passes.dialects import running_statistics
 from onnx_cbp.ir_models import ModelSource, read_model, to_ir, to_proto
@@ -48,14 +47,18 @@ from onnx_cbp.rewriting import rewrite
 from onnx_cbp.training.arguments import (
     check_outputs,
     check_parameters,
-    listed,
     member,
     names_of,
     patterns_of,
     rewrite_options_of,
 )
 from onnx_cbp.training.builder import build
-from onnx_cbp.training.runtime import load_artifacts
+from onnx_cbp.training.builders.own import Made, Wanted, make
+from onnx_cbp.training.builders.telling import tell_what_does_not_train
+from onnx_cbp.training.choices import LossType, OptimType, builder_of, loss_of, named, optimizer_of
+from onnx_cbp.training.runtime import has_training_build, load_artifacts
+
+__all__ = ["LossType", "OptimType", "generate_artifacts"]
 
 _log = logging.getLogger("onnx_cbp")
 
@@ -76,10 +79,14 @@ def generate_artifacts(
     *,
     train_batch_norms: str | Sequence[str] | None = None,
     rewrite_options: Mapping[str, Any] | None = None,
+    builder: str | None = None,
 ) -> None:
     """What `onnxruntime.training.artifacts.generate_artifacts` does, with the same arguments and the same files.
 
-    What is different:
+    There are two builders. "onnx_cbp" is ours: it runs on any onnxruntime, and so does what it makes, by
+    `onnx_cbp.training.api`. "onnxruntime" is ONNX Runtime's, of its training build, which alone runs what that makes.
+
+    What is different from ONNX Runtime's own:
         - A batch norm in inference form (`bn.eval()` in a model that trains) is frozen: it normalises with its running
           statistics, which stay as they are, and has the gradients of that. ONNX Runtime's own makes it train.
         - A batch norm in training form trains, with the ops of `onnx_cbp.rewrite`. Its running statistics are frozen
@@ -87,18 +94,23 @@ def generate_artifacts(
         - The evaluation model is in pure ONNX and loads.
         - `loss` and `optimizer` may be the names of ONNX Runtime's ("CrossEntropyLoss", "AdamW").
         - Nothing is written where anything fails.
+        - With our builder, where nothing is named in `requires_grad` all weights of the model train.
 
-    Needs no PyTorch. A session that runs the training model needs `onnx_cbp.register(session_options)`.
+    Needs no PyTorch. A session that runs the training model needs `onnx_cbp.register(session_options)`;
+    `onnx_cbp.training.api` sees to that by itself.
 
     Args:
         model: the forward graph, or the path of one; it is not changed.
         requires_grad: the parameters that are trained.
         frozen_params: parameters of the checkpoint that are not.
-        loss: a `LossType`, its name, or an `onnxblock.Block`; None: the graph's first output.
-        optimizer: an `OptimType`, its name, or an `onnxblock.Block`; None: no optimiser's graph.
+        loss: a `LossType` or its name; with our builder one of `onnx_cbp.training.losses`, or the name of an output
+            that is the loss; with ONNX Runtime's an `onnxblock.Block`. None: the graph's first output.
+        optimizer: an `OptimType` or its name ("Adam" too, with our builder); with our builder one of
+            `onnx_cbp.training.optimizers`, with ONNX Runtime's an `onnxblock.Block`. None: no optimiser's graph.
         artifact_directory: the folder for the files; None: the current one.
         prefix: what the files' names begin with.
-        ort_format: write the graphs in the ORT format too; not together with `custom_op_library`.
+        ort_format: write the graphs in the ORT format too; with ONNX Runtime's builder alone, and not together with
+            `custom_op_library`.
         custom_op_library: a library of ops that the graph has.
         additional_output_names: values that become outputs, behind the loss.
         nominal_checkpoint: write a checkpoint without the parameters' values too.
@@ -108,12 +120,31 @@ def generate_artifacts(
             (logger "onnx_cbp") names them where all batch norms of the model have that form. An empty list: none.
         rewrite_options: options of `onnx_cbp.rewrite` for the training model, such as `synchronize` and
             `data_parallel`.
+        builder: "onnx_cbp" or "onnxruntime". By default ONNX Runtime's where its training build is installed, unless
+            the loss or the optimiser is one of ours; and ours otherwise.
 
     Raises:
-        OnnxCbpError: one line: no training build of onnxruntime, a model that is not valid, a name that is none, a
-            folder that is not there, a running statistic that is to have a gradient, or what ONNX Runtime's own raises.
+        OnnxCbpError: one line: no training build of onnxruntime for its builder, a model that is not valid, a
+            name that is none, a folder that is not there, a running statistic that is to have a gradient, or what ONNX
+            Runtime's own raises.
     """
+    if builder_of(builder, loss, optimizer, has_training_build=has_training_build()) == "onnx_cbp":
+        if ort_format:
+            raise OnnxCbpError("ort_format: what builder='onnx_cbp' makes is in ONNX files alone: leave it out")
+        wanted = Wanted(
+            requires_grad=None if requires_grad is None else names_of(requires_grad, "requires_grad", of="parameters"),
+            frozen_params=names_of(frozen_params, "frozen_params", of="parameters"),
+            loss=loss_of(loss),
+            optimizer=optimizer_of(optimizer),
+            outputs=names_of(additional_output_names, "additional_output_names", of="values"),
+            loss_inputs=names_of(loss_input_names, "loss_input_names", of="outputs"),
+            train_batch_norms=patterns_of(train_batch_norms),
+            rewrite_options=rewrite_options_of(rewrite_options),
+        )
+        _write(make(read_model(model), wanted), _folder(artifact_directory), prefix, nominal=nominal_checkpoint)
+        return
     artifacts = load_artifacts()
+    loss, optimizer = named(loss), named(optimizer)
     if ort_format and custom_op_library is not None:
         raise OnnxCbpError(
             "ort_format and custom_op_library exclude each other: ONNX Runtime's converter takes one library of ops, "
@@ -172,6 +203,16 @@ def generate_artifacts(
             file.replace(folder / file.name)
 
 
+def _write(made: Made, folder: Path, prefix: str, *, nominal: bool) -> None:
+    """Write all files, or none: each is moved to its place when all are done."""
+    if not isinstance(prefix, str):
+        raise OnnxCbpError(f"prefix: {prefix!r} is no text: give what the names of the files begin with")
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".onnx_cbp_") as work:
+        made.write(Path(work), prefix, nominal=nominal)
+        for file in sorted(Path(work).iterdir()):
+            file.replace(folder / file.name)
+
+
 @dataclass(frozen=True)
 class _Prepared:
     """A forward graph for ONNX Runtime's gradient builder, and what the builder will forget of it.
@@ -215,7 +256,7 @@ def _prepare(
     frozen: Sequence[str],
 ) -> _Prepared:
     InlineAllFunctionsPass()(model)
-    _tell_what_does_not_train(list(find_sites(model)), train_batch_norms)
+    tell_what_does_not_train(list(find_sites(model)), train_batch_norms)
     if train_batch_norms:
         from onnx_cbp.graph_passes.rewriting.train_batch_norms import TrainBatchNormsPass
 
@@ -285,29 +326,6 @@ def _name(nodes: Sequence[ir.Node], names: Names) -> None:
         if not node.name or node.name in seen:
             node.name = names.fresh(label(node))
         seen.add(node.name)
-
-
-def _tell_what_does_not_train(sites: Sequence[Site], chosen: Sequence[str] | None) -> None:
-    """Warn of batch norms that a caller may take for trained ones."""
-    folded = [label(site.node) for site in sites if isinstance(site, Folded)]
-    if folded:
-        _log.warning(
-            "%d batch norm%s that the exporter folded into the layer in front, %s, cannot train: "
-            "torch.onnx.export(..., dynamo=True, optimize=False) keeps them",
-            len(folded),
-            "s" if len(folded) > 1 else "",
-            listed(folded),
-        )
-    inference = [label(site.node) for site in sites if isinstance(site, InferenceSite)]
-    # Where an exporter keeps the mode of each batch norm, some train, and the others are meant to be frozen.
-    if inference and chosen is None and not any(isinstance(site, ForwardSite) for site in sites):
-        _log.warning(
-            "%d batch norm%s in inference form, %s, stay frozen: train_batch_norms='*' lets them train, "
-            "train_batch_norms=() says that they are meant to be frozen",
-            len(inference),
-            "s" if len(inference) > 1 else "",
-            listed(inference),
-        )
 
 
 def _hand_over(prepared: onnx.ModelProto, given: ModelSource, limit: int, folder: Path) -> onnx.ModelProto | str:

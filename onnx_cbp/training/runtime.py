@@ -15,6 +15,15 @@ from onnx_cbp.errors import OnnxCbpError
 _PACKAGE = "onnxruntime.training"
 
 
+def has_training_build() -> bool:
+    """Whether the installed onnxruntime is the training build."""
+    try:
+        from onnxruntime.capi import _pybind_state
+    except ImportError:
+        return False
+    return hasattr(_pybind_state, "Module")
+
+
 def load_api() -> Any:
     """The module `onnxruntime.training.api`: CheckpointState, Module, Optimizer.
 

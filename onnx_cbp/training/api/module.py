@@ -1,0 +1,214 @@
+"""A network that trains, as `onnxruntime.training.api.Module` is one."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.finalizing import finalize
+from onnx_cbp.model_io import save_model
+from onnx_cbp.training import checkpoints
+from onnx_cbp.training.api.checkpoint_state import CheckpointState
+from onnx_cbp.training.running.buffers import Device
+from onnx_cbp.training.running.engine import Engine
+from onnx_cbp.training.running.program import Program, Source
+
+#: Of a device's name, the provider that runs there; others are named with `providers`.
+_PROVIDERS = {"cpu": None, "cuda": "CUDAExecutionProvider"}
+
+
+class Module:
+    """Runs a network forward and backward, and evaluates it.
+
+    Args:
+        train_model_uri: the training model of `generate_artifacts`, or its path.
+        state: the state that it works on; the module keeps it up to date.
+        eval_model_uri: the evaluation model, or its path, if it is wanted.
+        device: "cpu", "cuda" or "cuda:N".
+        session_options: `onnxruntime.SessionOptions` for every session; our ops are registered with them where the
+            graph needs that.
+        providers: execution providers as `onnxruntime.InferenceSession` takes them, in place of those that `device`
+            stands for.
+
+    Attributes:
+        training: whether calls train (they do at first) or evaluate.
+
+    Raises:
+        OnnxCbpError: one line: a file that cannot be read, is none of ours or does not load, or a checkpoint of another
+            network.
+    """
+
+    training: bool
+
+    def __init__(
+        self,
+        train_model_uri: Source,
+        state: CheckpointState,
+        eval_model_uri: Source | None = None,
+        device: str = "cpu",
+        session_options: Any = None,
+        *,
+        providers: Sequence[Any] | None = None,
+    ) -> None:
+        self.training = True
+        self._device, own = _device(device)
+        options = ort.SessionOptions() if session_options is None else session_options
+        program = Program(train_model_uri, eval_model_uri)
+        self._state = state
+        self._nominal = state._contents.nominal
+        kept = state._shared(program, self._device)
+        self._engine = Engine(program, kept, options, own if providers is None else providers)
+        state._engine = self._engine
+
+    def __call__(self, *user_inputs: Any) -> Any:
+        """Run a step of training, or the evaluation.
+
+        Args:
+            *user_inputs: the inputs in the order of `input_names`, as arrays or OrtValues.
+
+        Returns:
+            The outputs in the order of `output_names`; the only one by itself. Arrays, or OrtValues where the inputs
+            are OrtValues.
+
+        Raises:
+            OnnxCbpError: one line: inputs that do not fit, no evaluation model, or a run that fails.
+        """
+        as_arrays = any(not isinstance(value, ort.OrtValue) for value in user_inputs)
+        fed = self._feeds(user_inputs)
+        device = Device() if as_arrays else self._device
+        results = self._engine.train(fed, device) if self.training else self._engine.evaluate(fed, device)
+        if as_arrays:
+            results = [np.asarray(value.numpy()) for value in results]
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def train(self, mode: bool = True) -> Module:
+        """Let calls train, or evaluate."""
+        self.training = mode
+        return self
+
+    def eval(self) -> Module:
+        """Let calls evaluate."""
+        return self.train(False)
+
+    def lazy_reset_grad(self) -> None:
+        """Let the gradients of the next call take the place of what was added up so far."""
+        self._engine.reset()
+
+    def get_contiguous_parameters(self, trainable_only: bool = False) -> Any:
+        """All parameters, in the order of the training model's inputs, as one OrtValue of a float vector."""
+        pieces = [self._engine.state.read(name).reshape(-1) for name in self._names(trainable_only)]
+        return self._device.put(np.concatenate(pieces))
+
+    def get_parameters_size(self, trainable_only: bool = True) -> int:
+        """How many elements the parameters have."""
+        return sum(self._sizes(trainable_only))
+
+    def copy_buffer_to_parameters(self, buffer: Any, trainable_only: bool = True) -> None:
+        """Give the parameters the values of a vector, as `get_contiguous_parameters` makes one.
+
+        A module with a nominal checkpoint needs it before its first call.
+        """
+        vector = np.asarray(buffer.numpy() if hasattr(buffer, "numpy") else buffer)
+        sizes = self._sizes(trainable_only)
+        if vector.ndim != 1 or vector.size != sum(sizes):
+            raise OnnxCbpError(
+                f"the buffer has shape {list(vector.shape)}, and the parameters {sum(sizes)} elements: give one of "
+                f"get_contiguous_parameters(trainable_only={trainable_only})"
+            )
+        names = self._names(trainable_only)
+        for name, piece in zip(names, np.split(vector, np.cumsum(sizes)[:-1]), strict=True):
+            old = self._engine.state.read(name)
+            self._engine.state.write(name, piece.astype(old.dtype).reshape(old.shape))
+        self._nominal = self._state._contents.nominal = False
+
+    def export_model_for_inferencing(
+        self, inference_model_uri: str | os.PathLike[str], graph_output_names: Sequence[str]
+    ) -> None:
+        """Write the model for inference, with the parameters as they are now: what `onnx_cbp.finalize` makes.
+
+        Args:
+            inference_model_uri: the file to write.
+            graph_output_names: values of the evaluation model that become its outputs.
+
+        Raises:
+            OnnxCbpError: one line: no evaluation model, a name that is none, or a file that cannot be written.
+        """
+        source = self._engine.program.evaluation_source
+        if source is None:
+            raise OnnxCbpError("export_model_for_inferencing needs an evaluation model: give Module an eval_model_uri")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "checkpoint"
+            checkpoints.save(self._state._now(with_optimizer=False), path)
+            save_model(finalize(source, checkpoint=path, outputs=list(graph_output_names)), inference_model_uri)
+
+    def input_names(self) -> list[str]:
+        """The names of the inputs of a call."""
+        return [value.name or "" for value in self._inputs()]
+
+    def output_names(self) -> list[str]:
+        """The names of the outputs of a call."""
+        program = self._engine.program
+        return list(program.outputs if self.training else self._evaluates().eval_outputs)
+
+    def _inputs(self) -> list[Any]:
+        return self._engine.program.inputs if self.training else self._evaluates().eval_inputs
+
+    def _evaluates(self) -> Program:
+        program = self._engine.program
+        if program.evaluation_source is None:
+            raise OnnxCbpError("the module has no evaluation model: give Module an eval_model_uri")
+        return program
+
+    def _feeds(self, given: Sequence[Any]) -> dict[str, Any]:
+        wanted = self._inputs()
+        if len(given) != len(wanted):
+            names = ", ".join(f"'{value.name}'" for value in wanted)
+            raise OnnxCbpError(f"{len(given)} inputs were given, and the model takes {len(wanted)}: {names}")
+        if self._nominal:
+            raise OnnxCbpError("the checkpoint is nominal: give the parameters values with copy_buffer_to_parameters")
+        return {
+            value.name: each if isinstance(each, ort.OrtValue) else self._put(np.asarray(each), value)
+            for value, each in zip(wanted, given, strict=True)
+        }
+
+    def _put(self, array: np.ndarray, value: Any) -> Any:
+        if value.dtype is not None and value.dtype.numpy() != array.dtype:
+            raise OnnxCbpError(f"input '{value.name}' is {array.dtype}, and the model takes {value.dtype.numpy()}")
+        shape = None if value.shape is None else value.shape.dims
+        fits = shape is None or (
+            len(shape) == array.ndim
+            and all(not isinstance(dim, int) or dim == size for dim, size in zip(shape, array.shape, strict=True))
+        )
+        if not fits:
+            raise OnnxCbpError(f"input '{value.name}' has shape {list(array.shape)}, and the model takes {value.shape}")
+        array = np.ascontiguousarray(array) if array.ndim else array
+        return ort.OrtValue.ortvalue_from_numpy(array, self._device.kind, self._device.number)
+
+    def _names(self, trainable_only: bool) -> list[str]:
+        graph = self._engine.program.graph
+        names = set(graph.gradients) if trainable_only else set(graph.parameters)
+        return [name for name in self._engine.program.values if name in names]
+
+    def _sizes(self, trainable_only: bool) -> list[int]:
+        return [int(np.prod(self._engine.program.shape(name), dtype=int)) for name in self._names(trainable_only)]
+
+
+def _device(text: str) -> tuple[Device, list[Any]]:
+    kind, _, number = text.partition(":")
+    if kind not in _PROVIDERS or not (number.isdigit() or not number):
+        raise OnnxCbpError(f"device is {text!r}: use 'cpu', 'cuda' or 'cuda:N', or name the providers")
+    device = Device(kind, int(number or 0))
+    provider = _PROVIDERS[kind]
+    own: list[Any] = ["CPUExecutionProvider"]
+    if provider is None:
+        return device, own
+    if provider not in ort.get_available_providers():
+        raise OnnxCbpError(f"device is {text!r}: onnxruntime {ort.__version__} as it is installed has no {provider}")
+    return device, [(provider, {"device_id": device.number}), *own]

@@ -1,0 +1,37 @@
+"""An optimiser, as `onnxruntime.training.api.Optimizer` is one."""
+
+from __future__ import annotations
+
+from onnx_cbp.training.api.module import Module
+from onnx_cbp.training.running.program import OptimizerProgram, Source
+
+
+class Optimizer:
+    """Moves the parameters of a module along their gradients.
+
+    What it remembers comes from the module's checkpoint, where that has it, with the learning rate.
+
+    Args:
+        optimizer_uri: the optimizer model of `generate_artifacts`, or its path.
+        module: the module.
+
+    Raises:
+        OnnxCbpError: one line: a file that cannot be read or is none of ours, or a checkpoint of another optimiser.
+    """
+
+    def __init__(self, optimizer_uri: Source, module: Module) -> None:
+        self._engine = module._engine
+        contents = module._state._contents
+        self._engine.attach(OptimizerProgram(optimizer_uri), contents.optimizer)
+
+    def step(self) -> None:
+        """Take a step."""
+        self._engine.step()
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Set the learning rate of the steps to come."""
+        self._engine.learning_rate = learning_rate
+
+    def get_learning_rate(self) -> float:
+        """The learning rate of the next step; 0.001 at first, as in ONNX Runtime."""
+        return self._engine.learning_rate

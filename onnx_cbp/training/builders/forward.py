@@ -1,0 +1,269 @@
+"""A forward graph as our builder needs it: what trains, what is frozen, and what steps update."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass
+
+from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.graph_passes import (
+    DropTrainingOutputsPass,
+    DropZeroBiasPass,
+    FoldConstantsPass,
+    ForwardSite,
+    InferenceSite,
+    InlineAllFunctionsPass,
+    Site,
+    TrainBatchNormsPass,
+    UnpackSequencesPass,
+    find_sites,
+    label,
+)
+from onnx_cbp.graph_passes.core.constants import Constants
+from onnx_cbp.graph_passes.core.inference import infer_shapes
+from onnx_cbp.graph_passes.core.own_initializer import own_initializer
+from onnx_cbp.graph_passes.core.scopes import all_nodes
+from onnx_cbp.graph_passes.core.sites import in_graph
+from onnx_cbp.graph_passes.core.splice import Names
+from onnx_cbp.graph_passes.differentiating.differentiate import OLDEST_OPSET
+from onnx_cbp.ir_models import to_ir
+from onnx_cbp.training.arguments import check_parameters, listed
+from onnx_cbp.training.builders.telling import tell_what_does_not_train
+
+_log = logging.getLogger("onnx_cbp")
+_TRAINABLE = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
+#: What PyTorch's default exporter says of an initializer that is a parameter of the module.
+_KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
+#: Names that exporters make up for constants.
+_MADE_UP = re.compile(r"(onnx::|val_\d|const|/)")
+#: Whose inputs are weights where they are initializers, by position.
+_WEIGHTS = {
+    "Conv": (1, 2),
+    "ConvTranspose": (1, 2),
+    "Gemm": (1, 2),
+    "MatMul": (0, 1),
+    "PRelu": (1,),
+    "BatchNormalization": (1, 2),
+    "InstanceNormalization": (1, 2),
+    "LayerNormalization": (1, 2),
+    "GroupNormalization": (1, 2),
+    "Gather": (0,),
+    "LSTM": (1, 2, 3),
+    "GRU": (1, 2, 3),
+    "RNN": (1, 2, 3),
+}
+
+
+@dataclass
+class Forward:
+    """A forward graph that is ready to be differentiated.
+
+    Attributes:
+        model: the graph; batch norms that train have their updated statistics among the outputs.
+        outputs: the graph's own outputs, by name.
+        trained: parameters that are to have a gradient, by name.
+        frozen: those that are kept in the checkpoint beside them, running statistics among them.
+        updates: of each running statistic, the output that is its next value.
+        chosen: whether a caller named what trains.
+    """
+
+    model: ir.Model
+    outputs: list[str]
+    trained: list[str]
+    frozen: list[str]
+    updates: dict[str, str]
+    chosen: bool
+
+
+def prepare(
+    source: onnx.ModelProto,
+    requires_grad: Sequence[str] | None,
+    frozen_params: Sequence[str],
+    patterns: Sequence[str] | None,
+) -> Forward:
+    """Read a forward graph.
+
+    Args:
+        source: the graph; it is not changed.
+        requires_grad: names of what trains; None: all parameters that can.
+        frozen_params: names of what does not, and is kept in the checkpoint.
+        patterns: batch norms in inference form that are to train; None: nobody said, and a warning names them.
+
+    Raises:
+        OnnxCbpError: a name that is none, or what would train as another network.
+    """
+    model = to_ir(_new_enough(source))
+    InlineAllFunctionsPass()(model)
+    _refuse_training_graph(model)
+    outputs = [value.name or "" for value in model.graph.outputs]
+    parameters = [name for name, value in model.graph.initializers.items() if value.dtype in _TRAINABLE]
+    tell_what_does_not_train(list(find_sites(model)), patterns)
+    if patterns:
+        TrainBatchNormsPass(patterns)(model)
+        parameters += [
+            name for name, v in model.graph.initializers.items() if v.dtype in _TRAINABLE and name not in parameters
+        ]
+    _own_parameters(model, parameters)
+    DropTrainingOutputsPass()(model)
+    infer_shapes(model)
+    FoldConstantsPass()(model)
+    UnpackSequencesPass()(model)
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    wanted = list(requires_grad) if requires_grad is not None else [n for n in parameters if n not in frozen_params]
+    DropZeroBiasPass(wanted)(model)
+    RemoveUnusedNodesPass()(model)
+    updates = _updates(model)
+    sites = list(find_sites(model))
+    fixed = {
+        value.name for s in sites if isinstance(s, InferenceSite) for v in (s.mean, s.var) for value in (in_graph(v),)
+    }
+    check_parameters(model, sites, requires_grad or (), frozen_params, updates)
+    initializers = model.graph.initializers
+    if requires_grad is None:
+        left = [n for n in wanted if n in initializers and n not in updates and n not in fixed]
+        trained = [n for n in left if _is_weight(initializers[n])]
+        others = [n for n in left if n not in trained]
+        if others:
+            _log.info("requires_grad: not trained, since nothing says that they are weights: %s", ", ".join(others))
+    else:
+        trained = list(requires_grad)
+    _refuse_merged(sites, trained)
+    # Frozen batch norms keep their statistics in the checkpoint, too: who thaws them later finds them there.
+    kept = [n for n in parameters if n in fixed and n in initializers]
+    frozen = list(dict.fromkeys([*frozen_params, *updates, *kept]))
+    return Forward(model, outputs, trained, frozen, updates, requires_grad is not None)
+
+
+def _new_enough(source: onnx.ModelProto) -> onnx.ModelProto:
+    """The model in the oldest opset that is differentiated, where its own is older."""
+    opset = next((each.version for each in source.opset_import if each.domain in ("", "ai.onnx")), OLDEST_OPSET)
+    if opset >= OLDEST_OPSET:
+        return source
+    try:
+        return onnx.version_converter.convert_version(source, OLDEST_OPSET)
+    except Exception as error:  # the converter is C++, and raises what it likes
+        raise OnnxCbpError(
+            f"the model has opset {opset}, and gradients need {OLDEST_OPSET}; onnx.version_converter cannot convert "
+            f"it: {' '.join(str(error).split())}: export it with opset {OLDEST_OPSET} or newer"
+        ) from error
+
+
+def _refuse_training_graph(model: ir.Model) -> None:
+    node = next((node for node in all_nodes(model) if node.op_type == "InPlaceAccumulatorV2"), None)
+    if node is not None:
+        raise OnnxCbpError(f"node '{label(node)}': the model is a training graph already: give the forward graph")
+
+
+def _own_parameters(model: ir.Model, parameters: list[str]) -> None:
+    """Let what an exporter merged be parameters of their own again.
+
+    PyTorch's older exporter lets Identity nodes with the names of parameters read one initializer where several are
+    equal, as those of a fresh network are.
+    """
+    for node in list(model.graph):
+        if (node.domain, node.op_type, len(node.inputs)) != ("", "Identity", 1):
+            continue
+        source, copy = node.inputs[0], node.outputs[0]
+        if source is None or not source.is_initializer() or source.is_graph_input() or copy.is_graph_output():
+            continue
+        if "." not in (copy.name or "") or source.const_value is None or source.dtype not in _TRAINABLE:
+            continue
+        parameters.append(own_initializer(copy, model).name or "")
+
+
+def _updates(model: ir.Model) -> dict[str, str]:
+    """Make the updated running statistics outputs; of one module that is called several times, those of the last call.
+
+    Returns:
+        The name of the output for that of each statistic.
+    """
+    names, constants = Names(model), Constants(model)
+    latest: dict[ir.Value, ir.Value] = {}
+    for site in find_sites(model):
+        node = site.node
+        if not isinstance(site, ForwardSite) or site.running_mean is None or site.running_var is None:
+            continue
+        if (node.domain, node.op_type) == ("", "BatchNormalization") and len(node.outputs) < 3:
+            node.resize_outputs(3)  # nobody asked for them yet
+        updated = (site.updated_mean, site.updated_var)
+        if (node.domain, node.op_type) == ("", "BatchNormalization"):
+            updated = (node.outputs[1], node.outputs[2])
+        for position, (given, after) in enumerate(zip((site.running_mean, site.running_var), updated, strict=True)):
+            before = own_initializer(given, model, constants)
+            if after is None or not before.is_initializer() or before.is_graph_input():
+                continue
+            if before in latest:  # the second call goes on from the first
+                node.replace_input_with(3 + position, latest[before])
+            after.name = after.name or names.fresh(f"{before.name}_updated")
+            after.type, after.shape = before.type, before.shape
+            latest[before] = after
+    for after in latest.values():
+        if not after.is_graph_output():
+            model.graph.outputs.append(after)
+    return {before.name or "": after.name or "" for before, after in latest.items()}
+
+
+def _is_weight(value: ir.Value) -> bool:
+    """Whether an initializer is a parameter, and no number that the network computes with."""
+    kind = value.metadata_props.get(_KIND)
+    if kind is not None:
+        return kind == "PARAMETER"
+    if value.shape is not None and value.shape.is_static() and not np.prod(value.shape.numpy()):
+        return False
+    for node, index in value.uses():
+        if node.op_type in _WEIGHTS and index in _WEIGHTS[node.op_type]:
+            return True
+        made = node.outputs[0] if node.op_type in ("Transpose", "Reshape", "Identity", "Cast", "Unsqueeze") else None
+        if made is not None and any(u.idx in _WEIGHTS.get(u.node.op_type, ()) for u in made.uses()):
+            return True
+    # A bias that is added, or a scale. Single numbers are constants, and so is what an exporter made up a name for.
+    size = 0 if value.shape is None else int(np.prod(value.shape.numpy()))
+    made_up = _MADE_UP.match(value.name or "") is not None
+    return size > 1 and not made_up and any(node.op_type in ("Add", "Mul") for node, _ in value.uses())
+
+
+def _refuse_merged(sites: Sequence[Site], trained: Sequence[str]) -> None:
+    """Refuse a trained scale or bias that batch norms with statistics of their own share: they would train as one."""
+    read: dict[ir.Value, tuple[ir.Node, ir.Value]] = {}
+    for site in sites:
+        if not isinstance(site, ForwardSite | InferenceSite):
+            continue
+        statistics = site.running_mean if isinstance(site, ForwardSite) else site.mean
+        for value in (in_graph(site.scale), in_graph(site.B)):
+            if value.name not in trained or statistics is None:
+                continue
+            first, own = read.setdefault(value, (site.node, in_graph(statistics)))
+            if own is not in_graph(statistics) and first is not site.node and not _is_update(in_graph(statistics), own):
+                raise OnnxCbpError(
+                    f"'{value.name}' is read by the batch norms {listed([label(first), label(site.node)])}, which have "
+                    "running statistics of their own: the exporter merged equal parameters, and they would train as "
+                    "one: export with optimize=False (or do_constant_folding=False), or freeze it"
+                )
+
+
+def _is_update(value: ir.Value, running: ir.Value) -> bool:
+    node = value.producer()
+    return node is not None and running in node.inputs
+
+
+def shapes_of(model: ir.Model, names: Sequence[str]) -> Mapping[str, tuple[int, ...]]:
+    """The shapes of initializers."""
+    return {name: tuple(_array(model, name).shape) for name in names}
+
+
+def _array(model: ir.Model, name: str) -> np.ndarray:
+    tensor = model.graph.initializers[name].const_value
+    assert tensor is not None
+    return tensor.numpy()
+
+
+def arrays_of(model: ir.Model, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Copies of initializers."""
+    return {name: np.array(_array(model, name)) for name in names}

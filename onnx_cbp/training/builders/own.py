@@ -1,0 +1,272 @@
+"""Our builder: training, evaluation and optimiser graphs, and a checkpoint, for any onnxruntime."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass, RemoveUnusedOpsetsPass
+
+from onnx_cbp.custom_ops.schemas import register_schemas
+from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.graph_passes import (
+    AttachFunctionsPass,
+    DropTrainingOutputsPass,
+    RecomputeReluPass,
+    ToInferencePass,
+    find_sites,
+)
+from onnx_cbp.graph_passes.core.inference import infer_shapes
+from onnx_cbp.graph_passes.core.splice import Names
+from onnx_cbp.graph_passes.differentiating import differentiate
+from onnx_cbp.graph_passes.differentiating.builder import Builder
+from onnx_cbp.graph_passes.stepping.random_masks import RandomMasksPass
+from onnx_cbp.graph_passes.stepping.training_graph import TrainingGraph
+from onnx_cbp.ir_models import to_ir, to_proto
+from onnx_cbp.model_io import save_model
+from onnx_cbp.rewriting import rewrite
+from onnx_cbp.training import checkpoints
+from onnx_cbp.training.arguments import listed
+from onnx_cbp.training.builders.forward import Forward, arrays_of, prepare
+from onnx_cbp.training.checkpoints import Checkpoint
+from onnx_cbp.training.losses import Loss
+from onnx_cbp.training.optimizers import Optimizer, optimizer_model
+
+_log = logging.getLogger("onnx_cbp")
+_FIRST_RANDOM_STATE = 0
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be made of a forward graph.
+
+    Attributes:
+        requires_grad: names of what trains; None: all parameters that can.
+        frozen_params: names of other parameters of the checkpoint.
+        loss: what is made of the outputs; the name of an output that is the loss; None: the first one is.
+        optimizer: None: no optimiser's graph.
+        outputs: further values that become outputs.
+        loss_inputs: what the loss reads in place of the graph's outputs.
+        train_batch_norms: names of batch norms in inference form that are to train.
+        rewrite_options: of `onnx_cbp.rewrite`.
+    """
+
+    requires_grad: Sequence[str] | None
+    frozen_params: Sequence[str]
+    loss: Loss | str | None
+    optimizer: Optimizer | None
+    outputs: Sequence[str]
+    loss_inputs: Sequence[str]
+    train_batch_norms: Sequence[str] | None
+    rewrite_options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Made:
+    """What the builder makes.
+
+    Attributes:
+        training, evaluation, optimizer: the graphs; no optimiser where none was asked for.
+        checkpoint: the state at the beginning.
+    """
+
+    training: onnx.ModelProto
+    evaluation: onnx.ModelProto
+    optimizer: onnx.ModelProto | None
+    checkpoint: Checkpoint
+
+    def write(self, folder: Path, prefix: str, *, nominal: bool) -> None:
+        """Write the files, under the names of ONNX Runtime's."""
+        save_model(self.training, folder / f"{prefix}training_model.onnx")
+        save_model(self.evaluation, folder / f"{prefix}eval_model.onnx")
+        if self.optimizer is not None:
+            save_model(self.optimizer, folder / f"{prefix}optimizer_model.onnx")
+        checkpoints.save(self.checkpoint, folder / f"{prefix}checkpoint")
+        if nominal:
+            state = self.checkpoint
+            empty = Checkpoint(state.parameters, state.trained, nominal=True, random_state=state.random_state)
+            checkpoints.save(empty, folder / f"{prefix}nominal_checkpoint")
+
+
+def make(source: onnx.ModelProto, wanted: Wanted) -> Made:
+    """Make training artifacts of a forward graph.
+
+    Raises:
+        OnnxCbpError: one line: a name that is none, a loss that does not fit, an op without a gradient, or what would
+            train as another network.
+    """
+    forward = prepare(source, wanted.requires_grad, wanted.frozen_params, wanted.train_batch_norms)
+    prepared = to_proto(forward.model, source)
+    training, graph = _training(prepared, forward, wanted)
+    model = forward.model
+    state = Checkpoint(
+        arrays_of(model, graph.parameters),
+        trained=tuple(graph.gradients),
+        random_state=None if graph.random_state is None else _FIRST_RANDOM_STATE,
+    )
+    optimizer = None
+    if wanted.optimizer is not None:
+        shapes = {name: state.parameters[name].shape for name in graph.gradients}
+        dtype = ir.DataType.from_numpy(state.parameters[state.trained[0]].dtype)
+        optimizer = ir.to_proto(optimizer_model(wanted.optimizer, shapes, model.opset_imports[""], dtype))
+    return Made(training, _evaluation(prepared, forward, graph, wanted), optimizer, state)
+
+
+def _training(prepared: onnx.ModelProto, forward: Forward, wanted: Wanted) -> tuple[onnx.ModelProto, TrainingGraph]:
+    options = dict(wanted.rewrite_options)
+    portable = options.pop("portable", False)
+    options.pop("data_parallel", False)
+    recompute = options.get("recompute_relu", True) and options.get("fold_relu", True) and not portable
+    model = to_ir(rewrite(prepared, **options) if any(find_sites(forward.model)) else prepared)
+    random = RandomMasksPass()
+    random(model)
+    loss, scores = _loss(model, forward, wanted)
+    parameters = [model.graph.initializers[name] for name in forward.trained]
+    gradients = dict(zip(forward.trained, differentiate(model, loss, parameters), strict=True))
+    if recompute:
+        RecomputeReluPass()(model)
+    untrained = [name for name, gradient in gradients.items() if gradient is None]
+    if untrained and forward.chosen:
+        raise OnnxCbpError(f"requires_grad: the loss does not depend on '{untrained[0]}': leave it out")
+    trained = {name: gradient for name, gradient in gradients.items() if gradient is not None}
+    if not trained:
+        raise OnnxCbpError("nothing of the model trains: no parameter reaches the loss; name them in requires_grad")
+    _check_types(model, list(trained))
+    _set_outputs(model, [loss, *_more_outputs(model, wanted, scores)])
+    graph = TrainingGraph(loss.name or "", frozen=[*forward.frozen, *(n for n in untrained if n not in forward.frozen)])
+    names = Names(model)
+    for name, gradient in trained.items():
+        graph.gradients[name] = _named_output(model, gradient, f"{name}_grad", names)
+    values = {value.name: value for node in model.graph for value in node.outputs}
+    for statistic, updated in forward.updates.items():
+        graph.updates[statistic] = _named_output(model, values[updated], updated, names)
+    if random.state is not None:
+        graph.random_state, updated = random.state
+        graph.updates[graph.random_state] = _named_output(model, values[updated], updated, names)
+    _parameters_as_inputs(model, graph.parameters)
+    graph.write(model)
+    _tidy(model)
+    if portable:
+        AttachFunctionsPass()(model)
+    register_schemas()
+    return to_proto(model, prepared), graph
+
+
+def _evaluation(prepared: onnx.ModelProto, forward: Forward, graph: TrainingGraph, wanted: Wanted) -> onnx.ModelProto:
+    model = to_ir(prepared)
+    statistics = set(forward.updates.values())
+    kept = [value for value in model.graph.outputs if value.name not in statistics]
+    model.graph.outputs.clear()
+    model.graph.outputs.extend(kept)
+    DropTrainingOutputsPass(evaluation=True)(model)
+    ToInferencePass()(model)
+    loss, scores = _loss(model, forward, wanted)
+    _set_outputs(model, [loss, *_more_outputs(model, wanted, scores)])
+    _parameters_as_inputs(model, graph.parameters)
+    _tidy(model)
+    read = {value.name for value in model.graph.inputs if value.uses() or value.is_graph_output()}
+    for value in list(model.graph.inputs):
+        if value.name in graph.parameters and value.name not in read:
+            model.graph.inputs.remove(value)
+    return to_proto(model, prepared)
+
+
+def _loss(model: ir.Model, forward: Forward, wanted: Wanted) -> tuple[ir.Value, dict[str, ir.Value]]:
+    """The loss as a value of the graph, and the values by their names before it was written."""
+    values = {v.name or "": v for v in (*model.graph.inputs, *(v for node in model.graph for v in node.outputs))}
+    loss = wanted.loss
+    if not isinstance(loss, Loss):
+        name = loss or next(iter(wanted.loss_inputs or forward.outputs))
+        if name not in values:
+            raise OnnxCbpError(f"loss: the graph has no value '{name}': name one of its outputs")
+        return values[name], values
+    read = list(wanted.loss_inputs or forward.outputs)
+    for name in read:
+        if name not in values:
+            raise OnnxCbpError(f"loss_input_names: the graph has no value '{name}'")
+    if len(read) > 2:
+        raise OnnxCbpError(
+            f"loss: a {type(loss).__name__} reads scores and their {loss.target}, and the graph has {len(read)} "
+            "outputs: name what it reads in loss_input_names"
+        )
+    scores = values[read[0]]
+    g = Builder(model)
+    shape = g.shape(scores)
+    if g.dtype(scores) not in (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
+        raise OnnxCbpError(f"loss: '{scores.name}' has type {scores.dtype}, and scores are floating-point numbers")
+    if len(read) == 2:
+        target = values[read[1]]
+    elif loss.target in values:  # as ONNX Runtime has it: an input that is there already is taken
+        target = values[loss.target]
+    else:
+        dtype, dims = loss.target_type(scores, shape)
+        target = ir.Value(name=loss.target, type=ir.TensorType(dtype), shape=ir.Shape(dims))
+        model.graph.inputs.append(target)
+    total, count = loss.terms(g, scores, target)
+    result = total if loss.reduction == "sum" else g.Div(total, g.Max(count, g.scalar(1e-30, count)))
+    g.commit([result])
+    result.name = Names(model).fresh("loss")
+    return result, values
+
+
+def _more_outputs(model: ir.Model, wanted: Wanted, values: Mapping[str, ir.Value]) -> list[ir.Value]:
+    made = {value.name: value for node in model.graph for value in node.outputs} | dict(values)
+    unknown = [name for name in wanted.outputs if name not in made]
+    if unknown:
+        raise OnnxCbpError(
+            f"additional_output_names: the graph has no value {listed(unknown)}: name values that it makes"
+        )
+    return [made[name] for name in wanted.outputs]
+
+
+def _set_outputs(model: ir.Model, outputs: Sequence[ir.Value]) -> None:
+    model.graph.outputs.clear()
+    model.graph.outputs.extend(dict.fromkeys(outputs))
+
+
+def _named_output(model: ir.Model, value: ir.Value, name: str, names: Names) -> str:
+    """Make a value an output of this name; its own, where it has another role already."""
+    if value.producer() is None or value.is_graph_output():
+        copy = ir.Value(name=names.fresh(name), type=value.type, shape=value.shape)
+        model.graph.append(ir.node("Identity", [value], outputs=[copy], name=names.fresh(f"{name}/Identity")))
+        value = copy
+    elif value.name != name:
+        value.name = names.fresh(name)
+    model.graph.outputs.append(value)
+    return value.name or ""
+
+
+def _parameters_as_inputs(model: ir.Model, names: Sequence[str]) -> None:
+    for name in names:
+        value = model.graph.initializers.pop(name, None)
+        if value is None:
+            continue
+        assert value.const_value is not None
+        value.shape, value.const_value = ir.Shape(value.const_value.numpy().shape), None
+        if value not in model.graph.inputs:
+            model.graph.inputs.append(value)
+
+
+def _check_types(model: ir.Model, trained: Sequence[str]) -> None:
+    kinds = {name: model.graph.initializers[name].dtype for name in trained}
+    wrong = next((name for name, kind in kinds.items() if kind != kinds[trained[0]]), None)
+    if wrong is not None:
+        raise OnnxCbpError(
+            f"'{trained[0]}' has type {kinds[trained[0]]} and '{wrong}' {kinds[wrong]}: parameters that train have one "
+            "type: freeze those of the other"
+        )
+    if kinds[trained[0]] not in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
+        raise OnnxCbpError(f"'{trained[0]}' has type {kinds[trained[0]]}: what trains is float or double")
+
+
+def _tidy(model: ir.Model) -> None:
+    RemoveUnusedNodesPass()(model)
+    for value in [v for v in model.graph.initializers.values() if not v.uses() and not v.is_graph_output()]:
+        del model.graph.initializers[value.name or ""]
+    RemoveUnusedOpsetsPass()(model)
+    infer_shapes(model)

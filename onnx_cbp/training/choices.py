@@ -1,0 +1,98 @@
+"""What a caller may name a loss or an optimiser by."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.training import losses, optimizers
+from onnx_cbp.training.losses import Loss
+from onnx_cbp.training.optimizers import Optimizer
+
+BUILDERS = ("onnx_cbp", "onnxruntime")
+
+
+class LossType(Enum):
+    """The losses of `onnxruntime.training.artifacts.LossType`."""
+
+    MSELoss = 1
+    CrossEntropyLoss = 2
+    BCEWithLogitsLoss = 3
+    L1Loss = 4
+
+
+class OptimType(Enum):
+    """The optimisers of `onnxruntime.training.artifacts.OptimType`."""
+
+    AdamW = 1
+    SGD = 2
+
+
+def loss_of(choice: Any) -> Loss | str | None:
+    """A loss: one of `losses`, by itself, its class or its name; the name of a value of the graph; None.
+
+    Raises:
+        OnnxCbpError: it is nothing of the kind.
+    """
+    made = _made(choice, Loss, losses.BY_NAME)
+    if made is not None or choice is None:
+        return made
+    if isinstance(choice, str):
+        return choice
+    names = ", ".join(losses.BY_NAME)
+    raise OnnxCbpError(
+        f"loss: {choice!r} is none for builder='onnx_cbp': use {names}, one of onnx_cbp.training.losses, or the name "
+        "of an output of the model"
+    )
+
+
+def optimizer_of(choice: Any) -> Optimizer | None:
+    """An optimiser: one of `optimizers`, by itself, its class or its name; None.
+
+    Raises:
+        OnnxCbpError: it is nothing of the kind.
+    """
+    made = _made(choice, Optimizer, optimizers.BY_NAME)
+    if made is None and choice is not None:
+        names = ", ".join(optimizers.BY_NAME)
+        raise OnnxCbpError(
+            f"optimizer: {choice!r} is none for builder='onnx_cbp': use {names}, or one of onnx_cbp.training.optimizers"
+        )
+    return made
+
+
+def builder_of(choice: Any, loss: Any, optimizer: Any, *, has_training_build: bool) -> str:
+    """Which builder makes the artifacts.
+
+    Where nobody says: ours, if the loss or the optimiser is one of ours or the training build is not installed.
+
+    Raises:
+        OnnxCbpError: there is none of that name, or ONNX Runtime's is asked for a loss or an optimiser of ours.
+    """
+    if choice is not None and choice not in BUILDERS:
+        raise OnnxCbpError(f"builder: there is no {choice!r}: use {' or '.join(map(repr, BUILDERS))}")
+    ours = next((each for each in (loss, optimizer) if _is_ours(each)), None)
+    if choice is None:
+        return "onnx_cbp" if ours is not None or not has_training_build else "onnxruntime"
+    if choice == "onnxruntime" and ours is not None:
+        raise OnnxCbpError(f"builder: ONNX Runtime's cannot build {ours!r}: use builder='onnx_cbp'")
+    return str(choice)
+
+
+def named(choice: Any) -> Any:
+    """The name of one of the types above, which ONNX Runtime's builder knows by another type; others as they are."""
+    return choice.name if isinstance(choice, LossType | OptimType) else choice
+
+
+def _is_ours(choice: Any) -> bool:
+    return isinstance(choice, Loss | Optimizer) or (isinstance(choice, type) and issubclass(choice, Loss | Optimizer))
+
+
+def _made(choice: Any, kind: type, by_name: dict[str, Any]) -> Any:
+    if isinstance(choice, kind):
+        return choice
+    if isinstance(choice, type) and issubclass(choice, kind):
+        return choice()
+    name = choice.name if isinstance(choice, Enum) else choice
+    return by_name[name]() if isinstance(name, str) and name in by_name else None

@@ -1,0 +1,277 @@
+"""Runs the steps of a training: what is run when, and which state is the present one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.graph_passes.stepping.flatten_state import GRADIENTS, LAZY_RESET_GRAD, PARAMETERS, own
+from onnx_cbp.graph_passes.stepping.layout import Layout
+from onnx_cbp.training.checkpoints import Checkpoint, OptimizerState
+from onnx_cbp.training.running.buffers import Buffer, Device
+from onnx_cbp.training.running.program import OptimizerProgram, Program
+from onnx_cbp.training.running.sessions import BoundSession
+
+LEARNING_RATE, STEP = own("learning_rate"), own("step")
+_FIRST_LEARNING_RATE = 1e-3  # as in ONNX Runtime
+
+
+class State:
+    """Everything that steps change, and the parameters that they do not.
+
+    Attributes:
+        buffers: by the name of the input.
+        fixed: OrtValues by the name of the input.
+    """
+
+    def __init__(self, program: Program, checkpoint: Checkpoint, device: Device) -> None:
+        _fit(program, checkpoint)
+        self.device = device
+        self.program = program
+        self.version = 0  # of what an optimiser reads, but for what a run writes
+        values = checkpoint.parameters
+        self.buffers = {name: Buffer(layout.pack(values), device) for name, layout in program.groups.items()}
+        for name in program.moved:
+            seed = np.array([checkpoint.random_state or 0], np.int64)
+            self.buffers[name] = Buffer(seed if name == program.graph.random_state else values[name], device)
+        self.fixed = {name: device.put(values[name]) for name in program.fixed}
+        if PARAMETERS in program.groups:
+            layout = program.groups[PARAMETERS]
+            self.buffers[GRADIENTS] = Buffer(np.zeros(layout.total, layout.dtype), device)
+
+    def names(self) -> list[str]:
+        """The parameters that it holds."""
+        return self.program.graph.parameters
+
+    def read(self, name: str) -> np.ndarray:
+        """A copy of a parameter."""
+        group, layout = self._group(name)
+        if layout is not None:
+            return np.array(layout.piece(self.buffers[group].present.numpy(), name))
+        return self.buffers[name].read() if name in self.buffers else np.array(self.fixed[name].numpy())
+
+    def write(self, name: str, value: np.ndarray) -> None:
+        """Give a parameter another value, of its type and shape."""
+        self.version += 1
+        group, layout = self._group(name)
+        if layout is not None:
+            vector = self.buffers[group].read()
+            layout.piece(vector, name)[...] = value
+            self.buffers[group].write(vector)
+        elif name in self.buffers:
+            self.buffers[name].write(value)
+        else:
+            self.fixed[name].update_inplace(np.ascontiguousarray(value))
+
+    def gradient(self, name: str) -> np.ndarray:
+        """A copy of the gradient of a parameter that trains."""
+        return np.array(self.program.groups[PARAMETERS].piece(self.buffers[GRADIENTS].present.numpy(), name))
+
+    def random_state(self) -> int | None:
+        """What the next random numbers are drawn from."""
+        name = self.program.graph.random_state
+        return None if name is None else int(self.buffers[name].read()[0])
+
+    def seed(self, value: int) -> None:
+        """Let the next random numbers be drawn from another state."""
+        name = self.program.graph.random_state
+        if name is not None:
+            self.buffers[name].write(np.array([value], np.int64))
+
+    def _group(self, name: str) -> tuple[str, Layout | None]:
+        for group, layout in self.program.groups.items():
+            if name in layout.shapes:
+                return group, layout
+        return "", None
+
+
+class Engine:
+    """A training: its graphs in sessions, and its state.
+
+    Forward, backward and the optimiser's step are one run where each forward pass is followed by a step: the run makes
+    the next parameters too, and `step` only lets them be the present ones. Where gradients are added up over several
+    passes, or something was changed between a pass and its step, they are two runs, with the same result.
+
+    Args:
+        program: the graphs.
+        state: what they work on.
+        options: of every session.
+        providers: of every session.
+    """
+
+    def __init__(self, program: Program, state: State, options: Any, providers: Sequence[Any]) -> None:
+        self.program = program
+        self.state = state
+        self._options = options
+        self._providers = providers
+        self._sessions: dict[str, BoundSession] = {}
+        self._optimizer: OptimizerProgram | None = None
+        self._rate = _FIRST_LEARNING_RATE
+        self._reset = True
+        self._ahead: int | None = None  # the version that the next parameters were made from
+        self._passes = 0
+        self._joins = self._together = True
+        self._session("forward and backward")
+        if program.evaluation_source is not None:
+            self._session("evaluation")
+
+    # --- Steps --------------------------------------------------------------------------------------------------------
+
+    def train(self, fed: Mapping[str, Any], device: Device) -> list[Any]:
+        """Forward and backward; the gradients are added to what is there, or take its place after `reset`."""
+        together = self._optimizer is not None and self._together
+        session = self._session("step" if together else "forward and backward")
+        reset = ort.OrtValue.ortvalue_from_numpy(np.array(self._reset))
+        everything = {**fed, **self.state.fixed, LAZY_RESET_GRAD: reset, LEARNING_RATE: self._learning_rate()}
+        results = session.run(everything, self.state.buffers, self.program.outputs, device)
+        for name in (GRADIENTS, *self._moved()):
+            self.state.buffers[name].turn()
+        self._reset = False
+        self._passes += 1
+        self._ahead = self.state.version if together else None
+        return results
+
+    def evaluate(self, fed: Mapping[str, Any], device: Device) -> list[Any]:
+        """Run the evaluation graph; no state changes."""
+        session = self._session("evaluation")
+        return session.run({**fed, **self.state.fixed}, self.state.buffers, self.program.eval_outputs, device)
+
+    def step(self) -> None:
+        """Let the optimiser take its step along the gradients."""
+        assert self._optimizer is not None
+        if self._ahead != self.state.version:
+            fed = {LEARNING_RATE: self._learning_rate()}
+            self._session("optimizer").run(fed, self.state.buffers, [], self.state.device)
+        for name in (PARAMETERS, STEP, *map(own, self._optimizer.slots)):
+            self.state.buffers[name].turn()
+        self._ahead = None
+        self._together = self._joins and self._passes <= 1
+        self._passes = 0
+
+    def reset(self) -> None:
+        """Let the gradients of the next pass take the place of what is there."""
+        self._reset = True
+
+    def _moved(self) -> list[str]:
+        return [name for name in self.state.buffers if name in self.program.groups and name != PARAMETERS] + (
+            self.program.moved
+        )
+
+    # --- The optimiser ------------------------------------------------------------------------------------------------
+
+    def attach(self, optimizer: OptimizerProgram, remembered: OptimizerState | None) -> None:
+        """Take an optimiser, with what it remembers from an earlier training.
+
+        Raises:
+            OnnxCbpError: it is for other parameters, or the memory is another optimiser's; one line.
+        """
+        layout = self.program.groups[PARAMETERS]
+        if optimizer.elements != layout.total:
+            raise OnnxCbpError(
+                f"{optimizer.name} is for {optimizer.elements} elements of parameters, and {self.program.name} trains "
+                f"{layout.total}: use the two of one generate_artifacts"
+            )
+        vectors = _remembered(optimizer, remembered, layout)
+        for slot, vector in vectors.items():
+            self.state.buffers[own(slot)] = Buffer(vector, self.state.device)
+        step = remembered.step if remembered is not None else 0
+        self.state.buffers[STEP] = Buffer(np.array([step], np.int64), self.state.device)
+        if remembered is not None and remembered.learning_rate is not None:
+            self._rate = remembered.learning_rate
+        self._optimizer = optimizer
+        self._joins = self._together = optimizer.opset == self.program.opset
+        self._sessions.pop("optimizer", None)
+        self._sessions.pop("step", None)
+        self._session("optimizer")
+
+    def remembered(self) -> OptimizerState | None:
+        """What the optimiser remembers; None where there is none."""
+        if self._optimizer is None:
+            return None
+        layout, buffers = self.program.groups[PARAMETERS], self.state.buffers
+        slots = {slot: layout.unpack(buffers[own(slot)].read()) for slot in self._optimizer.slots}
+        return OptimizerState(self.steps, self._rate, slots, self._optimizer.kind)
+
+    @property
+    def steps(self) -> int:
+        """How many steps were taken."""
+        return int(self.state.buffers[STEP].read()[0])
+
+    @property
+    def learning_rate(self) -> float:
+        """That of the next step."""
+        return self._rate
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float) -> None:
+        rate = float(np.float32(rate))  # what the graph is fed
+        if rate != self._rate:
+            self._rate = rate
+            self.state.version += 1
+
+    def _learning_rate(self) -> Any:
+        return ort.OrtValue.ortvalue_from_numpy(np.array([self._rate], np.float32))
+
+    # --- Sessions -----------------------------------------------------------------------------------------------------
+
+    def _session(self, kind: str) -> BoundSession:
+        """The session of a kind, made when it is first asked for.
+
+        One of the two that hold the network goes when the other one comes: each has memory for every intermediate.
+        """
+        if kind not in self._sessions:
+            program, name = self.program, self.program.name
+            if kind == "evaluation":
+                name, model = program.eval_name, program.evaluation()
+            elif kind == "forward and backward":
+                model = program.forward_backward()
+                self._sessions.pop("step", None)
+            else:
+                assert self._optimizer is not None
+                if kind == "step":
+                    model = program.step(self._optimizer)
+                    self._sessions.pop("forward and backward", None)
+                else:
+                    name, model = self._optimizer.name, self._optimizer.alone()
+            self._sessions[kind] = BoundSession(name, model, self._options, self._providers)
+        return self._sessions[kind]
+
+
+def _fit(program: Program, checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint that is another network's."""
+    for name in program.graph.parameters:
+        if name not in checkpoint.parameters:
+            raise OnnxCbpError(
+                f"the checkpoint has no '{name}', a parameter of {program.name}: load the one that belongs to it"
+            )
+        array = checkpoint.parameters[name]
+        if array.shape != program.shape(name) or array.dtype != program.dtype(name):
+            raise OnnxCbpError(
+                f"'{name}' is {array.dtype}{list(array.shape)} in the checkpoint and {program.dtype(name)}"
+                f"{list(program.shape(name))} in {program.name}: load the checkpoint that belongs to it"
+            )
+
+
+def _remembered(
+    optimizer: OptimizerProgram, remembered: OptimizerState | None, layout: Layout
+) -> dict[str, np.ndarray]:
+    if remembered is None:
+        return {slot: np.zeros(layout.total, layout.dtype) for slot in optimizer.slots}
+    own, other = optimizer.kind, remembered.kind or "another optimizer"
+    if set(remembered.slots) != set(optimizer.slots) or (remembered.kind is not None and own != other):
+        raise OnnxCbpError(
+            f"the checkpoint has the state of {other}, and {optimizer.name} is {own}: use the optimizer that it was "
+            "saved with, or save it with include_optimizer_state=False"
+        )
+    for slot in optimizer.slots:
+        missing = next((name for name in layout.shapes if name not in remembered.slots[slot]), None)
+        if missing is not None:
+            raise OnnxCbpError(
+                f"the checkpoint has no {slot} of '{missing}': it was saved while other parameters trained: save it "
+                "with include_optimizer_state=False"
+            )
+    return {slot: layout.pack(remembered.slots[slot]) for slot in optimizer.slots}

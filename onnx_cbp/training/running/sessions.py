@@ -1,0 +1,74 @@
+"""Sessions with their inputs and outputs bound to the state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import onnx
+import onnxruntime as ort
+
+from onnx_cbp.checking.sessions import _explain, _loadable, _needs_our_ops
+from onnx_cbp.custom_ops.python_ops import raise_python_op_error
+from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.registration import register
+from onnx_cbp.training.running.buffers import Buffer, Device
+
+
+class BoundSession:
+    """A session that reads and writes buffers.
+
+    Args:
+        name: what messages call the model.
+        model: the model.
+        options: of the session.
+        providers: as `onnxruntime.InferenceSession` takes them.
+
+    Raises:
+        OnnxCbpError: the model does not load; one line.
+    """
+
+    def __init__(self, name: str, model: onnx.ModelProto, options: Any, providers: Sequence[Any]) -> None:
+        self._name = name
+        if _needs_our_ops(model):
+            register(options)
+        try:
+            with _loadable(model) as loadable:
+                self._session = ort.InferenceSession(loadable, options, providers=list(providers))
+        except Exception as error:  # the exceptions of ONNX Runtime have no base of their own
+            raise OnnxCbpError(_explain(name, str(error), ort.__version__)) from error
+        self._inputs = {value.name for value in self._session.get_inputs()}
+        self._outputs = {value.name for value in self._session.get_outputs()}
+
+    def run(
+        self, fed: Mapping[str, Any], state: Mapping[str, Buffer], outputs: Sequence[str], device: Device
+    ) -> list[Any]:
+        """Run once.
+
+        Args:
+            fed: OrtValues by input; those that the graph does not have are passed over, since it may not need them.
+            state: buffers by input: a present value is read, and the other one written where the graph changes it.
+            outputs: what is given back.
+            device: where that is to be.
+
+        Raises:
+            OnnxCbpError: the run fails; the present values of all buffers are as before.
+        """
+        binding = self._session.io_binding()
+        for name, value in fed.items():
+            if name in self._inputs:
+                binding.bind_ortvalue_input(name, value)
+        for name in outputs:
+            binding.bind_output(name, device.kind, device.number)
+        for name, buffer in state.items():
+            if name in self._inputs:
+                binding.bind_ortvalue_input(name, buffer.present)
+            if f"{name}.next" in self._outputs:
+                binding.bind_ortvalue_output(f"{name}.next", buffer.other)
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:
+            raise OnnxCbpError(_explain(self._name, str(error), ort.__version__)) from error
+        finally:
+            raise_python_op_error()
+        return list(binding.get_outputs()[: len(outputs)])

@@ -1,0 +1,391 @@
+"""CheckpointState, Module, Optimizer and LinearLRScheduler: what ONNX Runtime's do, on any onnxruntime."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from onnx_cbp import OnnxCbpError
+from onnx_cbp.training import generate_artifacts
+from onnx_cbp.training.api import CheckpointState, LinearLRScheduler, Module, Optimizer
+from onnx_cbp.training.optimizers import SGD
+from support.stepping import PERCEPTRON, Training, batches, network, weights
+
+DROPOUT = """
+<ir_version: 8, opset_import: ["" : OPSET]>
+dropped (float[N, 5] x) => (float[N, 3] logits)
+{
+    hidden = Gemm (x, w1, b1)
+    ratio = Constant <value_float: float = 0.4> ()
+    train = Constant <value: tensor = bool {1}> ()
+    kept = Dropout (hidden, ratio, train)
+    logits = Gemm (kept, w2, b2)
+}"""
+
+
+@pytest.fixture
+def trained(tmp_path):
+    return Training(network(PERCEPTRON, weights(0)), tmp_path, additional_output_names=["logits"])
+
+
+def test_names_and_sizes(trained):
+    module = trained.module
+    assert (module.input_names(), module.output_names()) == (["x", "labels"], ["loss", "logits"])
+    module.eval()
+    assert not module.training
+    assert (module.input_names(), module.output_names()) == (["x", "labels"], ["loss", "logits"])
+    assert module.train() is module
+    assert module.training
+    assert module.get_parameters_size() == module.get_parameters_size(False) == 5 * 7 + 7 + 7 * 3 + 3
+    assert len(trained.state.parameters) == 4
+    assert [name for name, _ in trained.state.parameters] == ["b1", "b2", "w1", "w2"]
+    parameter = trained.state.parameters["w1"]
+    assert (parameter.name, parameter.requires_grad, parameter.data.shape) == ("w1", True, (5, 7))
+    assert repr(parameter) == "Parameter(name=w1, requires_grad=True)"
+    assert "w1" in trained.state.parameters
+    assert "nothing" not in trained.state.parameters
+
+
+def test_arrays_in_arrays_out_and_ort_values_in_ort_values_out(trained):
+    (x, labels), *_ = batches(1, 1)
+    loss, logits = trained.module(x, labels)
+    assert (loss.shape, logits.shape, loss.dtype) == ((), (6, 3), np.float32)
+    values = [ort.OrtValue.ortvalue_from_numpy(each) for each in (x, labels)]
+    got = trained.module(*values)
+    assert all(isinstance(each, ort.OrtValue) for each in got)
+    np.testing.assert_array_equal(got[1].numpy(), logits)
+    assert isinstance(trained.module(values[0], labels)[0], np.ndarray)
+
+
+def test_gradients_add_up_until_they_are_reset(trained):
+    state, module = trained.state, trained.module
+    first, second = batches(2, 2)
+    assert not state.parameters["w1"].grad.any()
+    module(*first)
+    one = np.array(state.parameters["w1"].grad)
+    module(*second)
+    both = np.array(state.parameters["w1"].grad)
+    module.lazy_reset_grad()
+    np.testing.assert_array_equal(state.parameters["w1"].grad, both)  # lazily
+    module(*second)
+    np.testing.assert_allclose(state.parameters["w1"].grad + one, both, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["AdamW", "SGD", SGD(momentum=0.9)])
+def test_whether_a_step_was_one_run_or_two_is_not_seen(optimizer, tmp_path):
+    """The update is made ahead with the gradients. What is changed in between, or looked at, must not get lost."""
+    model = network(PERCEPTRON, weights(0))
+    ahead, alone = (Training(model, tmp_path / name, optimizer=optimizer) for name in ("ahead", "alone"))
+    alone.module._engine._joins = alone.module._engine._together = False
+    for number, (x, labels) in enumerate(batches(12, 3)):
+        for each in (ahead, alone):
+            each.module(x, labels)
+            if number in (2, 3, 7):  # gradients of two passes
+                each.module(x[:2], labels[:2])
+            if number == 4:
+                each.optimizer.set_learning_rate(0.05)
+            if number == 5:
+                each.state.parameters["b1"] = np.full(7, 0.25, np.float32)
+            before = each.values()
+            each.optimizer.step()
+            if number == 8:  # once more along the same gradients
+                each.optimizer.step()
+            if number != 9:
+                each.module.lazy_reset_grad()
+            assert any(not np.array_equal(value, before[name]) for name, value in each.values().items())
+        for name, value in alone.values().items():
+            np.testing.assert_allclose(ahead.values()[name], value, rtol=1e-6, atol=1e-7)
+
+
+def test_a_pass_alone_changes_no_parameter(trained):
+    before = trained.values()
+    for batch in batches(3, 4):
+        trained.module(*batch)
+    assert all(np.array_equal(value, before[name]) for name, value in trained.values().items())
+
+
+def test_values_are_copies_that_cannot_be_written(trained):
+    held = trained.state.parameters["w1"].data
+    kept = held.copy()
+    trained.step(*batches(1, 5)[0])
+    np.testing.assert_array_equal(held, kept)
+    for array in (held, trained.state.parameters["w1"].grad):
+        with pytest.raises(ValueError, match="read-only"):
+            array[...] = 0
+
+
+@pytest.mark.parametrize("value", [np.zeros(7, np.float32), np.zeros((5, 7))])
+def test_a_value_of_another_type_or_shape_is_refused(value, trained):
+    with pytest.raises(OnnxCbpError, match=r"'w1' is float32\[5, 7\]"):
+        trained.state.parameters["w1"] = value
+
+
+@pytest.mark.parametrize("trainable_only", [True, False])
+def test_parameters_as_one_vector(trainable_only, tmp_path):
+    model = network(PERCEPTRON, weights(0))
+    trained = Training(model, tmp_path, requires_grad=["w1", "b2"], frozen_params=["w2"])
+    names = ["w1", "b2"] if trainable_only else ["w1", "b2", "w2"]
+    buffer = trained.module.get_contiguous_parameters(trainable_only)
+    assert buffer.numpy().size == trained.module.get_parameters_size(trainable_only)
+    assert sorted(buffer.numpy()) == sorted(np.concatenate([weights(0)[n].reshape(-1) for n in names]))
+    twice = ort.OrtValue.ortvalue_from_numpy(buffer.numpy() * 2)
+    trained.module.copy_buffer_to_parameters(twice, trainable_only)
+    for name, value in trained.values().items():
+        np.testing.assert_array_equal(value, weights(0)[name] * (2 if name in names else 1))
+    with pytest.raises(OnnxCbpError, match="elements"):
+        trained.module.copy_buffer_to_parameters(ort.OrtValue.ortvalue_from_numpy(np.zeros(3, np.float32)))
+
+
+def test_a_nominal_checkpoint_waits_for_its_values(tmp_path):
+    trained = Training(network(PERCEPTRON, weights(0)), tmp_path, nominal_checkpoint=True)
+    (x, labels), *_ = batches(1, 1)
+    state = CheckpointState.load_checkpoint(tmp_path / "nominal_checkpoint")
+    module = Module(tmp_path / "training_model.onnx", state)
+    with pytest.raises(OnnxCbpError, match="copy_buffer_to_parameters"):
+        module(x, labels)
+    module.copy_buffer_to_parameters(trained.module.get_contiguous_parameters(True), True)
+    assert module(x, labels) == trained.module(x, labels)
+
+
+def test_properties(trained, tmp_path):
+    properties = trained.state.properties
+    properties["epoch"], properties["best"], properties["name"] = 3, 0.1, "x"
+    assert list(properties) == [("best", 0.1), ("epoch", 3), ("name", "x")]
+    assert len(properties) == 3
+    assert "epoch" in properties
+    for wrong in (lambda: properties["none"], lambda: trained.state.parameters["none"]):
+        with pytest.raises(KeyError, match=r"none not found\."):
+            wrong()
+    with pytest.raises(OnnxCbpError, match="keeps int, float and str"):
+        properties["list"] = [1]
+    CheckpointState.save_checkpoint(trained.state, tmp_path / "saved")
+    assert dict(CheckpointState.load_checkpoint(tmp_path / "saved").properties) == {
+        "best": 0.1,
+        "epoch": 3,
+        "name": "x",
+    }
+
+
+def test_the_schedule_rises_and_falls(trained):
+    scheduler = LinearLRScheduler(trained.optimizer, 3, 8, 0.6)
+    rates = []
+    for batch in batches(10, 1):
+        rates.append(trained.optimizer.get_learning_rate())
+        trained.step(*batch)
+        scheduler.step()
+    assert rates == pytest.approx([0, 0.2, 0.4, 0.6, 0.48, 0.36, 0.24, 0.12, 0, 0])
+    with pytest.raises(OnnxCbpError, match="warmup_step_count is 9"):
+        LinearLRScheduler(trained.optimizer, 9, 8, 0.1)
+
+
+def test_the_rate_is_onnx_runtimes_until_it_is_set(trained):
+    assert trained.optimizer.get_learning_rate() == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize("opset", [13, 18])
+@pytest.mark.parametrize("text", [PERCEPTRON, DROPOUT], ids=["plain", "dropout"])
+@pytest.mark.parametrize("optimizer", ["AdamW", SGD(momentum=0.9, nesterov=True), "SGD"], ids=["AdamW", "SGD", "bare"])
+def test_a_training_goes_on_bit_for_bit(optimizer, text, opset, tmp_path):
+    model = network(text, weights(0), opset)
+    straight = Training(model, tmp_path / "straight", optimizer=optimizer)
+    straight.optimizer.set_learning_rate(0.0123)
+    data = batches(9, 7)
+    losses = [straight.step(*batch) for batch in data[:4]]
+    CheckpointState.save_checkpoint(straight.state, tmp_path / "saved", include_optimizer_state=True)
+    losses = [straight.step(*batch) for batch in data[4:]]
+    straight.load(tmp_path / "saved")
+    assert [straight.step(*batch) for batch in data[4:]] == losses
+    again = Training(model, tmp_path / "again", optimizer=optimizer)
+    again.load(tmp_path / "saved")
+    assert [again.step(*batch) for batch in data[4:]] == losses
+
+
+def test_without_its_memory_an_optimizer_begins_anew(tmp_path):
+    trained = Training(network(PERCEPTRON, weights(0)), tmp_path)
+    for batch in batches(3, 7):
+        trained.step(*batch)
+    CheckpointState.save_checkpoint(trained.state, tmp_path / "saved")
+    trained.load(tmp_path / "saved")
+    assert trained.module._engine.steps == 0
+
+
+def test_dropout_drops_its_part_and_draws_anew(tmp_path):
+    text = DROPOUT.replace("Gemm (x, w1, b1)", "Add (x, w1)").replace("Gemm (kept, w2, b2)", "Mul (kept, w2)")
+    values = {"w1": np.zeros(5, np.float32), "w2": np.ones(5, np.float32)}
+    text = text.replace("float[N, 3]", "float[N, 5]")
+    trained = Training(network(text, values), tmp_path, loss="MSELoss", additional_output_names=["logits"])
+    x = np.ones((2000, 5), np.float32)
+    masks = [trained.module(x, x)[1] for _ in range(2)]
+    for mask in masks:
+        assert set(np.unique(mask.round(5))) == {0.0, np.float32(1 / 0.6).round(5)}
+        assert (mask == 0).mean() == pytest.approx(0.4, abs=0.02)
+        for lag in (1, 2, 5, 7, 64):  # elements have nothing to do with each other
+            flat = (mask == 0).reshape(-1) - 0.4
+            assert abs((flat[lag:] * flat[:-lag]).mean()) < 0.01
+    assert abs(((masks[0] == 0) == (masks[1] == 0)).mean() - (0.4**2 + 0.6**2)) < 0.02
+    grad = trained.state.parameters["w2"].grad
+    assert grad.shape == (5,)
+    trained.module.eval()
+    np.testing.assert_array_equal(trained.module(x, x)[1], x)
+    seeds = []
+    for seed in (5, 5, 6):
+        trained.state.random_state = seed
+        trained.module.train()
+        seeds.append(trained.module(x, x)[1])
+    np.testing.assert_array_equal(seeds[0], seeds[1])
+    assert (seeds[0] != seeds[2]).any()
+
+
+def test_the_model_for_inference(trained, tmp_path):
+    (x, labels), *_ = batches(1, 1)
+    for batch in batches(3, 2):
+        trained.step(*batch)
+    trained.module.eval()
+    want = trained.module(x, labels)[1]
+    trained.module.export_model_for_inferencing(tmp_path / "inference.onnx", ["logits"])
+    session = ort.InferenceSession(str(tmp_path / "inference.onnx"), providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(None, {"x": x})[0], want, rtol=1e-6)
+    with pytest.raises(OnnxCbpError, match="nothing"):
+        trained.module.export_model_for_inferencing(tmp_path / "no.onnx", ["nothing"])
+    assert not (tmp_path / "no.onnx").exists()
+
+
+def test_two_modules_of_one_state(trained):
+    other = Module(trained.folder / "training_model.onnx", trained.state, trained.folder / "eval_model.onnx").eval()
+    (x, labels), *_ = batches(1, 1)
+    for batch in batches(2, 2):
+        trained.step(*batch)
+    trained.module.eval()
+    assert other(x, labels)[0] == trained.module(x, labels)[0]
+
+
+def test_session_options_and_models_in_memory(tmp_path):
+    trained = Training(network(PERCEPTRON, weights(0)), tmp_path)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    state = CheckpointState.load_checkpoint(tmp_path / "checkpoint")
+    models = [onnx.load(tmp_path / f"{kind}_model.onnx") for kind in ("training", "optimizer")]
+    module = Module(models[0], state, session_options=options, providers=["CPUExecutionProvider"])
+    optimizer = Optimizer(models[1], module)
+    for x, labels in batches(3, 2):
+        want = trained.step(x, labels)
+        assert module(x, labels) == pytest.approx(want, rel=1e-6)
+        optimizer.step()
+        module.lazy_reset_grad()
+
+
+class _Wrong:
+    """Mistakes, each with what the line says of it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.trained = Training(network(PERCEPTRON, weights(0)), folder / "right")
+        (self.x, self.labels), *_ = batches(1, 1)
+
+    def other(self):
+        values = {n: np.concatenate([v, v], -1) for n, v in weights(0).items()} | {"w2": np.zeros((14, 6), np.float32)}
+        text = PERCEPTRON.replace("float[N, 3]", "float[N, 6]")
+        return Training(network(text, values), self.folder / "other").folder
+
+    def state(self):
+        return CheckpointState.load_checkpoint(self.folder / "right" / "checkpoint")
+
+    def no_file(self):
+        Module(self.folder / "none.onnx", self.state())
+
+    def no_artifact(self):
+        onnx.save(network(PERCEPTRON, weights(0)), self.folder / "forward.onnx")
+        Module(self.folder / "forward.onnx", self.state())
+
+    def another_checkpoint(self):
+        Module(
+            self.folder / "right" / "training_model.onnx", CheckpointState.load_checkpoint(self.other() / "checkpoint")
+        )
+
+    def another_optimizer(self):
+        Optimizer(self.other() / "optimizer_model.onnx", self.trained.module)
+
+    def an_optimizer_with_the_memory_of_another(self):
+        self.trained.step(self.x, self.labels)
+        CheckpointState.save_checkpoint(self.trained.state, self.folder / "saved", include_optimizer_state=True)
+        sgd = Training(network(PERCEPTRON, weights(0)), self.folder / "sgd", optimizer=SGD(momentum=0.9))
+        sgd.load(self.folder / "saved")
+
+    def an_input_less(self):
+        self.trained.module(self.x)
+
+    def another_type(self):
+        self.trained.module(self.x, self.labels.astype(np.int32))
+
+    def another_rank(self):
+        self.trained.module(self.x[0], self.labels)
+
+    def another_width(self):
+        self.trained.module(self.x[:, :4], self.labels)
+
+    def batches_of_two_sizes(self):
+        self.trained.module(self.x, self.labels[:-1])
+
+    def no_evaluation_model(self):
+        Module(self.folder / "right" / "training_model.onnx", self.state()).eval()(self.x, self.labels)
+
+    def no_device(self):
+        Module(self.folder / "right" / "training_model.onnx", self.state(), device="tpu")
+
+    def no_cuda(self):
+        Module(self.folder / "right" / "training_model.onnx", self.state(), device="cuda:0")
+
+
+WRONG = {
+    "no_file": "does not exist",
+    "no_artifact": "generate_artifacts",
+    "another_checkpoint": "load the checkpoint that belongs to it",
+    "another_optimizer": "elements of parameters",
+    "an_optimizer_with_the_memory_of_another": "the state of AdamW, and .* is SGD",
+    "an_input_less": "1 inputs were given, and the model takes 2: 'x', 'labels'",
+    "another_type": "'labels' is int32, and the model takes int64",
+    "another_rank": r"'x' has shape \[5\]",
+    "another_width": r"'x' has shape \[6, 4\]",
+    "batches_of_two_sizes": "training_model.onnx",
+    "no_evaluation_model": "eval_model_uri",
+    "no_device": "device is 'tpu'",
+    "no_cuda": "CUDAExecutionProvider",
+}
+
+
+@pytest.mark.parametrize("mistake", list(WRONG))
+def test_mistakes_are_one_line(mistake, tmp_path):
+    if mistake == "no_cuda" and "CUDAExecutionProvider" in ort.get_available_providers():
+        pytest.skip("this onnxruntime has CUDA")
+    wrong = _Wrong(tmp_path)
+    with pytest.raises(OnnxCbpError, match=WRONG[mistake]) as caught:
+        getattr(wrong, mistake)()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"loss": "Nothing"}, "the graph has no value 'Nothing'"),
+        ({"loss": 3}, "CrossEntropyLoss"),
+        ({"optimizer": "Nothing"}, "AdamW, SGD, Adam"),
+        ({"builder": "torch"}, "'onnx_cbp' or 'onnxruntime'"),
+        ({"requires_grad": ["w9"]}, "'w9'"),
+        ({"requires_grad": ["w1"], "frozen_params": ["w1"]}, "'w1'"),
+        ({"additional_output_names": ["nowhere"]}, "'nowhere'"),
+        ({"loss_input_names": ["nowhere"]}, "'nowhere'"),
+        ({"ort_format": True}, "ort_format"),
+        ({"optimizer": SGD(weight_decay=1e-3, no_decay="bn*")}, r"'bn\*'"),
+        ({"loss": None}, "'logits'"),
+        ({"artifact_directory": "/nowhere/at/all"}, "does not exist"),
+        ({"train_batch_norms": "*"}, "chooses no batch norm"),
+    ],
+)
+def test_arguments_that_mean_nothing_are_one_line_and_write_nothing(arguments, said, tmp_path):
+    given = {"loss": "CrossEntropyLoss", "optimizer": "SGD", "artifact_directory": tmp_path, "builder": "onnx_cbp"}
+    with pytest.raises(OnnxCbpError, match=said) as caught:
+        generate_artifacts(network(PERCEPTRON, weights(0)), **{**given, **arguments})
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
