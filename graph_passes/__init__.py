@@ -12,6 +12,8 @@ from onnx_cbp.graph_passes.preparing.complete_gradients import CompleteGradients
 from onnx_cbp.graph_passes.preparing.drop_zero_bias import DropZeroBiasPass
 from onnx_cbp.graph_passes.preparing.fold_constants import FoldConstantsPass
 from onnx_cbp.graph_passes.preparing.inline_functions import InlineAllFunctionsPass, InlineFunctionsPass
+from onnx_cbp.graph_passes.preparing.spell_out import SpellOutPass
+from onnx_cbp.graph_passes.preparing.split_squares import SplitSquaresPass
 from onnx_cbp.graph_passes.preparing.unpack_sequences import UnpackSequencesPass
 from onnx_cbp.graph_passes.preparing.unshare_fixed import UnshareFixedPass
 from onnx_cbp.graph_passes.rewriting.attach_functions import AttachFunctionsPass
@@ -52,6 +54,8 @@ __all__ = [
     "ReplaceForwardPass",
     "SetOutputsPass",
     "Site",
+    "SpellOutPass",
+    "SplitSquaresPass",
     "Synchronization",
     "ToInferencePass",
     "TrainBatchNormsPass",

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
 
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.graph_passes.core.opsets import onnx_opset
+from onnx_cbp.graph_passes.core.sample_axes import SampleAxes
 from onnx_cbp.graph_passes.core.scopes import scopes
 from onnx_cbp.graph_passes.core.sites import BackwardSite, ForwardSite, InferenceSite, LeftAlone, Site
 from onnx_cbp.graph_passes.core.types import Types
-from onnx_cbp.graph_passes.dialects import DIALECTS, primitive_arithmetic
+from onnx_cbp.graph_passes.dialects import DIALECTS, made_statistics, primitive_arithmetic
 from onnx_cbp.graph_passes.dialects._reading import WrongAttributeError
 
 DATA_TYPES = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
@@ -30,10 +31,26 @@ def find_sites(model: ir.Model) -> Iterator[Site]:
     Each is read when it is asked for, so a pass may replace one before it goes on to the next.
     """
     types = Types(model)
+    samples = SampleAxes(model, types)
     for node, imports in list(_nodes(model)):
-        site = _site(node, imports, types)
+        site = _site(node, imports, types, samples)
         if site is not None:
             yield site
+
+
+def made_statistics_sites(model: ir.Model, trained: Collection[str] = ()) -> list[InferenceSite]:
+    """Ops in inference form whose statistics depend on data, and are not those of their batch; as what they are.
+
+    With `trained`, also those that are made of a parameter with one of these names.
+    """
+    types = Types(model)
+    samples = SampleAxes(model, types)
+    found = []
+    for node, imports in _nodes(model):
+        site = recognise(node, onnx_opset(imports))
+        if isinstance(site, InferenceSite) and made_statistics.has_gradient(site, types, samples, trained):
+            found.append(site)
+    return found
 
 
 def _nodes(model: ir.Model) -> Iterator[tuple[ir.Node, Mapping[str, int]]]:
@@ -56,11 +73,12 @@ def recognise(node: ir.Node, opset: int) -> Site | None:
     return None
 
 
-def _site(node: ir.Node, imports: Mapping[str, int], types: Types) -> Site | None:
+def _site(node: ir.Node, imports: Mapping[str, int], types: Types, samples: SampleAxes) -> Site | None:
     if node.domain not in _DOMAINS:
         return None
     opset = onnx_opset(imports)
     site = recognise(node, opset) or primitive_arithmetic.recognise(node, opset, types)
+    site = made_statistics.resolve(site, types, samples)
     if site is None or isinstance(site, LeftAlone | InferenceSite):
         return site
     reason = _obstacle(site, types)

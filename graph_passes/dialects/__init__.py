@@ -3,6 +3,7 @@
 from onnx_cbp.graph_passes.dialects import (
     channel_ops,
     folded,
+    made_statistics,
     onnx_batch_normalization,
     ort_training,
     primitive_arithmetic,
@@ -30,6 +31,7 @@ __all__ = [
     "is_gradient_accumulator",
     "is_loss_gradient",
     "is_rewritten_forward",
+    "made_statistics",
     "primitive_arithmetic",
     "reduction",
     "relu_gradient",

@@ -5,8 +5,10 @@ order of operands, every way to bracket them and every way to write a root. Such
 
     X * r * scale - mean * r * scale + B      with r = (var + epsilon) ^ -1/2
 
-where mean and var are those of X over all axes but one (var as mean((X - mean)^2) or mean(X^2) - mean^2), or do not
-depend on X: running statistics. Reductions over other axes (layer, instance and group norm) do not give such vectors.
+where mean and var are those of X over all axes but one, or do not depend on X: running statistics. Those of X may be
+taken of another arrangement of its elements (the NCHW result of a convolution of which X is the NHWC transpose), in one
+step or several (means of means), as sums divided by a count, the variance as mean((X - mean)^2) or mean(X^2) - mean^2.
+Reductions over other axes (layer, instance and group norm) do not give such vectors.
 """
 
 from __future__ import annotations
@@ -18,18 +20,20 @@ from fractions import Fraction
 import onnx_ir as ir
 
 from onnx_cbp.graph_passes.core.ancestry import made_of
+from onnx_cbp.graph_passes.core.moves import MOVES, moved_axes
 from onnx_cbp.graph_passes.core.sites import ChannelVector, ForwardSite, InferenceSite, LeftAlone, Site, label
 from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.dialects._interior import read_behind, unused_without
 from onnx_cbp.graph_passes.dialects._polynomials import (
     BINARY,
     HALF,
     MOST_NODES,
-    MOVES,
     ONE,
     Atom,
     Monomial,
     NotPolynomialError,
     Reader,
+    SumOf,
     Terms,
     add,
     times,
@@ -38,6 +42,7 @@ from onnx_cbp.graph_passes.dialects._polynomials import (
 _BROADCASTS_SINCE = 7
 _MOMENTUM = 0.9  # ONNX's default: arithmetic has none
 _ROOTS = ("Sqrt", "Pow")
+_MOST_MOVES = 4  # from a convolution's result to what is normalised
 
 
 @dataclass(frozen=True)
@@ -88,11 +93,12 @@ def _match(node: ir.Node, types: Types) -> _Match | None:
     """The batch norm that ends in a node, of the nearest X that makes it one."""
     between: list[ir.Value] = []
     for X in _behind(node, types):
-        reader = Reader(X, node, types)
-        try:
-            return _batch_norm(reader, node, tuple(between))
-        except NotPolynomialError:
-            between.append(X)
+        for root in arrangements(X, types):
+            try:
+                return _batch_norm(Reader(X, node, types, root), node, tuple(between))
+            except NotPolynomialError:
+                continue
+        between.append(X)
     return None
 
 
@@ -118,6 +124,20 @@ def _behind(node: ir.Node, types: Types) -> Iterator[ir.Value]:
             return
 
 
+def arrangements(X: ir.Value, types: Types) -> Iterator[ir.Value]:
+    """The values that have the elements of X, each in another order of axes or of another type: X, and those behind."""
+    yield X
+    value, graph = X, None
+    for _ in range(_MOST_MOVES):
+        node = value.producer()
+        if node is None or moved_axes(node, types) is None or (graph is not None and node.graph is not graph):
+            return
+        graph, first = node.graph, node.inputs[0]
+        assert first is not None
+        value = first
+        yield value
+
+
 def _is_narrow(value: ir.Value, types: Types) -> bool:
     """Whether a value is a number or a vector along one axis."""
     shape = types.shape(value)
@@ -130,26 +150,24 @@ def _batch_norm(reader: Reader, node: ir.Node, between: tuple[ir.Value, ...]) ->
     Raises:
         NotPolynomialError: it is none.
     """
-    whole = reader.read(node.outputs[0])
-    data: Monomial = frozenset({(reader.X, Fraction(1))})
-    slopes = [monomial for monomial in whole.terms if (reader.X, Fraction(1)) in monomial]
-    if len(slopes) != 1 or whole.terms[slopes[0]] != 1 or not whole.full:
+    whole, X = reader.read(node.outputs[0]), reader.read(reader.X)
+    slopes = [monomial for monomial in whole.terms if (reader.root, Fraction(1)) in monomial]
+    if len(slopes) != 1 or whole.terms[slopes[0]] != 1 or X.terms != {reader.data: 1.0}:
         raise NotPolynomialError
-    slope = slopes[0] - data
+    channel = whole.channel
+    if whole.dims is None or whole.dims != X.dims or channel is None or (channel,) not in whole.dims:
+        raise NotPolynomialError
+    axis = whole.dims.index((channel,))
+    slope = slopes[0] - reader.data
     base, scale = _root_and_scale(slope)
     epsilon = base.pop(ONE, 0.0)
-    trains = base in reader.batch_variance
-    mean, var = (reader.mean, None) if trains else _running(whole.terms, slope, base)
+    trains = base == reader.batch_variance(channel)
+    mean, var = (reader.mean(channel), None) if trains else _running(whole.terms, slope, base)
     rest = add(add(whole.terms, {slopes[0]: 1.0}, -1), {times(slope, frozenset({(mean, Fraction(1))})): -1.0}, -1)
     B = _vector(rest) if rest else None
-    shape = reader.shape
     # Axis 0 is that of the batch: statistics of each sample are a layer norm's.
-    if epsilon < 0 or shape is None or whole.position is None or whole.position >= len(shape) - 1:
+    if epsilon < 0 or axis == 0:
         raise NotPolynomialError
-    if reader.channels and (trains is False or reader.channels != {whole.position}):
-        raise NotPolynomialError
-    rank = len(shape)
-    axis = rank - 1 - whole.position
     if not trains and _reaches((mean, var), reader.X):
         raise NotPolynomialError
     running = (None, None) if trains else (mean, var)
@@ -164,11 +182,11 @@ def _root_and_scale(slope: Monomial) -> tuple[Terms, ir.Value | None]:
     if len(roots) != 1 or len(others) > 1 or len(roots) + len(others) != len(slope):
         raise NotPolynomialError
     scale = others[0] if others else None
-    if isinstance(scale, tuple):
+    if scale is not None and not isinstance(scale, ir.Value):
         raise NotPolynomialError
     root = roots[0]
-    if isinstance(root, tuple) and root[0] == "sum":
-        return dict(root[1]), scale
+    if isinstance(root, SumOf):
+        return dict(root.terms), scale
     return {frozenset({(root, Fraction(1))}): 1.0}, scale
 
 
@@ -221,7 +239,7 @@ def _goes_on(node: ir.Node, match: _Match, types: Types) -> bool:
 
 def _holds_another(node: ir.Node, match: _Match, types: Types) -> bool:
     """Whether a batch norm on the way from X is read elsewhere too: it is one, and this what follows."""
-    inside = {node, *match.reader.interior(node)}
+    inside = {node, *match.reader.interior(*_given(node))}
     for value in match.between:
         producer = value.producer()
         read_elsewhere = value.is_graph_output() or any(use.node not in inside for use in value.uses())
@@ -233,8 +251,8 @@ def _holds_another(node: ir.Node, match: _Match, types: Types) -> bool:
 def _site(node: ir.Node, match: _Match, types: Types) -> Site:
     kind = "running" if match.mean is not None else "batch"
     form = f"arithmetic ({kind} statistics)"
-    interior = tuple(match.reader.interior(node))
-    shared = _read_elsewhere(node, interior, types)
+    interior = tuple(match.reader.interior(*_given(node)))
+    shared = _read_elsewhere(node, match, interior, types)
     if shared is not None:
         value, reader = shared
         return LeftAlone(
@@ -275,8 +293,8 @@ def _site(node: ir.Node, match: _Match, types: Types) -> Site:
             interior=interior,
         )
     # The variance first: what it is made of reads the mean, in front of the node.
-    saved_var = _read_behind(node, match.reader.variances, _unused_without(node, interior, None))
-    saved_mean = _read_behind(node, match.reader.means, _unused_without(node, interior, saved_var))
+    saved_var = read_behind(node, match.reader.variances, unused_without(node, interior, None))
+    saved_mean = read_behind(node, match.reader.means, unused_without(node, interior, saved_var))
     return ForwardSite(
         node=node,
         form=form,
@@ -308,14 +326,22 @@ def _fed_epsilon(match: _Match, types: Types) -> ir.Value | None:
     return next((v for v, shape in shapes if shape is not None and all(size == 1 for size in shape)), None)
 
 
-def _read_elsewhere(node: ir.Node, interior: tuple[ir.Node, ...], types: Types) -> tuple[ir.Value, str] | None:
+def _read_elsewhere(
+    node: ir.Node, match: _Match, interior: tuple[ir.Node, ...], types: Types
+) -> tuple[ir.Value, str] | None:
     """A value of full size that something outside an expression reads too, as the gradient of arithmetic does."""
     inside = {node, *interior}
     for value in (value for each in interior for value in each.outputs if not _is_narrow(value, types)):
+        if match.reader.is_data(value):
+            continue  # in another arrangement
         reader = next((use.node for use in value.uses() if use.node not in inside), None)
         if reader is not None or value.is_graph_output():
             return value, "the caller" if reader is None else f"node '{label(reader)}'"
     return None
+
+
+def _given(node: ir.Node) -> list[ir.Value]:
+    return [value for value in node.inputs if value is not None]
 
 
 def _axis(match: _Match, types: Types) -> int:
@@ -341,28 +367,3 @@ def _vector_sizes(match: _Match, types: Types) -> list[int | str | None]:
 def _as_channels(value: ir.Value, types: Types) -> ir.Value:
     shape = types.shape(value)
     return value if shape is not None and len(shape) == 1 else ChannelVector.of(value, types.of(value), shape)
-
-
-def _unused_without(node: ir.Node, interior: tuple[ir.Node, ...], served: ir.Value | None) -> set[ir.Node]:
-    """The node, and those of its expression that only it needs where another node makes the value `served`."""
-    gone, before = {node}, 0
-    while len(gone) != before:
-        before = len(gone)
-        for each in interior:
-            outputs = [value for value in each.outputs if value is not served]
-            if all(not v.is_graph_output() and all(use.node in gone for use in v.uses()) for v in outputs):
-                gone.add(each)
-    return gone
-
-
-def _read_behind(node: ir.Node, values: list[ir.Value], gone: set[ir.Node]) -> ir.Value | None:
-    """The first of equal values that something else reads, and only behind the node; others go on being calculated."""
-    wanted = [v for v in values if v.is_graph_output() or any(use.node not in gone for use in v.uses())]
-    if not wanted or node.graph is None:
-        return None
-    position = {each: index for index, each in enumerate(node.graph)}
-    for value in wanted:
-        readers = [use.node for use in value.uses() if use.node not in gone]
-        if all(position.get(reader, -1) > position[node] for reader in readers):
-            return value
-    return None

@@ -15,6 +15,7 @@ from onnx_cbp.graph_passes.core.sites import BackwardSite, ForwardSite, Inferenc
 from onnx_cbp.graph_passes.core.splice import Names, Splice, is_used
 from onnx_cbp.graph_passes.core.types import Types
 from onnx_cbp.graph_passes.dialects import in_onnx, inference_form, running_updates
+from onnx_cbp.graph_passes.dialects.made_statistics import MadeStatistics
 
 _BATCH_NORM = "BatchNormalization"
 
@@ -52,6 +53,8 @@ def training_left(model: ir.Model) -> LeftAlone | None:
     for site in find_sites(model):
         if isinstance(site, ForwardSite):
             return LeftAlone(site.node, site.form, _why_it_trains(site))
+        if isinstance(site, MadeStatistics):
+            continue  # it computes the same
         if isinstance(site, LeftAlone):
             if site.node.domain == "" and site.node.op_type != _BATCH_NORM:
                 continue  # it computes at inference what it computes in training

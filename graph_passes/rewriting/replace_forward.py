@@ -9,7 +9,6 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
 from onnx_cbp.graph_passes.analysis import find_sites
-from onnx_cbp.graph_passes.core.ancestry import made_of
 from onnx_cbp.graph_passes.core.scopes import import_domain
 from onnx_cbp.graph_passes.core.sites import ForwardSite, label
 from onnx_cbp.graph_passes.core.splice import Draft, Names, Splice, is_used, statistics_type
@@ -129,8 +128,7 @@ class _Running:
 def _running(site: ForwardSite, types: Types) -> list[_Running]:
     """The running statistics of a site that it moves, though nothing may read what they become.
 
-    `generate_artifacts` and `finalize` look for them. Those that are made from the batch itself, as PyTorch's exporter
-    writes a layer without track_running_stats, are none.
+    `generate_artifacts` and `finalize` look for them.
     """
     result = []
     for name, before, updated in (
@@ -139,7 +137,7 @@ def _running(site: ForwardSite, types: Types) -> list[_Running]:
     ):
         if before is not None:
             written = site.updates_in_place and is_parameter(before)
-            if written or is_used(updated) or (updated is not None and site.X not in made_of(before)):
+            if written or updated is not None:
                 result.append(_Running(name, before, types.of(before), updated, written))
     return result
 

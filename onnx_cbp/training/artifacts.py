@@ -29,6 +29,8 @@ from onnx_cbp.graph_passes import (
     InferenceSite,
     InlineAllFunctionsPass,
     Site,
+    SpellOutPass,
+    SplitSquaresPass,
     UnpackSequencesPass,
     UnshareFixedPass,
     WriteRunningStatsPass,
@@ -89,6 +91,8 @@ def generate_artifacts(
     What is different from ONNX Runtime's own:
         - A batch norm in inference form (`bn.eval()` in a model that trains) is frozen: it normalises with its running
           statistics, which stay as they are, and has the gradients of that. ONNX Runtime's own makes it train.
+        - One in inference form whose mean and variance the graph makes trains where they are those of its batch, and is
+          spelled out where they are others: either way its gradients go through them.
         - A batch norm in training form trains, with the ops of `onnx_cbp.rewrite`. Its running statistics are frozen
           parameters of the checkpoint, named in `frozen_params` or not: as constants no step could keep them.
         - The evaluation model is in pure ONNX and loads.
@@ -263,6 +267,8 @@ def _prepare(
         TrainBatchNormsPass(train_batch_norms)(model)
     DropTrainingOutputsPass()(model)
     _suit_builder(model, trained)
+    SpellOutPass(trained)(model)
+    SplitSquaresPass()(model)
     sites = list(find_sites(model))
     ours = [node for node in all_nodes(model) if node.domain == DOMAIN]
     _name(

@@ -22,7 +22,11 @@ def in_double(
     for value in (*wide.graph.input, *wide.graph.output):
         if value.type.tensor_type.elem_type == TensorProto.FLOAT:
             value.type.tensor_type.elem_type = TensorProto.DOUBLE
-    constants = [a.t for node in wide.graph.node if node.op_type == "Constant" for a in node.attribute]
+    with_values = [node for node in wide.graph.node if node.op_type in ("Constant", "ConstantOfShape")]
+    constants = [attribute.t for node in with_values for attribute in node.attribute]
+    for attribute in (a for node in wide.graph.node if node.op_type == "Cast" for a in node.attribute):
+        if attribute.i == TensorProto.FLOAT:
+            attribute.i = TensorProto.DOUBLE
     for tensor in (*wide.graph.initializer, *constants):
         if tensor.data_type == TensorProto.FLOAT:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))

@@ -1,0 +1,394 @@
+"""Follows the samples of a batch through a graph: along which axes of a value they lie, and where they are mixed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from onnx_ir.traversal import RecursiveGraphIterator
+
+from onnx_cbp.graph_passes.core.moves import MOVES, moved_axes
+from onnx_cbp.graph_passes.core.opsets import onnx_opset
+from onnx_cbp.graph_passes.core.types import Types
+
+_STANDARD = ("", "com.microsoft")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How the samples of a batch lie in a value.
+
+    Attributes:
+        axes: the axes along which they lie; empty where no single sample is in it. None where no one knows.
+        mixed: the nodes that mixed several samples to make it.
+    """
+
+    axes: frozenset[int] | None = frozenset()
+    mixed: frozenset[ir.Node] = frozenset()
+
+
+class SampleAxes:
+    """Where the samples of a batch are in the values of a graph.
+
+    Args:
+        model: whose main graph is fed with a batch, its samples along the first axis of inputs.
+        types: shapes and types.
+        alike: values whose samples lie as those of another value do, whatever makes them; of None, no sample is in it.
+    """
+
+    def __init__(self, model: ir.Model, types: Types, alike: Mapping[ir.Value, ir.Value | None] | None = None) -> None:
+        self._types = types
+        self._alike = alike or {}
+        self._known: dict[ir.Value, Spread] = {value: Spread(frozenset({0})) for value in _samples(model.graph)}
+        self._known.update((value, Spread(None)) for value in model.graph.inputs if value.shape is None)
+        buffer = "_grad.accumulation.buffer"
+        names = [value.name or "" for value in model.graph.inputs]
+        self._trained = {name.removesuffix(buffer) for name in names if name.endswith(buffer)}
+        self._inputs = set(model.graph.inputs)
+        self._opset = onnx_opset(model.opset_imports)
+        self._outside = dict(_entrances(model.graph))
+
+    def is_trained(self, value: ir.Value) -> bool:
+        """Whether an input is a parameter with a gradient, as the training API knows it by the name of its buffer."""
+        return value.name in self._trained
+
+    def of(self, wanted: ir.Value) -> Spread:
+        """How the samples lie in a value."""
+        waiting, begun = [wanted], set()
+        while waiting:
+            value = waiting[-1]
+            new = [] if value in begun or value in self._known else self._operands(value)
+            begun.add(value)
+            new = [each for each in new if each not in self._known and each not in begun]
+            if new:
+                waiting += new
+                continue
+            waiting.pop()
+            if value not in self._known:
+                self._known[value] = self._made(value)
+        return self._known[wanted]
+
+    def _operands(self, value: ir.Value) -> list[ir.Value]:
+        if value in self._alike:
+            same = self._alike[value]
+            return [] if same is None else [same]
+        if value in self._outside:
+            return [self._outside[value]]
+        node = value.producer()
+        if node is None:
+            return []
+        return [*(each for each in node.inputs if each is not None), *_results(node, value)]
+
+    def _made(self, value: ir.Value) -> Spread:
+        if value in self._alike:
+            same = self._alike[value]
+            return Spread() if same is None else Spread(self._get(same).axes)
+        if value in self._outside:
+            return self._get(self._outside[value])
+        node = value.producer()
+        if node is None:
+            inside = value.is_graph_input() and value not in self._inputs
+            return Spread(None) if inside else Spread()
+        if results := _results(node, value):
+            return _union([self._get(each) for each in results])
+        mixed = frozenset[ir.Node]().union(*(self._get(each).mixed for each in node.inputs if each is not None))
+        axes, mixes = self._axes(node, value)
+        return Spread(axes, mixed | {node} if mixes else mixed)
+
+    def _get(self, value: ir.Value) -> Spread:
+        return self._known.get(value, Spread(None))  # of a loop, nothing is known
+
+    def _axes(self, node: ir.Node, value: ir.Value) -> tuple[frozenset[int] | None, bool]:
+        """The axes of one of a node's results, and whether the node mixes samples in it."""
+        given = [None if each is None else self._get(each).axes for each in node.inputs]
+        if not any(axes is None or axes for each, axes in zip(node.inputs, given, strict=True) if each is not None):
+            return frozenset(), False
+        if node.op_type in _WITHOUT_VALUES and node.domain == "":
+            return frozenset(), False
+        if any(axes is None for each, axes in zip(node.inputs, given, strict=True) if each is not None):
+            return None, False
+        call = _Call(node, value, [axes or frozenset() for axes in given], self._types, self._opset)
+        rule = _RULES.get(node.op_type) if node.domain in _STANDARD else None
+        return _alike(call) if rule is None else rule(call)
+
+
+def _samples(graph: ir.Graph) -> list[ir.Value]:
+    """The inputs that are fed with a batch: of any size, or as large as the first one where sizes are fixed."""
+    inputs = [value for value in graph.inputs if not value.is_initializer() and value.shape is not None and value.shape]
+    names = {value.name for value in graph.inputs}
+    inputs = [value for value in inputs if f"{value.name}_grad.accumulation.buffer" not in names]
+    first = [(value, value.shape[0]) for value in inputs if value.shape is not None]
+    of_any = [value for value, size in first if not isinstance(size, int)]
+    if of_any:
+        return of_any
+    batch = next((size for value, size in first if value.shape is not None and len(value.shape) > 1), None)
+    return [value for value, size in first if size == batch]
+
+
+def _entrances(graph: ir.Graph) -> Iterable[tuple[ir.Value, ir.Value]]:
+    """(inside, outside) of the values that a Loop carries."""
+    for node in RecursiveGraphIterator(graph):
+        if (node.domain, node.op_type) == ("", "Loop") and "body" in node.attributes:
+            body = node.attributes["body"].as_graph()
+            for inside, outside in zip(list(body.inputs)[2:], list(node.inputs)[2:], strict=False):
+                if outside is not None:
+                    yield inside, outside
+
+
+def _results(node: ir.Node, value: ir.Value) -> list[ir.Value]:
+    """What the branches of an If, or the body of a Loop, give for a value."""
+    if node.domain != "" or node.op_type not in ("If", "Loop"):
+        return []
+    place = node.outputs.index(value) + (node.op_type == "Loop")
+    carried = len(node.inputs) - 2
+    if node.op_type == "Loop" and place > carried:
+        return []
+    graphs = [each.as_graph() for each in node.attributes.values() if each.type == ir.AttributeType.GRAPH]
+    return [graph.outputs[place] for graph in graphs if place < len(graph.outputs)]
+
+
+def _union(spreads: list[Spread]) -> Spread:
+    axes: frozenset[int] | None = frozenset()
+    for each in spreads:
+        axes = None if axes is None or each.axes is None else axes | each.axes
+    return Spread(axes, frozenset[ir.Node]().union(*(each.mixed for each in spreads)))
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A node, one of its results, and the axes of the samples in its inputs, all of them known."""
+
+    node: ir.Node
+    output: ir.Value
+    axes: list[frozenset[int]]
+    types: Types
+    opset: int
+
+    def rank(self, index: int) -> int | None:
+        value = self.node.inputs[index] if index < len(self.node.inputs) else None
+        return None if value is None else self.rank_of(value)
+
+    def rank_of(self, value: ir.Value) -> int | None:
+        shape = self.types.shape(value)
+        return None if shape is None else len(shape)
+
+    def number(self, name: str, default: int) -> int:
+        given = self.node.attributes.get(name)
+        return default if given is None or given.type != ir.AttributeType.INT else given.as_int()
+
+    def numbers(self, name: str, index: int = 1) -> tuple[int, ...] | None:
+        """An attribute, or an input, of whole numbers; () where neither is there, None where it is not known."""
+        given = self.node.attributes.get(name)
+        if given is not None:
+            return tuple(given.as_ints()) if given.type == ir.AttributeType.INTS else (given.as_int(),)
+        value = self.node.inputs[index] if index < len(self.node.inputs) else None
+        if value is None:
+            return ()
+        tensor = ir.convenience.get_const_tensor(value)
+        return None if tensor is None else tuple(int(each) for each in tensor.numpy().reshape(-1))
+
+
+_Answer = tuple[frozenset[int] | None, bool]
+
+
+def _alike(call: _Call) -> _Answer:
+    """What gives each element of the data its own result: axes that inputs of the result's rank have."""
+    rank = call.rank_of(call.output)
+    same = [axes for index, axes in enumerate(call.axes) if axes and rank is not None and call.rank(index) == rank]
+    if same:
+        return frozenset().union(*same), False
+    if any(0 in axes for axes in call.axes) and rank != 0:
+        return frozenset({0}), False
+    return None, False
+
+
+def _broadcast(call: _Call) -> _Answer:
+    ranks = [call.rank(index) for index in range(len(call.axes))]
+    if any(rank is None for rank, axes in zip(ranks, call.axes, strict=True) if axes):
+        return None, False
+    known = [rank for rank in ranks if rank is not None]
+    rank = call.rank_of(call.output)
+    rank = max(known) if rank is None else rank
+    if len(known) < len(ranks) and call.rank_of(call.output) is None:
+        return None, False
+    found = {axis + rank - (each or 0) for each, axes in zip(ranks, call.axes, strict=True) for axis in axes}
+    return frozenset(found), False
+
+
+def _move(call: _Call) -> _Answer:
+    before = call.axes[0]
+    axes = moved_axes(call.node, call.types)
+    if axes is not None:
+        return frozenset(axis for axis, group in enumerate(axes) if before & set(group)), False
+    if call.node.op_type in ("Cast", "CastLike"):
+        return before, False
+    rank = call.rank_of(call.output)
+    if rank == 0 or 0 not in before:
+        return None, False
+    return frozenset({0}), False  # the outermost axis stays outermost
+
+
+def _reduce(call: _Call) -> _Answer:
+    rank, before = call.rank(0), call.axes[0]
+    if call.node.op_type.startswith("Arg"):
+        axes: tuple[int, ...] | None = (call.number("axis", 0),)
+    else:
+        axes = call.numbers("axes")
+    if rank is None or axes is None:
+        return None, False
+    if not axes and call.number("noop_with_empty_axes", 0):
+        return before, False
+    gone = {axis % rank for axis in axes} if axes else set(range(rank))
+    mixes = bool(before & gone)
+    kept = [axis for axis in range(rank) if axis not in gone or call.number("keepdims", 1)]
+    return frozenset(place for place, axis in enumerate(kept) if axis in before - gone), mixes
+
+
+def _over_places(call: _Call) -> _Answer:
+    """Pooling and the like: each channel of each sample by itself, places with one another."""
+    return call.axes[0], bool(call.axes[0] - {0, 1})
+
+
+def _global_pool(call: _Call) -> _Answer:
+    return call.axes[0] & {0, 1}, bool(call.axes[0] - {0, 1})
+
+
+def _convolution(call: _Call) -> _Answer:
+    X, W = call.axes[0], call.axes[1]
+    kept = (X & {0}) | ({1} if 0 in W else set())
+    return frozenset(kept), bool(X - {0} or W - {0})
+
+
+def _over_axis(call: _Call) -> _Answer:
+    """A softmax and the like: the elements along an axis with one another."""
+    rank, before = call.rank(0), call.axes[0]
+    if rank is None:
+        return None, False
+    if call.node.op_type in ("CumSum", "CumProd"):
+        axes = call.numbers("", 1)
+        if axes is None:
+            return None, False
+        together = {axis % rank for axis in axes}
+    elif call.node.op_type in ("Softmax", "LogSoftmax", "Hardmax"):
+        version = call.opset
+        axis = call.number("axis", 1 if version < _ONE_AXIS_SINCE else -1) % rank
+        together = set(range(axis, rank)) if version < _ONE_AXIS_SINCE else {axis}
+    else:
+        together = {call.number("axis", -1) % rank}
+    return before, bool(before & together)
+
+
+_ONE_AXIS_SINCE = 13
+
+
+def _layer_norm(call: _Call) -> _Answer:
+    rank, before = call.rank(0), call.axes[0]
+    if rank is None:
+        return None, False
+    first = call.number("axis", -1) % rank
+    together = set(range(first, rank))
+    return (before if call.output is call.node.outputs[0] else before - together), bool(before & together)
+
+
+def _of_each_sample(call: _Call) -> _Answer:
+    """Instance and group normalisation."""
+    return call.axes[0], bool(call.axes[0] - {0})
+
+
+def _mean_variance(call: _Call) -> _Answer:
+    rank, axes = call.rank(0), call.numbers("axes", len(call.node.inputs))
+    together = {axis % rank for axis in axes or (0, 2, 3)} if rank else set()
+    return call.axes[0], bool(call.axes[0] & together)
+
+
+def _matmul(call: _Call) -> _Answer:
+    ranks = (call.rank(0), call.rank(1))
+    a_rank, b_rank = ranks
+    if a_rank is None or b_rank is None:
+        return None, False
+    A, B = call.axes[0], call.axes[1]
+    flip_a, flip_b = call.number("transA", 0), call.number("transB", 0)
+    a_inner = a_rank - 1 if a_rank == 1 or not flip_a else a_rank - 2
+    b_inner = 0 if b_rank == 1 else b_rank - 1 if flip_b else b_rank - 2
+    rank = max(a_rank, b_rank, 2)
+    found = set()
+    for axis in A - {a_inner}:
+        found.add(rank - 2 if axis >= a_rank - 2 else axis + rank - a_rank)
+    for axis in B - {b_inner}:
+        found.add(rank - 1 if axis >= b_rank - 2 else axis + rank - b_rank)
+    if a_rank == 1:
+        found = {axis - 1 if axis > rank - 2 else axis for axis in found}
+    C = call.axes[2] if len(call.axes) > 2 and call.rank(2) is not None else frozenset()
+    found |= {axis + rank - (call.rank(2) or 0) for axis in C}
+    return frozenset(found), a_inner in A or b_inner in B
+
+
+def _gather(call: _Call) -> _Answer:
+    rank, more = call.rank(0), call.rank(1)
+    if rank is None or more is None:
+        return None, False
+    axis = call.number("axis", 0) % rank
+    data, indices = call.axes[0], call.axes[1]
+    found = {each if each < axis else each + more - 1 for each in data - {axis}}
+    found |= {axis + each for each in indices}
+    if axis in data:
+        found |= set(range(axis, axis + more))
+    return frozenset(found), axis in data and more == 0
+
+
+def _one_hot(call: _Call) -> _Answer:
+    rank = call.rank(0)
+    if rank is None:
+        return None, False
+    axis = call.number("axis", -1) % (rank + 1)
+    return frozenset(each + (each >= axis) for each in call.axes[0]), False
+
+
+def _loss(call: _Call) -> _Answer:
+    if call.output is not call.node.outputs[0]:
+        return call.axes[0], False
+    given = call.node.attributes.get("reduction")
+    if given is not None and given.as_string() == "none":
+        return frozenset({0}), False
+    return frozenset(), True
+
+
+def _recurrent(call: _Call) -> _Answer:
+    first = bool(call.number("layout", 0))  # the batch is the first axis, not the second
+    is_sequence = call.output is call.node.outputs[0]
+    axis = 0 if first else 2 if is_sequence else 1
+    return frozenset({axis}), bool(call.axes[0] - {0 if first else 1})
+
+
+def _pick(call: _Call) -> _Answer:
+    """A sequence of parts of a value, and one of them."""
+    return call.axes[0], False
+
+
+_BROADCASTING = (
+    *("Add", "Sub", "Mul", "Div", "Pow", "Mod", "Max", "Min", "Mean", "Sum", "Where", "PRelu", "Clip", "Expand"),
+    *("And", "Or", "Xor", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "BitShift"),
+)
+_RULES: dict[str, Callable[[_Call], _Answer]] = {
+    **dict.fromkeys(_BROADCASTING, _broadcast),
+    **dict.fromkeys(MOVES, _move),
+    **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceProd", "ReduceMax", "ReduceMin"), _reduce),
+    **dict.fromkeys(("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ArgMax", "ArgMin"), _reduce),
+    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"), _global_pool),
+    **dict.fromkeys(("AveragePool", "MaxPool", "LpPool", "LRN"), _over_places),
+    **dict.fromkeys(("Conv", "ConvTranspose", "ConvInteger", "DeformConv"), _convolution),
+    **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax", "CumSum", "CumProd", "TopK", "LpNormalization"), _over_axis),
+    **dict.fromkeys(("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"), _layer_norm),
+    **dict.fromkeys(("InstanceNormalization", "GroupNormalization"), _of_each_sample),
+    **dict.fromkeys(("MatMul", "FusedMatMul", "Gemm", "MatMulInteger"), _matmul),
+    **dict.fromkeys(("SoftmaxCrossEntropyLoss", "SoftmaxCrossEntropyLossInternal"), _loss),
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), _recurrent),
+    **dict.fromkeys(("SplitToSequence", "SequenceAt"), _pick),
+    "NegativeLogLikelihoodLoss": _loss,
+    "MeanVarianceNormalization": _mean_variance,
+    "Gather": _gather,
+    "OneHot": _one_hot,
+}
+#: Ops that read a shape and no value.
+_WITHOUT_VALUES = ("Shape", "Size", "ConstantOfShape", "RandomNormalLike", "RandomUniformLike", "EyeLike")
