@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from onnx_cbp.custom_ops.library import call_native, find_library
 from onnx_cbp.custom_ops.operator import DOMAIN, STATISTICS_TYPES, Arrays, Operator
 from onnx_cbp.custom_ops.ops import OPERATORS
+from onnx_cbp.custom_ops.own_extensions import OwnExtensions
 from onnx_cbp.distributed import lifecycle
 from onnx_cbp.errors import OnnxCbpError
 
@@ -94,15 +96,44 @@ def _not_a_number(operator: Operator, inputs: tuple[np.ndarray, ...]) -> Arrays:
     )
 
 
-def define_python_ops() -> None:
-    """Define every op with onnxruntime-extensions, overloaded by type. Done once a process."""
+def python_library_path() -> str:
+    """The library that gives a session the Python ops, overloaded by type; they are defined once a process.
+
+    A copy of onnxruntime-extensions, so that sessions which register that library itself stay as they are. Where the
+    process has Python ops of its own, ours stand among them, so that one registration brings all.
+    """
+    import onnxruntime_extensions
+    from onnxruntime_extensions import Opdef
+
     with _lock:  # functools.cache lets two threads in
-        _define()
+        own = None if any(_is_the_callers(op) for op in Opdef._odlist.values()) else _own_extensions()
+        if own is not None:
+            return own.path
+        _define(_add_to_shared)
+    return str(onnxruntime_extensions.get_library_path())
+
+
+def _is_the_callers(op: Any) -> bool:
+    """Whether a Python op is neither ours nor one that onnxruntime-extensions itself defines."""
+    ours = str(op.op_type).startswith(f"{DOMAIN}::")
+    return not ours and not str(getattr(op.body, "__module__", "")).startswith("onnxruntime_extensions")
 
 
 @functools.cache
-def _define() -> None:
-    from onnxruntime_extensions import PyCustomOpDef, onnx_op
+def _own_extensions() -> OwnExtensions | None:
+    """The copy with our ops; None where it cannot be had."""
+    try:
+        extensions = OwnExtensions()
+    except (ImportError, OSError) as error:
+        _log.info("Python ops stand among those of onnxruntime-extensions: it cannot be loaded twice: %s", error)
+        return None
+    _define(extensions.add)
+    return extensions
+
+
+@functools.cache
+def _define(add: Callable[[str, list[int], list[int], dict[str, int], Callable[..., Any]], object]) -> None:
+    from onnxruntime_extensions import PyCustomOpDef
 
     numbers = {"float": PyCustomOpDef.dt_float, "double": PyCustomOpDef.dt_double}
     attribute_numbers = {
@@ -114,12 +145,21 @@ def _define() -> None:
         for types in _overloads(operator):
             declared = {name: numbers[kind] for name, kind in types.items()}
             declared["int64"] = PyCustomOpDef.dt_int64
-            onnx_op(
-                op_type=f"{DOMAIN}::{operator.name}",
-                inputs=[declared[t.type] for t in operator.inputs],
-                outputs=[declared[t.type] for t in operator.outputs],
-                attrs={a.name: attribute_numbers[type(a.default)] for a in operator.attributes},
-            )(functools.partial(_guarded, operator))
+            add(
+                f"{DOMAIN}::{operator.name}",
+                [declared[t.type] for t in operator.inputs],
+                [declared[t.type] for t in operator.outputs],
+                {a.name: attribute_numbers[type(a.default)] for a in operator.attributes},
+                functools.partial(_guarded, operator),
+            )
+
+
+def _add_to_shared(
+    op_type: str, inputs: list[int], outputs: list[int], attrs: dict[str, int], body: Callable[..., Any]
+) -> object:
+    from onnxruntime_extensions import Opdef
+
+    return Opdef.create(body, op_type=op_type, inputs=inputs, outputs=outputs, attrs=attrs)
 
 
 def _overloads(operator: Operator) -> list[dict[str, str]]:

@@ -15,6 +15,9 @@ namespace {
 
 uint32_t api_version = ORT_API_VERSION;
 
+// onnx_cbp/registration.py reads and writes it, too.
+constexpr char kRegistered[] = "onnx_cbp.registered";
+
 // "1.17.3" -> 17.
 uint32_t MinorVersion(const char* version) {
   const char* dot = std::strchr(version, '.');
@@ -79,5 +82,11 @@ extern "C" __attribute__((visibility("default"))) OrtStatus* ORT_API_CALL Regist
                                          "onnx_cbp needs ONNX Runtime 1.17 or newer: upgrade onnxruntime");
   }
   Ort::InitApi(api);
-  return onnx_cbp::StatusOf([&] { Ort::UnownedSessionOptions(options).Add(onnx_cbp::Domain()); });
+  return onnx_cbp::StatusOf([&] {
+    Ort::UnownedSessionOptions session(options);
+    // ONNX Runtime refuses a domain that is there twice, and only when the session is made: the options remember it.
+    if (session.HasConfigEntry(onnx_cbp::kRegistered)) return;
+    session.Add(onnx_cbp::Domain());
+    session.AddConfigEntry(onnx_cbp::kRegistered, "native");
+  });
 }
