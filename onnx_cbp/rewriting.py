@@ -38,6 +38,7 @@ from onnx_cbp.graph_passes import (
     find_sites,
     label,
 )
+from onnx_cbp.graph_passes.core.naming import module_path
 from onnx_cbp.graph_passes.core.splice import is_used
 from onnx_cbp.graph_passes.core.types import Types
 from onnx_cbp.graph_passes.distributing.reduce_gradients import BUCKET_CAP_MB
@@ -59,6 +60,7 @@ class Finding:
         shape: shape of X as text, "?" where it is not known.
         rewritten: whether `rewrite` replaces it.
         explanation: what replaces it, or why nothing does.
+        module: path of the PyTorch module that it was exported from, where the default exporter wrote that; else "".
     """
 
     node: str
@@ -66,10 +68,11 @@ class Finding:
     shape: str
     rewritten: bool
     explanation: str
+    module: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """The finding as JSON-ready values."""
-        return asdict(self)
+        """The finding as JSON-ready values; the module only where it is known."""
+        return {name: value for name, value in asdict(self).items() if name != "module" or value}
 
 
 def inspect(model: ModelSource) -> list[Finding]:
@@ -119,9 +122,10 @@ def rewrite(
             the Relu's result: a quarter less memory traffic. Only with fold_relu, and not with portable, since a
             runtime may compute function bodies forward and backward in different ways.
         synchronize: take batch statistics over several replicas (docs/distributed.md). True: over all of them; the name
-            of a group: among its replicas ("size:4": 4 consecutive ones); groups by pattern of node names ("*" matches
-            any text; the first pattern that fits a name decides): for those batch norms, and no others. Each gets two
-            collectives a step, and is done in steps whatever `one_pass` says.
+            of a group: among its replicas ("size:4": 4 consecutive ones); groups by pattern of names ("*" matches
+            any text; the first pattern that fits decides): for those batch norms, and no others. A name is that of a
+            node, or the path of the PyTorch module that it is of ("layer1.bn") or in ("layer1"), where the default
+            exporter wrote that. Each gets two collectives a step, and is done in steps whatever `one_pass` says.
         data_parallel: of training artifacts: make the loss that of all replicas' samples, and sum every gradient of a
             parameter over all replicas before it is accumulated.
         bucket_cap_mb: megabytes (2^20 bytes) of gradients that one message of `data_parallel` holds at most.
@@ -132,7 +136,7 @@ def rewrite(
         unbiased_running_var: update running variances by PyTorch's convention, with count / (count - 1) of the batch's
             variance (of the whole batch, where it is synchronised; a count of 1 gives the biased one, where PyTorch
             refuses). The default is ONNX's convention: the biased variance. Y and the gradients are the same.
-        train: names of nodes ("*" matches any text; several in a list): batch norms in inference form with these names
+        train: names (patterns as in `synchronize`; several in a list): batch norms in inference form with these names
             are made to train. The graph's outputs stay, so nothing keeps their running statistics in a plain session:
             `onnx_cbp.graph_passes.TrainBatchNormsPass` says who does.
         report: called with what `inspect` says of the model, for whoever wants both and not the analysis twice.
@@ -238,6 +242,7 @@ def _finding(site: Site, shape: str | None, synchronization: Synchronization, fr
         shape=shape or "?",
         rewritten=_is_rewritten(site),
         explanation=_explain(site, synchronization, freezing),
+        module=module_path(site.node),
     )
 
 

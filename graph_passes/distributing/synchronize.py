@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnx_cbp.custom_ops import DOMAIN, OPERATORS
+from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.graph_passes.core.naming import choosing, gather_of, gathered
 from onnx_cbp.graph_passes.core.sites import BackwardSite, Folded, ForwardSite, LeftAlone, Site, label
 from onnx_cbp.graph_passes.core.splice import Splice, origin
 from onnx_cbp.graph_passes.dialects import is_frozen_forward, is_rewritten_forward
@@ -22,8 +22,8 @@ class Synchronization:
     """Which batch norms are synchronised, and among which replicas.
 
     Attributes:
-        groups: group by pattern of node names (`fnmatch`'s: *, ?, [...]); the first that matches a batch norm's name
-            decides, and one that none matches is not synchronised.
+        groups: group by pattern, which `choosing` reads; the first that chooses a batch norm decides, and one that none
+            chooses is not synchronised.
     """
 
     groups: Mapping[str, str]
@@ -83,8 +83,7 @@ class Synchronization:
                 )
 
     def _pattern(self, site: Site) -> str | None:
-        name = original_name(site.node)
-        return next((pattern for pattern in self.groups if fnmatch.fnmatchcase(name, pattern)), None)
+        return next(iter(choosing(self.groups, site.node)), None)
 
 
 def _obstacle(site: Site, group: str, batch_norms: set[ir.Node]) -> str | None:
@@ -108,35 +107,10 @@ def _obstacle(site: Site, group: str, batch_norms: set[ir.Node]) -> str | None:
     return f"it was rewritten {how}: start from the original model"
 
 
-def original_name(node: ir.Node) -> str:
-    """The name of a batch norm in the original model."""
-    gather = _gather(node)
-    if gather is not None:
-        return gather.attributes["layer"].as_string()
-    name = label(node)
-    while node.domain == DOMAIN and name.rpartition("/")[2] in OPERATORS:  # as one Splice after the other names nodes
-        name = name.rpartition("/")[0]
-    return name
-
-
 def group_of(node: ir.Node) -> str | None:
     """The group in which a ChannelNormalize's statistics were synchronised; None: they were not."""
-    gather = _gather(node)
+    gather = gather_of(node)
     return None if gather is None else gather.attributes["group"].as_string()
-
-
-def _gather(node: ir.Node) -> ir.Node | None:
-    return None if (node.domain, node.op_type) != (DOMAIN, "ChannelNormalize") else _gathered(node.inputs[3])
-
-
-def _gathered(mean: ir.Value | None) -> ir.Node | None:
-    """The AllGather behind a mean of ChannelStatsMerge."""
-    merge = None if mean is None else origin(mean)
-    if merge is None or (merge.domain, merge.op_type) != (DOMAIN, "ChannelStatsMerge"):
-        return None
-    gathered = merge.inputs[0]
-    gather = None if gathered is None else origin(gathered)
-    return gather if gather is not None and (gather.domain, gather.op_type) == (DOMAIN, "AllGather") else None
 
 
 def merge_statistics(splice: Splice, statistics: tuple[ir.Value, ...], group: str, layer: str) -> tuple[ir.Value, ...]:
@@ -163,7 +137,7 @@ def merge_statistics(splice: Splice, statistics: tuple[ir.Value, ...], group: st
 
 def reduce_sums(splice: Splice, mean: ir.Value, sums: tuple[ir.Value, ...]) -> tuple[ir.Value, ...]:
     """Append the AllReduce of (scale_grad, bias_grad) that goes with a synchronised mean; `sums` where it is not."""
-    gather = _gathered(mean)
+    gather = gathered(mean)
     if gather is None:
         return sums
     return splice.channel_op(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -12,12 +11,12 @@ from onnx_ir.passes import InPlacePass, PassResult
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.analysis import find_sites
+from onnx_cbp.graph_passes.core.naming import choosing
 from onnx_cbp.graph_passes.core.scopes import import_domain
 from onnx_cbp.graph_passes.core.sites import BackwardSite, ForwardSite, InferenceSite, Site, label
 from onnx_cbp.graph_passes.core.splice import Names, Splice, is_used, origin, statistics_type
 from onnx_cbp.graph_passes.core.types import Types
 from onnx_cbp.graph_passes.dialects import is_frozen_forward, is_rewritten_forward
-from onnx_cbp.graph_passes.distributing.synchronize import original_name
 from onnx_cbp.graph_passes.rewriting.replace_forward import reciprocal_std
 
 
@@ -26,7 +25,7 @@ class Freezing:
     """Which batch norms are frozen.
 
     Attributes:
-        patterns: patterns of node names (`fnmatch`'s: *, ?, [...]), of batch norms in the forward pass.
+        patterns: of batch norms in the forward pass, as `choosing` reads them.
     """
 
     patterns: tuple[str, ...] = ()
@@ -47,7 +46,7 @@ class Freezing:
     def chooses(self, site: Site) -> bool:
         """Whether a batch norm is to be frozen; a gradient goes with the batch norm that made its mean."""
         node = origin(site.mean) if isinstance(site, BackwardSite) else site.node
-        return node is not None and self._pattern(node) is not None
+        return node is not None and bool(choosing(self.patterns, node))
 
     def check(self, sites: Iterable[Site]) -> None:
         """Refuse a model in which a chosen batch norm would silently train.
@@ -62,17 +61,12 @@ class Freezing:
             reason = _obstacle(site)
             if reason is not None:
                 raise OnnxCbpError(f"node '{label(site.node)}' ({site.form}) cannot be frozen: {reason}")
-            name = original_name(site.node)
-            matched.update(pattern for pattern in self.patterns if fnmatch.fnmatchcase(name, pattern))
+            matched.update(choosing(self.patterns, site.node))
         for pattern in self.patterns:
             if pattern not in matched:
                 raise OnnxCbpError(
                     f"freeze: '{pattern}' chooses no batch norm of the model; `onnx-cbp inspect` lists their names"
                 )
-
-    def _pattern(self, node: ir.Node) -> str | None:
-        name = original_name(node)
-        return next((pattern for pattern in self.patterns if fnmatch.fnmatchcase(name, pattern)), None)
 
 
 def _is_gradient(site: Site) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Sequence
 
 import onnx_ir as ir
@@ -14,6 +13,7 @@ from onnx_cbp.graph_passes.analysis import find_sites
 from onnx_cbp.graph_passes.core.ancestry import made_of
 from onnx_cbp.graph_passes.core.calls import first_call
 from onnx_cbp.graph_passes.core.constants import Constants
+from onnx_cbp.graph_passes.core.naming import choosing
 from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.own_initializer import own_initializer
 from onnx_cbp.graph_passes.core.sites import (
@@ -52,7 +52,7 @@ class TrainBatchNormsPass(InPlacePass):
     statistics that are computed of constants, and those that arithmetic has in another shape, as vectors [C].
 
     Args:
-        patterns: names of nodes (`fnmatch`'s: *, ?, [...]).
+        patterns: names of nodes, or paths of the modules they were exported from (`fnmatch`'s: *, ?, [...]).
 
     Raises:
         OnnxCbpError: a pattern chooses no batch norm, or one that cannot train: because its running statistics are
@@ -91,7 +91,7 @@ class TrainBatchNormsPass(InPlacePass):
             if not (isinstance(pattern, str) and pattern):
                 raise OnnxCbpError(f"train: {pattern!r} is no name of batch norms: use names of nodes, or '*' for all")
         for pattern in self._patterns:
-            matched = [s for s in sites if _forward(s) and fnmatch.fnmatchcase(label(s.node), pattern)]
+            matched = [s for s in sites if _forward(s) and choosing((pattern,), s.node)]
             if not matched:
                 hint = "; `onnx-cbp inspect` lists their names" if any(map(_forward, sites)) else ": it has none"
                 raise OnnxCbpError(f"train: '{pattern}' chooses no batch norm of the model{hint}")
@@ -104,8 +104,8 @@ class TrainBatchNormsPass(InPlacePass):
                     )
 
     def chooses(self, site: Site) -> bool:
-        """Whether a pattern is the name of the batch norm."""
-        return any(fnmatch.fnmatchcase(label(site.node), pattern) for pattern in self._patterns)
+        """Whether a pattern chooses the batch norm."""
+        return bool(choosing(self._patterns, site.node))
 
 
 def _forward(site: Site) -> bool:

@@ -20,7 +20,7 @@ def findings_table(findings: Sequence[Finding], last: str) -> Table:
     """One row a batch norm; `last` heads the column of what happens to it."""
     rows = [
         (
-            Text(printable(f.node), style="bold" if f.rewritten else ""),
+            Text(printable(_name(f)), style="bold" if f.rewritten else ""),
             f.form,
             f.shape,
             Text(printable(f.explanation), style="" if f.rewritten else "yellow"),
@@ -28,6 +28,11 @@ def findings_table(findings: Sequence[Finding], last: str) -> Table:
         for f in findings
     ]
     return table(("node", "form", "shape of X", last), rows)
+
+
+def _name(finding: Finding) -> str:
+    """The name of the node, with the path of its module where that is known; an option takes either."""
+    return f"{finding.node} ({finding.module})" if finding.module else finding.node
 
 
 def counts(findings: Sequence[Finding]) -> dict[str, int]:

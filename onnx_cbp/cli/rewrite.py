@@ -51,13 +51,14 @@ def _is_group(word: str) -> bool:
     "layers",
     multiple=True,
     metavar="PATTERN",
-    help="Synchronize the batch norms with these node names only ('*' matches any text); may be repeated.",
+    help="Synchronize the batch norms with these names only (of a node, or of a PyTorch module as inspect shows it; "
+    "'*' matches any text); may be repeated.",
 )
 @click.option(
     "--freeze",
     multiple=True,
     metavar="PATTERN",
-    help="Freeze the batch norms with these node names: they keep their running statistics; may be repeated.",
+    help="Freeze the batch norms with these names: they keep their running statistics; may be repeated.",
 )
 @click.option("--data-parallel", is_flag=True, help="Make loss and gradients those of all replicas' samples.")
 @click.option(
@@ -74,7 +75,7 @@ def _is_group(word: str) -> bool:
     "--train",
     multiple=True,
     metavar="PATTERN",
-    help="Make batch norms in inference form with these node names train ('*' matches any text); may be repeated.",
+    help="Make batch norms in inference form with these names train ('*' matches any text); may be repeated.",
 )
 def rewrite(
     model: str,

@@ -39,6 +39,7 @@ from onnx_cbp.graph_passes import (
 )
 from onnx_cbp.graph_passes.core.constants import Constants
 from onnx_cbp.graph_passes.core.inference import infer_shapes
+from onnx_cbp.graph_passes.core.naming import NAME_SCOPES
 from onnx_cbp.graph_passes.core.own_initializer import own_initializer
 from onnx_cbp.graph_passes.core.scopes import all_nodes
 from onnx_cbp.graph_passes.core.splice import Names, origin
@@ -228,6 +229,7 @@ class _Prepared:
         statistics: the initializers that are running statistics of others.
         constants: the scales and biases that are not trained and no parameters.
         ours: the first node that is an op of ours, of a graph that was rewritten before; "" if there is none.
+        modules: by the name of a batch norm's result, what the exporter wrote of the modules that it is of.
     """
 
     model: onnx.ModelProto
@@ -236,6 +238,7 @@ class _Prepared:
     statistics: tuple[str, ...]
     constants: tuple[str, ...]
     ours: str
+    modules: Mapping[str, str]
 
 
 def _folder(directory: str | bytes | os.PathLike[str] | None) -> Path:
@@ -293,6 +296,11 @@ def _prepare(
         tuple(statistics),
         tuple(_constants(sites, trained)),
         label(ours[0]) if ours else "",
+        {
+            site.Y.name or "": site.node.metadata_props[NAME_SCOPES]
+            for site in sites
+            if isinstance(site, ForwardSite | InferenceSite) and NAME_SCOPES in site.node.metadata_props
+        },
     )
 
 
@@ -355,9 +363,14 @@ def _mend_training_model(path: Path, prepared: _Prepared, options: dict[str, Any
             f"node '{label(unknown.node)}': ONNX Runtime's gradient builder renamed its result '{unknown.Y.name}', so "
             "whether it is frozen is not known: give the graph's values names of their own"
         )
+    for site in sites:
+        modules = prepared.modules.get(site.Y.name or "")
+        if modules is not None:  # the builder drops metadata, and options may name modules
+            site.node.metadata_props[NAME_SCOPES] = modules
     if prepared.ours:
         CompleteGradientsPass()(model)
         WriteRunningStatsPass()(model)
+    if prepared.ours or prepared.modules:
         source = to_proto(model, source)
     more = options.pop("freeze", ())
     freeze = [*(glob.escape(name) for name in frozen), *((more,) if isinstance(more, str) else more)]

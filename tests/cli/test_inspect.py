@@ -49,6 +49,20 @@ def test_json(run, mixed):
     assert [f["rewritten"] for f in document["findings"]] == [True, False]
 
 
+def test_the_module_that_an_exporter_wrote_down_is_shown_and_taken(run, tmp_path, mixed):
+    model = onnx.load(mixed)
+    model.graph.node[0].metadata_props.add(
+        key="pkg.torch.onnx.name_scopes", value="['', 'layer1', 'layer1.bn', 'batch_norm']"
+    )
+    onnx.save(model, tmp_path / "model.onnx")
+    assert "trains (layer1.bn)" in run("inspect", tmp_path / "model.onnx").stdout
+    findings = json.loads(run("inspect", tmp_path / "model.onnx", "--json").stdout)["findings"]
+    assert [f.get("module") for f in findings] == ["layer1.bn", None]
+    result = run("rewrite", tmp_path / "model.onnx", "-o", tmp_path / "out.onnx", "--freeze", "layer1")
+    assert result.exit_code == 0, result.output
+    assert next(n.op_type for n in onnx.load(tmp_path / "out.onnx").graph.node) == "ChannelNormalize"
+
+
 def test_nothing_found(run, plain):
     result = run("inspect", plain)
     assert (result.exit_code, result.stdout.strip()) == (

@@ -136,3 +136,52 @@ def test_nothing_frozen_takes_the_steps_of_onnx_runtimes(tmp_path):
     assert differences.loss <= 1e-6
     assert differences.largest_gradient <= 5e-5
     assert differences.largest_statistic <= 1e-6
+
+
+class _Stages:
+    """Two stages of convolutions and batch norms, made on demand so that the module is imported without PyTorch."""
+
+    def __new__(cls):
+        import torch
+        from torch import nn
+
+        def stage(width):
+            return nn.Sequential(
+                nn.Conv2d(width, 4, 1), nn.BatchNorm2d(4), nn.Tanh(), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+            )
+
+        class Stages(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layer1, self.layer2, self.fc = stage(3), stage(4), nn.Linear(4, 5)
+
+            def forward(self, x):
+                return self.fc(self.layer2(torch.tanh(self.layer1(x))).mean((2, 3)))
+
+        torch.manual_seed(0)
+        network = Stages()
+        for value in network.state_dict().values():
+            if value.ndim == 1:  # or the exporter makes one tensor of those that are equal
+                value.add_(torch.rand(value.shape))
+        return network.eval()
+
+
+@pytest.mark.parametrize(("patterns", "frozen"), [("layer1", 2), ("layer?.4", 2), (["layer2.1", "layer1.*"], 3)])
+def test_batch_norms_are_chosen_by_module_in_the_default_exporters_models(patterns, frozen, tmp_path):
+    import torch
+
+    import onnx_cbp
+
+    network = _Stages()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        x = torch.zeros(2, 3, 4, 4)
+        model = torch.onnx.export(network, (x,), dynamo=True, optimize=False, verbose=False).model_proto
+    modules = [f.module for f in onnx_cbp.inspect(model)]
+    assert modules == ["layer1.1", "layer1.4", "layer2.1", "layer2.4"]
+    trained = [name for name, _ in network.named_parameters()]
+    options = {"train_batch_norms": "layer*", "rewrite_options": {"freeze": patterns}}
+    generate_artifacts(model, trained, loss="CrossEntropyLoss", artifact_directory=tmp_path, **options)
+    found = {f.module: f.form for f in onnx_cbp.inspect(tmp_path / "training_model.onnx") if f.module}
+    assert list(found) == modules
+    assert sum("frozen" in form for form in found.values()) == frozen

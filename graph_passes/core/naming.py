@@ -1,0 +1,78 @@
+"""What a batch norm is called, and which ones a pattern chooses."""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+from collections.abc import Iterable
+
+import onnx_ir as ir
+
+from onnx_cbp.custom_ops import DOMAIN, OPERATORS
+from onnx_cbp.graph_passes.core.sites import label
+from onnx_cbp.graph_passes.core.splice import origin
+
+#: Where PyTorch's default exporter writes the modules that a node is of: a list in text, from the root ("") inwards,
+#: with the name of the operation as its last.
+NAME_SCOPES = "pkg.torch.onnx.name_scopes"
+_BUILT = "_BatchNormInternal"  # what ONNX Runtime's gradient builder puts behind the name of a batch norm
+
+
+def module_paths(node: ir.Node) -> tuple[str, ...]:
+    """The paths of the modules that a node was exported from ("layer1", "layer1.bn"), the innermost last.
+
+    There are none where the exporter did not write them.
+    """
+    text = node.metadata_props.get(NAME_SCOPES)
+    if text is None:
+        return ()
+    try:
+        scopes = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):  # it is somebody else's text
+        return ()
+    if not isinstance(scopes, list) or not all(isinstance(scope, str) for scope in scopes):
+        return ()
+    return tuple(scope for scope in scopes[:-1] if scope)
+
+
+def module_path(node: ir.Node) -> str:
+    """The path of the module that a node was exported from; "" where it is not known."""
+    return next(reversed(module_paths(node)), "")
+
+
+def original_name(node: ir.Node) -> str:
+    """The name of a batch norm in the original model."""
+    gather = gather_of(node)
+    if gather is not None:
+        return gather.attributes["layer"].as_string()
+    name = label(node)
+    while node.domain == DOMAIN and name.rpartition("/")[2] in OPERATORS:  # as one Splice after the other names nodes
+        name = name.rpartition("/")[0]
+    return name
+
+
+def choosing(patterns: Iterable[str], node: ir.Node) -> list[str]:
+    """Those of some patterns that choose a batch norm: by the name of its node, or by the path of a module it is in.
+
+    Args:
+        patterns: `fnmatch`'s (*, ?, [...]), in the case that they are in.
+        node: the batch norm's, as it is or rewritten.
+    """
+    name = original_name(node)
+    names = (label(node), name, name.removesuffix(_BUILT), *module_paths(node))
+    return [pattern for pattern in patterns if any(fnmatch.fnmatchcase(name, pattern) for name in names)]
+
+
+def gather_of(node: ir.Node) -> ir.Node | None:
+    """The AllGather behind a synchronised ChannelNormalize; None where there is none."""
+    return None if (node.domain, node.op_type) != (DOMAIN, "ChannelNormalize") else gathered(node.inputs[3])
+
+
+def gathered(mean: ir.Value | None) -> ir.Node | None:
+    """The AllGather behind a mean of ChannelStatsMerge; None where there is none."""
+    merge = None if mean is None else origin(mean)
+    if merge is None or (merge.domain, merge.op_type) != (DOMAIN, "ChannelStatsMerge"):
+        return None
+    value = merge.inputs[0]
+    gather = None if value is None else origin(value)
+    return gather if gather is not None and (gather.domain, gather.op_type) == (DOMAIN, "AllGather") else None
