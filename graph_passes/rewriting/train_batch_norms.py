@@ -18,7 +18,6 @@ from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.own_initializer import own_initializer
 from onnx_cbp.graph_passes.core.sites import (
     BackwardSite,
-    ChannelVector,
     InferenceSite,
     LeftAlone,
     Site,
@@ -74,7 +73,7 @@ class TrainBatchNormsPass(InPlacePass):
             raise OnnxCbpError(refused[0])
         nodes = {site.node for site in chosen}
         names, types = Names(model), Types(model)
-        statistics = _Statistics(model, names)
+        statistics = _Statistics(model, names, types)
         for site in find_sites(model):  # once more: each is read anew, after what was done to those before it
             if isinstance(site, InferenceSite) and site.node in nodes:
                 _train(site, model, names, types, statistics)
@@ -146,8 +145,8 @@ def _is_computed_of_what_is_fed(value: ir.Value) -> bool:
 class _Statistics:
     """The running statistics of batch norms that are made to train, as vectors that can be parameters."""
 
-    def __init__(self, model: ir.Model, names: Names) -> None:
-        self._model, self._names, self._constants = model, names, Constants(model)
+    def __init__(self, model: ir.Model, names: Names, types: Types) -> None:
+        self._model, self._names, self._types, self._constants = model, names, types, Constants(model)
         self._made: dict[tuple[ir.Value, int], ir.Value] = {}
 
     def of(self, site: InferenceSite, position: int) -> ir.Value:
@@ -155,17 +154,18 @@ class _Statistics:
         value = (site.mean, site.var)[position]
         if site.node.graph is not self._model.graph:
             return value
-        if not isinstance(value, ChannelVector):
+        if not site.interior:
             return own_initializer(value, self._model, self._constants)
-        source = value.source
-        array = None if source is None else self._constants.of(source)
-        if source is None or array is None:
+        source = in_graph(value)
+        array = self._constants.of(source)
+        if array is None:
             return value
         if (source, position) not in self._made:  # calls of one module go on having one
             name = self._names.fresh(f"{label(site.node)}.{('running_mean', 'running_var')[position]}")
-            tensor = ir.tensor(array.reshape(-1), name=name)
+            dtype = self._types.of(site.X) or ir.DataType.from_numpy(array.dtype)  # arithmetic has one type
+            tensor = ir.tensor(array.reshape(-1).astype(dtype.numpy()), name=name)
             shape = ir.Shape(tensor.shape.numpy())
-            vector = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor)
+            vector = ir.Value(name=name, type=ir.TensorType(dtype), shape=shape, const_value=tensor)
             self._model.graph.register_initializer(vector)
             self._made[source, position] = vector
         return self._made[source, position]
