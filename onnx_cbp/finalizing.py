@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.errors import OnnxCbpError, foreign
 from onnx_cbp.graph_passes import (
     CancelTransposesPass,
+    DropZeroBiasPass,
     FoldBatchNormPass,
     FoldConstantsPass,
     InferenceSite,
@@ -45,6 +47,8 @@ from onnx_cbp.graph_passes.finalizing.to_inference import training_left
 from onnx_cbp.ir_models import ModelSource, read_model, to_ir, to_proto
 from onnx_cbp.validity import check
 
+_log = logging.getLogger("onnx_cbp")
+
 #: Since this IR version an initializer need not be an input, and is then a constant.
 _CONSTANTS_SINCE = 4
 _NOT_ONNX = (DOMAIN, "com.microsoft", "com.microsoft.nchwc", "ai.onnx.training", "ai.onnx.preview.training")
@@ -58,12 +62,14 @@ class Finalized:
         inputs, outputs: names of the result's inputs and outputs.
         batch_norms: how many batch norms the network has.
         folded: how many of them went into the weights before them.
+        by_batch: the nodes of further ones, which have no running statistics: they normalise with those of the batch.
     """
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     batch_norms: int
     folded: int
+    by_batch: tuple[str, ...] = ()
 
 
 def finalize(
@@ -79,7 +85,8 @@ def finalize(
     graphs as exporters write them. Loss, labels, gradients and everything else that only training needs go; batch norms
     take their running statistics, Dropout lets everything through. A batch norm behind a Conv, ConvTranspose, Gemm or
     MatMul with constant weights is folded into these in float64, where nothing else reads that op's result. The other
-    inputs keep their names, types and shapes.
+    inputs keep their names, types and shapes. A batch norm that has no running statistics goes on taking those of the
+    batch, as it does in PyTorch; one line of the log (logger "onnx_cbp") names those.
 
     Args:
         model: a model or the path of one; it is not changed.
@@ -95,8 +102,8 @@ def finalize(
 
     Raises:
         OnnxCbpError: one line: the model or the checkpoint cannot be read; parameters are inputs and no checkpoint has
-            them; what feeds the loss cannot be told, or there is no value of a name in `outputs`; a batch norm has no
-            running statistics; an op that the outputs need is none of ONNX's.
+            them; what feeds the loss cannot be told, or there is no value of a name in `outputs`; a batch norm has
+            statistics of other replicas only; an op that the outputs need is none of ONNX's.
     """
     source = read_model(model)
     result = to_ir(source)
@@ -117,11 +124,21 @@ def finalize(
     SetOutputsPass(kept)(result)
     result.ir_version = max(result.ir_version, _CONSTANTS_SINCE)
     RemoveInitializersFromInputsPass()(result)
-    ToInferencePass()(result)
+    DropZeroBiasPass(misshapen=True)(result)
+    inference = ToInferencePass()
+    inference(result)
     CancelTransposesPass()(result)
     RemoveUnusedPass(read)(result)
     TopologicalSortPass()(result)
     _refuse_training(result)
+    by_batch = tuple(name for name, Y in inference.by_batch if _is_made(Y))
+    if by_batch:
+        _log.warning(
+            "%d of the batch norms (%s) have no running statistics and take those of the batch: what they give for a "
+            "sample depends on the others",
+            len(by_batch),
+            ", ".join(f"'{name}'" for name in by_batch),
+        )
     _refuse_free_parameters(result, known, checkpoint)
     batch_norms = sum(isinstance(site, InferenceSite) for site in find_sites(result))
     fold = FoldBatchNormPass()
@@ -136,7 +153,7 @@ def finalize(
     if report is not None:
         graph = finished.graph
         names = tuple(v.name for v in graph.input), tuple(v.name for v in graph.output)
-        report(Finalized(*names, batch_norms, fold.folded))
+        report(Finalized(*names, batch_norms, fold.folded, by_batch))
     return finished
 
 
@@ -189,6 +206,12 @@ def _fits(shape: ir.Shape, given: tuple[int, ...]) -> bool:
     return len(shape) == len(given) and all(
         not isinstance(dim, int) or dim == size for dim, size in zip(shape, given, strict=True)
     )
+
+
+def _is_made(value: ir.Value) -> bool:
+    """Whether the node that makes a value is still in its graph."""
+    producer = value.producer()
+    return producer is not None and producer.graph is not None
 
 
 def _refuse_training(model: ir.Model) -> None:

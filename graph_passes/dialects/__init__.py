@@ -13,8 +13,10 @@ from onnx_cbp.graph_passes.dialects.channel_inference import inference_form, run
 from onnx_cbp.graph_passes.dialects.channel_ops import (
     is_frozen_forward,
     is_rewritten_forward,
+    never_had_running_statistics,
     rewritten_site,
     running_statistics,
+    say_without_running_statistics,
 )
 from onnx_cbp.graph_passes.dialects.ort_inference import in_onnx
 from onnx_cbp.graph_passes.dialects.ort_losses import Reduction, is_loss_gradient, reduction
@@ -32,12 +34,14 @@ __all__ = [
     "is_loss_gradient",
     "is_rewritten_forward",
     "made_statistics",
+    "never_had_running_statistics",
     "primitive_arithmetic",
     "reduction",
     "relu_gradient",
     "rewritten_site",
     "running_statistics",
     "running_updates",
+    "say_without_running_statistics",
 ]
 
 #: Tried in this order; the first that recognises a node decides. `primitive_arithmetic`, which needs

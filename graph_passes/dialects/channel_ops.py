@@ -9,6 +9,10 @@ from onnx_cbp.graph_passes.core.sites import ForwardSite, LeftAlone, Site
 from onnx_cbp.graph_passes.core.splice import origin
 from onnx_cbp.graph_passes.dialects._reading import optional_input
 
+#: In the metadata of a forward op of ours: what a rewritten batch norm had. One whose running statistics nothing was to
+#: keep looks like one that never had any, and only the latter takes the statistics of its batch at inference, too.
+_RUNNING_STATISTICS, _NONE = f"{DOMAIN}.running_statistics", "none"
+
 _ONE_A_SITE = {
     "ChannelNormalize": "forward",
     "BatchNormTrain": "forward",
@@ -33,6 +37,16 @@ def is_frozen_forward(node: ir.Node) -> bool:
     mean = optional_input(node, 3)
     maker = None if mean is None else origin(mean)
     return maker is None or maker.domain != DOMAIN
+
+
+def never_had_running_statistics(node: ir.Node) -> bool:
+    """Whether the batch norm that one of our forward ops was had no running statistics."""
+    return node.metadata_props.get(_RUNNING_STATISTICS) == _NONE
+
+
+def say_without_running_statistics(node: ir.Node) -> None:
+    """Write down that the batch norm which one of our forward ops was had no running statistics."""
+    node.metadata_props[_RUNNING_STATISTICS] = _NONE
 
 
 def running_statistics(node: ir.Node) -> list[tuple[int, ir.Value]]:

@@ -159,7 +159,7 @@ def _convolution(
     node: ir.Node, weight: ir.Value, values: np.ndarray, bias: np.ndarray, channels: int
 ) -> _Linear | None:
     group = int(attribute(node, "group", 1))
-    if group < 1:
+    if group < 1 or bias.shape not in ((), (channels,)):
         return None
     space = (1,) * (values.ndim - 2)
     if node.op_type == "Conv":

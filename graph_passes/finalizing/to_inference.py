@@ -16,6 +16,7 @@ from onnx_cbp.graph_passes.core.splice import Names, Splice, is_used
 from onnx_cbp.graph_passes.core.types import Types
 from onnx_cbp.graph_passes.dialects import in_onnx, inference_form, running_updates
 from onnx_cbp.graph_passes.dialects.made_statistics import MadeStatistics
+from onnx_cbp.graph_passes.finalizing.batch_arithmetic import of_its_batch, write_in_onnx
 
 _BATCH_NORM = "BatchNormalization"
 
@@ -29,16 +30,28 @@ class ToInferencePass(InPlacePass):
     What only a backward pass reads of the old nodes stays, for a removal of unused nodes to take: run one afterwards,
     and then `training_left`.
 
+    A batch norm without running statistics goes on normalising with those of its batch, as a module of PyTorch without
+    them does in evaluation mode, too: in ONNX's arithmetic.
+
     The model's functions are to be inlined.
+
+    Attributes:
+        by_batch: the batch norms without running statistics, after a call: name of the node, and the result.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_batch: list[tuple[str, ir.Value]] = []
 
     def call(self, model: ir.Model) -> PassResult:
         """Rewrite the model in place."""
+        self.by_batch = []
         names, types = Names(model), Types(model)
         opset = onnx_opset(model.opset_imports)
         updates = _updates(model)
         before = _before(updates)
         modified = _leave_subgraphs(model, updates, names, types)
+        modified |= self._keep_batch_statistics(model, opset, names, types)
         for site, relu in _sites(model):
             if not _is_plain(site):
                 _replace(site, relu, opset, names, types, before)
@@ -47,10 +60,28 @@ class ToInferencePass(InPlacePass):
             modified |= _exchange(node, opset, names, types)
         return PassResult(model, modified)
 
+    def _keep_batch_statistics(self, model: ir.Model, opset: int, names: Names, types: Types) -> bool:
+        modified = False
+        for site in list(find_sites(model)):
+            kept = None if isinstance(inference_form(site.node), tuple) else of_its_batch(site)
+            if kept is None:
+                continue
+            name, Y = label(kept.node), kept.Y
+            if not kept.in_onnx:
+                splice = Splice(kept.node, names, types)
+                Y = write_in_onnx(kept, opset, splice, types)
+                splice.commit(remove=False)
+                modified = True
+            self.by_batch.append((name, Y))
+        return modified
+
 
 def training_left(model: ir.Model) -> LeftAlone | None:
     """The first batch norm that does not normalise with running statistics, and why; None if there is none."""
     for site in find_sites(model):
+        kept = of_its_batch(site)
+        if kept is not None and kept.in_onnx:
+            continue
         if isinstance(site, ForwardSite):
             return LeftAlone(site.node, site.form, _why_it_trains(site))
         if isinstance(site, MadeStatistics):
@@ -67,8 +98,6 @@ def training_left(model: ir.Model) -> LeftAlone | None:
 
 def _why_it_trains(site: ForwardSite) -> str:
     """What keeps a batch norm from normalising with running statistics, in one clause."""
-    if site.running_mean is None or site.running_var is None:
-        return "it has no running statistics, which inference needs"
     made = (site.updated_mean, site.updated_var, site.saved_mean, site.saved_var, site.saved_inv_std)
     read = next((value.name for value in made if value is not None and is_used(value)), site.Y.name)
     return f"its statistic '{read}' is read by what the outputs need, and inference makes none: name other outputs"

@@ -13,6 +13,7 @@ from onnx_cbp.graph_passes.core.scopes import import_domain
 from onnx_cbp.graph_passes.core.sites import ForwardSite, label
 from onnx_cbp.graph_passes.core.splice import Draft, Names, Splice, is_used, statistics_type
 from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.dialects import is_rewritten_forward, say_without_running_statistics
 from onnx_cbp.graph_passes.distributing.synchronize import Synchronization, merge_statistics
 
 
@@ -158,6 +159,10 @@ def _replace(
         _in_one(site, splice, types, writes, running, unbiased)
     else:
         _in_steps(site, splice, types, writes, running, one_pass, group, unbiased)
+        if site.running_mean is None:
+            for node in splice.nodes:
+                if is_rewritten_forward(node):
+                    say_without_running_statistics(node)
     splice.commit(site.interior)
 
 

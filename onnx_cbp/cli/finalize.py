@@ -44,5 +44,8 @@ def finalize(model: str, out: str, checkpoint: str | None, names: tuple[str, ...
     norms = "batch norm" if what.batch_norms == 1 else "batch norms"
     screen = console()
     say(screen, f"{what.batch_norms} {norms}: {what.folded} folded into the weights before them")
+    if what.by_batch:
+        names_of = ", ".join(what.by_batch)
+        say(screen, f"{len(what.by_batch)} without running statistics, which take those of the batch: {names_of}")
     say(screen, f"{', '.join(what.inputs)} -> {', '.join(what.outputs)}")
     say(screen, f"wrote {out}")

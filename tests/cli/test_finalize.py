@@ -42,6 +42,22 @@ def test_with_a_checkpoint(run, kind, tmp_path):
     assert "x -> logits" in result.stdout
 
 
+def test_what_has_no_running_statistics_is_named(run, tmp_path):
+    model = parse("""
+<ir_version: 8, opset_import: ["" : 17]>
+agraph (float[N, 3, 4] x) => (float[N, 3, 4] y)
+<float[1, 3, 1] scale = {1.5, 0.5, -2.0}, float[1, 3, 1] B = {0.5, 0.0, 1.0}, float epsilon = {0.001}> {
+    mean = ReduceMean <axes = [0, 2]> (x) centred = Sub (x, mean)
+    square = Mul (centred, centred) var = ReduceMean <axes = [0, 2]> (square)
+    shifted = Add (var, epsilon) std = Sqrt (shifted) normal = Div (centred, std)
+    scaled = Mul (normal, scale) y = Add (scaled, B)
+}""")
+    onnx.save(model, tmp_path / "of_the_batch.onnx")
+    result = run("finalize", tmp_path / "of_the_batch.onnx", "-o", tmp_path / "out.onnx")
+    assert result.exit_code == 0
+    assert "1 without running statistics, which take those of the batch: y" in result.stdout
+
+
 def test_output_chooses_what_is_kept(run, tmp_path):
     model = onnx.load(SAMPLE / "eval_model.onnx")
     name = next(node.output[0] for node in model.graph.node if node.op_type == "ReduceMean")

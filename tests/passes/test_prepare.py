@@ -117,3 +117,31 @@ def test_what_is_not_trained_is_not_shared():
 def test_nothing_shared_is_nothing_changed():
     changed = ir.from_proto(parse(AFFINE_FREE))
     assert not UnshareFixedPass(())(changed).modified
+
+
+@pytest.mark.parametrize("shape", ["Expand (zero, sizes)", "Unsqueeze (flat, one)", "Cast <to = 1> (wide)"])
+def test_zeros_that_are_no_vector_are_no_bias(shape):
+    """As PyTorch's default exporter writes a Conv3d without one; ONNX Runtime computes none of these."""
+    model = parse(f"""
+<ir_version: 8, opset_import: ["" : 18]>
+agraph (float[N, 2, 5, 5] x, float[4, 2, 3, 3] w) => (float[N, 4, 3, 3] y)
+<float zero = {{0}}, int64[2] sizes = {{4, 2}}, float[4] flat = {{0, 0, 0, 0}}, int64[1] one = {{1}},
+ double[4, 1] wide = {{0, 0, 0, 0}}, float[4] kept = {{0, 0, 0, 0}}, float[4, 2] other = {{0, 0, 0, 0, 0, 0, 0, 1}}>
+{{ b = {shape} y = Conv (x, w, b) proper = Conv (x, w, kept) full = Conv (x, w, other) }}
+""")
+    changed = ir.from_proto(model)
+    assert DropZeroBiasPass(misshapen=True)(changed).modified
+    read = {node.outputs[0].name: len(node.inputs) for node in changed.graph if node.op_type == "Conv"}
+    assert read == {"y": 2, "proper": 3, "full": 3}
+    assert not DropZeroBiasPass(misshapen=True)(changed).modified
+
+
+def test_a_gemm_keeps_what_its_opset_asks_for():
+    text = """
+<ir_version: 8, opset_import: ["" : OPSET]>
+agraph (float[N, 2] x, float[2, 4] w) => (float[N, 4] y) <float[4] b = {0, 0, 0, 0}> { y = Gemm (x, w, b) }
+"""
+    for opset, kept in ((9, 3), (11, 2), (13, 2)):
+        changed = ir.from_proto(parse(text.replace("OPSET", str(opset))))
+        DropZeroBiasPass()(changed)
+        assert [len(node.inputs) for node in changed.graph] == [kept]

@@ -111,6 +111,26 @@ def test_exported_forward_graphs(training, dynamo):
     _check(onnx_cbp.finalize(_export(network, training=training, dynamo=dynamo)), network)
 
 
+@pytest.mark.parametrize("norm", [True, False], ids=["batch norm", "none"])
+def test_three_dimensional_convolutions_without_a_bias(norm):
+    """The default exporter writes zeros of rank 2 for it, with which no runtime computes the convolution."""
+    import torch
+    from torch import nn
+
+    pytest.importorskip("onnxscript", reason="PyTorch's exporter needs onnxscript")
+    torch.manual_seed(0)
+    layers = [nn.Conv3d(2, 4, 2, bias=False), nn.BatchNorm3d(4) if norm else nn.Tanh()]
+    network = nn.Sequential(*layers).eval()
+    x = torch.randn(2, 2, 4, 5, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's own
+        program = torch.onnx.export(network, (x,), dynamo=True, optimize=False, verbose=False, input_names=["x"])
+    final = onnx_cbp.finalize(program.model_proto)
+    assert [node.op_type for node in final.graph.node] == ["Conv"] + ([] if norm else ["Tanh"])
+    want = _evaluated(network, x.numpy())
+    np.testing.assert_allclose(session(final, None).run(None, {"x": x.numpy()})[0], want, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.training
 def test_a_trained_network_with_what_the_gradient_builder_fuses(tmp_path):
     import torch

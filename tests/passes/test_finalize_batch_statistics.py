@@ -1,0 +1,125 @@
+"""Finalizing batch norms that have no running statistics: they take those of the batch, and one line says so."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import onnx_cbp
+from support.ops import session
+
+C = 3
+#: Shape of x by rank, the channels at axis 1.
+SHAPES = {2: (7, C), 3: (4, C, 5), 4: (2, C, 4, 3), 5: (2, C, 2, 3, 2)}
+DTYPES = {"float": (TensorProto.FLOAT, np.float32), "double": (TensorProto.DOUBLE, np.float64)}
+
+
+def _model(rank: int, opset: int, form: str, kind: str = "float") -> onnx.ModelProto:
+    """A batch norm without running statistics: in arithmetic, or as PyTorch's older exporter writes it; and a Tanh."""
+    elem, dtype = DTYPES[kind]
+    axes = [axis for axis in range(rank) if axis != 1]
+    vector = [C] if form == "op" else [1, C] + [1] * (rank - 2)
+    constants = {
+        "scale": np.array([1.5, 0.5, -2.0]).reshape(vector).astype(dtype),
+        "B": np.array([0.5, 0.0, 1.0]).reshape(vector).astype(dtype),
+        "epsilon": np.array(1e-3, dtype),
+    }
+    if opset >= 18:
+        constants["axes"] = np.array(axes, np.int64)
+
+    def mean(value: str, name: str, keepdims: int) -> onnx.NodeProto:
+        if opset >= 18:
+            return helper.make_node("ReduceMean", [value, "axes"], [name], keepdims=keepdims)
+        return helper.make_node("ReduceMean", [value], [name], axes=axes, keepdims=keepdims)
+
+    nodes = [
+        mean("x", "wide_mean", 1),
+        helper.make_node("Sub", ["x", "wide_mean"], ["centred"]),
+        helper.make_node("Mul", ["centred", "centred"], ["square"]),
+        mean("square", "var", 0 if form == "op" else 1),
+    ]
+    if form == "op":
+        nodes.append(mean("x", "mean", 0))
+        inputs, outputs = ["x", "scale", "B", "mean", "var"], ["n", "new_mean", "new_var"]
+        nodes.append(helper.make_node("BatchNormalization", inputs, outputs, "norm", epsilon=1e-3, training_mode=1))
+    else:
+        nodes += [
+            helper.make_node("Add", ["var", "epsilon"], ["shifted"]),
+            helper.make_node("Sqrt", ["shifted"], ["std"]),
+            helper.make_node("Div", ["centred", "std"], ["normal"]),
+            helper.make_node("Mul", ["normal", "scale"], ["scaled"]),
+            helper.make_node("Add", ["scaled", "B"], ["n"], "norm"),
+        ]
+    nodes.append(helper.make_node("Tanh", ["n"], ["y"]))
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", elem, ["N", *SHAPES[rank][1:]])],
+        [helper.make_tensor_value_info("y", elem, ["N", *SHAPES[rank][1:]])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def _expected(x: np.ndarray) -> np.ndarray:
+    x = x.astype(np.float64)
+    axes = tuple(axis for axis in range(x.ndim) if axis != 1)
+    along = (1, C, *[1] * (x.ndim - 2))
+    scale, B = np.array([1.5, 0.5, -2.0]).reshape(along), np.array([0.5, 0.0, 1.0]).reshape(along)
+    centred = x - x.mean(axes, keepdims=True)
+    return np.tanh(centred / np.sqrt(x.var(axes, keepdims=True) + 1e-3) * scale + B)
+
+
+def _assert_by_batch(model: onnx.ModelProto, caplog: pytest.LogCaptureFixture, dtype: type, shape: tuple) -> None:
+    found: list[onnx_cbp.Finalized] = []
+    with caplog.at_level(logging.WARNING, "onnx_cbp"):
+        final = onnx_cbp.finalize(model, report=found.append)
+    onnx.checker.check_model(final, full_check=True)
+    assert {node.domain for node in final.graph.node} == {""}
+    assert not any(a.name == "training_mode" for node in final.graph.node for a in node.attribute)
+    (name,) = found[0].by_batch
+    assert name.startswith("norm")
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "onnx_cbp"]
+    assert f"'{name}'" in said
+    assert "no running statistics" in said
+    x = np.random.default_rng(0).normal(1.0, 2.0, shape).astype(dtype)
+    got = session(final, None).run(None, {"x": x})[0]
+    assert got.dtype == dtype
+    np.testing.assert_allclose(got, _expected(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rewritten", [None, {}, {"one_pass": False}], ids=["exported", "one op", "steps"])
+@pytest.mark.parametrize("form", ["arithmetic", "op"])
+@pytest.mark.parametrize(("rank", "opset"), [(2, 15), (3, 18), (4, 17), (5, 14)])
+def test_they_take_those_of_the_batch(rank, opset, form, rewritten, caplog):
+    model = _model(rank, opset, form)
+    if rewritten is not None:
+        model = onnx_cbp.rewrite(model, **rewritten)
+        assert any(node.domain == "onnx_cbp" for node in model.graph.node)
+    _assert_by_batch(model, caplog, np.float32, SHAPES[rank])
+
+
+@pytest.mark.parametrize("rewritten", [False, True])
+def test_in_double(rewritten, caplog):
+    model = _model(4, 17, "arithmetic", "double")
+    _assert_by_batch(onnx_cbp.rewrite(model) if rewritten else model, caplog, np.float64, SHAPES[4])
+
+
+def test_one_that_the_outputs_do_not_need_is_not_named(caplog):
+    model = _model(4, 17, "arithmetic")
+    model.graph.node.append(helper.make_node("Relu", ["x"], ["other"]))
+    found: list[onnx_cbp.Finalized] = []
+    with caplog.at_level(logging.WARNING, "onnx_cbp"):
+        onnx_cbp.finalize(model, outputs="other", report=found.append)
+    assert found[0].by_batch == ()
+    assert not [record for record in caplog.records if record.name == "onnx_cbp"]
+
+
+def test_those_of_other_replicas_are_refused():
+    model = onnx_cbp.rewrite(_model(4, 17, "arithmetic"), synchronize=True)
+    with pytest.raises(onnx_cbp.OnnxCbpError, match="take the model that it was rewritten from"):
+        onnx_cbp.finalize(model)
