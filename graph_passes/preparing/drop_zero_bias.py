@@ -7,6 +7,7 @@ from collections.abc import Collection
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
+from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.scopes import all_nodes
 from onnx_cbp.graph_passes.core.types import Types
 
@@ -37,7 +38,7 @@ class DropZeroBiasPass(InPlacePass):
     def call(self, model: ir.Model) -> PassResult:
         """Drop in place."""
         types = Types(model)
-        opset = model.opset_imports.get("", 1)
+        opset = onnx_opset(model.opset_imports)
         modified = False
         for node in all_nodes(model):
             index = _BIAS.get(node.op_type) if node.domain == "" else None
@@ -61,7 +62,7 @@ def _is_zero(value: ir.Value | None) -> bool:
         tensor, node = ir.convenience.get_const_tensor(value), value.producer()
         if tensor is not None:
             return not tensor.numpy().any()
-        if node is None or node.domain not in ("", "ai.onnx") or node.op_type not in _SPREAD or not node.inputs:
+        if node is None or node.domain != "" or node.op_type not in _SPREAD or not node.inputs:
             return False
         value = node.inputs[0]
     return False
