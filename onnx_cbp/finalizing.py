@@ -134,8 +134,9 @@ def finalize(
     by_batch = tuple(name for name, Y in inference.by_batch if _is_made(Y))
     if by_batch:
         _log.warning(
-            "batch norms without running statistics take those of the batch (%s): what they give for a sample depends "
-            "on the others",
+            "%d of the batch norms (%s) have no running statistics and take those of the batch: what they give for a "
+            "sample depends on the others",
+            len(by_batch),
             ", ".join(f"'{name}'" for name in by_batch),
         )
     _refuse_free_parameters(result, known, checkpoint)

@@ -76,10 +76,35 @@ def is_gradient_accumulator(node: ir.Node) -> bool:
 
 
 def relu_gradient(node: ir.Node) -> tuple[ir.Value, ir.Value] | None:
-    """(dY, Y) of the gradient of a Relu with the result Y; None if the node is none."""
+    """(dY, Y) of the gradient of a Relu with the result Y; None if the node is none.
+
+    It is ONNX Runtime's op, or what `differentiate` writes: dY * Sign(Y).
+    """
+    if (node.domain, node.op_type) == ("", "Mul"):
+        return _signed(node)
     if (node.domain, node.op_type) != (DOMAIN, "ReluGrad") or first_missing(node, ("dY", "Y")):
         return None
     dY, Y = node.inputs[:2]
     assert dY is not None
     assert Y is not None
     return dY, Y
+
+
+def _signed(product: ir.Node) -> tuple[ir.Value, ir.Value] | None:
+    """(dY, Y) of a product dY * Sign(Y) where Y is the result of a Relu, or of a batch norm with one folded in."""
+    for dY, sign in (product.inputs, product.inputs[::-1]):
+        maker = None if sign is None else sign.producer()
+        if dY is None or maker is None or (maker.domain, maker.op_type) != ("", "Sign"):
+            continue
+        Y = maker.inputs[0]
+        made = None if Y is None else Y.producer()
+        if Y is not None and made is not None and _is_relu(made) and Y is made.outputs[0]:
+            return dY, Y
+    return None
+
+
+def _is_relu(node: ir.Node) -> bool:
+    folded = node.attributes.get("relu")
+    return (node.domain, node.op_type) == ("", "Relu") or (
+        node.op_type == "BatchNormTrainUpdate" and folded is not None and bool(folded.as_int())
+    )

@@ -18,6 +18,7 @@ from onnx_cbp.graph_passes.core.splice import Draft, Names, short
 from onnx_cbp.graph_passes.core.types import Types
 from onnx_cbp.graph_passes.dialects import is_gradient_accumulator
 from onnx_cbp.graph_passes.distributing.synchronize import WORLD
+from onnx_cbp.graph_passes.stepping.training_graph import TrainingGraph
 
 #: Megabytes (2^20 bytes) of gradients in one message, as in PyTorch's DistributedDataParallel.
 BUCKET_CAP_MB = 25.0
@@ -26,7 +27,7 @@ _REDUCED = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
 
 
 class ReduceGradientsPass(InPlacePass):
-    """Every gradient is summed over all replicas before it is added to its accumulator's buffer.
+    """Every gradient is summed over all replicas before it is added to its accumulator's buffer, or is an output.
 
         gradients = Split(AllReduceBucket(Concat(gradients of this replica)))
 
@@ -47,8 +48,9 @@ class ReduceGradientsPass(InPlacePass):
             OnnxCbpError: a gradient's shape is not known, or some of the gradients are reduced already.
         """
         graph = model.graph
+        described = TrainingGraph.of(model)
         made = {node: position for position, node in enumerate(graph)}
-        gradients = sorted(_gradients(graph), key=lambda gradient: gradient.position(made))
+        gradients = sorted(_gradients(graph, described), key=lambda gradient: gradient.position(made))
         done = [gradient for gradient in gradients if gradient.is_reduced()]
         if len(done) == len(gradients):
             return PassResult(model, modified=False)
@@ -65,10 +67,15 @@ class ReduceGradientsPass(InPlacePass):
             layer = f"gradients {number + 1} of {len(buckets)}, '{first}' to '{last}'"
             reduced = _reduce(bucket, layer, onnx_opset(model.opset_imports), draft)
             readers = [reader for gradient in bucket for reader in gradient.accumulators]
-            graph.insert_before(min(readers, key=lambda node: made[node]), draft.nodes)
+            if readers:
+                graph.insert_before(min(readers, key=lambda node: made[node]), draft.nodes)
+            else:
+                graph.extend(draft.nodes)
             for gradient, new in zip(bucket, reduced, strict=True):
                 for reader in gradient.accumulators:
                     reader.replace_input_with(1, new)
+                if gradient.is_output:
+                    _make_output(graph, gradient.value, new, names)
         graph.sort()  # an accumulator may have stood before the last gradient of its bucket
         import_domain(model)
         return PassResult(model, modified=True)
@@ -96,12 +103,14 @@ class _Gradient:
         value: the gradient.
         accumulators: what adds it to buffers.
         dtype, shape: those of the buffer, which the graph states where inference cannot follow a gradient.
+        is_output: it is an output of a training graph of ours, which has no buffers.
     """
 
     value: ir.Value
     accumulators: list[ir.Node]
     dtype: ir.DataType
     shape: tuple[int, ...]
+    is_output: bool = False
 
     @property
     def elements(self) -> int:
@@ -124,13 +133,33 @@ class _Gradient:
         return node is not None and (node.domain, node.op_type) == (DOMAIN, "AllReduceBucket")
 
 
-def _gradients(graph: ir.Graph) -> list[_Gradient]:
+def _gradients(graph: ir.Graph, described: TrainingGraph | None) -> list[_Gradient]:
+    if described is not None:
+        outputs = {value.name: value for value in graph.outputs}
+        parameters = {v.name: v for v in (*graph.inputs, *graph.initializers.values())}
+        return [_output(outputs[name], parameters[each]) for each, name in described.gradients.items()]
     readers: dict[ir.Value, list[ir.Node]] = {}
     for node in graph:
         value = node.inputs[1] if is_gradient_accumulator(node) else None
         if value is not None:
             readers.setdefault(value, []).append(node)
     return [_gradient(value, accumulators) for value, accumulators in readers.items()]
+
+
+def _output(value: ir.Value, parameter: ir.Value) -> _Gradient:
+    assert parameter.dtype is not None
+    assert parameter.shape is not None
+    return _Gradient(value, [], parameter.dtype, tuple(parameter.shape.numpy()), is_output=True)
+
+
+def _make_output(graph: ir.Graph, old: ir.Value, new: ir.Value, names: Names) -> None:
+    """Let a value be the output that another was, by its name."""
+    for index, value in enumerate(graph.outputs):
+        if value is old:
+            graph.outputs[index] = new
+    name = old.name or ""
+    old.name = names.fresh(f"{name}_own")
+    new.name = name
 
 
 def _gradient(value: ir.Value, accumulators: list[ir.Node]) -> _Gradient:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
@@ -62,6 +64,45 @@ class WholeBatchLossPass(InPlacePass):
         model.graph.sort()  # backward nodes that did not wait for the loss stood before it
         import_domain(model)
         return PassResult(model, modified=True)
+
+
+def add_over_replicas(model: ir.Model, sums: Sequence[ir.Value]) -> None:
+    """Let sums over the batch be those over the batches of all replicas, for whoever reads them, in one message.
+
+    A loss that is a function of such sums is then that of the whole batch, and what gradients read of it, too: each
+    replica's add up to the gradient of the whole batch. Nothing differentiates by these sums but by the first, whose
+    gradient is the same on all replicas.
+
+    Args:
+        model: a graph with its gradients; it is changed in place.
+        sums: scalars of the main graph.
+    """
+    draft = Draft("loss", Names(model), Types(model))
+    packed = [_vector(value, draft, "own") for value in sums]
+    bucket = packed[0]
+    if len(packed) > 1:
+        (bucket,) = draft.add("Concat", packed, (("sums", ir.DataType.DOUBLE, ir.Shape((len(sums),))),), {"axis": 0})
+    (whole,) = draft.channel_op(
+        "AllReduceBucket",
+        (bucket,),
+        (("whole_sums", ir.DataType.DOUBLE, ir.Shape((len(sums),))),),
+        group=WORLD,
+        reduction="sum",
+        layer=short(sums[0].name or "loss"),
+    )
+    readers = [list(value.uses()) for value in sums]
+    own = set(draft.nodes)
+    for index, (value, uses) in enumerate(zip(sums, readers, strict=True)):
+        element = _element(whole, index, "whole", draft)
+        shape = draft.constant("scalar", ir.tensor(np.array([], np.int64)))
+        (scalar,) = draft.add("Reshape", (element, shape), (("scalar", ir.DataType.DOUBLE, ir.Shape(())),))
+        new = draft.cast(scalar, value.dtype or ir.DataType.FLOAT, "as_before")
+        for node, position in uses:
+            if node not in own:
+                node.replace_input_with(position, new)
+    model.graph.extend(draft.nodes)
+    model.graph.sort()
+    import_domain(model)
 
 
 def _vector(value: ir.Value, draft: Draft, suffix: str) -> ir.Value:

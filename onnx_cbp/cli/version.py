@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import metadata
 from typing import Any, TypeVar
 
 import click
@@ -25,7 +26,9 @@ def version_option(command: _Command) -> _Command:
 def _print_version(context: click.Context, parameter: click.Parameter, asked: bool) -> None:  # noqa: ARG001
     if not asked or context.resilient_parsing:
         return
-    from onnx_cbp import __version__
-
-    click.echo(f"onnx-cbp {__version__}")
+    try:
+        version = metadata.version("onnx-cbp")
+    except metadata.PackageNotFoundError:
+        version = "unknown (not installed)"
+    click.echo(f"onnx-cbp {version}")
     context.exit()

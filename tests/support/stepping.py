@@ -23,6 +23,32 @@ perceptron (float[N, 5] x) => (float[N, 3] logits)
 }"""
 
 
+#: Two layers and two batch norms, one of which a Relu follows; the names are those of `normalised_weights`.
+NORMALISED = """
+<ir_version: 8, opset_import: ["" : OPSET]>
+normalised (float[N, 5] x) => (float[N, 3] logits)
+{
+    hidden = Gemm (x, w1)
+    normal, bn1_mean, bn1_var = BatchNormalization <training_mode: int = 1, epsilon: float = 0.001>
+        (hidden, scale1, bias1, mean1, var1)
+    positive = Relu (normal)
+    scores = Gemm (positive, w2, b2)
+    logits, bn2_mean, bn2_var = BatchNormalization <training_mode: int = 1, momentum: float = 0.8>
+        (scores, scale2, bias2, mean2, var2)
+}"""
+
+
+def normalised_weights(seed: int) -> dict[str, np.ndarray]:
+    """Values for the parameters of `NORMALISED`."""
+    rng = np.random.default_rng(seed)
+    values = {name: value for name, value in weights(seed).items() if name != "b1"}
+    for number, channels in ((1, 7), (2, 3)):
+        vectors = rng.standard_normal((3, channels)).astype(np.float32)
+        values |= {f"{n}{number}": v for n, v in zip(("scale", "bias", "mean"), vectors, strict=True)}
+        values[f"var{number}"] = rng.uniform(0.5, 2, channels).astype(np.float32)
+    return values
+
+
 def weights(seed: int) -> dict[str, np.ndarray]:
     """Values for the parameters of `PERCEPTRON`."""
     rng = np.random.default_rng(seed)
@@ -72,6 +98,14 @@ class Training:
         generate_artifacts(model, artifact_directory=folder, builder="onnx_cbp", **arguments)
         self.folder = folder
         self.load(folder / "checkpoint")
+
+    @classmethod
+    def at(cls, folder: Path) -> Training:
+        """Train with files that are there."""
+        trained = cls.__new__(cls)
+        trained.folder = folder
+        trained.load(folder / "checkpoint")
+        return trained
 
     def load(self, checkpoint: Path) -> None:
         """Begin at a checkpoint."""

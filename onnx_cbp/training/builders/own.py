@@ -15,16 +15,21 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass, RemoveUnusedOpsetsPass
 from onnx_cbp.custom_ops.schemas import register_schemas
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes import (
-    AttachFunctionsPass,
+    BackwardSite,
     DropTrainingOutputsPass,
-    RecomputeReluPass,
+    ForwardSite,
+    ReduceGradientsPass,
     ToInferencePass,
+    WholeBatchLossPass,
     find_sites,
 )
 from onnx_cbp.graph_passes.core.inference import infer_shapes
 from onnx_cbp.graph_passes.core.splice import Names
 from onnx_cbp.graph_passes.differentiating import differentiate
 from onnx_cbp.graph_passes.differentiating.builder import Builder
+from onnx_cbp.graph_passes.distributing.reduce_gradients import BUCKET_CAP_MB
+from onnx_cbp.graph_passes.distributing.whole_batch_loss import add_over_replicas
+from onnx_cbp.graph_passes.stepping.internal_batch_norms import InternalBatchNormsPass
 from onnx_cbp.graph_passes.stepping.random_masks import RandomMasksPass
 from onnx_cbp.graph_passes.stepping.training_graph import TrainingGraph
 from onnx_cbp.ir_models import to_ir, to_proto
@@ -118,18 +123,13 @@ def make(source: onnx.ModelProto, wanted: Wanted) -> Made:
 
 
 def _training(prepared: onnx.ModelProto, forward: Forward, wanted: Wanted) -> tuple[onnx.ModelProto, TrainingGraph]:
-    options = dict(wanted.rewrite_options)
-    portable = options.pop("portable", False)
-    options.pop("data_parallel", False)
-    recompute = options.get("recompute_relu", True) and options.get("fold_relu", True) and not portable
-    model = to_ir(rewrite(prepared, **options) if any(find_sites(forward.model)) else prepared)
+    model = to_ir(prepared)
+    InternalBatchNormsPass()(model)
     random = RandomMasksPass()
     random(model)
-    loss, scores = _loss(model, forward, wanted)
+    loss, values, terms = _loss(model, forward, wanted)
     parameters = [model.graph.initializers[name] for name in forward.trained]
     gradients = dict(zip(forward.trained, differentiate(model, loss, parameters), strict=True))
-    if recompute:
-        RecomputeReluPass()(model)
     untrained = [name for name, gradient in gradients.items() if gradient is None]
     if untrained and forward.chosen:
         raise OnnxCbpError(f"requires_grad: the loss does not depend on '{untrained[0]}': leave it out")
@@ -137,22 +137,37 @@ def _training(prepared: onnx.ModelProto, forward: Forward, wanted: Wanted) -> tu
     if not trained:
         raise OnnxCbpError("nothing of the model trains: no parameter reaches the loss; name them in requires_grad")
     _check_types(model, list(trained))
-    _set_outputs(model, [loss, *_more_outputs(model, wanted, scores)])
+    _set_outputs(model, [loss, *_more_outputs(model, wanted, values)])
     graph = TrainingGraph(loss.name or "", frozen=[*forward.frozen, *(n for n in untrained if n not in forward.frozen)])
     names = Names(model)
     for name, gradient in trained.items():
         graph.gradients[name] = _named_output(model, gradient, f"{name}_grad", names)
-    values = {value.name: value for node in model.graph for value in node.outputs}
+    made = {value.name: value for node in model.graph for value in node.outputs}
     for statistic, updated in forward.updates.items():
-        graph.updates[statistic] = _named_output(model, values[updated], updated, names)
+        graph.updates[statistic] = _named_output(model, made[updated], updated, names)
     if random.state is not None:
         graph.random_state, updated = random.state
-        graph.updates[graph.random_state] = _named_output(model, values[updated], updated, names)
-    _parameters_as_inputs(model, graph.parameters)
-    graph.write(model)
+        graph.updates[graph.random_state] = _named_output(model, made[updated], updated, names)
     _tidy(model)
-    if portable:
-        AttachFunctionsPass()(model)
+    options = dict(wanted.rewrite_options)
+    data_parallel = options.pop("data_parallel", False)
+    cap = options.pop("bucket_cap_mb", BUCKET_CAP_MB)
+    if data_parallel:
+        if options.get("portable"):
+            raise OnnxCbpError(
+                "portable and data_parallel exclude each other: without the library nothing communicates"
+            )
+        if terms is not None:
+            add_over_replicas(model, terms)
+        else:
+            WholeBatchLossPass()(model)
+    if options or any(isinstance(site, ForwardSite | BackwardSite) for site in find_sites(model)):
+        model = to_ir(rewrite(to_proto(model, prepared), **options))
+    graph.write(model)
+    if data_parallel:
+        ReduceGradientsPass(cap)(model)
+    _parameters_as_inputs(model, graph.parameters)
+    _tidy(model)
     register_schemas()
     return to_proto(model, prepared), graph
 
@@ -165,8 +180,8 @@ def _evaluation(prepared: onnx.ModelProto, forward: Forward, graph: TrainingGrap
     model.graph.outputs.extend(kept)
     DropTrainingOutputsPass(evaluation=True)(model)
     ToInferencePass()(model)
-    loss, scores = _loss(model, forward, wanted)
-    _set_outputs(model, [loss, *_more_outputs(model, wanted, scores)])
+    loss, values, _ = _loss(model, forward, wanted)
+    _set_outputs(model, [loss, *_more_outputs(model, wanted, values)])
     _parameters_as_inputs(model, graph.parameters)
     _tidy(model)
     read = {value.name for value in model.graph.inputs if value.uses() or value.is_graph_output()}
@@ -176,15 +191,20 @@ def _evaluation(prepared: onnx.ModelProto, forward: Forward, graph: TrainingGrap
     return to_proto(model, prepared)
 
 
-def _loss(model: ir.Model, forward: Forward, wanted: Wanted) -> tuple[ir.Value, dict[str, ir.Value]]:
-    """The loss as a value of the graph, and the values by their names before it was written."""
+def _loss(
+    model: ir.Model, forward: Forward, wanted: Wanted
+) -> tuple[ir.Value, dict[str, ir.Value], list[ir.Value] | None]:
+    """The loss, the values by their names before it was written, and the sums over the batch that it is made of.
+
+    The sums are None where the loss is a value of the graph's own.
+    """
     values = {v.name or "": v for v in (*model.graph.inputs, *(v for node in model.graph for v in node.outputs))}
     loss = wanted.loss
     if not isinstance(loss, Loss):
         name = loss or next(iter(wanted.loss_inputs or forward.outputs))
         if name not in values:
             raise OnnxCbpError(f"loss: the graph has no value '{name}': name one of its outputs")
-        return values[name], values
+        return values[name], values, None
     read = list(wanted.loss_inputs or forward.outputs)
     for name in read:
         if name not in values:
@@ -208,10 +228,10 @@ def _loss(model: ir.Model, forward: Forward, wanted: Wanted) -> tuple[ir.Value, 
         target = ir.Value(name=loss.target, type=ir.TensorType(dtype), shape=ir.Shape(dims))
         model.graph.inputs.append(target)
     total, count = loss.terms(g, scores, target)
-    result = total if loss.reduction == "sum" else g.Div(total, g.Max(count, g.scalar(1e-30, count)))
+    result = g.Identity(total) if loss.reduction == "sum" else g.Div(total, g.Max(count, g.scalar(1e-30, count)))
     g.commit([result])
     result.name = Names(model).fresh("loss")
-    return result, values
+    return result, values, [total] if loss.reduction == "sum" else [total, count]
 
 
 def _more_outputs(model: ir.Model, wanted: Wanted, values: Mapping[str, ir.Value]) -> list[ir.Value]:

@@ -1,0 +1,81 @@
+"""Two replicas of our artifacts take the steps of one process with the whole batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnx_cbp import OnnxCbpError, distributed
+from onnx_cbp.training.losses import CrossEntropyLoss, MSELoss
+from onnx_cbp.training.optimizers import SGD, AdamW
+from support.stepping import NORMALISED, PERCEPTRON, Training, batches, network, normalised_weights, weights
+
+pytestmark = pytest.mark.native
+REPLICAS = {"synchronize": True, "data_parallel": True}
+LOSSES = {
+    "plain": "CrossEntropyLoss",
+    "weights": CrossEntropyLoss(weight=[0.5, 2, 1], ignore_index=1),
+    "sum": CrossEntropyLoss(reduction="sum"),
+    "mse": "MSELoss",
+    "mse, sum": MSELoss(reduction="sum"),
+}
+
+
+@pytest.fixture(autouse=True)
+def _alone():
+    yield
+    distributed.finalize()
+
+
+def _data(loss: str, number: int):
+    data = batches(number, 5, size=12)
+    if "mse" not in loss:
+        return data
+    rng = np.random.default_rng(1)
+    return [(x, rng.standard_normal((len(x), 3)).astype(np.float32)) for x, _ in data]
+
+
+@pytest.mark.parametrize(
+    ("text", "loss", "bucket_cap_mb"),
+    [*(("plain", loss, 25) for loss in LOSSES), *(("batch norm", loss, 1e-4) for loss in LOSSES)],
+)
+def test_unequal_shards_are_one_batch(text, loss, bucket_cap_mb, tmp_path):
+    model = network(PERCEPTRON, weights(0)) if text == "plain" else network(NORMALISED, normalised_weights(0))
+    options = REPLICAS if text != "plain" else {"data_parallel": True}
+    data = _data(loss, 3)
+    given = {"loss": LOSSES[loss], "optimizer": SGD(momentum=0.9)}
+    alone = Training(model, tmp_path / "alone", **given)
+    shared = {**given, "rewrite_options": {**options, "bucket_cap_mb": bucket_cap_mb}}
+    Training(model, tmp_path / "replicas", **shared)
+    rate = 0.002 if "sum" in loss else 0.05
+    want = _run(alone, data, rate, slice(None))
+
+    def replicate():
+        trained = Training.at(tmp_path / "replicas")
+        return _run(trained, data, rate, slice(0, 5) if distributed.rank() == 0 else slice(5, None))
+
+    for losses, values in distributed.run_replicas(replicate, 2):
+        np.testing.assert_allclose(losses, want[0], rtol=1e-5)
+        for name, value in want[1].items():
+            np.testing.assert_allclose(values[name], value, rtol=1e-4, atol=1e-5)
+
+
+def _run(trained, data, rate, shard):
+    trained.optimizer.set_learning_rate(rate)
+    losses = [trained.step(*(each[shard] for each in batch)) for batch in data]
+    return losses, trained.values()
+
+
+def test_alone_such_artifacts_train_as_others(tmp_path):
+    model = network(NORMALISED, normalised_weights(0))
+    one, other = (
+        Training(model, tmp_path / str(n), optimizer=AdamW(), rewrite_options=o) for n, o in enumerate([{}, REPLICAS])
+    )
+    for batch in batches(3, 6):
+        assert one.step(*batch) == pytest.approx(other.step(*batch), rel=1e-6)
+
+
+def test_without_the_library_there_are_no_replicas(tmp_path):
+    options = {"portable": True, "data_parallel": True}
+    with pytest.raises(OnnxCbpError, match="portable and data_parallel exclude each other"):
+        Training(network(PERCEPTRON, weights(0)), tmp_path, rewrite_options=options)
