@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 import onnx_ir as ir
+from google.protobuf.message import EncodeError
 from onnx_ir.passes.common import (
     RemoveInitializersFromInputsPass,
     RemoveUnusedFunctionsPass,
@@ -45,6 +46,7 @@ from onnx_cbp.graph_passes.finalizing.inference_outputs import (
 )
 from onnx_cbp.graph_passes.finalizing.to_inference import training_left
 from onnx_cbp.ir_models import ModelSource, read_model, to_ir, to_proto
+from onnx_cbp.model_tensors import without_large
 from onnx_cbp.validity import check
 
 _log = logging.getLogger("onnx_cbp")
@@ -261,12 +263,28 @@ def _without_training(source: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _check(model: onnx.ModelProto) -> None:
+    """Hold the model against ONNX's checker, which takes a copy of it: one without the data of large tensors."""
     ranks = all(value.type.tensor_type.HasField("shape") for value in (*model.graph.input, *model.graph.output))
     if not ranks or model.functions:  # what onnx.checker does not take: unknown ranks, functions of another opset
         check(model)
         return
+    skeleton = _with_weights_as_inputs(model)
     with foreign("the model at inference is not valid ONNX"):
         try:
-            onnx.checker.check_model(model, full_check=True)
-        except ValueError:
-            return  # larger than one message: it can be checked on disk only
+            onnx.checker.check_model(skeleton, full_check=True)
+        except (ValueError, EncodeError):
+            return  # what is left is larger than one message: it can be checked on disk only
+
+
+def _with_weights_as_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of the model that is fed with its large initializers."""
+    skeleton, large = without_large(model)
+    graph = skeleton.graph
+    weights = [each.place for each in large if each.holder == "graph"]
+    for each in large:
+        if each.holder != "graph":
+            each.place.CopyFrom(each.tensor)
+    graph.input.extend(onnx.helper.make_tensor_value_info(w.name, w.data_type, w.dims) for w in weights)
+    for weight in weights:
+        graph.initializer.remove(weight)
+    return skeleton

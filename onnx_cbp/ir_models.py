@@ -9,10 +9,14 @@ import onnx
 import onnx_ir as ir
 
 from onnx_cbp.errors import OnnxCbpError, foreign
+from onnx_cbp.external_data import refuse_external_data
 from onnx_cbp.graph_passes.core.scopes import all_nodes, scopes
 from onnx_cbp.model_io import load_model
 from onnx_cbp.validity import check
 from onnx_cbp.validity.walking import ONNX_DOMAINS, canonical
+
+#: Bytes of a weight that should not be in memory more often than it must.
+_LARGE = 2**20
 
 ModelSource = onnx.ModelProto | str | os.PathLike[str]
 
@@ -21,12 +25,15 @@ _FOR_NONE = 17
 
 
 def read_model(model: ModelSource) -> onnx.ModelProto:
-    """The model itself, or the one in the file of that path.
+    """The model itself, or the one in the file of that path, with all its data: every verb begins here.
 
     Raises:
-        OnnxCbpError: the file cannot be read.
+        OnnxCbpError: the file cannot be read; external data that are not in the model, or not in the file's folder.
     """
-    return model if isinstance(model, onnx.ModelProto) else load_model(model)
+    if not isinstance(model, onnx.ModelProto):
+        return load_model(model)
+    refuse_external_data(model)
+    return model
 
 
 def to_ir(model: onnx.ModelProto) -> ir.Model:
@@ -145,12 +152,35 @@ def _refuse_sparse_subgraphs(graph: onnx.GraphProto) -> None:
 def to_proto(result: ir.Model, source: onnx.ModelProto) -> onnx.ModelProto:
     """An onnx-ir model as ONNX's, with what onnx-ir does not carry of the `source` that it was made of.
 
+    The onnx-ir model is used up: large weights that a pass made leave it one by one, so that none is there twice.
+
     Raises:
         OnnxCbpError: it is not valid ONNX.
     """
+    made = _take_made(result)
     with foreign("the model is not valid ONNX"):
         model = ir.to_proto(result)
+        _put_made(made, model.graph)
     # onnx-ir does not carry these two; a rewrite never touches what they hold.
     model.training_info.extend(source.training_info)
     model.graph.sparse_initializer.extend(source.graph.sparse_initializer)
     return model
+
+
+def _take_made(model: ir.Model) -> dict[str, ir.Tensor]:
+    """Take out the large weights that are no tensors of the source, which onnx-ir copies without a second copy."""
+    made: dict[str, ir.Tensor] = {}
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        if isinstance(tensor, ir.Tensor) and tensor.nbytes > _LARGE:
+            made[name] = tensor
+            value.const_value = ir.ExternalTensor("-", None, None, tensor.dtype, shape=tensor.shape, name=name)
+    return made
+
+
+def _put_made(made: dict[str, ir.Tensor], graph: onnx.GraphProto) -> None:
+    for place in graph.initializer:
+        if place.name in made:
+            place.ClearField("data_location")
+            place.ClearField("external_data")
+            place.raw_data = made.pop(place.name).tobytes()

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import math
+import mmap
 import os
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
 
 from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.external_data import check_external_data, load_external_data, locations
+from onnx_cbp.files import Replacement
+from onnx_cbp.model_tensors import Large, without_large
 
+#: What one protobuf message may have.
 _LARGEST_MESSAGE = 2**31 - 1
+#: Where ONNX wants the data of each tensor to begin, so that a runtime can map them into memory: a page.
+_ALIGNMENT = 4096
+#: Elements of a model that should not lie in memory more often than it must.
+_MANY = 2**26
 
 
 def load_model(path: str | os.PathLike[str], *, external_data: bool = True) -> onnx.ModelProto:
-    """Read a model, with its external data where that is asked for.
+    """Read a model, with its external data where that is asked for; they are checked in any case.
 
     Raises:
-        OnnxCbpError: one line: no such file, a folder, no ONNX model, external data that is not there.
+        OnnxCbpError: one line: no such file, a folder, no ONNX model, external data that are not there, that do not fit
+            their tensor, or that are not regular files in the folder of the model.
     """
     file = Path(path)
     if file.is_dir():
@@ -35,55 +46,126 @@ def load_model(path: str | os.PathLike[str], *, external_data: bool = True) -> o
         raise OnnxCbpError(f"'{file}' is not an ONNX model, or is cut short") from None
     if not model.ir_version or not (model.graph.node or model.graph.output):
         raise OnnxCbpError(f"'{file}' is not an ONNX model: it has no IR version or no graph")
-    if not external_data:
-        return model
-    try:
-        onnx.load_external_data_for_model(model, str(file.parent))
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        reason = " ".join(str(error).split())
-        raise OnnxCbpError(f"'{file}': its external data cannot be read: {reason}") from None
+    if external_data:
+        load_external_data(model, file)
+    else:
+        check_external_data(model, file)
     return model
 
 
-def save_model(model: onnx.ModelProto, path: str | os.PathLike[str]) -> None:
-    """Write a model, whole or not at all; weights go to `<path>.data` where the model exceeds 2 GiB.
+def save_model(model: onnx.ModelProto, path: str | os.PathLike[str], *, largest: int | None = None) -> None:
+    """Write a model, whole or not at all; it is not changed.
+
+    The weights of one above 2 GiB go to `<path>.<16 digits>.data`. No file had that name before, so the one renaming
+    that puts the model in place decides what is there: the old model with its data, or the new one with its own.
+    Data files of the old model go then, if they were its alone. The mode of a file that is replaced is kept.
+
+    Args:
+        model: the model.
+        path: the file.
+        largest: what the file may have at most, in bytes, unless its weights go to one of their own; None: 2 GiB.
 
     Raises:
-        OnnxCbpError: one line: a folder that is not there or that cannot be written.
+        OnnxCbpError: one line: a folder that is not there or that cannot be written, a disk that is full, more than
+            2 GiB outside of tensors.
     """
-    file = Path(path)
-    if file.is_dir():
-        raise OnnxCbpError(f"'{file}' is a folder: name the .onnx file to write")
-    if file.exists() and not file.is_file():
-        # A file put in the place of /dev/null, say, would harm everything that writes there.
-        raise OnnxCbpError(f"'{file}' is no regular file: name an .onnx file to write")
-    file = file.resolve()  # a link stays a link, to the new file
-    if not file.parent.is_dir():
-        raise OnnxCbpError(f"'{file}' cannot be written: the folder '{file.parent}' does not exist")
+    limit = _LARGEST_MESSAGE if largest is None else largest
+    replacement = Replacement(path, ".onnx file")
+    file = replacement.file
     try:
-        with _scratch(file) as scratch:
-            if _exceeds_one_message(model):
-                data = f"{file.name}.data"
-                onnx.save_model(model, str(scratch / file.name), save_as_external_data=True, location=data)
-                # Newer onnx keeps the data to its owner; it is as public as the model.
-                (scratch / data).chmod((scratch / file.name).stat().st_mode)
-                (scratch / data).replace(file.parent / data)
-            else:
+        with replacement.scratch() as scratch:
+            old = _data_of_its_own(file)
+            skeleton, large = without_large(model)
+            if sum(math.prod(each.tensor.dims) for each in large) > _MANY:
+                gc.collect()  # onnx-ir's graphs are circles, and may still hold the model that this one was made of
+            if _size(skeleton, large) <= limit:
                 onnx.save_model(model, str(scratch / file.name))
-            (scratch / file.name).replace(file)
+                replacement.put(scratch / file.name)
+            else:
+                data = scratch / replacement.fresh_name(".data")
+                _write_data(_chosen(skeleton, large, limit), data)
+                onnx.save_model(skeleton, str(scratch / file.name))
+                data = replacement.put_beside(data)
+                try:
+                    replacement.put(scratch / file.name)
+                except BaseException:
+                    data.unlink()
+                    raise
+        for superseded in old:
+            with contextlib.suppress(OSError):  # the model is written; what it does not need may stay
+                superseded.unlink()
+    except EncodeError:
+        raise OnnxCbpError(
+            f"'{file}' cannot be written: the model has more than 2 GiB outside of its tensors"
+        ) from None
     except OSError as error:
         raise OnnxCbpError(f"'{file}' cannot be written: {error.strerror or error}") from None
 
 
-def _exceeds_one_message(model: onnx.ModelProto) -> bool:
+def _data_of_its_own(file: Path) -> list[Path]:
+    """The data files that a model's file names, that bear its name, and that no other model beside it names."""
+    begins = (f"{file.name}.", f"{file.name}_", f"{file.stem}.data")
+    candidates = [path for path in file.parent.iterdir() if path.name.startswith(begins) and path.is_file()]
+    if not candidates or not file.is_file():
+        return []
     try:
-        return model.ByteSize() > _LARGEST_MESSAGE
-    except EncodeError:  # protobuf's usual backend cannot even count that far
-        return True
+        named = locations(load_model(file, external_data=False))
+    except OnnxCbpError:  # no model, or one whose data are not all in its folder: what is whose is not known
+        return []
+    named = {os.path.normpath(name) for name in named}
+    others = [path for path in file.parent.glob("*.onnx") if path != file and path.is_file()]
+    return [path for path in candidates if path.name in named and not any(_names(model, path.name) for model in others)]
 
 
-@contextlib.contextmanager
-def _scratch(file: Path) -> Iterator[Path]:
-    """A folder beside the file, so that a finished file can be moved into place at once."""
-    with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
-        yield Path(folder)
+def _names(model: Path, name: str) -> bool:
+    """Whether the text of a name is anywhere in a file."""
+    try:
+        with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.find(name.encode()) >= 0
+    except ValueError:  # an empty file cannot be mapped
+        return False
+
+
+def fits_one_message(model: onnx.ModelProto, largest: int | None = None) -> bool:
+    """Whether a model can be serialized: whether it has less than 2 GiB, or at most `largest` bytes."""
+    return _size(*without_large(model)) <= (_LARGEST_MESSAGE if largest is None else largest)
+
+
+def _size(skeleton: onnx.ModelProto, large: Sequence[Large]) -> int:
+    """Bytes of the whole model, about; counted without serializing it, which protobuf would do."""
+    return skeleton.ByteSize() + sum(_bytes(each.tensor) + 16 for each in large)
+
+
+def _bytes(tensor: onnx.TensorProto) -> int:
+    return len(tensor.raw_data) if tensor.HasField("raw_data") else tensor.ByteSize()
+
+
+def _chosen(skeleton: onnx.ModelProto, large: Sequence[Large], limit: int) -> list[Large]:
+    """What goes into a data file; attributes only where the model is too large with them."""
+    attributes = [each for each in large if each.holder == "node"]
+    if _size(skeleton, attributes) > limit:
+        return list(large)
+    for each in attributes:
+        each.place.CopyFrom(each.tensor)
+    return [each for each in large if each.holder != "node"]
+
+
+def _write_data(large: Sequence[Large], data: Path) -> None:
+    """Write the data of tensors to a file, and into the skeleton where they are."""
+    with data.open("wb") as file:
+        for each in large:
+            file.write(bytes(-file.tell() % _ALIGNMENT))
+            start = file.tell()
+            file.write(_content(each.tensor))
+            entries = {"location": data.name, "offset": start, "length": file.tell() - start}
+            each.place.data_location = onnx.TensorProto.EXTERNAL
+            for key, value in entries.items():
+                each.place.external_data.add(key=key, value=str(value))
+
+
+def _content(tensor: onnx.TensorProto) -> bytes:
+    if tensor.HasField("raw_data"):
+        return tensor.raw_data
+    import onnx_ir as ir  # it takes a quarter of a second to import
+
+    return bytes(ir.from_proto(tensor).tobytes())

@@ -21,14 +21,14 @@ def infer_shapes(model: ir.Model) -> None:
     """
     try:
         inferred = onnx.shape_inference.infer_shapes(
-            _without_weights(model), check_type=True, strict_mode=True, data_prop=True
+            without_weights(model), check_type=True, strict_mode=True, data_prop=True
         )
     except _CANNOT_FOLLOW:
         return
     _take(model.graph, inferred.graph)
 
 
-def _without_weights(model: ir.Model) -> onnx.ModelProto:
+def without_weights(model: ir.Model) -> onnx.ModelProto:
     """The model, with its large constants as inputs of their types and shapes."""
     graph = onnx.GraphProto(name=model.graph.name or "")
     graph.input.extend(ir.to_proto(value) for value in model.graph.inputs)

@@ -7,7 +7,7 @@ import contextlib
 import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
 
-from onnx_cbp.graph_passes.core.inference import infer_shapes
+from onnx_cbp.graph_passes.core.inference import infer_shapes, without_weights
 from onnx_cbp.graph_passes.core.scopes import import_domain
 
 
@@ -44,7 +44,7 @@ class Types:
             self._inferred = {}
             with contextlib.suppress(Exception):  # a model that is not valid is left to who reads it
                 # A copy: inference would write types and shapes all over the model.
-                copy = ir.from_proto(ir.to_proto(self._model))
+                copy = ir.from_proto(without_weights(self._model))
                 import_domain(copy)  # a pass may be half done with the model
                 infer_shapes(copy)
                 for node in RecursiveGraphIterator(copy.graph):

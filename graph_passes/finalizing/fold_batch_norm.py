@@ -18,6 +18,8 @@ from onnx_cbp.graph_passes.rewriting.fold_relu import only_reader
 
 _UNBROADCAST_SINCE = 7
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
+#: Elements that are held in float64 at once.
+_AT_A_TIME = 2**20
 
 
 class FoldBatchNormPass(InPlacePass):
@@ -76,9 +78,9 @@ def _fold(site: InferenceSite, names: Names, opset: int, constants: Constants) -
         return False
     with np.errstate(all="ignore"):  # what is not finite is seen below
         k = scale / np.sqrt(var + np.float64(np.float32(site.epsilon)))
-        weight = (_spread(linear, k) * linear.values.astype(np.float64)).astype(linear.values.dtype)
+        weight = _scaled(linear.values, _spread(linear, k))
         bias = (k * (linear.bias + more - mean) + B).astype(linear.values.dtype)
-        finite = np.isfinite(weight.astype(np.float64)).all() and np.isfinite(bias.astype(np.float64)).all()
+        finite = np.isfinite(weight).all() and np.isfinite(bias).all()
     if not finite:
         return False
     _write(node, linear, weight, bias, names)
@@ -112,6 +114,17 @@ def _added(site: InferenceSite, opset: int, constants: Constants) -> _Added | No
         if all(size == 1 for axis, size in enumerate(shape) if axis != 1):
             return _Added(node, X, bias.astype(np.float64).reshape(-1))
     return None
+
+
+def _scaled(values: np.ndarray, k: np.ndarray) -> np.ndarray:
+    """The product, computed in float64 and rounded once, a few rows at a time: a large weight is there once."""
+    k = np.broadcast_to(k, (values.shape[0], *k.shape[1:]))
+    product = np.empty_like(values)
+    rows = max(1, _AT_A_TIME // max(1, values[:1].size))
+    for start in range(0, len(values), rows):
+        part = slice(start, start + rows)
+        product[part] = k[part] * values[part].astype(np.float64)
+    return product
 
 
 def _spread(linear: _Linear, k: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from onnx_cbp.checking.sessions import run
+from onnx_cbp.external_data import refuse_external_data
 from onnx_cbp.model_io import load_model
 from onnx_cbp.validity import check
 
@@ -40,6 +41,7 @@ class Model:
             OnnxCbpError: the file cannot be read, or the model is not valid ONNX.
         """
         if isinstance(source, onnx.ModelProto):
+            refuse_external_data(source)
             check(source)
             return cls(f"the {what} model", source, source)
         graph = load_model(source, external_data=False)

@@ -18,7 +18,7 @@ from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.custom_ops.library import find_library
 from onnx_cbp.custom_ops.python_ops import raise_python_op_error
 from onnx_cbp.errors import OnnxCbpError
-from onnx_cbp.model_io import save_model
+from onnx_cbp.model_io import fits_one_message, save_model
 from onnx_cbp.registration import register
 
 _FATAL_ONLY = 4
@@ -97,16 +97,12 @@ def _loadable(source: onnx.ModelProto | str | os.PathLike[str]) -> Iterator[str 
     if not isinstance(source, onnx.ModelProto):
         yield os.fspath(source)
         return
-    try:
-        serialized = source.SerializeToString()
-    except Exception:  # over 2 GiB; the type differs from protobuf to protobuf
-        with tempfile.TemporaryDirectory() as folder:
-            copy = onnx.ModelProto()
-            copy.CopyFrom(source)
-            save_model(copy, Path(folder) / "model.onnx")
-            yield str(Path(folder) / "model.onnx")
-    else:
-        yield serialized
+    if fits_one_message(source):
+        yield source.SerializeToString()
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(source, Path(folder) / "model.onnx")
+        yield str(Path(folder) / "model.onnx")
 
 
 def _explain(what: str, message: str, version: str) -> str:

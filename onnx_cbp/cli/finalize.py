@@ -38,6 +38,7 @@ def finalize(model: str, out: str, checkpoint: str | None, names: tuple[str, ...
         source = load_model(model)
         next(step)
         result = onnx_cbp.finalize(source, checkpoint=checkpoint, outputs=names or None, report=done.append)
+        del source  # large models: writing one needs memory, too
         next(step)
         save_model(result, out)
     (what,) = done

@@ -104,6 +104,7 @@ def rewrite(
     with steps([f"reading {model}", "rewriting", f"writing {output}"]) as step:
         next(step)
         source = load_model(model)
+        functions, before = len(source.functions), messages(source)
         next(step)
         findings: list[onnx_cbp.Finding] = []
         result = onnx_cbp.rewrite(
@@ -120,7 +121,8 @@ def rewrite(
             train=train,
             report=findings.extend,
         )
-        bodies = len(result.functions) - len(source.functions)
+        bodies = len(result.functions) - functions
+        del source  # large models: writing one needs memory, too
         next(step)
         save_model(result, output)
     out = console()
@@ -130,7 +132,7 @@ def rewrite(
     if sent := messages(result):
         say(out, f"each replica takes part in {sent} a step")
     attached = f", with {bodies} function bodies attached" if bodies else ""
-    if any(f.rewritten for f in findings) or bodies or messages(source) != sent:
+    if any(f.rewritten for f in findings) or bodies or before != sent:
         say(out, f"wrote {output}{attached}")
     else:
         say(out, f"nothing to rewrite: wrote {output}, which is {model} unchanged")

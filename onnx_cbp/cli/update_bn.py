@@ -13,6 +13,7 @@ import click
 
 from onnx_cbp.cli.progress import steps
 from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.files import Replacement
 
 if TYPE_CHECKING:
     import numpy as np
@@ -141,10 +142,9 @@ def _refuse_constants(before: onnx.ModelProto, after: onnx.ModelProto, model: st
 
 
 def _move(checkpoint: Path, target: Path) -> None:
-    if target.is_dir():
-        raise OnnxCbpError(f"'{target}' is a folder: name the file to write")
-    if not target.resolve().parent.is_dir():
-        raise OnnxCbpError(f"'{target}' cannot be written: its folder does not exist")
-    path = target.resolve()
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        Path(shutil.copy(checkpoint, folder)).replace(path)
+    replacement = Replacement(target)
+    try:
+        with replacement.scratch() as scratch:
+            replacement.put(Path(shutil.copyfile(checkpoint, scratch / replacement.file.name)))
+    except OSError as error:
+        raise OnnxCbpError(f"'{target}' cannot be written: {error.strerror or error}") from None

@@ -20,6 +20,7 @@ from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.custom_ops.gradients import GRADIENTS, register_gradients
 from onnx_cbp.custom_ops.library import get_library_path
 from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.files import Replacement
 from onnx_cbp.graph_passes import (
     CompleteGradientsPass,
     DropTrainingOutputsPass,
@@ -45,7 +46,7 @@ from onnx_cbp.graph_passes.core.scopes import all_nodes
 from onnx_cbp.graph_passes.core.splice import Names, origin
 from onnx_cbp.graph_passes.dialects import running_statistics
 from onnx_cbp.ir_models import ModelSource, read_model, to_ir, to_proto
-from onnx_cbp.model_io import load_model, save_model
+from onnx_cbp.model_io import fits_one_message, load_model, save_model
 from onnx_cbp.rewriting import rewrite
 from onnx_cbp.training.arguments import (
     check_outputs,
@@ -204,8 +205,7 @@ def generate_artifacts(
         _mend_eval_model(done / f"{prefix}eval_model.onnx", prepared)
         if ort_format:
             _convert(artifacts, done)
-        for file in sorted(done.iterdir()):
-            file.replace(folder / file.name)
+        _put_all(done, folder)
 
 
 def _write(made: Made, folder: Path, prefix: str, *, nominal: bool) -> None:
@@ -214,8 +214,7 @@ def _write(made: Made, folder: Path, prefix: str, *, nominal: bool) -> None:
         raise OnnxCbpError(f"prefix: {prefix!r} is no text: give what the names of the files begin with")
     with tempfile.TemporaryDirectory(dir=folder, prefix=".onnx_cbp_") as work:
         made.write(Path(work), prefix, nominal=nominal)
-        for file in sorted(Path(work).iterdir()):
-            file.replace(folder / file.name)
+        _put_all(Path(work), folder)
 
 
 @dataclass(frozen=True)
@@ -342,12 +341,21 @@ def _name(nodes: Sequence[ir.Node], names: Names) -> None:
         seen.add(node.name)
 
 
+def _put_all(written: Path, folder: Path) -> None:
+    """Move what is in a folder to its place; data files first: nothing names them yet."""
+    for file in sorted(written.iterdir(), key=lambda file: (file.suffix != ".data", file.name)):
+        try:
+            Replacement(folder / file.name).put(file)
+        except OSError as error:
+            raise OnnxCbpError(f"'{folder / file.name}' cannot be written: {error.strerror or error}") from None
+
+
 def _hand_over(prepared: onnx.ModelProto, given: ModelSource, limit: int, folder: Path) -> onnx.ModelProto | str:
     """The model as ONNX Runtime takes it: one above its limit only as a file, with its weights beside it."""
-    if isinstance(given, onnx.ModelProto) or prepared.ByteSize() <= limit:
+    if isinstance(given, onnx.ModelProto) or fits_one_message(prepared, limit):
         return prepared
     path = str(folder / "model.onnx")
-    onnx.save(prepared, path, save_as_external_data=True, location="model.data")
+    save_model(prepared, path, largest=limit)
     return path
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.files import Replacement
 from onnx_cbp.training.checkpoints import ort_format, safetensors_format
 from onnx_cbp.training.checkpoints.contents import Checkpoint
 from onnx_cbp.training.checkpoints.flat_buffers import MalformedError
@@ -67,21 +67,11 @@ def save_values(path: str | os.PathLike[str], values: Mapping[str, np.ndarray]) 
 
 
 def _write(file: Path, data: bytes) -> None:
-    if file.is_dir():
-        raise OnnxCbpError(f"'{file}' is a folder: name the checkpoint file to write")
-    file = file.resolve()  # a link stays a link, to the new file
-    if not file.parent.is_dir():
-        raise OnnxCbpError(f"'{file}' cannot be written: the folder '{file.parent}' does not exist")
-    mode = file.stat().st_mode & 0o777 if file.exists() else None
+    replacement = Replacement(file, "checkpoint file")
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
-            scratch = Path(folder) / file.name
-            with scratch.open("wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())  # or a power cut could leave the new name with nothing in it
-            if mode is not None:
-                scratch.chmod(mode)
-            scratch.replace(file)
+        with replacement.scratch() as scratch:
+            written = scratch / replacement.file.name
+            written.write_bytes(data)
+            replacement.put(written)
     except OSError as error:
-        raise OnnxCbpError(f"'{file}' cannot be written: {error.strerror or error}") from None
+        raise OnnxCbpError(f"'{replacement.file}' cannot be written: {error.strerror or error}") from None
