@@ -9,7 +9,9 @@ from onnx_cbp.graph_passes.finalizing.cut_at_outputs import RemoveUnusedPass, Se
 from onnx_cbp.graph_passes.finalizing.fold_batch_norm import FoldBatchNormPass
 from onnx_cbp.graph_passes.finalizing.to_inference import ToInferencePass
 from onnx_cbp.graph_passes.preparing.complete_gradients import CompleteGradientsPass
+from onnx_cbp.graph_passes.preparing.decompose import DecomposePass
 from onnx_cbp.graph_passes.preparing.drop_zero_bias import DropZeroBiasPass
+from onnx_cbp.graph_passes.preparing.explicit_pads import ExplicitPadsPass
 from onnx_cbp.graph_passes.preparing.fold_constants import FoldConstantsPass
 from onnx_cbp.graph_passes.preparing.inline_functions import InlineAllFunctionsPass, InlineFunctionsPass
 from onnx_cbp.graph_passes.preparing.spell_out import SpellOutPass
@@ -35,8 +37,10 @@ __all__ = [
     "CancelTransposesPass",
     "ChannelsLastPass",
     "CompleteGradientsPass",
+    "DecomposePass",
     "DropTrainingOutputsPass",
     "DropZeroBiasPass",
+    "ExplicitPadsPass",
     "FoldBatchNormPass",
     "FoldConstantsPass",
     "FoldReluPass",

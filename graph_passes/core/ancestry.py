@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 import onnx_ir as ir
+from onnx_ir.traversal import RecursiveGraphIterator
+
+from onnx_cbp.graph_passes.core.types import FLOATS, Types
 
 
 def made_of(*values: ir.Value) -> Iterator[ir.Value]:
@@ -18,3 +21,67 @@ def made_of(*values: ir.Value) -> Iterator[ir.Value]:
             if read is not None and read not in seen:
                 seen.add(read)
                 waiting.append(read)
+
+
+def made_from(
+    graph: ir.Graph, values: Iterable[ir.Value], through: Callable[[ir.Value], bool] | None = None
+) -> set[ir.Value]:
+    """The values, and all that a graph computes from them; what a subgraph makes reaches the node that holds it.
+
+    `through` says of a computed value whether it counts; without it, all do.
+    """
+    holders = {
+        subgraph: node
+        for node in RecursiveGraphIterator(graph)
+        for attribute in node.attributes.values()
+        if not attribute.is_ref()
+        for subgraph in _subgraphs(attribute)
+    }
+    seen = set(values)
+    waiting = list(seen)
+    while waiting:
+        for use in waiting.pop().uses():
+            node: ir.Node | None = use.node
+            while node is not None:
+                more = [value for value in node.outputs if value not in seen and (through is None or through(value))]
+                seen.update(more)
+                waiting.extend(more)
+                node = holders.get(node.graph)  # type: ignore[arg-type]
+    return seen
+
+
+def gradient_path(model: ir.Model, trained: Collection[str]) -> set[ir.Value]:
+    """The values of the main graph that have a gradient: trained parameters reach them, and they an output.
+
+    Gradients stop at what is no number with a point: a shape, an index, a comparison.
+    """
+    types = Types(model)
+    values = {value.name: value for value in model.graph.inputs} | dict(model.graph.initializers)
+    parameters = [values[name] for name in trained if name in values]
+    reached = made_from(model.graph, parameters, lambda value: types.of(value) in (*FLOATS, None))
+    path, waiting = set[ir.Value](), [value for value in model.graph.outputs if value in reached]
+    while waiting:
+        value = waiting.pop()
+        if value in path:
+            continue
+        path.add(value)
+        producer = value.producer()
+        if producer is not None:
+            waiting.extend(read for read in _read(producer) if read in reached)
+    return path
+
+
+def _read(node: ir.Node) -> Iterator[ir.Value]:
+    """What a node and its subgraphs read."""
+    yield from (value for value in node.inputs if value is not None)
+    for attribute in node.attributes.values():
+        for subgraph in () if attribute.is_ref() else _subgraphs(attribute):
+            yield from subgraph.outputs
+            for inner in RecursiveGraphIterator(subgraph):
+                yield from (value for value in inner.inputs if value is not None)
+
+
+def _subgraphs(attribute: ir.Attr) -> list[ir.Graph]:
+    if attribute.type == ir.AttributeType.GRAPH:
+        return [attribute.as_graph()]
+    return list(attribute.as_graphs()) if attribute.type == ir.AttributeType.GRAPHS else []

@@ -10,6 +10,9 @@ from onnx_ir.traversal import RecursiveGraphIterator
 from onnx_cbp.graph_passes.core.inference import infer_shapes, without_weights
 from onnx_cbp.graph_passes.core.scopes import import_domain
 
+#: The types that a value with a gradient can have.
+FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
 
 class Types:
     """Element types and shapes of the values of a model's graph and subgraphs."""

@@ -10,11 +10,11 @@ import onnx_ir as ir
 
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes import Freezing, InferenceSite, Site, Synchronization, label
+from onnx_cbp.graph_passes.core.types import FLOATS
 from onnx_cbp.rewriting import rewrite
 
 #: Options of `rewrite` that are no options of a training model: who reads the report, and what made the model.
 _NOT_FOR_ARTIFACTS = ("model", "report", "train")
-_FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _SHOWN = 4
 
 
@@ -147,7 +147,7 @@ def check_parameters(
     for argument, names in (("requires_grad", trained), ("frozen_params", frozen)):
         unknown = [name for name in names if name not in values]
         if unknown:
-            parameters = [name for name, value in model.graph.initializers.items() if value.dtype in _FLOATS]
+            parameters = [name for name, value in model.graph.initializers.items() if value.dtype in FLOATS]
             raise OnnxCbpError(
                 f"{argument}: the model has no parameter {listed(unknown)}; its parameters are {listed(parameters)}"
             )
@@ -167,7 +167,7 @@ def check_parameters(
                 f"requires_grad: '{name}' is a running statistic of the frozen batch norm '{label(fixed[name].node)}', "
                 "which stays as it is: leave it out"
             )
-        if value.dtype is not None and value.dtype not in _FLOATS:
+        if value.dtype is not None and value.dtype not in FLOATS:
             raise OnnxCbpError(f"requires_grad: '{name}' has type {value.dtype}, which has no gradient: leave it out")
         if not (value.uses() or value.is_graph_output()):
             raise OnnxCbpError(f"requires_grad: no node reads '{name}', so it has no gradient: leave it out")

@@ -24,22 +24,17 @@ from onnx_cbp.files import Replacement
 from onnx_cbp.graph_passes import (
     CompleteGradientsPass,
     DropTrainingOutputsPass,
-    DropZeroBiasPass,
-    FoldConstantsPass,
     ForwardSite,
     InferenceSite,
     InlineAllFunctionsPass,
     Site,
     SpellOutPass,
     SplitSquaresPass,
-    UnpackSequencesPass,
-    UnshareFixedPass,
     WriteRunningStatsPass,
     find_sites,
     label,
 )
 from onnx_cbp.graph_passes.core.constants import Constants
-from onnx_cbp.graph_passes.core.inference import infer_shapes
 from onnx_cbp.graph_passes.core.naming import NAME_SCOPES
 from onnx_cbp.graph_passes.core.own_initializer import own_initializer
 from onnx_cbp.graph_passes.core.scopes import all_nodes
@@ -63,6 +58,7 @@ from onnx_cbp.training.choices import LossType, OptimType, builder_of, loss_of, 
 from onnx_cbp.training.runtime import has_training_build, load_artifacts
 
 __all__ = ["LossType", "OptimType", "generate_artifacts"]
+from onnx_cbp.training.suiting import suit_builder
 
 _log = logging.getLogger("onnx_cbp")
 
@@ -268,7 +264,7 @@ def _prepare(
 
         TrainBatchNormsPass(train_batch_norms)(model)
     DropTrainingOutputsPass()(model)
-    _suit_builder(model, trained)
+    suit_builder(model, trained)
     SpellOutPass(trained)(model)
     SplitSquaresPass()(model)
     sites = list(find_sites(model))
@@ -301,15 +297,6 @@ def _prepare(
             if isinstance(site, ForwardSite | InferenceSite) and NAME_SCOPES in site.node.metadata_props
         },
     )
-
-
-def _suit_builder(model: ir.Model, trained: Sequence[str]) -> None:
-    """Take out of an export what ONNX Runtime's gradient builder cannot follow, without changing what it computes."""
-    infer_shapes(model)
-    FoldConstantsPass()(model)
-    UnpackSequencesPass()(model)
-    UnshareFixedPass(trained)(model)
-    DropZeroBiasPass(trained)(model)
 
 
 def _constants(sites: Sequence[Site], trained: Sequence[str]) -> Iterator[str]:

@@ -1,0 +1,111 @@
+"""What ONNX Runtime's gradient builder can follow, and how a forward graph is made so that it can."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.graph_passes import (
+    DecomposePass,
+    DropZeroBiasPass,
+    ExplicitPadsPass,
+    FoldConstantsPass,
+    UnpackSequencesPass,
+    UnshareFixedPass,
+    label,
+)
+from onnx_cbp.graph_passes.core.ancestry import gradient_path
+from onnx_cbp.graph_passes.core.inference import infer_shapes
+
+#: Ops that ONNX Runtime 1.19.2, the last that trains, has a right gradient of on the processor.
+_FOLLOWED = frozenset(
+    (
+        *("Abs", "Add", "BatchNormalization", "Cast", "Clip", "Concat", "Cos", "Div", "Dropout", "Erf", "Exp"),
+        *("Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Gelu", "Gemm", "GlobalAveragePool", "Identity"),
+        *("LeakyRelu", "Log", "LogSoftmax", "Max", "Min", "Mul", "Neg", "Reciprocal", "ReduceMean", "ReduceSum"),
+        *("Relu", "Reshape", "ScatterElements", "ScatterND", "Sigmoid", "Sin", "Softmax", "SoftmaxCrossEntropyLoss"),
+        *("Sqrt", "Squeeze", "Sub", "Tanh", "Tile", "TopK", "Trilu", "Unsqueeze"),
+    )
+)
+#: Ops whose gradient is right in some forms: a rule knows which, and makes the others so.
+_MENDED = frozenset(
+    (
+        *(
+            "Conv",
+            "LayerNormalization",
+            "MatMul",
+            "MaxPool",
+            "Pad",
+            "Pow",
+            "ReduceL2",
+            "ReduceLogSumExp",
+            "Slice",
+            "Split",
+        ),
+        *("Transpose", "Where"),
+    )
+)
+
+
+def suit_builder(model: ir.Model, trained: Sequence[str]) -> None:
+    """Take out of an export what ONNX Runtime's gradient builder cannot follow, without changing what it computes.
+
+    Args:
+        model: the forward graph, without model-local functions; it is changed in place.
+        trained: names of the parameters that have a gradient.
+
+    Raises:
+        OnnxCbpError: a node has a form whose gradient the builder has not, or has wrong.
+    """
+    infer_shapes(model)
+    FoldConstantsPass()(model)
+    UnpackSequencesPass()(model)
+    path = gradient_path(model, trained)
+    ExplicitPadsPass([node for node in model.graph if any(value in path for value in node.outputs)])(model)
+    if DecomposePass(lambda op: op not in _FOLLOWED, trained)(model).modified:
+        FoldConstantsPass()(model)
+    UnshareFixedPass(trained)(model)
+    DropZeroBiasPass(trained)(model)
+    _refuse_what_is_left(model, trained)
+
+
+def _refuse_what_is_left(model: ir.Model, trained: Sequence[str]) -> None:
+    path = gradient_path(model, trained)
+    for node in model.graph:
+        if node.domain != "" or not any(value in path for value in node.outputs):
+            continue
+        reason = _obstacle(node)
+        if reason is not None:
+            raise OnnxCbpError(
+                f"node '{label(node)}' ({node.op_type}): ONNX Runtime's gradient builder {reason}: export it as ops "
+                "that have a gradient, or leave the parameters in front of it out of requires_grad"
+            )
+
+
+def _obstacle(node: ir.Node) -> str | None:
+    """Why the builder has no right gradient of a node; None if it has."""
+    if node.op_type not in _FOLLOWED | _MENDED:
+        return "has no gradient for this op"
+    for name, only in (("mode", "constant"), ("reduction", "none")):
+        attribute = node.attributes.get(name)
+        if attribute is not None and node.op_type in ("Pad", "ScatterElements", "ScatterND"):
+            found = attribute.as_string()
+            if found != only:
+                return f"has no right gradient for it with {name} = {found} and sizes that are not known"
+    if node.op_type == "Conv" and (_rank(node) or 0) >= 5 and "group" in node.attributes:
+        groups = node.attributes["group"].as_int()
+        if groups > 1:
+            return f"has a wrong gradient for it with {groups} groups and three spatial axes"
+    if node.op_type == "Pad" and len(node.inputs) > 3 and node.inputs[3] is not None:
+        return "has no gradient for it with axes and pads that are not known"
+    return None
+
+
+def _rank(node: ir.Node) -> int | None:
+    """The rank of a node's weight, or of its result."""
+    known = [
+        value.shape for value in (node.inputs[1], node.outputs[0]) if value is not None and value.shape is not None
+    ]
+    return len(known[0]) if known else None
