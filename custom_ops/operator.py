@@ -100,6 +100,7 @@ class Operator:
             the layout (where the op sees X) and the other attributes by name -> a tuple of float64 arrays.
         body: statements of the function body in ONNX's textual syntax, for a given opset of the default domain; None
             where standard ONNX has nothing like it.
+        gradient: the rule that differentiates it, see `derivatives`; None where it has none.
     """
 
     name: str
@@ -109,6 +110,7 @@ class Operator:
     attributes: tuple[Attribute, ...]
     reference: Callable[..., Arrays] = field(repr=False)
     body: Callable[[int], str] | None = field(repr=False)
+    gradient: Callable[..., Sequence[Any]] | None = field(default=None, repr=False)
 
     @property
     def has_data(self) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_cbp.custom_ops import bodies, formals
+from onnx_cbp.custom_ops import bodies, derivatives, formals
+from onnx_cbp.custom_ops.derivatives import Builder, Gradients, Node, Value
 from onnx_cbp.custom_ops.operator import Arrays, Layout, Operator
 from onnx_cbp.custom_ops.ops import channel_backprop, channel_backprop_stats
 
@@ -42,6 +43,13 @@ def _body(opset: int) -> str:
     )
 
 
+def gradient(g: Builder, node: Node, V: Value, d_scale_grad: Value, d_bias_grad: Value) -> Gradients:
+    """By each input; see `derivatives.of_both_steps`."""
+    dY, *inputs = node.inputs
+    by = derivatives.of_both_steps(g, node, dY, tuple(inputs), (V, d_scale_grad, d_bias_grad))
+    return [by[name] for name in ("dY", "X", "scale", "mean", "inv_std")]
+
+
 OPERATOR = Operator(
     name="BatchNormGrad",
     doc="""ChannelBackpropStats and ChannelBackprop in one, with the count of X itself:
@@ -53,4 +61,5 @@ OPERATOR = Operator(
     attributes=(formals.AXIS,),
     reference=reference,
     body=_body,
+    gradient=gradient,
 )

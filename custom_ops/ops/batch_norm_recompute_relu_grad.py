@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_cbp.custom_ops import bodies, formals
+from onnx_cbp.custom_ops import bodies, derivatives, formals
+from onnx_cbp.custom_ops.derivatives import Builder, Gradients, Node, Value
 from onnx_cbp.custom_ops.operator import Arrays, Layout, Operator, Tensor
 from onnx_cbp.custom_ops.ops import batch_norm_grad, batch_norm_relu_grad, batch_norm_relu_train_update
 
@@ -39,6 +40,18 @@ def _body(opset: int) -> str:
     )
 
 
+def gradient(g: Builder, node: Node, V: Value, d_scale_grad: Value, d_bias_grad: Value) -> Gradients:
+    """That of BatchNormGrad at what passes the ReLU, where (X - mean) slope + offset is positive."""
+    dY, X, scale, mean, inv_std, slope, offset = node.inputs
+    axis, rank, dtype = derivatives.axis_of(node), g.rank(X), g.dtype(X)
+    mean_column, offset_column = (g.column(g.as_type(each, dtype), axis, rank) for each in (mean, offset))
+    normal = g.Add(derivatives.times(g, g.Sub(X, mean_column), slope, axis), offset_column)
+    passes = g.Sign(g.Relu(normal))
+    inputs = (X, scale, mean, inv_std)
+    by = derivatives.of_both_steps(g, node, g.Mul(dY, passes), inputs, (V, d_scale_grad, d_bias_grad))
+    return [g.Mul(by["dY"], passes), *(by[name] for name in ("X", "scale", "mean", "inv_std")), g.ZERO, g.ZERO]
+
+
 OPERATOR = Operator(
     name="BatchNormRecomputeReluGrad",
     doc="""BatchNormGrad behind the gradient of a ReLU whose result Y BatchNormReluTrainUpdate made; dY is Y's gradient:
@@ -61,4 +74,5 @@ It reads one tensor less than BatchNormReluGrad. Where Y is 16 bits wide, what r
     attributes=(formals.AXIS,),
     reference=_reference,
     body=_body,
+    gradient=gradient,
 )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_cbp.custom_ops import bodies, formals
+from onnx_cbp.custom_ops import bodies, derivatives, formals
+from onnx_cbp.custom_ops.derivatives import Builder, Gradients, Node, Value
 from onnx_cbp.custom_ops.operator import Arrays, Layout, Operator, Tensor
 from onnx_cbp.custom_ops.ops import batch_norm_grad
 
@@ -44,6 +45,14 @@ def _body(opset: int) -> str:
     )
 
 
+def gradient(g: Builder, node: Node, V: Value, d_scale_grad: Value, d_bias_grad: Value) -> Gradients:
+    """That of BatchNormGrad at what passes the ReLU, dY where Y is positive."""
+    dY, Y, *inputs = node.inputs
+    passes = g.Sign(g.Relu(Y))
+    by = derivatives.of_both_steps(g, node, g.Mul(dY, passes), tuple(inputs), (V, d_scale_grad, d_bias_grad))
+    return [g.Mul(by["dY"], passes), g.ZERO, *(by[name] for name in ("X", "scale", "mean", "inv_std"))]
+
+
 OPERATOR = Operator(
     name="BatchNormReluGrad",
     doc="""BatchNormGrad behind the gradient of a ReLU; Y is the ReLU's result and dY its gradient:
@@ -63,4 +72,5 @@ OPERATOR = Operator(
     attributes=(formals.AXIS,),
     reference=_reference,
     body=_body,
+    gradient=gradient,
 )

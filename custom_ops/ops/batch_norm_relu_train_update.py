@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from onnx_cbp.custom_ops import bodies, formals
+from onnx_cbp.custom_ops import bodies, derivatives, formals
+from onnx_cbp.custom_ops.derivatives import Builder, Gradients, Node, Value
 from onnx_cbp.custom_ops.operator import Arrays, Layout, Operator
 from onnx_cbp.custom_ops.ops import batch_norm_train_update, channel_stats, running_stats
 
@@ -55,6 +56,33 @@ NORMAL = """
     normal = Add (scaled_x, offset_column)
 """
 
+
+def gradient(
+    g: Builder,
+    node: Node,
+    dY: Value,
+    d_mean: Value,
+    d_inv_std: Value,
+    d_updated_mean: Value,
+    d_updated_var: Value,
+    d_slope: Value,
+    d_offset: Value,
+) -> Gradients:
+    """By BatchNormRecomputeReluGrad; what reaches the statistics is added."""
+    if any(each is not None for each in (d_updated_mean, d_updated_var, d_slope, d_offset)):
+        raise g.refuse("more than its result and the statistics of its batch reach the loss")
+    X, scale = node.inputs[:2]
+    _, mean, inv_std, _, _, slope, offset = node.outputs
+    dX = scale_grad = bias_grad = None
+    if dY is not None:
+        dX, scale_grad, bias_grad = g.ours(
+            "BatchNormRecomputeReluGrad", dY, X, scale, mean, inv_std, slope, offset, axis=derivatives.axis_of(node)
+        )
+    d_var = None if d_inv_std is None else derivatives.of_inv_std(g, inv_std, d_inv_std)
+    answers = [derivatives.of_forward(g, node, dX, d_mean, d_var, mean), scale_grad, bias_grad]
+    return [*(g.ZERO if each is None else each for each in answers), g.ZERO, g.ZERO]
+
+
 OPERATOR = Operator(
     name="BatchNormReluTrainUpdate",
     doc="""BatchNormTrainUpdate and a Relu, and what BatchNormRecomputeReluGrad needs to know which elements passed:
@@ -67,4 +95,5 @@ in this order, with the vectors as the outputs hold them: offset is B and what r
     attributes=(formals.AXIS, formals.EPSILON, formals.MOMENTUM, formals.UNBIASED),
     reference=_reference,
     body=_body,
+    gradient=gradient,
 )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_cbp.custom_ops import bodies, formals
+from onnx_cbp.custom_ops import bodies, derivatives, formals
+from onnx_cbp.custom_ops.derivatives import Builder, Gradients, Node, Value
 from onnx_cbp.custom_ops.operator import Arrays, Layout, Operator
 from onnx_cbp.custom_ops.ops import channel_normalize, channel_stats
 
@@ -24,6 +25,18 @@ def _body(opset: int) -> str:
     )
 
 
+def gradient(g: Builder, node: Node, dY: Value, d_mean: Value, d_var: Value, _: None) -> Gradients:
+    """By BatchNormGrad; what reaches the statistics is added."""
+    X, scale, _B = node.inputs
+    mean, var = node.outputs[1:3]
+    dX = scale_grad = bias_grad = None
+    if dY is not None:
+        inv_std = g.Reciprocal(g.Sqrt(g.Add(var, node.attributes["epsilon"].as_float())))
+        dX, scale_grad, bias_grad = g.ours("BatchNormGrad", dY, X, scale, mean, inv_std, axis=derivatives.axis_of(node))
+    answers = [derivatives.of_forward(g, node, dX, d_mean, d_var, mean), scale_grad, bias_grad]
+    return [g.ZERO if each is None else each for each in answers]
+
+
 OPERATOR = Operator(
     name="BatchNormTrain",
     doc="""ChannelStats and ChannelNormalize in one: normalises X with the statistics of the batch, and gives them.
@@ -34,4 +47,5 @@ OPERATOR = Operator(
     attributes=(formals.AXIS, formals.EPSILON),
     reference=_reference,
     body=_body,
+    gradient=gradient,
 )

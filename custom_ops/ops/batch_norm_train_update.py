@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_cbp.custom_ops import bodies, formals
+from onnx_cbp.custom_ops import bodies, derivatives, formals
+from onnx_cbp.custom_ops.derivatives import Builder, Gradients, Node, Value
 from onnx_cbp.custom_ops.operator import Arrays, Layout, Operator, Tensor
 from onnx_cbp.custom_ops.ops import channel_normalize, channel_stats, running_stats
 
@@ -56,6 +57,24 @@ def _body(opset: int) -> str:
     )
 
 
+def gradient(
+    g: Builder, node: Node, dY: Value, d_mean: Value, d_inv_std: Value, d_updated_mean: Value, d_updated_var: Value
+) -> Gradients:
+    """By BatchNormGrad, or BatchNormReluGrad with a Relu in it; what reaches the statistics is added."""
+    if d_updated_mean is not None or d_updated_var is not None:
+        raise g.refuse("its running statistics reach the loss: they have no gradient")
+    X, scale = node.inputs[:2]
+    Y, mean, inv_std = node.outputs[:3]
+    dX = scale_grad = bias_grad = None
+    if dY is not None:
+        relu = node.attributes["relu"].as_int() if "relu" in node.attributes else 0
+        op_type, read = ("BatchNormReluGrad", (dY, Y)) if relu else ("BatchNormGrad", (dY,))
+        dX, scale_grad, bias_grad = g.ours(op_type, *read, X, scale, mean, inv_std, axis=derivatives.axis_of(node))
+    d_var = None if d_inv_std is None else derivatives.of_inv_std(g, inv_std, d_inv_std)
+    answers = [derivatives.of_forward(g, node, dX, d_mean, d_var, mean), scale_grad, bias_grad]
+    return [*(g.ZERO if each is None else each for each in answers), g.ZERO, g.ZERO]
+
+
 OPERATOR = Operator(
     name="BatchNormTrainUpdate",
     doc="""BatchNormTrain, the two RunningStats and, with relu = 1, a Relu in one:
@@ -82,4 +101,5 @@ OPERATOR = Operator(
     attributes=(formals.AXIS, formals.EPSILON, formals.MOMENTUM, formals.UNBIASED, formals.RELU),
     reference=reference,
     body=_body,
+    gradient=gradient,
 )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_cbp.custom_ops import bodies, formals
+from onnx_cbp.custom_ops import bodies, derivatives, formals
+from onnx_cbp.custom_ops.derivatives import Builder, Gradients, Node, Value
 from onnx_cbp.custom_ops.operator import Arrays, Layout, Operator
 
 
@@ -64,6 +65,14 @@ def _body(opset: int) -> str:
     )
 
 
+def gradient(g: Builder, node: Node, V: Value) -> Gradients:
+    """By each input; see `derivatives.of_backprop`."""
+    dY, X, scale, mean, inv_std, scale_grad, bias_grad, count = node.inputs
+    M = g.Cast(count, to=g.dtype(scale).value)
+    by = derivatives.of_backprop(g, V, dY, X, scale, mean, inv_std, scale_grad, bias_grad, M, derivatives.axis_of(node))
+    return [by[name] for name in ("dY", "X", "scale", "mean", "inv_std", "scale_grad", "bias_grad")]
+
+
 OPERATOR = Operator(
     name="ChannelBackprop",
     doc="""Gradient of the loss with respect to the input of a normalisation over the batch:
@@ -86,4 +95,5 @@ statistics were taken over; it exceeds X's own where they were synchronised acro
     attributes=(formals.AXIS,),
     reference=reference,
     body=_body,
+    gradient=gradient,
 )

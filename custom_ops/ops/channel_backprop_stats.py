@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_cbp.custom_ops import bodies, formals
+from onnx_cbp.custom_ops import bodies, derivatives, formals
+from onnx_cbp.custom_ops.derivatives import Builder, Gradients, Node, Value
 from onnx_cbp.custom_ops.operator import Arrays, Layout, Operator
 
 
@@ -42,6 +43,14 @@ def _body(opset: int) -> str:
     )
 
 
+def gradient(g: Builder, node: Node, d_scale_grad: Value, d_bias_grad: Value) -> Gradients:
+    """By ChannelBackpropStatsGrad."""
+    X, mean, inv_std, dY = node.inputs
+    zeros = g.Sub(mean, mean)
+    given = [zeros if each is None else each for each in (d_scale_grad, d_bias_grad)]
+    return list(g.ours("ChannelBackpropStatsGrad", X, mean, inv_std, dY, *given, axis=derivatives.axis_of(node)))
+
+
 OPERATOR = Operator(
     name="ChannelBackpropStats",
     doc="""Gradients of a normalisation's scale and bias, which are also the sums its input gradient needs:
@@ -54,4 +63,5 @@ over all axes but the channels. Caffe2's op, inputs in its order.""",
     attributes=(formals.AXIS,),
     reference=reference,
     body=_body,
+    gradient=gradient,
 )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_cbp.custom_ops import bodies, formals
+from onnx_cbp.custom_ops import bodies, derivatives, formals
+from onnx_cbp.custom_ops.derivatives import Builder, Gradients, Node, Value
 from onnx_cbp.custom_ops.operator import Arrays, Layout, Operator
 
 
@@ -47,6 +48,18 @@ def _body(opset: int) -> str:
     return bodies.CONSTANTS + bodies.AS_PLANES + bodies.planes("X", opset, like="scale") + statements(opset)
 
 
+def gradient(g: Builder, node: Node, dY: Value) -> Gradients:
+    """The rule: dX = dY scale inv_std; the sums of ChannelBackpropStats give all others."""
+    X, scale, _, mean, var = node.inputs
+    axis, epsilon = derivatives.axis_of(node), node.attributes["epsilon"].as_float()
+    inv_std = g.Reciprocal(g.Sqrt(g.Add(var, epsilon)))
+    slope = g.Mul(scale, inv_std)
+    scale_grad, bias_grad = derivatives.of_sums(g, X, mean, inv_std, dY, axis)
+    d_mean = g.Neg(g.Mul(slope, bias_grad))
+    d_var = derivatives.of_inv_std(g, inv_std, g.Mul(g.Div(scale_grad, inv_std), scale))
+    return [derivatives.times(g, dY, slope, axis), scale_grad, bias_grad, d_mean, d_var]
+
+
 OPERATOR = Operator(
     name="ChannelNormalize",
     doc="""Normalises every channel of X with the given statistics:
@@ -57,4 +70,5 @@ OPERATOR = Operator(
     attributes=(formals.AXIS, formals.EPSILON),
     reference=reference,
     body=_body,
+    gradient=gradient,
 )

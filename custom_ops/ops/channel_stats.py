@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from onnx_cbp.custom_ops import bodies, formals
+from onnx_cbp.custom_ops import bodies, derivatives, formals
+from onnx_cbp.custom_ops.derivatives import Builder, Gradients, Node, Value
 from onnx_cbp.custom_ops.operator import Arrays, Layout, Operator
 
 
@@ -58,6 +59,12 @@ def _body(opset: int) -> str:
     )
 
 
+def gradient(g: Builder, node: Node, d_mean: Value, d_var: Value, _: None) -> Gradients:
+    """The rule: dX = d_mean / M + 2 (X - mean) d_var / M."""
+    X, mean = node.inputs[0], node.outputs[0]
+    return [derivatives.of_statistics(g, X, mean, d_mean, d_var, derivatives.axis_of(node))]
+
+
 OPERATOR = Operator(
     name="ChannelStats",
     doc="""Mean, biased variance and element count of every channel of X, over all axes but the channels:
@@ -71,4 +78,5 @@ batch (M = 0) gives zeros. Caffe2's op of this name gives sums; moments merge ro
     attributes=(formals.AXIS, formals.STASH_TYPE),
     reference=reference,
     body=_body,
+    gradient=gradient,
 )

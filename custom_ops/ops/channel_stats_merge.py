@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_cbp.custom_ops import bodies, formals
+from onnx_cbp.custom_ops import bodies, derivatives, formals
+from onnx_cbp.custom_ops.derivatives import Builder, Gradients, Node, Value
 from onnx_cbp.custom_ops.operator import Arrays, Operator, Tensor
 
 
@@ -45,6 +46,17 @@ def _body(opset: int) -> str:
     )
 
 
+def gradient(g: Builder, node: Node, d_mean: Value, d_var: Value, _: None) -> Gradients:
+    """Part r of n_r in n elements: d_mean_r = n_r / n (d_mean + 2 (mean_r - mean) d_var), d_var_r = n_r / n d_var."""
+    means, _, counts = node.inputs
+    mean = node.outputs[0]
+    parts = g.Cast(g.Unsqueeze(counts, [1]), to=g.dtype(means).value)
+    part = g.Div(parts, g.Cast(node.outputs[2], to=g.dtype(means).value))
+    through_var = None if d_var is None else g.Mul(g.Mul(g.Sub(means, mean), 2.0), d_var)
+    d_means = derivatives.added(g, d_mean, through_var)
+    return [g.Mul(part, d_means), g.Mul(part, g.Sub(mean, mean) if d_var is None else d_var)]
+
+
 OPERATOR = Operator(
     name="ChannelStatsMerge",
     doc="""Statistics of a batch from those of its parts, by Chan's parallel merge:
@@ -63,4 +75,5 @@ Parts may differ in size, and some may be empty (count_r = 0: their mean and var
     attributes=(),
     reference=_reference,
     body=_body,
+    gradient=gradient,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnx_cbp.custom_ops import bodies, formals
+from onnx_cbp.custom_ops.derivatives import Builder, Gradients, Node, Value
 from onnx_cbp.custom_ops.operator import Arrays, Operator, Tensor
 
 
@@ -61,6 +62,17 @@ def _body(opset: int) -> str:
     )
 
 
+def gradient(g: Builder, node: Node, d_updated: Value) -> Gradients:
+    """The rule: d running = momentum d_updated, d batch the rest of it, times count / (count - 1) with unbiased."""
+    momentum, unbiased = node.attributes["momentum"].as_float(), node.attributes["unbiased"].as_int()
+    d_batch = g.Mul(d_updated, 1 - momentum)
+    if unbiased:
+        count = g.Cast(node.inputs[2], to=g.dtype(d_updated).value)
+        factor = g.Div(count, g.Sub(count, 1.0))
+        d_batch = g.Mul(d_batch, g.Where(g.Greater(count, 1.0), factor, g.scalar(1, count)))
+    return [g.Mul(d_updated, momentum), d_batch]
+
+
 OPERATOR = Operator(
     name="RunningStats",
     doc="""One step of a running mean or variance:
@@ -83,4 +95,5 @@ its input.""",
     ),
     reference=reference,
     body=_body,
+    gradient=gradient,
 )

@@ -16,6 +16,7 @@ from onnx_cbp.graph_passes.core.constants import Constants
 from onnx_cbp.graph_passes.core.sites import label
 from onnx_cbp.graph_passes.core.splice import Names
 from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.differentiating.registry import ZERO
 
 #: What a node reads: None where an optional input is left out; a builder refuses it where a value must be there.
 Read = ir.Value | None
@@ -41,6 +42,8 @@ class Builder:
         opset: of ONNX's own domain.
         wanted: the inputs of the node under work whose gradients are asked for (`wants`).
     """
+
+    ZERO = ZERO  # for rules that lie beside the descriptions of our ops
 
     def __init__(self, model: ir.Model) -> None:
         self.opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 1))
@@ -211,6 +214,10 @@ class Builder:
             named[0].shape = ir.Shape(shape)
         return tuple(named)
 
+    def ours(self, op_type: str, *inputs: Input, **attributes: Any) -> tuple[ir.Value, ...]:
+        """Write a node of our domain and give all its outputs."""
+        return self.ops(op_type, *inputs, outputs=len(OPERATORS[op_type].outputs), domain=DOMAIN, **attributes)
+
     def let_be_like(self, value: ir.Value, like: Read) -> ir.Value:
         """Give a new value the type and shape that another has."""
         like = self.there(like)
@@ -245,6 +252,11 @@ class Builder:
         shape = self.fixed(value, range(self.rank(value)))
         return self.constant(np.full(shape, number).astype(dtype.numpy()), dtype)
 
+    def as_type(self, value: Read, dtype: ir.DataType) -> ir.Value:
+        """A value in another type; the value itself where it has that type."""
+        value = self.there(value)
+        return value if self.dtype(value) == dtype else self.Cast(value, to=dtype.value)
+
     # --- Shapes -------------------------------------------------------------------------------------------------------
 
     def shape_of(self, value: Read) -> ir.Value:
@@ -265,6 +277,22 @@ class Builder:
             return self.ints(*(size for size in sizes if isinstance(size, int)))
         return self.Gather(self.shape_of(value), list(axes), axis=0)
 
+    def joined(self, parts: Sequence[ir.Value | Sequence[int]]) -> ir.Value:
+        """Vectors of int64 behind one another: a constant where all of them are."""
+        arrays = [self.known(part) if isinstance(part, ir.Value) else np.array(part, np.int64) for part in parts]
+        if all(array is not None for array in arrays):
+            return self.ints(*(int(each) for array in arrays if array is not None for each in array.reshape(-1)))
+        return self.Concat(*parts, axis=0) if len(parts) > 1 else self.op("Identity", *parts)
+
+    def computed(self, op_type: str, *inputs: Input, **attributes: Any) -> ir.Value:
+        """What an op makes of sizes: a constant where they are."""
+        values = [self.known(each) if isinstance(each, ir.Value) else each for each in inputs]
+        output = self.op(op_type, *inputs, **attributes)
+        if any(value is None for value in values):
+            return output
+        array = self.known(output)
+        return output if array is None else self.constant(array)
+
     def count(self, value: Read, axes: Sequence[int], like: Read) -> ir.Value:
         """The number of elements over some axes, as a scalar of the type of `like`."""
         sizes = [self.shape(value)[axis] for axis in axes]
@@ -284,6 +312,10 @@ class Builder:
         else:
             sizes = self.shape_of(value)
         return self.Reshape(gradient, sizes, like=value)
+
+    def column(self, vector: Read, axis: int, rank: int) -> ir.Value:
+        """A vector of channels in a shape that broadcasts over data of a rank with the channels at an axis."""
+        return self.Unsqueeze(vector, [i for i in range(rank) if i != axis % rank])
 
     def expand_like(self, gradient: ir.Value, value: Read) -> ir.Value:
         """A gradient broadcast to the shape of a value."""
@@ -336,7 +368,7 @@ class Builder:
 
     # --- Changes to the graph as it is --------------------------------------------------------------------------------
 
-    def output(self, node: ir.Node, index: int, dtype: ir.DataType, like: Read) -> ir.Value:
+    def output(self, node: ir.Node, index: int, dtype: ir.DataType, shape: Sequence[Size]) -> ir.Value:
         """An optional output of a forward node, which is asked for where it was not."""
         if index >= len(node.outputs):
             self._widened.append((node, len(node.outputs)))
@@ -345,7 +377,7 @@ class Builder:
         if not value.name:
             value.name = self._names.fresh(f"{label(node)}/{node.op_type}_{index}")
             value.type = ir.TensorType(dtype)
-            value.shape = ir.Shape(self.shape(like))
+            value.shape = ir.Shape(shape)
         return value
 
     def adopt(self, nodes: Sequence[ir.Node]) -> None:

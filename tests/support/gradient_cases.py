@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from onnx_cbp.custom_ops import DOMAIN, OPERATORS
+
 Shape = tuple[int | str, ...]
 
 
@@ -244,4 +246,306 @@ SHAPES = [
     Case("SpaceToDepth", (In((1, 2, 3, 3)),), {"blocksize": 3}),
 ]
 
-CASES = [*ELEMENTWISE, *ACTIVATIONS, *LINEAR, *REDUCTIONS, *SHAPES]
+
+def _conv(op: str, x: Shape, w: Shape, *, bias: bool = False, note: str = "", **attributes: Any) -> Case:
+    filters = w[0] if op == "Conv" else int(w[1]) * attributes.get("group", 1)
+    return Case(op, (In(x), In(w), *([In((filters,))] if bias else [])), attributes, note=note)
+
+
+CONVOLUTIONS = [
+    _conv("Conv", (N, 2, 5, 4), (3, 2, 3, 3), bias=True, pads=[1, 1, 1, 1]),
+    _conv("Conv", (N, 2, 5, 4), (3, 2, 3, 2)),
+    _conv("Conv", (N, 2, 5, 4), (3, 2, 1, 1), bias=True, note="one element"),
+    _conv("Conv", (N, 2, 5, 4), (3, 2, 1, 1), strides=[2, 2], note="one element"),
+    _conv("Conv", (N, 4, 5, 4), (6, 2, 1, 1), group=2, note="one element"),
+    _conv("Conv", (N, 2, 3, 3), (3, 2, 1, 1), pads=[1, 1, 1, 1], note="one element"),
+    _conv("Conv", (N, 2, 7, 6), (3, 2, 3, 3), bias=True, strides=[2, 2], pads=[1, 1, 1, 1]),
+    _conv("Conv", (N, 2, 6, 7), (3, 2, 2, 2), strides=[3, 3], note="a rest"),
+    _conv("Conv", (N, 2, 6, 5), (2, 2, 2, 2), strides=[3, 4], pads=[0, 1, 0, 1], note="a rest"),
+    _conv("Conv", (N, 2, 7, 7), (3, 2, 3, 3), dilations=[2, 2], pads=[2, 1, 1, 2]),
+    _conv("Conv", (N, 2, 7, 7), (3, 2, 2, 3), dilations=[3, 1]),
+    _conv("Conv", (N, 2, 8, 8), (3, 2, 2, 3), dilations=[3, 2], strides=[2, 2], pads=[1, 0, 1, 2]),
+    _conv("Conv", (N, 4, 5, 5), (6, 2, 3, 3), group=2, pads=[1, 1, 1, 1]),
+    _conv("Conv", (N, 4, 6, 6), (4, 2, 3, 3), bias=True, group=2, strides=[2, 1], dilations=[1, 2]),
+    _conv("Conv", (N, 3, 5, 5), (3, 1, 3, 3), bias=True, group=3, pads=[1, 1, 1, 1], note="depthwise"),
+    _conv("Conv", (N, 3, 6, 6), (3, 1, 3, 2), group=3, strides=[2, 2], dilations=[2, 1], note="depthwise"),
+    _conv("Conv", (N, 2, 5, 5), (4, 1, 3, 3), group=2, pads=[1, 0, 1, 0], note="two filters a channel"),
+    *(
+        _conv("Conv", (N, 2, 6, 5), (3, 2, 3, 2), auto_pad=auto, strides=[2, 1])
+        for auto in ("SAME_UPPER", "SAME_LOWER", "VALID")
+    ),
+    _conv("Conv", (N, 2, 7), (3, 2, 3), bias=True, pads=[1, 1]),
+    _conv("Conv", (N, 2, 9), (3, 2, 3), strides=[2], dilations=[2]),
+    _conv("Conv", (N, 4, 7), (4, 1, 3), group=4, pads=[2, 0]),
+    _conv("Conv", (N, 2, 3, 4, 3), (2, 2, 2, 3, 2), bias=True, pads=[0, 1, 1, 0, 1, 0]),
+    _conv("Conv", (N, 2, 4, 4, 4), (2, 2, 2, 2, 2), strides=[2, 2, 2]),
+    _conv("Conv", (N, 2, 4, 4, 4), (2, 1, 2, 2, 2), group=2, dilations=[2, 1, 2]),
+    _conv("ConvTranspose", (N, 2, 4, 3), (2, 3, 3, 3), bias=True),
+    _conv("ConvTranspose", (N, 2, 4, 3), (2, 3, 3, 3), strides=[2, 2], pads=[1, 1, 1, 1]),
+    _conv("ConvTranspose", (N, 2, 4, 3), (2, 3, 3, 3), strides=[2, 2], pads=[1, 1, 1, 1], output_padding=[1, 1]),
+    _conv("ConvTranspose", (N, 2, 3, 3), (2, 3, 2, 2), strides=[2, 2], bias=True),
+    _conv("ConvTranspose", (N, 4, 3, 3), (4, 2, 3, 2), group=2, strides=[2, 1], dilations=[1, 2]),
+    _conv("ConvTranspose", (N, 2, 3, 4), (2, 2, 3, 3), strides=[2, 2], output_shape=[6, 8]),
+    _conv("ConvTranspose", (N, 2, 5), (2, 3, 3), strides=[3], bias=True),
+    _conv("ConvTranspose", (N, 2, 2, 3, 2), (2, 2, 2, 2, 2), strides=[2, 2, 2]),
+]
+
+
+def _pools(op: str, **more: Any) -> list[Case]:
+    """Windows that tile the data, that overlap, with padding, in one to three axes."""
+
+    def case(shape: Shape, kernel: list[int], **attributes: Any) -> Case:
+        low = 0.2 if op == "LpPool" else -2.0
+        return Case(op, (In(shape, low, apart=True),), {"kernel_shape": kernel, **more, **attributes})
+
+    return [
+        case((N, 2, 4, 6), [2, 2], strides=[2, 2]),
+        case((N, 2, 4, 6), [2, 3], strides=[2, 3]),
+        case((N, 2, 5, 4), [3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
+        case((N, 2, 5, 4), [3, 2]),
+        case((N, 2, 5, 5), [2, 2], strides=[2, 2]),
+        case((N, 2, 5, 5), [3, 3], strides=[1, 1], auto_pad="SAME_UPPER"),
+        case((N, 2, 6), [3], strides=[2], pads=[1, 0]),
+        case((N, 1, 3, 4, 3), [2, 2, 2], strides=[1, 2, 1]),
+    ]
+
+
+POOLINGS = [
+    *_pools("MaxPool"),
+    *_pools("AveragePool"),
+    *_pools("AveragePool", count_include_pad=1),
+    *_pools("LpPool"),
+    *(
+        Case(op, (In((N, 2, 6, 7), apart=True),), {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1, **more})
+        for op in ("MaxPool", "AveragePool")
+        for more in ({}, {"pads": [1, 1, 1, 1]})
+    ),
+    Case(
+        "AveragePool",
+        (In((N, 2, 6, 7)),),
+        {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1, "pads": [1, 1, 1, 1], "count_include_pad": 1},
+    ),
+    Case("MaxPool", (In((N, 2, 7, 7), apart=True),), {"kernel_shape": [2, 3], "dilations": [3, 2]}),
+    Case("AveragePool", (In((N, 2, 7, 7)),), {"kernel_shape": [2, 3], "dilations": [3, 2]}, since=19),
+    Case("LpPool", (In((N, 2, 5, 4), 0.2),), {"kernel_shape": [2, 2], "p": 3}),
+    Case("LpPool", (In((N, 2, 4, 4), 0.2),), {"kernel_shape": [2, 2], "p": 1, "strides": [2, 2]}),
+    *(
+        Case(op, (In(shape, apart=True),))
+        for op in ("GlobalAveragePool", "GlobalMaxPool")
+        for shape in ((N, 2, 3, 4), (N, 3, 5), (N, 2, 2, 2, 2))
+    ),
+    Case("GlobalAveragePool", (In((N, 2, "M", "M")),)),
+    Case("GlobalLpPool", (In((N, 2, 3, 4)),)),
+    Case("GlobalLpPool", (In((N, 2, 3)),), {"p": 3}),
+]
+
+_floats = np.float32
+
+
+def _resize(shape: Shape, scales: list[float] | None, sizes: list[int] | None = None, **attributes: Any) -> Case:
+    by = (None, np.array(scales, np.float32)) if scales else (None, None, ints(*sizes or ()))
+    return Case("Resize", (In(shape), *by), attributes, since=attributes.pop("since", 13))
+
+
+_REPEAT = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+
+RESIZES = [
+    _resize((1, 2, 3, 2), [1, 1, 2, 2], **_REPEAT),
+    _resize((N, 2, 3, 2), [1, 1, 2, 3], mode="nearest", coordinate_transformation_mode="half_pixel"),
+    _resize((N, 2, 4, 4), [1, 1, 0.5, 0.5], mode="nearest", coordinate_transformation_mode="asymmetric"),
+    _resize((N, 2, 4, 3), [1, 1, 1.5, 2], mode="nearest", nearest_mode="ceil"),
+    _resize((N, 2, 3, 2), [1, 1, 2, 2], mode="linear"),
+    _resize((N, 2, 3, 4), [1, 1, 2, 2], mode="linear", coordinate_transformation_mode="align_corners"),
+    _resize((N, 2, 3, 4), [1, 1, 2, 1.5], mode="linear", coordinate_transformation_mode="pytorch_half_pixel"),
+    _resize((N, 2, 4, 6), [1, 1, 0.5, 0.5], mode="linear"),
+    _resize((N, 2, 4, 4), [1, 1, 2, 2], mode="cubic"),
+    _resize((N, 2, 3), [1, 1, 2], **_REPEAT),
+    _resize((N, 2, 3), [1, 1, 2], mode="linear"),
+    Case("Resize", (In((2, 2, 3, 4)), None, None, ints(2, 2, 6, 7)), {"mode": "linear"}),
+    Case("Resize", (In((N, 2, 3, 4)), None, np.array([2.0, 3.0], _floats)), {"axes": [2, 3]}, since=18),
+    Case("Resize", (In((N, 2, 3, 4)), None, None, ints(6, 7)), {"axes": [2, 3], "mode": "linear"}, since=18),
+]
+
+SELECTIONS = [
+    Case("Gather", (In((5, 3)), np.array([[1, 3], [1, 0]])), since=16),
+    Case("Gather", (In((5, 3)), np.array([[-1, 3], [4, 0]])), since=16),
+    Case("Gather", (In((N, 4, 2)), np.array([0, 2])), {"axis": 1}),
+    Case("Gather", (In((N, 4, 2)), np.array([2, 2, -1])), {"axis": 1}, since=16),
+    Case("Gather", (In((N, 4, 2)), np.array(2)), {"axis": 1}, note="one"),
+    Case("Gather", (In((N, 4, 2)), np.array(-1)), {"axis": -1}, note="one"),
+    Case("Gather", (In((N, 4, 2)), np.array([[1]])), {"axis": 1}, note="one"),
+    Case("Gather", (In((2, N, 3)), np.array([1, 0, 1])), {"axis": 2}, since=16),
+    Case("GatherElements", (In((3, 4)), np.array([[0, 2, 2], [1, 0, 3]])), {"axis": 1}, since=16),
+    Case("GatherElements", (In((3, 4)), np.array([[0, 2, 2, -1]])), since=16),
+    Case("GatherND", (In((3, 4)), np.array([[0, 2], [1, 1], [0, 2]])), since=16),
+    Case("GatherND", (In((3, 2, 2)), np.array([[2], [2], [-1]])), since=16),
+    Case("ScatterElements", (In((3, 4)), np.array([[0, 3], [2, 1]]), In((2, 2))), {"axis": 1}),
+    Case("ScatterElements", (In((3, 4)), np.array([[0, 2, 1]]), In((1, 3)))),
+    Case("ScatterElements", (In((3, 4)), np.array([[0, 0]]), In((1, 2))), {"axis": 1, "reduction": "add"}, since=16),
+    Case("ScatterND", (In((3, 4)), np.array([[0, 3], [2, 1]]), In((2,)))),
+    Case("ScatterND", (In((3, 4)), np.array([[1], [1]]), In((2, 4))), {"reduction": "add"}, since=16),
+    Case("TopK", (In((N, 5), apart=True), ints(2)), outputs=2),
+    Case("TopK", (In((4, N, 2), apart=True), ints(3)), {"axis": 0, "largest": 0}, outputs=2),
+    Case("Compress", (In((N, 4)), np.array([True, False, True])), {"axis": 1}),
+    Case("Compress", (In((2, 3)), np.array([True, False, True, True]))),
+    Case("Trilu", (In((N, 3, 4)),), since=14),
+    Case("Trilu", (In((N, 3, 4)), np.array(1, np.int64)), {"upper": 0}, since=14),
+    Case("ReverseSequence", (In((4, 3, 2)), np.array([1, 3, 4]))),
+    Case("ReverseSequence", (In((3, N)), np.array([1, 2, 2])), {"batch_axis": 0, "time_axis": 1}),
+]
+
+
+def _slice(shape: Shape, starts: list[int], ends: list[int], axes: list[int], steps: list[int] | None = None) -> Case:
+    given = (ints(*starts), ints(*ends), ints(*axes), *([ints(*steps)] if steps else []))
+    return Case("Slice", (In(shape), *given), note=f"{starts}:{ends}:{steps} of {axes}")
+
+
+PARTS = [
+    _slice((N, 5, 4), [1], [3], [1]),
+    _slice((N, 5, 4), [-3, 0], [2**31, -1], [1, -1]),
+    _slice((N, 5, 4), [0], [5], [1], [2]),
+    _slice((N, 6, 4), [1, 3], [6, 0], [1, 2], [3, -1]),
+    _slice((N, 7), [-1], [-(2**31)], [1], [-2]),
+    _slice((N, 7), [-2], [1], [1], [-3]),
+    _slice((N, 7), [100], [-100], [-1], [-1]),
+    _slice((N, 3), [1], [2**31], [0]),
+    _slice((N, 3), [-1], [2**31], [0]),
+    _slice((N, 3), [-1], [-(2**31)], [0], [-1]),
+    _slice((N, 3), [0], [2**31], [0], [2]),
+    Case("Slice", (In((4, 3)), ints(1, 0), ints(3, 2))),
+    Case("Pad", (_WIDE, ints(0, 1, 2, 0, 0, 1))),
+    Case("Pad", (_WIDE, ints(0, 1, -1, 0, -1, 2), np.array(1.5))),
+    Case("Pad", (_WIDE, ints(0, 2, 1, 0, 1, 0)), {"mode": "reflect"}),
+    Case("Pad", (_WIDE, ints(0, 2, 1, 0, 1, 3)), {"mode": "edge"}),
+    Case("Pad", (In((N, 2, 3, 3)), ints(0, 0, 1, 1, 0, 0, 1, 2)), {"mode": "reflect"}),
+    Case("Pad", (_WIDE, ints(1, 2), None, ints(1)), since=18),
+    Case("Pad", (_WIDE, ints(1, 0, 2, 1), None, ints(-1, 1)), {"mode": "edge"}, since=18),
+    Case("Tile", (In((N, 3)), ints(1, 2))),
+    Case("Tile", (In((N, 1, 2)), ints(3, 2, 2))),
+]
+
+_CHANNELS = (In((3,)), In((3,)), In((3,)))
+_VARIANCE = In((3,), 0.5, 2.0)
+
+NORMALIZATIONS = [
+    Case("LayerNormalization", (In((N, 3, 4)), In((4,)), In((4,))), since=17),
+    Case("LayerNormalization", (In((N, 3, 4)), In((3, 4))), {"axis": 1, "epsilon": 0.1}, since=17),
+    Case("RMSNormalization", (In((N, 3, 4)), In((4,))), since=23),
+    Case("RMSNormalization", (In((N, 3, 4)), In((3, 4))), {"axis": 1, "epsilon": 0.1}, since=23),
+    Case("InstanceNormalization", (In((N, 2, 3, 4)), In((2,)), In((2,)))),
+    Case("InstanceNormalization", (In((N, 3, 5)), In((3,)), In((3,))), {"epsilon": 0.1}),
+    Case("GroupNormalization", (In((N, 4, 3, 2)), In((4,)), In((4,))), {"num_groups": 2, "stash_type": 11}, since=21),
+    Case(
+        "GroupNormalization",
+        (In((N, 4, 3)), In((4,)), In((4,))),
+        {"num_groups": 4, "epsilon": 0.1, "stash_type": 11},
+        since=21,
+    ),
+    Case("LpNormalization", (In((N, 3, 4)),)),
+    Case("LpNormalization", (In((N, 3, 4)),), {"axis": 1, "p": 1}),
+    Case("LRN", (In((N, 5, 2, 2)),), {"size": 3, "alpha": 0.5}, single=True),
+    Case("LRN", (In((N, 4, 3, 1)),), {"size": 5, "alpha": 0.9, "beta": 0.5, "bias": 2.0}, single=True),
+    *(
+        Case("BatchNormalization", (In(shape), *_CHANNELS, _VARIANCE), {"epsilon": epsilon}, since=15)
+        for shape, epsilon in (((N, 3, 4), 1e-5), ((N, 3, 2, 2), 0.1), ((N, 3), 1e-3))
+    ),
+]
+
+_SCORES = In((N, 4))
+_LOSSES = ("SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss")
+
+LOSSES = [
+    *(Case(op, (In((3, 4)), np.array([1, 3, 0]))) for op in _LOSSES),
+    *(Case(op, (In((3, 4)), np.array([1, 3, 0]), np.array([0.5, 1.0, 2.0, 3.0]))) for op in _LOSSES),
+    *(Case(op, (In((3, 4)), np.array([1, -100, 0])), {"ignore_index": -100}) for op in _LOSSES),
+    *(
+        Case(op, (In((2, 4, 3)), np.array([[1, 3, 0], [2, 2, 1]]), np.array([0.5, 1.0, 2.0, 3.0])), {"reduction": how})
+        for op in _LOSSES
+        for how in ("none", "sum", "mean")
+    ),
+    Case(
+        "SoftmaxCrossEntropyLoss",
+        (In((2, 4, 3)), np.array([[1, 3, 0], [2, 2, 1]]), np.array([0.5, 1.0, 2.0, 3.0])),
+        {"ignore_index": 2, "reduction": "mean"},
+        outputs=2,
+        seeded=(0, 1),
+    ),
+    Case("SoftmaxCrossEntropyLoss", (In((3, 4)), np.array([1, 3, 0])), outputs=2, seeded=(1,)),
+]
+
+
+def _ours(op: str, *vectors: In, seeded: tuple[int, ...] = (0,), **attributes: Any) -> list[Case]:
+    """An op of ours, with the channels second and last."""
+    operator = OPERATORS[op]
+    written = {each.name: attributes.get(each.name, each.default) for each in operator.attributes}
+    if "stash_type" in written:
+        written["stash_type"] = 11
+    cases = []
+    for shape, axis in (((N, 3, 2), 1), ((N, 2, 2, 3), -1)):
+        vector = iter(vectors)
+        inputs: list[In | np.ndarray | None] = []
+        for each in operator.inputs:
+            if each.shape == "X":
+                inputs.append(In(shape, gradient=each.name != "Y"))
+            elif each.type == "int64":
+                inputs.append(np.array(12, np.int64))
+            else:
+                inputs.append(next(vector, In((3,), 0.5, 1.5)))
+        axes = {"axis": axis} if "axis" in written else {}
+        outputs = len(operator.outputs)
+        cases.append(Case(op, tuple(inputs), {**written, **axes}, outputs, seeded, since=15, domain=DOMAIN))
+    return cases
+
+
+_STATISTIC = In((3,), 0.5, 1.5, gradient=False)
+
+CHANNEL_OPS = [
+    *_ours("ChannelStats", seeded=(0, 1)),
+    *_ours("ChannelStats", seeded=(1,)),
+    *_ours("ChannelNormalize", epsilon=0.1),
+    *_ours("ChannelBackpropStats", seeded=(0, 1)),
+    *_ours("ChannelBackpropStats", seeded=(1,)),
+    *_ours("ChannelBackprop"),
+    *_ours("RunningStats", momentum=0.8),
+    *_ours("RunningStats", momentum=0.8, unbiased=1),
+    *_ours("BatchNormTrain", seeded=(0,), epsilon=0.1),
+    *_ours("BatchNormTrain", seeded=(0, 1, 2), epsilon=0.1),
+    *(
+        case
+        for relu in (0, 1)
+        for seeded in ((0,), (0, 1, 2))
+        for case in _ours(
+            *("BatchNormTrainUpdate", In((3,)), In((3,)), _STATISTIC, _STATISTIC), seeded=seeded, epsilon=0.1, relu=relu
+        )
+    ),
+    *_ours("BatchNormReluTrainUpdate", In((3,)), In((3,)), _STATISTIC, _STATISTIC, seeded=(0, 1), epsilon=0.1),
+    *_ours("BatchNormGrad", seeded=(0, 1, 2)),
+    *_ours("BatchNormGrad", seeded=(0,)),
+    *_ours("BatchNormReluGrad", seeded=(0, 1, 2)),
+    *_ours("BatchNormRecomputeReluGrad", In((3,)), In((3,)), In((3,)), _STATISTIC, _STATISTIC, seeded=(0, 1, 2)),
+    Case(
+        "ChannelStatsMerge",
+        (In((2, 3)), In((2, 3), 0.5, 2.0), ints(3, 5)),
+        outputs=3,
+        seeded=(0, 1),
+        since=15,
+        domain=DOMAIN,
+    ),
+    Case("ChannelStatsMerge", (In((3, 2)), In((3, 2)), ints(4, 0, 1)), {}, 3, (1,), since=15, domain=DOMAIN),
+]
+
+CASES = [
+    *ELEMENTWISE,
+    *ACTIVATIONS,
+    *LINEAR,
+    *REDUCTIONS,
+    *SHAPES,
+    *CONVOLUTIONS,
+    *POOLINGS,
+    *RESIZES,
+    *SELECTIONS,
+    *PARTS,
+    *NORMALIZATIONS,
+    *LOSSES,
+    *CHANNEL_OPS,
+]

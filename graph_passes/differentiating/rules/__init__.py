@@ -2,10 +2,30 @@
 
 from onnx_cbp.graph_passes.differentiating.rules import (
     activation,
+    channel_ops,
+    convolution,
     elementwise,
     linear,
+    loss,
+    normalization,
+    pooling,
     reduction,
+    resize,
+    selection,
     shape,
 )
 
-__all__ = ["activation", "elementwise", "linear", "reduction", "shape"]
+__all__ = [
+    "activation",
+    "channel_ops",
+    "convolution",
+    "elementwise",
+    "linear",
+    "loss",
+    "normalization",
+    "pooling",
+    "reduction",
+    "resize",
+    "selection",
+    "shape",
+]

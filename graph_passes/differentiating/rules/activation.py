@@ -163,7 +163,7 @@ def dropout(g: Builder, node: ir.Node, dY: ir.Value, *_: ir.Value | None) -> lis
     trains = g.known(training)
     if training is None or (trains is not None and not trains):
         return [dY, ZERO]
-    mask = g.output(node, 1, ir.DataType.BOOL, X)
+    mask = g.output(node, 1, ir.DataType.BOOL, g.shape(X))
     kept = g.Sub(g.scalar(1, X), _ratio(g, ratio, X))
     dX = g.Where(mask, g.Div(dY, kept), g.scalar(0, X))
     if trains is None:
@@ -174,4 +174,4 @@ def dropout(g: Builder, node: ir.Node, dY: ir.Value, *_: ir.Value | None) -> lis
 def _ratio(g: Builder, ratio: Read, X: Read) -> ir.Value:
     if ratio is None:
         return g.scalar(0.5, X)
-    return ratio if g.dtype(ratio) == g.dtype(X) else g.Cast(ratio, to=g.dtype(X).value)
+    return g.as_type(ratio, g.dtype(X))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnx_cbp.graph_passes.dialects._reading import attribute
+from onnx_cbp.graph_passes.dialects._reading import attribute, optional_input
+from onnx_cbp.graph_passes.differentiating.along_axis import back_along
 from onnx_cbp.graph_passes.differentiating.attributes import ints, text
 from onnx_cbp.graph_passes.differentiating.builder import Builder, Read
-from onnx_cbp.graph_passes.differentiating.registry import InputGradient, rule
+from onnx_cbp.graph_passes.differentiating.registry import ZERO, InputGradient, rule
 
 
 @rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -74,3 +75,103 @@ def _reorder_channels(g: Builder, dX: ir.Value, X: Read, sizes: list[int]) -> ir
     """Channels that are [sizes] in turn, with the two exchanged."""
     apart = g.Concat(g.sizes_of(X, [0]), sizes, g.sizes_of(X, [2, 3]), axis=0)
     return g.reshape_like(g.Transpose(g.Reshape(dX, apart), perm=[0, 2, 1, 3, 4]), X)
+
+
+@rule("Tile")
+def tile(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
+    """Tile: the sum over the repetitions, which are an axis in front of each of X."""
+    X, repeats = node.inputs
+    known, rank = g.known(repeats), g.rank(X)
+    sizes: list[ir.Value | list[int]] = []
+    for axis in range(rank):
+        often = g.Slice(repeats, [axis], [axis + 1]) if known is None else [int(known[axis])]
+        sizes += [often, g.sizes_of(X, [axis])]
+    apart = g.Reshape(dY, g.joined(sizes), shape=[each for size in g.shape(X) for each in (None, size)])
+    return [g.reduce("ReduceSum", apart, range(0, 2 * rank, 2), keepdims=0, like=X), ZERO]
+
+
+@rule("Slice")
+def slice_(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
+    """Slice: dY with zeros between and around its elements, where X has those that were left out."""
+    X, starts = node.inputs[0], node.inputs[1]
+    given, steps = optional_input(node, 3), optional_input(node, 4)
+    rank = g.rank(X)
+    step_of = [1] * rank
+    count = len(g.needed(starts, "what it starts at,")) if g.known(starts) is not None else g.fixed(starts, [0])[0]
+    axes = list(range(count)) if given is None else [int(a) % rank for a in g.needed(given, "what names its axes,")]
+    if steps is not None:
+        for axis, step in zip(axes, g.needed(steps, "what says its steps,").tolist(), strict=True):
+            step_of[axis] = step
+    backwards = [axis for axis in axes if step_of[axis] < 0]
+    if backwards:
+        many = len(backwards)
+        dY = g.Slice(dY, [-1] * many, [np.iinfo(np.int64).min] * many, backwards, [-1] * many, like=dY)
+    before: list[ir.Value | list[int]] = [[0]] * rank
+    after: list[ir.Value | list[int]] = [[0]] * rank
+    for index, axis in enumerate(axes):
+        distance = abs(step_of[axis])
+        if distance > 1:
+            dY = _with_zeros_between(g, dY, axis, distance)
+        size, length = g.sizes_of(X, [axis]), g.sizes_of(node.outputs[0], [axis])
+        first = _first(g, starts, index, size, backwards=step_of[axis] < 0)
+        if step_of[axis] < 0:  # its last element is the first now
+            first = g.computed("Sub", first, g.computed("Mul", g.computed("Sub", length, [1]), [distance]))
+        before[axis] = first
+        spread = g.computed("Mul", length, [distance])  # the zeros behind the last element may reach beyond X
+        after[axis] = g.computed("Sub", g.computed("Sub", size, first), spread)
+    return [g.Pad(dY, g.joined([*before, *after]), like=X), *[ZERO] * 4]
+
+
+def _first(g: Builder, starts: Read, index: int, size: ir.Value, *, backwards: bool) -> ir.Value:
+    """Where a slice starts, counted from the front and within the axis."""
+    start = g.computed("Slice", starts, [index], [index + 1])
+    start = g.computed("Cast", start, to=ir.DataType.INT64.value)
+    from_front = g.computed("Where", g.computed("Less", start, [0]), g.computed("Add", start, size), start)
+    last = g.computed("Sub", size, [1]) if backwards else size
+    return g.computed("Max", g.computed("Min", from_front, last), [0])
+
+
+def _with_zeros_between(g: Builder, dY: ir.Value, axis: int, distance: int) -> ir.Value:
+    """Each element along an axis followed by distance - 1 zeros."""
+    rank = g.rank(dY)
+    pads = [0] * (2 * rank + 2)
+    pads[rank + 1 + axis + 1] = distance - 1
+    spread = g.Pad(g.Unsqueeze(dY, [axis + 1]), pads)
+    shape = [*g.shape(dY)]
+    sizes: list[ir.Value | list[int]] = [g.sizes_of(dY, [i]) for i in range(rank)]
+    sizes[axis] = g.computed("Mul", sizes[axis], [distance])
+    size = shape[axis]
+    shape[axis] = size * distance if isinstance(size, int) else None
+    return g.Reshape(spread, g.joined(sizes), shape=shape)
+
+
+@rule("Pad")
+def pad(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
+    """Pad: dY without what was added, or with it where it was copied from."""
+    X, pads = node.inputs[0], node.inputs[1]
+    mode, rank = text(node, "mode", "constant"), g.rank(X)
+    given = optional_input(node, 3)
+    axes = list(range(rank)) if given is None else [int(a) % rank for a in g.needed(given, "what names its axes,")]
+    if mode == "constant":
+        if given is None:
+            return [g.Pad(dY, g.computed("Neg", pads), like=X), ZERO]
+        known = g.needed(pads, "what it adds,").tolist()
+        whole = [0] * 2 * rank
+        for index, axis in enumerate(axes):
+            whole[axis], whole[rank + axis] = -known[index], -known[len(axes) + index]
+        return [g.Pad(dY, whole, like=X), ZERO]
+    known = g.needed(pads, "what it adds,").tolist()
+    for index, axis in enumerate(axes):
+        before, after = known[index], known[len(axes) + index]
+        if before or after:
+            (size,) = g.fixed(X, [axis])
+            dY = back_along(g, dY, _copies(g, size, before, after, mode, g.dtype(X)), axis)
+    return [g.let_be_like(dY, X), ZERO]
+
+
+def _copies(g: Builder, size: int, before: int, after: int, mode: str, dtype: ir.DataType) -> ir.Value:
+    """The matrix that says which element each of the padded axis is."""
+    if min(before, after) < 0:
+        raise g.refuse(f"mode '{mode}' with negative pads is not supported: crop with Slice")
+    places = np.pad(np.arange(size), (before, after), mode=mode)  # type: ignore[call-overload]
+    return g.constant(np.eye(size)[places].astype(dtype.numpy()), dtype)

@@ -1,0 +1,91 @@
+"""Convolutions."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from onnx_cbp.graph_passes.dialects._reading import optional_input
+from onnx_cbp.graph_passes.differentiating.attributes import ints, text
+from onnx_cbp.graph_passes.differentiating.builder import Builder, Read
+from onnx_cbp.graph_passes.differentiating.registry import InputGradient, rule
+from onnx_cbp.graph_passes.differentiating.weight_gradients import weight_gradient
+from onnx_cbp.graph_passes.differentiating.windows import Windows, group, windows
+
+
+@rule("Conv")
+def conv(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
+    """Conv: dX is the transposed convolution of dY by W, dB the sum of dY over all but the channels."""
+    X, W = node.inputs[0], node.inputs[1]
+    seen = windows(g, node, X, node.outputs[0], g.fixed(W, range(2, g.rank(W))))
+    dX = dW = None
+    if g.wants(X):
+        dX = transposed(g, dY, W, seen, group(node), X)
+    if g.wants(W):
+        dW = weight_gradient(g, X, dY, W, seen, group(node))
+    return [dX, dW, _bias_gradient(g, node, dY)]
+
+
+def transposed(g: Builder, dY: ir.Value, W: Read, seen: Windows, groups: int, like: Read) -> ir.Value:
+    """What every window adds to the data: [N, O, windows] by W [O, C / groups, kernel] is [N, C, data]."""
+    return g.ConvTranspose(
+        dY,
+        W,
+        group=groups,
+        strides=list(seen.strides),
+        dilations=list(seen.dilations),
+        pads=[*seen.before, *(a - min(r, 0) for a, r in zip(seen.after, seen.rest, strict=True))],
+        output_padding=[max(r, 0) for r in seen.rest],
+        like=like,
+    )
+
+
+@rule("ConvTranspose")
+def conv_transpose(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
+    """ConvTranspose: the transposed of Conv, so dX is the convolution of dY by W, and dW that of dY by X."""
+    X, W = node.inputs[0], node.inputs[1]
+    seen = _transposed_windows(g, node, X, node.outputs[0], g.fixed(W, range(2, g.rank(W))))
+    rest = [max(r - s + 1, 0) for r, s in zip(seen.rest, seen.strides, strict=True)]
+    dX = dW = None
+    if g.wants(X):
+        after = [a - r for a, r in zip(seen.after, rest, strict=True)]
+        data = dY
+        if any(a < 0 for a in after):  # ONNX Runtime takes no negative padding
+            ends = [n + min(a, 0) for n, a in zip(seen.size, after, strict=True)]
+            data = g.Slice(dY, [0] * len(ends), ends, list(seen.axes))
+        dX = g.Conv(
+            data,
+            W,
+            group=group(node),
+            strides=list(seen.strides),
+            dilations=list(seen.dilations),
+            pads=[*seen.before, *(max(a, 0) for a in after)],
+            like=X,
+        )
+    if g.wants(W):
+        dW = weight_gradient(g, dY, X, W, seen, group(node))
+    return [dX, dW, _bias_gradient(g, node, dY)]
+
+
+def _transposed_windows(g: Builder, node: ir.Node, X: Read, Y: Read, kernel: list[int]) -> Windows:
+    """The windows on Y; padding is what takes the whole result of every window to the size that Y has."""
+    rank = len(kernel)
+    size, count = (g.fixed(value, range(2, 2 + rank)) for value in (Y, X))
+    strides, dilations = (ints(node, name, [1] * rank) for name in ("strides", "dilations"))
+    extra = ints(node, "output_padding", [0] * rank)
+    pads = ints(node, "pads", [0] * 2 * rank)
+    before, after = pads[:rank], pads[rank:]
+    auto = text(node, "auto_pad", "NOTSET")
+    if auto == "VALID":
+        before = after = [0] * rank
+    elif auto != "NOTSET" or "output_shape" in node.attributes:
+        for i in range(rank):
+            whole = (count[i] - 1) * strides[i] + dilations[i] * (kernel[i] - 1) + 1 + extra[i]
+            total = max(whole - size[i], 0)
+            before[i] = total // 2 if auto == "SAME_UPPER" else total - total // 2
+            after[i] = total - before[i]
+    return Windows(*map(tuple, (size, count, kernel, strides, dilations, before, after)))
+
+
+def _bias_gradient(g: Builder, node: ir.Node, dY: ir.Value) -> InputGradient:
+    B = optional_input(node, 2)
+    return g.sum(dY, [0, *range(2, g.rank(dY))], keepdims=0) if g.wants(B) else None

@@ -1,0 +1,51 @@
+"""Losses that are ops of their own."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_cbp.graph_passes.dialects._reading import attribute, optional_input
+from onnx_cbp.graph_passes.differentiating.attributes import text
+from onnx_cbp.graph_passes.differentiating.builder import Builder, Read
+from onnx_cbp.graph_passes.differentiating.registry import ZERO, InputGradient, rule
+
+
+@rule("SoftmaxCrossEntropyLoss")
+def softmax_cross_entropy(
+    g: Builder, node: ir.Node, d_loss: ir.Value | None, d_log_prob: ir.Value | None = None
+) -> list[InputGradient]:
+    """SoftmaxCrossEntropyLoss: with the log-probabilities L, dX = dL - exp(L) sum(dL) over the classes."""
+    X = node.inputs[0]
+    log_prob = g.output(node, 1, g.dtype(X), g.shape(X))
+    parts = [] if d_loss is None else [_of_log_probabilities(g, node, d_loss)]
+    parts += [] if d_log_prob is None else [d_log_prob]
+    dL = parts[0] if len(parts) == 1 else g.Add(*parts)
+    return [g.Sub(dL, g.Mul(g.Exp(log_prob), g.sum(dL, [1]))), ZERO]
+
+
+@rule("NegativeLogLikelihoodLoss")
+def negative_log_likelihood(g: Builder, node: ir.Node, d_loss: ir.Value) -> list[InputGradient]:
+    """NegativeLogLikelihoodLoss: dX = -weight d_loss at the label, over the sum of the weights for a mean."""
+    return [_of_log_probabilities(g, node, d_loss), ZERO]
+
+
+def _of_log_probabilities(g: Builder, node: ir.Node, d_loss: ir.Value) -> ir.Value:
+    X, labels, weights = node.inputs[0], node.inputs[1], optional_input(node, 2)
+    (classes,) = g.fixed(X, [1])
+    reduction, dtype = text(node, "reduction", "mean"), g.dtype(X)
+    weight: Read = None
+    if "ignore_index" in node.attributes:
+        ignored = g.Equal(labels, attribute(node, "ignore_index", 0))
+        labels = g.Where(ignored, g.scalar(0, labels), labels)  # it may be no class at all
+        weight = g.Where(ignored, g.scalar(0, X), g.scalar(1, X))
+    if weights is not None:
+        own = g.Gather(weights, labels, axis=0)
+        weight = own if weight is None else g.Mul(own, weight)
+    if reduction == "mean":
+        count = g.count(labels, range(g.rank(labels)), X) if weight is None else g.ReduceSum(weight, keepdims=0)
+        d_loss = g.Div(d_loss, count)
+    share = g.Neg(d_loss if weight is None else g.Mul(d_loss, weight))
+    values = g.constant(np.array([0, 1]).astype(dtype.numpy()), dtype)
+    chosen = g.OneHot(labels, np.array(classes, np.int64), values, axis=1)
+    return g.Mul(chosen, g.Unsqueeze(share, [1]) if g.rank(share) else share, like=X)

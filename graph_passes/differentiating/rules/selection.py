@@ -1,0 +1,166 @@
+"""Ops that take elements by their indices, or put them there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_cbp.graph_passes.dialects._reading import attribute
+from onnx_cbp.graph_passes.differentiating.attributes import text
+from onnx_cbp.graph_passes.differentiating.builder import Builder, Read
+from onnx_cbp.graph_passes.differentiating.registry import ZERO, InputGradient, flat, rule
+
+flat(
+    "ArgMax",
+    "ArgMin",
+    "Bernoulli",
+    "Hardmax",
+    "NonZero",
+    "OneHot",
+    "RandomNormalLike",
+    "RandomUniformLike",
+    "Shape",
+    "Size",
+)
+
+
+@rule("Gather")
+def gather(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
+    """Gather: dX is zero, and what was taken from a place is added up there."""
+    X, indices = node.inputs
+    axis = attribute(node, "axis", 0) % g.rank(X)
+    known, size = g.known(indices), g.shape(X)[axis]
+    if known is not None and known.size == 1 and isinstance(size, int):
+        place = int(known.reshape(-1)[0]) % size
+        part = g.Unsqueeze(dY, [axis]) if known.ndim == 0 else dY
+        for _ in range(known.ndim - 1):
+            part = g.Squeeze(part, [axis])
+        rest = [0] * g.rank(X)
+        before, after = [*rest], [*rest]
+        before[axis], after[axis] = place, size - 1 - place
+        return [g.Pad(part, [*before, *after], like=X), ZERO]
+    count = g.rank(indices)
+    # The axes of the indices to the front, and the axis that they index to the front of the zeros.
+    front = [*range(axis, axis + count), *range(axis), *range(axis + count, g.rank(dY))]
+    order = [axis, *(i for i in range(g.rank(X)) if i != axis)]
+    updates = g.Transpose(dY, perm=front) if axis else dY
+    zeros = g.zeros_like(X)
+    zeros = g.Transpose(zeros, perm=order) if axis else zeros
+    places = g.Unsqueeze(_from_the_front(g, indices, X, axis), [count])
+    dX = _scatter_add(g, "ScatterND", zeros, places, updates, known)
+    return [g.Transpose(dX, perm=np.argsort(order).tolist(), like=X) if axis else g.let_be_like(dX, X), ZERO]
+
+
+@rule("GatherElements")
+def gather_elements(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
+    """GatherElements: what was taken from a place is added up there."""
+    X, indices = node.inputs
+    return [_scatter_add(g, "ScatterElements", g.zeros_like(X), indices, dY, axis=attribute(node, "axis", 0)), ZERO]
+
+
+@rule("GatherND")
+def gather_nd(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
+    """GatherND: what was taken from a place is added up there."""
+    X, indices = node.inputs
+    if attribute(node, "batch_dims", 0):
+        raise g.refuse("batch_dims is not supported: put the batch into the indices")
+    return [_scatter_add(g, "ScatterND", g.zeros_like(X), indices, dY), ZERO]
+
+
+def _scatter_add(
+    g: Builder,
+    op_type: str,
+    zeros: ir.Value,
+    indices: Read,
+    updates: ir.Value,
+    known: np.ndarray | None = None,
+    **attributes: Any,
+) -> ir.Value:
+    """Zeros with updates added to them; places that are known to differ need no adding."""
+    if known is not None and known.min(initial=0) >= 0 and len(np.unique(known)) == known.size:
+        return g.op(op_type, zeros, indices, updates, **attributes)
+    if not g.can_scatter_add():
+        raise g.refuse("what meets in one place is added up by opset 16 and newer: convert with onnx.version_converter")
+    return g.op(op_type, zeros, indices, updates, reduction="add", **attributes)
+
+
+def _from_the_front(g: Builder, indices: Read, X: Read, axis: int) -> ir.Value:
+    """Indices counted from the front, where they may be negative."""
+    known = g.known(indices)
+    if known is not None and (known >= 0).all():
+        return g.there(indices)
+    size = g.Cast(g.Squeeze(g.sizes_of(X, [axis]), [0]), to=g.dtype(indices).value)
+    return g.Where(g.Less(indices, 0), g.Add(indices, size), indices)
+
+
+@rule("ScatterElements")
+def scatter_elements(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
+    """ScatterElements: updates have dY of their places, and X has the rest, or all where they are added to it."""
+    _, indices, updates = node.inputs
+    axis, reduction = attribute(node, "axis", 0), text(node, "reduction", "none")
+    return _scattered(
+        g,
+        reduction,
+        dY,
+        lambda: g.ScatterElements(dY, indices, g.zeros_like(updates), axis=axis),
+        lambda: g.GatherElements(dY, indices, axis=axis, like=updates),
+    )
+
+
+@rule("ScatterND")
+def scatter_nd(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
+    """ScatterND: updates have dY of their places, and X has the rest, or all where they are added to it."""
+    _, indices, updates = node.inputs
+    return _scattered(
+        g,
+        text(node, "reduction", "none"),
+        dY,
+        lambda: g.ScatterND(dY, indices, g.zeros_like(updates)),
+        lambda: g.GatherND(dY, indices, like=updates),
+    )
+
+
+def _scattered(
+    g: Builder, reduction: str, dY: ir.Value, rest: Callable[[], ir.Value], taken: Callable[[], ir.Value]
+) -> list[InputGradient]:
+    if reduction not in ("none", "add"):
+        raise g.refuse(f"reduction = '{reduction}' is not supported: use 'none' or 'add'")
+    return [dY if reduction == "add" else rest(), ZERO, taken()]
+
+
+@rule("TopK")
+def top_k(g: Builder, node: ir.Node, dY: ir.Value, _: None) -> list[InputGradient]:
+    """TopK: each value came from a place of its own, which Indices names."""
+    X = node.inputs[0]
+    return [g.ScatterElements(g.zeros_like(X), node.outputs[1], dY, axis=attribute(node, "axis", -1)), ZERO]
+
+
+@rule("Compress")
+def compress(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
+    """Compress: the elements that were kept, in order, to their places."""
+    X, condition = node.inputs
+    if "axis" not in node.attributes:
+        places = g.Transpose(g.NonZero(condition), perm=[1, 0])
+        flat_zeros = g.Expand(g.scalar(0, X), g.Reshape(g.Size(X), [1]))
+        return [g.reshape_like(g.ScatterND(flat_zeros, places, dY), X), ZERO]
+    axis = attribute(node, "axis", 0) % g.rank(X)
+    order = [axis, *(i for i in range(g.rank(X)) if i != axis)]
+    places = g.Transpose(g.NonZero(condition), perm=[1, 0])
+    dX = g.ScatterND(g.Transpose(g.zeros_like(X), perm=order), places, g.Transpose(dY, perm=order))
+    return [g.Transpose(dX, perm=np.argsort(order).tolist(), like=X), ZERO]
+
+
+@rule("Trilu")
+def trilu(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
+    """Trilu: the same triangle of dY."""
+    return [g.Trilu(dY, *node.inputs[1:], upper=attribute(node, "upper", 1)), ZERO]
+
+
+@rule("ReverseSequence")
+def reverse_sequence(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
+    """ReverseSequence: reversed once more."""
+    axes = {name: attribute(node, name, default) for name, default in (("batch_axis", 1), ("time_axis", 0))}
+    return [g.ReverseSequence(dY, node.inputs[1], **axes), ZERO]

@@ -1,0 +1,133 @@
+"""The gradient of a convolution's weight, in the form that is fastest for its shape.
+
+    dW[o, c, k] = sum over n and i of dY[n, o, i] X[n, c, stride i + dilation k - before]
+
+is itself a convolution: of X, with the batch as channels, by dY as the kernel, where stride and dilation change places.
+What is left is where to put the channels of X, which have to stay apart:
+
+- a window of one element needs none of that: one product of matrices;
+- a depthwise convolution has one channel a group: a product and a sum for each element of the window. (A kernel of its
+  own would be faster here; this is its place.);
+- otherwise, without dilation along the last axis, the channels go innermost: the last axis has W * C elements, of which
+  those of one channel lie C apart, so the rank stays what it was;
+- otherwise they become one axis of space more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_cbp.graph_passes.differentiating.builder import Builder, Read
+from onnx_cbp.graph_passes.differentiating.windows import Windows
+
+
+def weight_gradient(g: Builder, X: Read, dY: Read, W: Read, windows: Windows, groups: int) -> ir.Value:
+    """The gradient of W [O, C / groups, k...] for Y [N, O, ...] = Conv(X [N, C, ...], W).
+
+    Raises:
+        OnnxCbpError: W, or the space of X, has no fixed size.
+    """
+    shape = g.fixed(W, range(g.rank(W)))
+    if all(k == 1 for k in windows.kernel) and not any(windows.pads):
+        return _of_one_element(g, X, dY, windows, groups, shape)
+    if shape[1] == 1 and shape[0] == groups:
+        return _depthwise(g, X, dY, windows, shape)
+    X, windows = _trimmed(g, X, windows)
+    if windows.dilations[-1] == 1:
+        return _innermost(g, X, dY, windows, groups, shape)
+    return _one_axis_more(g, X, dY, windows, groups, shape)
+
+
+def _of_one_element(g: Builder, X: Read, dY: Read, windows: Windows, groups: int, shape: Sequence[int]) -> ir.Value:
+    """For each sample and group the product of dY [O, L] with X [C, L] transposed, and their sum."""
+    if any(s != 1 for s in windows.strides) or any(windows.rest):
+        last = [(c - 1) * s + 1 for c, s in zip(windows.count, windows.strides, strict=True)]
+        X = g.Slice(X, [0] * len(last), last, list(windows.axes), list(windows.strides))
+    places = int(np.prod(windows.count))
+    rows, columns = shape[0] // groups, shape[1]
+    apart = [groups] if groups > 1 else []
+    left = g.Reshape(dY, [-1, *apart, rows, places])
+    right = g.Reshape(X, [-1, *apart, columns, places])
+    order = [*range(1 + len(apart)), 2 + len(apart), 1 + len(apart)]
+    products = g.MatMul(left, g.Transpose(right, perm=order))
+    return g.Reshape(g.sum(products, [0], keepdims=0), list(shape))
+
+
+def _depthwise(g: Builder, X: Read, dY: Read, windows: Windows, shape: Sequence[int]) -> ir.Value:
+    """For each element of the window, the sum of dY and what it sees of X."""
+    axes = list(windows.axes)
+    if any(windows.pads):
+        X = g.Pad(X, [0, 0, *windows.before, 0, 0, *windows.after])
+    sums = []
+    for place in np.ndindex(*windows.kernel):
+        first = [int(i) * d for i, d in zip(place, windows.dilations, strict=True)]
+        last = [f + (c - 1) * s + 1 for f, c, s in zip(first, windows.count, windows.strides, strict=True)]
+        seen = g.Slice(X, first, last, axes, list(windows.strides))
+        sums.append(g.sum(g.Mul(seen, dY), [0, *axes], keepdims=0))
+    together = g.Concat(*(g.Unsqueeze(each, [1]) for each in sums), axis=1) if len(sums) > 1 else sums[0]
+    return g.Reshape(together, list(shape))
+
+
+def _trimmed(g: Builder, X: Read, windows: Windows) -> tuple[Read, Windows]:
+    """X and its windows without what no window reaches, so that a convolution by dY has the places of W, no more."""
+    after = [a - r for a, r in zip(windows.after, windows.rest, strict=True)]
+    if any(a < 0 for a in after):
+        ends = [n + min(a, 0) for n, a in zip(windows.size, after, strict=True)]
+        X = g.Slice(X, [0] * len(ends), ends, list(windows.axes))
+    else:
+        ends = list(windows.size)
+    return X, Windows(
+        tuple(ends),
+        windows.count,
+        windows.kernel,
+        windows.strides,
+        windows.dilations,
+        windows.before,
+        tuple(max(a, 0) for a in after),
+    )
+
+
+def _innermost(g: Builder, X: Read, dY: Read, windows: Windows, groups: int, shape: Sequence[int]) -> ir.Value:
+    """X as [1, groups * N, ..., W * C], dY as [O, N, ...]: the result is [1, O, k..., k * C]."""
+    rank, channels = len(windows.size), shape[1]
+    space = list(windows.axes)
+    if groups == 1:
+        data = g.Transpose(X, perm=[0, *space, 1])
+    else:
+        apart = g.Reshape(X, [-1, groups, channels, *windows.size])
+        data = g.Transpose(apart, perm=[1, 0, *(axis + 1 for axis in space), 2])
+    data = g.Reshape(data, [1, -1, *windows.size[:-1], windows.size[-1] * channels])
+    scale = [*[1] * (rank - 1), channels]
+    result = g.Conv(
+        data,
+        g.Transpose(dY, perm=[1, 0, *space]),
+        group=groups,
+        pads=[p * c for p, c in zip(windows.pads, scale * 2, strict=True)],
+        dilations=[s * c for s, c in zip(windows.strides, scale, strict=True)],
+        strides=list(windows.dilations),
+    )
+    apart = g.Reshape(result, [shape[0], *windows.kernel, channels])
+    return g.Transpose(apart, perm=[0, rank + 1, *range(1, rank + 1)])
+
+
+def _one_axis_more(g: Builder, X: Read, dY: Read, windows: Windows, groups: int, shape: Sequence[int]) -> ir.Value:
+    """X as [1, groups * N, C, ...], dY as [O, N, 1, ...]: the result is [1, O, C, k...]."""
+    space, channels = list(windows.axes), shape[1]
+    if groups == 1:
+        data = g.Unsqueeze(X, [0])
+    else:
+        apart = g.Reshape(X, [-1, groups, channels, *windows.size])
+        data = g.Transpose(apart, perm=[1, 0, 2, *(axis + 1 for axis in space)])
+        data = g.Reshape(data, [1, -1, channels, *windows.size])
+    result = g.Conv(
+        data,
+        g.Unsqueeze(g.Transpose(dY, perm=[1, 0, *space]), [2]),
+        group=groups,
+        pads=[0, *windows.before, 0, *windows.after],
+        dilations=[1, *windows.strides],
+        strides=[1, *windows.dilations],
+    )
+    return g.Reshape(result, list(shape))
