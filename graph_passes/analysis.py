@@ -77,7 +77,7 @@ def _site(node: ir.Node, imports: Mapping[str, int], types: Types, samples: Samp
     if node.domain not in _DOMAINS:
         return None
     opset = onnx_opset(imports)
-    site = recognise(node, opset) or primitive_arithmetic.recognise(node, opset, types)
+    site = recognise(node, opset) or primitive_arithmetic.recognise(node, opset, types, samples)
     site = made_statistics.resolve(site, types, samples)
     if site is None or isinstance(site, LeftAlone | InferenceSite):
         return site

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
@@ -13,6 +13,7 @@ Axes = tuple[tuple[int, ...], ...]
 Size = int | str | None
 
 MOVES = ("Identity", "Cast", "CastLike", "Reshape", "Flatten", "Unsqueeze", "Squeeze", "Transpose")
+_MOST_MOVES = 4  # from a convolution's result to what is normalised
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
@@ -38,6 +39,20 @@ def moved_axes(node: ir.Node, types: Types) -> Axes | None:
     named = tuple(size if size is not None else f"?{axis}" for axis, size in enumerate(before))
     after = _sizes_after(node, named, types)
     return None if after is None else regroup(named, after)
+
+
+def arrangements(X: ir.Value, types: Types) -> Iterator[ir.Value]:
+    """The values that have the elements of X, each in another order of axes or of another type: X, and those behind."""
+    yield X
+    value, graph = X, None
+    for _ in range(_MOST_MOVES):
+        node = value.producer()
+        if node is None or moved_axes(node, types) is None or (graph is not None and node.graph is not graph):
+            return
+        graph, first = node.graph, node.inputs[0]
+        assert first is not None
+        value = first
+        yield value
 
 
 def _between_floats(node: ir.Node, types: Types) -> bool:

@@ -15,6 +15,8 @@ from onnx_cbp.graph_passes.dialects._reading import attribute, optional_input, r
 
 BINARY = ("Add", "Sub", "Mul", "Div")
 _CASTS = ("Cast", "CastLike")
+_TO_NUMBERS = ("Identity", "Reshape", "Unsqueeze", "Squeeze", *_CASTS)
+_MOST_COPIES = 8  # of a number
 REDUCTIONS = ("ReduceMean", "ReduceSum", "ReduceSumSquare", "GlobalAveragePool")
 MOST_NODES = 64  # of one expression; far more than any spelling has
 _MOST_VISITED = 4 * MOST_NODES  # what turns out to be no part of it among them
@@ -134,7 +136,11 @@ class Reader:
             raise NotPolynomialError
         if value not in self._known:
             self._read_all(value)
-        known = self._known.get(value)
+        return self._get(value)
+
+    def _get(self, value: ir.Value | None) -> Polynomial:
+        """What a value is that was read already."""
+        known = None if value is None else self._known.get(value)
         if known is None:
             raise NotPolynomialError
         return known
@@ -219,9 +225,11 @@ class Reader:
     def _number(self, value: ir.Value) -> float | None:
         """The number that a constant of one element is, in the types that it is cast to; None where it may be fed."""
         types: list[ir.DataType | None] = []
-        while (node := value.producer()) is not None and node.domain == "" and node.op_type in MOVES:
+        while (node := value.producer()) is not None and node.domain == "" and node.op_type in _TO_NUMBERS:
             source = node.inputs[0]
             if source is None:
+                return None
+            if len(types) == _MOST_COPIES:
                 return None
             types.append(self._types.of(value) if node.op_type in _CASTS else ir.DataType.DOUBLE)
             value = source
@@ -244,7 +252,7 @@ class Reader:
     def _of_node(self, node: ir.Node) -> Polynomial:
         if node.op_type == "Cast" and (size := self._size(node.outputs[0])) is not None:
             return Polynomial(size)
-        inputs = [self.read(value) for value in node.inputs[: 2 if node.op_type in (*BINARY, "Pow", "Max") else 1]]
+        inputs = [self._get(value) for value in node.inputs[: 2 if node.op_type in (*BINARY, "Pow", "Max") else 1]]
         if not inputs or (len(inputs) == 1 and node.op_type in (*BINARY, "Pow")):  # a constant; what is not valid
             raise NotPolynomialError
         first = inputs[0]
@@ -279,7 +287,7 @@ class Reader:
         if "min" in node.attributes:  # before opset 11
             return attribute(node, "min", 0.0) == 0.0 and "max" not in node.attributes
         lower, upper = optional_input(node, 1), optional_input(node, 2)
-        return lower is not None and upper is None and not self.read(lower).terms
+        return lower is not None and upper is None and not self._get(lower).terms
 
     def _binary(self, op_type: str, left: Polynomial, right: Polynomial) -> Polynomial:
         if op_type == "Div":

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
+from onnx_cbp.graph_passes.core.moves import arrangements
 from onnx_cbp.graph_passes.core.sample_axes import SampleAxes
 from onnx_cbp.graph_passes.core.sites import ForwardSite, InferenceSite, LeftAlone, Site
 from onnx_cbp.graph_passes.core.splice import is_used
@@ -20,7 +21,6 @@ from onnx_cbp.graph_passes.core.types import Types
 from onnx_cbp.graph_passes.dialects._interior import read_behind, unused_without
 from onnx_cbp.graph_passes.dialects._polynomials import NotPolynomialError, Reader
 from onnx_cbp.graph_passes.dialects.channel_inference import running_updates
-from onnx_cbp.graph_passes.dialects.primitive_arithmetic import arrangements
 
 #: Ops whose first input is the parameter that their result is.
 _COPIES = ("Identity", "Cast", "CastLike", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand")
@@ -44,9 +44,7 @@ class MadeStatistics(LeftAlone):
 def resolve(site: Site | None, types: Types, samples: SampleAxes) -> Site | None:
     """A batch norm as what it is by the origin of its statistics; None where it turns out to be none."""
     if isinstance(site, ForwardSite):
-        if site.interior:
-            return None if _is_of_a_part(site, types, samples) else site
-        return _without_made_statistics(site, types)
+        return site if site.interior else _without_made_statistics(site, types)
     if not isinstance(site, InferenceSite) or site.interior:
         return site
     origin = origin_of(site, types, samples)
@@ -73,7 +71,7 @@ def origin_of(site: InferenceSite | ForwardSite, types: Types, samples: SampleAx
     if not _is_of_data(site.X, (mean, var), samples):
         return Origin.PARAMETERS
     reader = _batch_reader(site, types)
-    if _is_of_a_part(site, types, samples):
+    if is_of_a_part(site.X, site.axis, types, samples):
         return Origin.PART
     if reader is not None:
         return Origin.BATCH
@@ -158,12 +156,12 @@ def _is_constant_leaf(value: ir.Value) -> bool:
     return value.producer() is not None or value.is_initializer()
 
 
-def _is_of_a_part(site: InferenceSite | ForwardSite, types: Types, samples: SampleAxes) -> bool:
+def is_of_a_part(X: ir.Value, axis: int, types: Types, samples: SampleAxes) -> bool:
     """Whether the channels of X are of one sample each, or X has no sample in it: no batch norm's data."""
-    shape, axes = types.shape(site.X), samples.of(site.X).axes
-    if shape is not None and axes and site.axis % len(shape) in axes:
+    shape, axes = types.shape(X), samples.of(X).axes
+    if shape is not None and axes and axis % len(shape) in axes:
         return True
-    leaves = [value for value in _made_of(site.X) if value.producer() is None]
+    leaves = [value for value in _made_of(X) if value.producer() is None]
     return all(value.is_initializer() or samples.is_trained(value) for value in leaves)
 
 

@@ -20,7 +20,8 @@ from fractions import Fraction
 import onnx_ir as ir
 
 from onnx_cbp.graph_passes.core.ancestry import made_of
-from onnx_cbp.graph_passes.core.moves import MOVES, moved_axes
+from onnx_cbp.graph_passes.core.moves import MOVES, arrangements
+from onnx_cbp.graph_passes.core.sample_axes import SampleAxes
 from onnx_cbp.graph_passes.core.sites import ChannelVector, ForwardSite, InferenceSite, LeftAlone, Site, label
 from onnx_cbp.graph_passes.core.types import Types
 from onnx_cbp.graph_passes.dialects._interior import read_behind, unused_without
@@ -38,11 +39,11 @@ from onnx_cbp.graph_passes.dialects._polynomials import (
     add,
     times,
 )
+from onnx_cbp.graph_passes.dialects.made_statistics import is_of_a_part
 
 _BROADCASTS_SINCE = 7
 _MOMENTUM = 0.9  # ONNX's default: arithmetic has none
 _ROOTS = ("Sqrt", "Pow")
-_MOST_MOVES = 4  # from a convolution's result to what is normalised
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,14 @@ class _Match:
     between: tuple[ir.Value, ...]
 
 
-def recognise(node: ir.Node, opset: int, types: Types) -> Site | None:
+def recognise(node: ir.Node, opset: int, types: Types, samples: SampleAxes) -> Site | None:
     """The batch norm whose result the last node of an expression makes; None if it is none."""
     if opset < _BROADCASTS_SINCE or not _may_be_last(node):
         return None
     match = _match(node, types)
     if match is None or _widens(match, types) or _goes_on(node, match, types) or _holds_another(node, match, types):
+        return None
+    if match.mean is None and is_of_a_part(match.X, match.axis, types, samples):
         return None
     return _site(node, match, types)
 
@@ -122,20 +125,6 @@ def _behind(node: ir.Node, types: Types) -> Iterator[ir.Value]:
         current = full[0].producer()
         if current is not None and current.graph is not node.graph:
             return
-
-
-def arrangements(X: ir.Value, types: Types) -> Iterator[ir.Value]:
-    """The values that have the elements of X, each in another order of axes or of another type: X, and those behind."""
-    yield X
-    value, graph = X, None
-    for _ in range(_MOST_MOVES):
-        node = value.producer()
-        if node is None or moved_axes(node, types) is None or (graph is not None and node.graph is not graph):
-            return
-        graph, first = node.graph, node.inputs[0]
-        assert first is not None
-        value = first
-        yield value
 
 
 def _is_narrow(value: ir.Value, types: Types) -> bool:
