@@ -2,5 +2,11 @@
 
 from onnx_cbp.custom_ops.operator import DOMAIN, OPSET_VERSION, Operator
 from onnx_cbp.custom_ops.ops import OPERATORS
+from onnx_cbp.lazy import on_first_use
 
 __all__ = ["DOMAIN", "OPERATORS", "OPSET_VERSION", "Operator"]
+
+#: What is reached as an attribute, too, without an import of its own.
+_MODULES = ("bodies", "double_backward", "functions", "gradients", "library", "python_ops", "references", "schemas")
+
+__getattr__, __dir__ = on_first_use(__name__, globals(), modules=_MODULES)

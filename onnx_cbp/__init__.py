@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from onnx_cbp.lazy import on_first_use
 
 if find_spec("onnx_cbp.custom_ops") is None:
     raise ImportError(
@@ -20,11 +21,13 @@ if TYPE_CHECKING:
     from onnx_cbp.registration import register
     from onnx_cbp.rewriting import Finding, inspect, rewrite
     from onnx_cbp.updating import update_bn
+    from onnx_cbp.version import __version__
 
 __all__ = [
     "Finalized",
     "Finding",
     "OnnxCbpError",
+    "__version__",
     "finalize",
     "get_library_path",
     "inspect",
@@ -40,6 +43,7 @@ _HOMES = {
     "Finalized": "onnx_cbp.finalizing",
     "Finding": "onnx_cbp.rewriting",
     "OnnxCbpError": "onnx_cbp.errors",
+    "__version__": "onnx_cbp.version",
     "finalize": "onnx_cbp.finalizing",
     "get_library_path": "onnx_cbp.custom_ops.library",
     "inspect": "onnx_cbp.rewriting",
@@ -49,13 +53,7 @@ _HOMES = {
     "update_bn": "onnx_cbp.updating",
 }
 
+#: What is reached as an attribute, too, without an import of its own.
+_MODULES = ("bench", "checking", "cli", "custom_ops", "distributed", "errors", "graph_passes", "training")
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = on_first_use(__name__, globals(), modules=_MODULES, names=_HOMES)

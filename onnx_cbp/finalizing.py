@@ -136,9 +136,8 @@ def finalize(
     by_batch = tuple(name for name, Y in inference.by_batch if _is_made(Y))
     if by_batch:
         _log.warning(
-            "%d of the batch norms (%s) have no running statistics and take those of the batch: what they give for a "
-            "sample depends on the others",
-            len(by_batch),
+            "batch norms without running statistics take those of the batch (%s): what they give for a sample depends "
+            "on the others",
             ", ".join(f"'{name}'" for name in by_batch),
         )
     _refuse_free_parameters(result, known, checkpoint)

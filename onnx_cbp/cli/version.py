@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import metadata
 from typing import Any, TypeVar
 
 import click
@@ -26,9 +25,7 @@ def version_option(command: _Command) -> _Command:
 def _print_version(context: click.Context, parameter: click.Parameter, asked: bool) -> None:  # noqa: ARG001
     if not asked or context.resilient_parsing:
         return
-    try:
-        version = metadata.version("onnx-cbp")
-    except metadata.PackageNotFoundError:
-        version = "unknown (not installed)"
-    click.echo(f"onnx-cbp {version}")
+    from onnx_cbp import __version__
+
+    click.echo(f"onnx-cbp {__version__}")
     context.exit()

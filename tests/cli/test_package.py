@@ -1,0 +1,48 @@
+"""What `import onnx_cbp` alone gives, in a Python of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+def _python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+
+
+def test_modules_import_on_first_use():
+    program = """
+import sys, onnx_cbp
+assert not {"numpy", "onnx", "onnx_ir", "onnxruntime", "click"} & set(sys.modules), "an import of it alone is quick"
+listed = dir(onnx_cbp)
+for name in ("bench", "checking", "cli", "custom_ops", "distributed", "errors", "graph_passes", "training"):
+    assert name in listed, name
+    assert getattr(onnx_cbp, name).__name__ == f"onnx_cbp.{name}"
+for name in ("bodies", "double_backward", "functions", "gradients", "library", "references", "schemas"):
+    assert name in dir(onnx_cbp.custom_ops), name
+    assert getattr(onnx_cbp.custom_ops, name).__name__ == f"onnx_cbp.custom_ops.{name}"
+public = [name for name in listed if not name.startswith("__")]
+assert set(public) >= {"finalize", "inspect", "register", "rewrite", "update_bn"}
+assert not {"annotations", "find_spec", "import_module", "TYPE_CHECKING", "Any", "on_first_use"} & set(public), public
+assert not [name for name in public if name.startswith("_")], public
+assert all(hasattr(onnx_cbp, name) for name in listed)
+from importlib import metadata
+assert onnx_cbp.__version__ == metadata.version("onnx-cbp")
+"""
+    result = _python("-c", program)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("package", ["onnx_cbp", "onnx_cbp.custom_ops"])
+def test_what_is_not_there_is_said(package):
+    result = _python("-c", f"import {package}\n{package}.nothing")
+    assert result.stderr.splitlines()[-1] == f"AttributeError: module '{package}' has no attribute 'nothing'"
+
+
+def test_the_command_line_as_a_module():
+    results = [_python("-m", module, "--version") for module in ("onnx_cbp", "onnx_cbp.cli")]
+    assert [result.returncode for result in results] == [0, 0]
+    assert results[0].stdout == results[1].stdout
+    assert results[0].stdout.startswith("onnx-cbp ")
