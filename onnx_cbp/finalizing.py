@@ -38,6 +38,7 @@ from onnx_cbp.graph_passes import (
 from onnx_cbp.graph_passes.core.constants import RANDOM
 from onnx_cbp.graph_passes.core.inference import infer_shapes
 from onnx_cbp.graph_passes.core.scopes import all_nodes, import_domain
+from onnx_cbp.graph_passes.finalizing.forget_training import ForgetTrainingPass
 from onnx_cbp.graph_passes.finalizing.inference_outputs import (
     inference_outputs,
     inputs_of_outputs,
@@ -109,6 +110,8 @@ def finalize(
     """
     source = read_model(model)
     result = to_ir(source)
+    ours = ForgetTrainingPass()
+    ours(result)
     InlineAllFunctionsPass()(result)
     values = {} if checkpoint is None else _parameters_of(checkpoint)
     for identifier in [identifier for identifier in result.functions if identifier[0] == DOMAIN]:
@@ -118,7 +121,7 @@ def finalize(
     infer_shapes(result)
     FoldConstantsPass()(result)  # axes that are computed hide the shape of what is reduced over them
     UnpackSequencesPass()(result)
-    known = parameters(result, values)
+    known = parameters(result, {*values, *ours.parameters})
     read = inputs_of_outputs(result)
     kept = _outputs(result, known, (outputs,) if isinstance(outputs, str) else outputs)
     if checkpoint is not None:

@@ -1,4 +1,4 @@
-"""What a training graph says of itself: which of its inputs and outputs are parameters, gradients and state.
+"""What a training or evaluation graph says of itself: which inputs and outputs are parameters, gradients and state.
 
     data, labels, parameters by their names, random_state
     -> loss, other outputs, "<parameter>_grad" for each that trains, "<statistic>_updated", random_state_updated
@@ -26,11 +26,13 @@ class TrainingGraph:
 
     Attributes:
         loss: the output that is the loss.
-        gradients: of each parameter that trains, the output that is its gradient; in the order of the inputs.
+        gradients: of each parameter that trains, the output that is its gradient; in the order of the inputs. An
+            evaluation graph has none, and all its parameters are `frozen`.
         frozen: parameters that do not train, running statistics among them.
         updates: of each input that a step changes, the output that is its next value: running statistics, and the
             random state.
         random_state: the input that random numbers are drawn from; None where there is none.
+        scores: what the loss judges, which is a network's result at inference; none where that is not known.
     """
 
     loss: str
@@ -38,6 +40,7 @@ class TrainingGraph:
     frozen: list[str] = field(default_factory=list)
     updates: dict[str, str] = field(default_factory=dict)
     random_state: str | None = None
+    scores: list[str] = field(default_factory=list)
 
     @property
     def parameters(self) -> list[str]:

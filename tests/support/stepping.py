@@ -23,6 +23,18 @@ perceptron (float[N, 5] x) => (float[N, 3] logits)
 }"""
 
 
+#: The perceptron with a Dropout in the place of its Relu.
+DROPOUT = """
+<ir_version: 8, opset_import: ["" : OPSET]>
+dropped (float[N, 5] x) => (float[N, 3] logits)
+{
+    hidden = Gemm (x, w1, b1)
+    ratio = Constant <value_float: float = 0.4> ()
+    train = Constant <value: tensor = bool {1}> ()
+    kept = Dropout (hidden, ratio, train)
+    logits = Gemm (kept, w2, b2)
+}"""
+
 #: Two layers and two batch norms, one of which a Relu follows; the names are those of `normalised_weights`.
 NORMALISED = """
 <ir_version: 8, opset_import: ["" : OPSET]>

@@ -11,18 +11,7 @@ from onnx_cbp import OnnxCbpError
 from onnx_cbp.training import generate_artifacts
 from onnx_cbp.training.api import CheckpointState, LinearLRScheduler, Module, Optimizer
 from onnx_cbp.training.optimizers import SGD
-from support.stepping import PERCEPTRON, Training, batches, network, weights
-
-DROPOUT = """
-<ir_version: 8, opset_import: ["" : OPSET]>
-dropped (float[N, 5] x) => (float[N, 3] logits)
-{
-    hidden = Gemm (x, w1, b1)
-    ratio = Constant <value_float: float = 0.4> ()
-    train = Constant <value: tensor = bool {1}> ()
-    kept = Dropout (hidden, ratio, train)
-    logits = Gemm (kept, w2, b2)
-}"""
+from support.stepping import DROPOUT, PERCEPTRON, Training, batches, network, weights
 
 
 @pytest.fixture

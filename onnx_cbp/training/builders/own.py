@@ -138,7 +138,11 @@ def _training(prepared: onnx.ModelProto, forward: Forward, wanted: Wanted) -> tu
         raise OnnxCbpError("nothing of the model trains: no parameter reaches the loss; name them in requires_grad")
     _check_types(model, list(trained))
     _set_outputs(model, [loss, *_more_outputs(model, wanted, values)])
-    graph = TrainingGraph(loss.name or "", frozen=[*forward.frozen, *(n for n in untrained if n not in forward.frozen)])
+    graph = TrainingGraph(
+        loss.name or "",
+        frozen=[*forward.frozen, *(name for name in untrained if name not in forward.frozen)],
+        scores=_scores(forward, wanted),
+    )
     names = Names(model)
     for name, gradient in trained.items():
         graph.gradients[name] = _named_output(model, gradient, f"{name}_grad", names)
@@ -183,12 +187,18 @@ def _evaluation(prepared: onnx.ModelProto, forward: Forward, graph: TrainingGrap
     loss, values, _ = _loss(model, forward, wanted)
     _set_outputs(model, [loss, *_more_outputs(model, wanted, values)])
     _parameters_as_inputs(model, graph.parameters)
+    TrainingGraph(loss.name or "", frozen=graph.parameters, scores=graph.scores).write(model)
     _tidy(model)
     read = {value.name for value in model.graph.inputs if value.uses() or value.is_graph_output()}
     for value in list(model.graph.inputs):
         if value.name in graph.parameters and value.name not in read:
             model.graph.inputs.remove(value)
     return to_proto(model, prepared)
+
+
+def _scores(forward: Forward, wanted: Wanted) -> list[str]:
+    """What the loss judges; nothing where the loss is a value of the graph's own."""
+    return [next(iter(wanted.loss_inputs or forward.outputs))] if isinstance(wanted.loss, Loss) else []
 
 
 def _loss(

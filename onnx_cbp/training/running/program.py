@@ -48,6 +48,8 @@ class Program:
         graph = TrainingGraph.of(model)
         if graph is None:
             raise OnnxCbpError(f"{self.name} {_what_it_is(self._training)}")
+        if not graph.gradients:
+            raise OnnxCbpError(f"{self.name} is an evaluation model: it has no gradients: name the training model")
         self.graph = graph
         self.values = {value.name or "": value for value in model.graph.inputs}
         self.groups = {name: layout for name, layout in self._layouts() if layout.shapes}
