@@ -41,6 +41,7 @@ from onnx_cbp.graph_passes import (
 from onnx_cbp.graph_passes.core.naming import module_path
 from onnx_cbp.graph_passes.core.splice import is_used
 from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.distributing.mixing import refuse_mixing
 from onnx_cbp.graph_passes.distributing.reduce_gradients import BUCKET_CAP_MB
 from onnx_cbp.graph_passes.distributing.synchronize import group_of
 from onnx_cbp.graph_passes.rewriting.convention import check_convention, running_variance_is_unbiased
@@ -167,6 +168,8 @@ def rewrite(
         report(_findings(result, sites, synchronization, freezing))
     freezing.check(sites)
     synchronization.check(sites)
+    if synchronization.covers_all:
+        refuse_mixing(result, sites)
     check_convention(sites, unbiased_running_var)
     for site in sites:
         if not _is_rewritten(site):

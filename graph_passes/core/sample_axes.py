@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
@@ -22,10 +22,12 @@ class Spread:
     Attributes:
         axes: the axes along which they lie; empty where no single sample is in it. None where no one knows.
         mixed: the nodes that mixed several samples to make it.
+        merged: those of the axes along which more than samples lie, such as all steps of all sequences.
     """
 
     axes: frozenset[int] | None = frozenset()
     mixed: frozenset[ir.Node] = frozenset()
+    merged: frozenset[int] = frozenset()
 
 
 class SampleAxes:
@@ -46,6 +48,8 @@ class SampleAxes:
         names = [value.name or "" for value in model.graph.inputs]
         self._trained = {name.removesuffix(buffer) for name in names if name.endswith(buffer)}
         self._inputs = set(model.graph.inputs)
+        fed = [types.shape(value) for value in self._known if self._known[value].axes]
+        self._names = {shape[0] for shape in fed if shape and isinstance(shape[0], str)}
         self._opset = onnx_opset(model.opset_imports)
         self._outside = dict(_entrances(model.graph))
 
@@ -83,7 +87,7 @@ class SampleAxes:
     def _made(self, value: ir.Value) -> Spread:
         if value in self._alike:
             same = self._alike[value]
-            return Spread() if same is None else Spread(self._get(same).axes)
+            return Spread() if same is None else replace(self._get(same), mixed=frozenset())
         if value in self._outside:
             return self._get(self._outside[value])
         node = value.producer()
@@ -92,25 +96,58 @@ class SampleAxes:
             return Spread(None) if inside else Spread()
         if results := _results(node, value):
             return _union([self._get(each) for each in results])
-        mixed = frozenset[ir.Node]().union(*(self._get(each).mixed for each in node.inputs if each is not None))
-        axes, mixes = self._axes(node, value)
-        return Spread(axes, mixed | {node} if mixes else mixed)
+        read = [Spread() if each is None else self._get(each) for each in node.inputs]
+        mixed = frozenset[ir.Node]().union(*(each.mixed for each in read))
+        if node.op_type in _WITHOUT_VALUES and node.domain == "":
+            return Spread()
+        if any(each.axes is None for each in read):
+            return Spread(None, mixed)
+        call = _Call(node, value, [each.axes or frozenset() for each in read], self._types, self._opset)
+        if not any(call.axes):
+            return Spread(frozenset(), mixed)
+        if node.op_type in MOVES and node.domain == "":
+            return replace(self._moved(call, read[0]), mixed=mixed)
+        rule = _RULES.get(node.op_type, _alike) if node.domain in _STANDARD else _alike
+        axes, mixes = rule(call)
+        merged: frozenset[int] | None = frozenset()
+        if any(each.merged for each in read):
+            merged, _ = rule(replace(call, axes=[each.merged for each in read]))
+        return Spread(axes, mixed | {node} if mixes else mixed, (merged or frozenset()) & (axes or frozenset()))
 
     def _get(self, value: ir.Value) -> Spread:
         return self._known.get(value, Spread(None))  # of a loop, nothing is known
 
-    def _axes(self, node: ir.Node, value: ir.Value) -> tuple[frozenset[int] | None, bool]:
-        """The axes of one of a node's results, and whether the node mixes samples in it."""
-        given = [None if each is None else self._get(each).axes for each in node.inputs]
-        if not any(axes is None or axes for each, axes in zip(node.inputs, given, strict=True) if each is not None):
-            return frozenset(), False
-        if node.op_type in _WITHOUT_VALUES and node.domain == "":
-            return frozenset(), False
-        if any(axes is None for each, axes in zip(node.inputs, given, strict=True) if each is not None):
-            return None, False
-        call = _Call(node, value, [axes or frozenset() for axes in given], self._types, self._opset)
-        rule = _RULES.get(node.op_type) if node.domain in _STANDARD else None
-        return _alike(call) if rule is None else rule(call)
+    def _moved(self, call: _Call, before: Spread) -> Spread:
+        """Where samples are in a value of which the axes moved, became one or were cut."""
+        node, samples = call.node, before.axes or frozenset()
+        groups, sizes = moved_axes(node, self._types), self._types.shape(node.inputs[0]) if node.inputs[0] else None
+        if node.op_type in ("Cast", "CastLike"):
+            return before
+        if groups is None or sizes is None:
+            # The outermost axis stays outermost.
+            return Spread(frozenset({0}) if 0 in samples else None, merged=frozenset({0}))
+        axes, merged = set(), set()
+        for axis in samples:
+            places = [place for place, group in enumerate(groups) if axis in group]
+            if len(places) > 1 and axis in before.merged:
+                places = self._of_the_batch(call.output, places)
+                if not places:
+                    return Spread(None)
+            axes.update(places)
+            for place in places:
+                others = [each for each in groups[place] if each != axis and sizes[each] != 1]
+                if others or (axis in before.merged and len(places) == 1 and groups[place] == (axis,)):
+                    merged.add(place)
+        cut = {axis for axis in before.merged if sum(axis in group for group in groups) > 1}
+        merged -= {place for place, group in enumerate(groups) if len(group) == 1 and group[0] in cut}
+        return Spread(frozenset(axes), merged=frozenset(merged))
+
+    def _of_the_batch(self, value: ir.Value, places: list[int]) -> list[int]:
+        """Of the axes that one is cut into along which more than samples lie, that with the samples: of any size."""
+        shape = self._types.shape(value) or ()
+        open_sizes = [place for place in places if place < len(shape) and not isinstance(shape[place], int)]
+        named = [place for place in open_sizes if shape[place] in self._names]
+        return named if len(named) == 1 else open_sizes if len(open_sizes) == 1 else []
 
 
 def _samples(graph: ir.Graph) -> list[ir.Value]:
@@ -152,7 +189,8 @@ def _union(spreads: list[Spread]) -> Spread:
     axes: frozenset[int] | None = frozenset()
     for each in spreads:
         axes = None if axes is None or each.axes is None else axes | each.axes
-    return Spread(axes, frozenset[ir.Node]().union(*(each.mixed for each in spreads)))
+    mixed = frozenset[ir.Node]().union(*(each.mixed for each in spreads))
+    return Spread(axes, mixed, frozenset[int]().union(*(each.merged for each in spreads)))
 
 
 @dataclass(frozen=True)
@@ -214,19 +252,6 @@ def _broadcast(call: _Call) -> _Answer:
         return None, False
     found = {axis + rank - (each or 0) for each, axes in zip(ranks, call.axes, strict=True) for axis in axes}
     return frozenset(found), False
-
-
-def _move(call: _Call) -> _Answer:
-    before = call.axes[0]
-    axes = moved_axes(call.node, call.types)
-    if axes is not None:
-        return frozenset(axis for axis, group in enumerate(axes) if before & set(group)), False
-    if call.node.op_type in ("Cast", "CastLike"):
-        return before, False
-    rank = call.rank_of(call.output)
-    if rank == 0 or 0 not in before:
-        return None, False
-    return frozenset({0}), False  # the outermost axis stays outermost
 
 
 def _reduce(call: _Call) -> _Answer:
@@ -361,6 +386,15 @@ def _recurrent(call: _Call) -> _Answer:
     return frozenset({axis}), bool(call.axes[0] - {0 if first else 1})
 
 
+def _quantize(call: _Call) -> _Answer:
+    """The scale is that of all elements."""
+    return call.axes[0] if call.output is call.node.outputs[0] else frozenset(), True
+
+
+def _unknown(call: _Call) -> _Answer:  # noqa: ARG001 - one signature for all
+    return None, False
+
+
 def _pick(call: _Call) -> _Answer:
     """A sequence of parts of a value, and one of them."""
     return call.axes[0], False
@@ -372,7 +406,6 @@ _BROADCASTING = (
 )
 _RULES: dict[str, Callable[[_Call], _Answer]] = {
     **dict.fromkeys(_BROADCASTING, _broadcast),
-    **dict.fromkeys(MOVES, _move),
     **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceProd", "ReduceMax", "ReduceMin"), _reduce),
     **dict.fromkeys(("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ArgMax", "ArgMin"), _reduce),
     **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"), _global_pool),
@@ -387,6 +420,8 @@ _RULES: dict[str, Callable[[_Call], _Answer]] = {
     **dict.fromkeys(("SplitToSequence", "SequenceAt"), _pick),
     "NegativeLogLikelihoodLoss": _loss,
     "MeanVarianceNormalization": _mean_variance,
+    **dict.fromkeys(("NonZero", "Unique", "Compress", "NonMaxSuppression", "GatherND", "Einsum", "Scan"), _unknown),
+    "DynamicQuantizeLinear": _quantize,
     "Gather": _gather,
     "OneHot": _one_hot,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.core.naming import choosing, gather_of, gathered
-from onnx_cbp.graph_passes.core.sites import BackwardSite, Folded, ForwardSite, LeftAlone, Site, label
+from onnx_cbp.graph_passes.core.sites import BackwardSite, Folded, ForwardSite, InferenceSite, LeftAlone, Site, label
 from onnx_cbp.graph_passes.core.splice import Splice, origin
 from onnx_cbp.graph_passes.dialects import is_frozen_forward, is_rewritten_forward
 
@@ -56,6 +56,11 @@ class Synchronization:
     def __bool__(self) -> bool:
         return bool(self.groups)
 
+    @property
+    def covers_all(self) -> bool:
+        """Whether every batch norm is to be synchronised."""
+        return "*" in self.groups
+
     def group(self, site: Site) -> str | None:
         """The group that a batch norm is to be synchronised in; None: it is not."""
         pattern = self._pattern(site)
@@ -65,7 +70,8 @@ class Synchronization:
         """Refuse a model in which a chosen batch norm would silently train unsynchronised.
 
         Raises:
-            OnnxCbpError: one cannot be synchronised, or a pattern is the name of none.
+            OnnxCbpError: one cannot be synchronised, a pattern is the name of none, or what is chosen is all in
+                inference form, as exporters write batch norms that are to train.
         """
         if not self:
             return
@@ -75,6 +81,9 @@ class Synchronization:
             reason = None if group is None else _obstacle(site, group, batch_norms)
             if reason is not None:
                 raise OnnxCbpError(f"node '{label(site.node)}' ({site.form}) cannot be synchronized: {reason}")
+        forward = [site for site in sites if not isinstance(site, BackwardSite) and self.group(site) is not None]
+        if forward and all(isinstance(site, InferenceSite) and site.node.domain == "" for site in forward):
+            raise OnnxCbpError(_in_inference_form(forward))
         matched = {self._pattern(site) for site in sites if not isinstance(site, BackwardSite)}
         for pattern in self.groups:
             if pattern not in matched and pattern != "*":
@@ -84,6 +93,15 @@ class Synchronization:
 
     def _pattern(self, site: Site) -> str | None:
         return next(iter(choosing(self.groups, site.node)), None)
+
+
+def _in_inference_form(sites: Sequence[Site]) -> str:
+    name = label(sites[0].node)
+    more = f", and {len(sites) - 1} more," if len(sites) > 1 else ""
+    return (
+        f"node '{name}' ({sites[0].form}){more} cannot be synchronized: in inference form nothing is taken of the "
+        "batch; --train (train='*') makes batch norms train that an exporter wrote so"
+    )
 
 
 def _obstacle(site: Site, group: str, batch_norms: set[ir.Node]) -> str | None:

@@ -1,0 +1,191 @@
+"""`synchronize` refuses what mixes the samples of a batch and is no batch norm that it knows, and nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from onnx_cbp import OnnxCbpError, inspect, rewrite
+from support.made_statistics import EPSILON, OTHERS, C, Graph, tensorflow
+from support.models import FORWARD, parse
+from support.training import MODELS
+
+
+def normalised(g: Graph, X: str, mean: str, var: str) -> str:
+    shape = g.integers([C, *[1] * (g.rank - 2)])
+    std = g.op("Sqrt", g.op("Add", var, g.constant(EPSILON)))
+    return g.op("Div", g.op("Sub", X, g.op("Reshape", mean, shape)), g.op("Reshape", std, shape))
+
+
+def half_of_the_batch(g: Graph) -> str:
+    """Ghost batch norm: statistics of each of two parts."""
+    parts = g.op("Reshape", "x", g.integers([2, -1, *g.shape[1:]]))
+    mean = g.mean(parts, [1, 3, 4], 1)
+    return g.op("Reshape", g.op("Sub", parts, mean), g.integers([-1, *g.shape[1:]]))
+
+
+#: What takes samples together and gives each something of it.
+REFUSED = {
+    "centred": lambda g: g.op("Sub", "x", g.mean("x", [0], 1)),
+    "largest of all": lambda g: g.op("Div", "x", g.op("ReduceMax", "x", axes=[0, 1, 2, 3], keepdims=0)),
+    "without keepdims": lambda g: g.op("Mul", "x", g.mean("x", [0], 0)),
+    "transposed": lambda g: g.op("Sub", t := g.op("Transpose", "x", perm=[1, 0, 2, 3]), g.mean(t, [1, 2, 3], 1)),
+    "softmax over samples": lambda g: g.op("Softmax", "x", axis=0),
+    "running sum": lambda g: g.op("CumSum", "x", g.integers(0)),
+    "similarity": lambda g: g.op(
+        "MatMul", g.op("Softmax", g.op("MatMul", f := g.op("Flatten", "x"), g.op("Transpose", f)), axis=1), f
+    ),
+    "one sample": lambda g: g.op("Sub", "x", g.op("Gather", "x", g.integers(0), axis=0)),
+    "halves": half_of_the_batch,
+    "by an op": lambda g: g.op("MeanVarianceNormalization", "x", axes=[0, 2, 3]),
+    "its result": lambda g: g.mean("x", [0, 2, 3], 0),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+@pytest.mark.parametrize("with_batch_norm", [False, True])
+def test_what_mixes_samples_is_refused(kind, with_batch_norm):
+    g = Graph(opset=17)
+    y = REFUSED[kind](g)
+    outputs = [y, *([g.batch_norm("x", *tensorflow(g, "x"))] if with_batch_norm else [])]
+    model = g.model(*outputs)
+    with pytest.raises(
+        OnnxCbpError, match=r"node '.+' \(\w+\) takes '.+' together over the samples of a batch"
+    ) as caught:
+        rewrite(model, synchronize=True)
+    assert "\n" not in str(caught.value)
+    rewrite(model)
+
+
+@pytest.mark.parametrize("statistics", OTHERS, ids=lambda function: function.__name__)
+def test_a_batch_norm_in_arithmetic_that_is_not_known_is_refused(statistics):
+    g = Graph()
+    model = g.model(normalised(g, "x", *statistics(g, "x")))
+    assert inspect(model) == []
+    with pytest.raises(OnnxCbpError, match="together over the samples of a batch"):
+        rewrite(model, synchronize=True)
+
+
+def attention(g: Graph) -> str:
+    """Of the places of each sample, by batches of matrices."""
+    places = g.op("Transpose", g.op("Reshape", "x", g.integers([0, C, -1])), perm=[0, 2, 1])
+    scores = g.op("MatMul", places, g.op("Transpose", places, perm=[0, 2, 1]))
+    return g.op("MatMul", g.op("Softmax", scores, axis=-1), places)
+
+
+def over_time(g: Graph) -> str:
+    """Steps and samples as one axis, and the mean over steps afterwards."""
+    steps = g.op("Transpose", "x", perm=[2, 0, 1, 3])
+    flat = g.op("Reshape", steps, g.integers([-1, C * g.shape[3]]))
+    h = g.op("MatMul", flat, g.constant(np.ones((C * g.shape[3], 5))))
+    return g.mean(g.op("Reshape", h, g.integers([g.shape[2], -1, 5])), [0], 0)
+
+
+def over_time_second(g: Graph) -> str:
+    """The same with the samples first."""
+    steps = g.op("Transpose", "x", perm=[0, 2, 1, 3])
+    flat = g.op("Reshape", steps, g.integers([-1, C * g.shape[3]]))
+    h = g.op("MatMul", flat, g.constant(np.ones((C * g.shape[3], 5))))
+    return g.mean(g.op("Reshape", h, g.integers([-1, g.shape[2], 5])), [1], 0)
+
+
+def mean_loss(g: Graph) -> str:
+    return g.mean(g.square("x"), [0, 1, 2, 3], 0)
+
+
+def masked_loss(g: Graph) -> str:
+    mask = g.op("Cast", g.op("Greater", "x", g.constant(0.0)), to=TensorProto.FLOAT)
+    total = g.op("ReduceSum", g.op("Mul", "x", mask), keepdims=0)
+    return g.op("Div", total, g.op("ReduceSum", mask, keepdims=0))
+
+
+#: What keeps samples apart, and losses.
+KEPT = {
+    "layer norm": lambda g: g.op("Sub", "x", g.mean("x", [1, 2, 3], 1)),
+    "instance norm": lambda g: g.op("InstanceNormalization", "x", g.constant(np.ones(C)), g.constant(np.ones(C))),
+    "group norm": lambda g: g.op(
+        "Reshape",
+        g.op("Sub", p := g.op("Reshape", "x", g.integers([0, 2, -1])), g.mean(p, [2], 1)),
+        g.op("Shape", "x"),
+    ),
+    "size of the batch": lambda g: g.op(
+        "Div", "x", g.op("Cast", g.op("Gather", g.op("Shape", "x"), g.integers(0)), to=TensorProto.FLOAT)
+    ),
+    "squeeze and excite": lambda g: g.op("Mul", "x", g.op("Sigmoid", g.op("GlobalAveragePool", "x"))),
+    "shuffled channels": lambda g: g.op(
+        "Reshape",
+        g.op("Transpose", g.op("Reshape", "x", g.integers([-1, 2, 2, 3, 2])), perm=[0, 2, 1, 3, 4]),
+        g.integers([-1, 4, 3, 2]),
+    ),
+    "attention": attention,
+    "over time": over_time,
+    "over time, samples first": over_time_second,
+    "dropout": lambda g: g.op("Dropout", "x", g.constant(0.5), g.constant(True, bool)),
+    "classifier": lambda g: g.op("Softmax", g.op("Flatten", "x"), axis=1),
+    "of a weight": lambda g: g.op("Mul", "x", g.op("ReduceMax", g.constant(np.ones((3, 4))), keepdims=0)),
+    "mean loss": mean_loss,
+    "masked loss": masked_loss,
+    "first channel": lambda g: g.op("Gather", "x", g.integers(0), axis=1),
+}
+
+
+@pytest.mark.parametrize("kind", KEPT)
+@pytest.mark.parametrize("batch", ["N", 6])
+def test_what_keeps_samples_apart_is_not(kind, batch):
+    g = Graph(opset=17, batch=batch)
+    model = g.model(KEPT[kind](g))
+    assert rewrite(model, synchronize=True) == model
+
+
+def test_a_choice_of_layers_is_the_callers():
+    g = Graph()
+    y = g.op("Sub", g.batch_norm("x", *tensorflow(g, "x")), g.mean("x", [0], 1))
+    model = g.model(y)
+    assert "AllGather" in {node.op_type for node in rewrite(model, synchronize={"bn": "world"}).graph.node}
+    with pytest.raises(OnnxCbpError, match="together over the samples"):
+        rewrite(model, synchronize="size:2")
+
+
+@pytest.mark.parametrize("folder", sorted(path.parent.name for path in MODELS.glob("*/training_model.onnx")))
+def test_the_sample_models_are_synchronized(folder):
+    model = onnx.load(MODELS / folder / "training_model.onnx")
+    rewritten = rewrite(model, synchronize=True, data_parallel=True)
+    assert any(node.op_type == "AllGather" for node in rewritten.graph.node)
+    assert rewrite(rewritten, synchronize=True, data_parallel=True) == rewritten
+
+
+def test_inference_form_alone_is_refused_and_beside_others_is_not():
+    g = Graph()
+    frozen = g.batch_norm("x", g.constant(np.zeros(C)), g.constant(np.ones(C)), name="frozen")
+    model = g.model(frozen)
+    with pytest.raises(OnnxCbpError, match=r"'frozen' .*in inference form .*--train"):
+        rewrite(model, synchronize=True)
+    rewritten = rewrite(model, synchronize=True, train="*")
+    assert any(node.op_type == "AllGather" for node in rewritten.graph.node)
+    both = g.model(g.batch_norm(frozen, *tensorflow(g, frozen), name="trains"))
+    layers = [node for node in rewrite(both, synchronize=True).graph.node if node.op_type == "AllGather"]
+    assert len(layers) == 1
+    assert helper.get_attribute_value(layers[0].attribute[1]) == b"trains"
+
+
+def test_in_a_branch():
+    text = """
+<ir_version: 8, opset_import: ["" : 17]>
+agraph (float[N, 3] x, bool c) => (float[N, 3] y)
+{
+    y = If (c) <
+        then_branch = g () => (float[N, 3] a) { m = ReduceMean <axes = [0]> (x)  a = Sub (x, m) },
+        else_branch = h () => (float[N, 3] b) { b = Identity (x) }
+    >
+}"""
+    with pytest.raises(OnnxCbpError, match="together over the samples of a batch"):
+        rewrite(parse(text), synchronize=True)
+    apart = parse(text.replace("axes = [0]", "axes = [1]"))
+    assert rewrite(apart, synchronize=True) == apart
+
+
+def test_updated_statistics_that_are_outputs_are_those_of_all_replicas():
+    model = parse(FORWARD)
+    assert any(node.op_type == "AllGather" for node in rewrite(model, synchronize=True).graph.node)
