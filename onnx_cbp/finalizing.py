@@ -54,6 +54,8 @@ _log = logging.getLogger("onnx_cbp")
 
 #: Since this IR version an initializer need not be an input, and is then a constant.
 _CONSTANTS_SINCE = 4
+#: Who writes a batch norm without running statistics only where the module has none.
+_PYTORCH = "pytorch"
 _NOT_ONNX = (DOMAIN, "com.microsoft", "com.microsoft.nchwc", "ai.onnx.training", "ai.onnx.preview.training")
 
 
@@ -80,6 +82,7 @@ def finalize(
     *,
     checkpoint: str | os.PathLike[str] | None = None,
     outputs: str | Sequence[str] | None = None,
+    keep_batch_statistics: bool = False,
     report: Callable[[Finalized], object] | None = None,
 ) -> onnx.ModelProto:
     """The model for inference: ONNX's own ops, parameters as constants, batch norms folded into weights.
@@ -88,8 +91,11 @@ def finalize(
     graphs as exporters write them. Loss, labels, gradients and everything else that only training needs go; batch norms
     take their running statistics, Dropout lets everything through. A batch norm behind a Conv, ConvTranspose, Gemm or
     MatMul with constant weights is folded into these in float64, where nothing else reads that op's result. The other
-    inputs keep their names, types and shapes. A batch norm that has no running statistics goes on taking those of the
-    batch, as it does in PyTorch; one line of the log (logger "onnx_cbp") names those.
+    inputs keep their names, types and shapes.
+
+    A batch norm that has no running statistics is refused, since what it gives for a sample depends on the others. A
+    module of PyTorch without them (track_running_stats=False) takes those of the batch in evaluation mode, too, and so
+    it does here; one line of the log (logger "onnx_cbp") names those.
 
     Args:
         model: a model or the path of one; it is not changed.
@@ -97,6 +103,8 @@ def finalize(
             running statistics among them. Where the model has a value of its own, the checkpoint's is taken.
         outputs: names of the values to keep as outputs. By default what feeds the loss, and the outputs that are no
             loss, gradient or statistic; of a graph without a loss, its outputs but statistics.
+        keep_batch_statistics: let batch norms without running statistics take those of the batch, whoever wrote the
+            model.
         report: called with what was done.
 
     Returns:
@@ -106,7 +114,7 @@ def finalize(
     Raises:
         OnnxCbpError: one line: the model or the checkpoint cannot be read; parameters are inputs and no checkpoint has
             them; what feeds the loss cannot be told, or there is no value of a name in `outputs`; a batch norm has
-            statistics of other replicas only; an op that the outputs need is none of ONNX's.
+            no running statistics; an op that the outputs need is none of ONNX's.
     """
     source = read_model(model)
     result = to_ir(source)
@@ -138,11 +146,7 @@ def finalize(
     _refuse_training(result)
     by_batch = tuple(name for name, Y in inference.by_batch if _is_made(Y))
     if by_batch:
-        _log.warning(
-            "batch norms without running statistics take those of the batch (%s): what they give for a sample depends "
-            "on the others",
-            ", ".join(f"'{name}'" for name in by_batch),
-        )
+        _tell_of_batch_statistics(by_batch, allowed=keep_batch_statistics or source.producer_name == _PYTORCH)
     _refuse_free_parameters(result, known, checkpoint)
     batch_norms = sum(isinstance(site, InferenceSite) for site in find_sites(result))
     fold = FoldBatchNormPass()
@@ -209,6 +213,22 @@ def _take(model: ir.Model, values: Mapping[str, np.ndarray], checkpoint: str | o
 def _fits(shape: ir.Shape, given: tuple[int, ...]) -> bool:
     return len(shape) == len(given) and all(
         not isinstance(dim, int) or dim == size for dim, size in zip(shape, given, strict=True)
+    )
+
+
+def _tell_of_batch_statistics(nodes: Sequence[str], *, allowed: bool) -> None:
+    """Name the batch norms without running statistics; refuse them where they are not allowed."""
+    names = ", ".join(f"'{name}'" for name in nodes)
+    if not allowed:
+        raise OnnxCbpError(
+            f"node {names} cannot be finalized: it has no running statistics, and with those of the batch a sample's "
+            "result would depend on the others: export the model in evaluation mode, or, if that is meant, keep them "
+            "with --keep-batch-statistics"
+        )
+    _log.warning(
+        "batch norms without running statistics take those of the batch (%s): what they give for a sample depends on "
+        "the others",
+        names,
     )
 
 

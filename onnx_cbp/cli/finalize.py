@@ -23,7 +23,12 @@ from onnx_cbp.cli.progress import steps
     metavar="NAME",
     help="A value to keep as an output, instead of what feeds the loss; may be repeated.",
 )
-def finalize(model: str, out: str, checkpoint: str | None, names: tuple[str, ...]) -> None:
+@click.option(
+    "--keep-batch-statistics",
+    is_flag=True,
+    help="Let batch norms without running statistics take those of the batch, as PyTorch's do.",
+)
+def finalize(model: str, out: str, checkpoint: str | None, names: tuple[str, ...], keep_batch_statistics: bool) -> None:
     """Write MODEL, a training, evaluation or forward graph, to OUT as it is at inference.
 
     OUT has ONNX's own ops only: it needs neither onnx-cbp nor a training build. It is written whole or not at all.
@@ -37,7 +42,13 @@ def finalize(model: str, out: str, checkpoint: str | None, names: tuple[str, ...
         next(step)
         source = load_model(model)
         next(step)
-        result = onnx_cbp.finalize(source, checkpoint=checkpoint, outputs=names or None, report=done.append)
+        result = onnx_cbp.finalize(
+            source,
+            checkpoint=checkpoint,
+            outputs=names or None,
+            keep_batch_statistics=keep_batch_statistics,
+            report=done.append,
+        )
         del source  # large models: writing one needs memory, too
         next(step)
         save_model(result, out)

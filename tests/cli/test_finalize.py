@@ -53,7 +53,9 @@ agraph (float[N, 3, 4] x) => (float[N, 3, 4] y)
     scaled = Mul (normal, scale) y = Add (scaled, B)
 }""")
     onnx.save(model, tmp_path / "of_the_batch.onnx")
-    result = run("finalize", tmp_path / "of_the_batch.onnx", "-o", tmp_path / "out.onnx")
+    arguments = ("finalize", tmp_path / "of_the_batch.onnx", "-o", tmp_path / "out.onnx")
+    _fails(run(*arguments), "node 'y' cannot be finalized", "--keep-batch-statistics")
+    result = run(*arguments, "--keep-batch-statistics")
     assert result.exit_code == 0
     assert "1 without running statistics, which take those of the batch: y" in result.stdout
 

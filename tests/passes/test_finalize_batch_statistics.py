@@ -77,7 +77,7 @@ def _expected(x: np.ndarray) -> np.ndarray:
 def _assert_by_batch(model: onnx.ModelProto, caplog: pytest.LogCaptureFixture, dtype: type, shape: tuple) -> None:
     found: list[onnx_cbp.Finalized] = []
     with caplog.at_level(logging.WARNING, "onnx_cbp"):
-        final = onnx_cbp.finalize(model, report=found.append)
+        final = onnx_cbp.finalize(model, keep_batch_statistics=True, report=found.append)
     onnx.checker.check_model(final, full_check=True)
     assert {node.domain for node in final.graph.node} == {""}
     assert not any(a.name == "training_mode" for node in final.graph.node for a in node.attribute)
@@ -107,6 +107,23 @@ def test_they_take_those_of_the_batch(rank, opset, form, rewritten, caplog):
 def test_in_double(rewritten, caplog):
     model = _model(4, 17, "arithmetic", "double")
     _assert_by_batch(onnx_cbp.rewrite(model) if rewritten else model, caplog, np.float64, SHAPES[4])
+
+
+@pytest.mark.parametrize("rewritten", [False, True])
+@pytest.mark.parametrize("producer", ["", "tf2onnx", "pytorch"])
+def test_only_those_of_pytorch_are_kept_unasked(producer, rewritten):
+    model = _model(4, 17, "op")
+    model.producer_name = producer
+    if rewritten:
+        model = onnx_cbp.rewrite(model)
+    if producer == "pytorch":
+        onnx_cbp.finalize(model)
+        return
+    with pytest.raises(onnx_cbp.OnnxCbpError) as caught:
+        onnx_cbp.finalize(model)
+    assert "node 'norm" in str(caught.value)
+    assert "--keep-batch-statistics" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_one_that_the_outputs_do_not_need_is_not_named(caplog):
