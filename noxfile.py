@@ -40,7 +40,7 @@ SANITIZED = ["-DCMAKE_BUILD_TYPE=Debug", f"-DCMAKE_CXX_FLAGS_DEBUG={_SANITIZERS}
 #: The CUDA ops on the processor (cmake/Cuda.cmake): its own kernels are hardly used there, and so not optimised.
 CUDA_ON_HOST = ["-DONNX_CBP_CUDA=HOST", "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O0"]
 #: Folders of tests that have sessions of their own.
-ELSEWHERE = ("cuda_adapter", "cuda_kernels", "deployment", "exchange", "gpu", "pytorch", "variants")
+ELSEWHERE = ("cuda_adapter", "cuda_kernels", "deployment", "docs", "exchange", "gpu", "pytorch", "variants")
 #: Where each environment puts models that it rewrote, for the others to run.
 EXCHANGE = ROOT / ".nox" / "exchange"
 #: Models as they are deployed, and the runtime for JavaScript that is to run them.
@@ -158,7 +158,7 @@ def test_pure_python(session: nox.Session) -> None:
 
 @nox.session(name="mpi-torch", requires=["build"])
 def mpi_torch(session: nox.Session) -> None:
-    """Run what needs more than ONNX Runtime: replicas in several processes, and exports and trainings of PyTorch's."""
+    """Run what needs more than ONNX Runtime: replicas in several processes, exports of PyTorch's, what docs show."""
     if sys.version_info[:2] > NEWEST_PYTHON["training"]:
         session.skip(f"'training' is not to be had for Python {sys.version.split()[0]}")
     _install(session, "training,mpi", "onnxscript", *TEST_TOOLS)
@@ -176,7 +176,7 @@ def mpi_torch(session: nox.Session) -> None:
         return
     # Several processes a test. Replicas that are threads of one are tested with 'training'.
     session.run("pytest", "-k", "not threads", "tests/distributed")
-    session.run(*PYTEST, "tests/pytorch")
+    session.run(*PYTEST, "tests/pytorch", "tests/docs")
 
 
 @nox.session(requires=["build"])
