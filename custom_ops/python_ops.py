@@ -7,6 +7,7 @@ logs the error, and keeps it for `raise_python_op_error`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import threading
@@ -60,7 +61,7 @@ def raise_python_op_error() -> None:
         _first_errors.clear()  # what followed from it
     if not isinstance(error, Exception):
         raise error
-    raise OnnxCbpError(str(error)) from error
+    raise OnnxCbpError(str(error) or type(error).__name__) from error
 
 
 def _guarded(operator: Operator, *inputs: np.ndarray, **attributes: Any) -> Any:
@@ -68,10 +69,18 @@ def _guarded(operator: Operator, *inputs: np.ndarray, **attributes: Any) -> Any:
         _check_stash_type(inputs, attributes)
         results = compute(operator, *inputs, **attributes)
     except BaseException as error:  # nothing may leave a Python op, not even KeyboardInterrupt
-        _first_errors.setdefault(threading.get_ident(), error)
-        _log.error("%s; this Python op returns NaN", error)
-        results = _not_a_number(operator, inputs)
+        results = _failed(operator, inputs[0].shape, error)
     return results if len(results) > 1 else results[0]
+
+
+def _failed(operator: Operator, shape: tuple[int, ...], error: BaseException) -> Arrays:
+    """Keep the error, and answer it with NaN. Nothing leaves here, either: memory may still be short, for one."""
+    with contextlib.suppress(BaseException):
+        _first_errors.setdefault(threading.get_ident(), error)
+        _log.error("%s; this Python op returns NaN", str(error) or type(error).__name__)
+    with contextlib.suppress(BaseException):
+        return _not_a_number(operator, shape)
+    return _not_a_number(operator, (1,) * len(shape))  # of a few bytes
 
 
 def _check_stash_type(inputs: tuple[np.ndarray, ...], attributes: dict[str, Any]) -> None:
@@ -83,10 +92,10 @@ def _check_stash_type(inputs: tuple[np.ndarray, ...], attributes: dict[str, Any]
         )
 
 
-def _not_a_number(operator: Operator, inputs: tuple[np.ndarray, ...]) -> Arrays:
+def _not_a_number(operator: Operator, shape: tuple[int, ...]) -> Arrays:
     """NaN in outputs of a shape that downstream ops can take; which one does not matter."""
-    channels = inputs[0].shape[-1:]
-    shapes = {"X": inputs[0].shape, "C": channels, "RC": (1, *channels), "R": (1,), "": ()}
+    channels = shape[-1:]
+    shapes = {"X": shape, "C": channels, "RC": (1, *channels), "R": (1,), "": ()}
     return tuple(
         # A replica's count must not be 0, or its NaN would not be read.
         np.full(shapes[t.shape], len(t.shape), np.int64)

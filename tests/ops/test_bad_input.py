@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import onnx_cbp
-from onnx_cbp.custom_ops import DOMAIN, OPERATORS
+from onnx_cbp.custom_ops import DOMAIN, OPERATORS, python_ops
 from onnx_cbp.custom_ops.library import call_native
 from support import cuda_adapter
 from support.ops import NUMBERS, make_case, op_model, session
@@ -179,3 +179,33 @@ def test_python_ops_refuse_16_bit_data_when_the_session_is_made(name, data):
         session(op_model(make_case(name, (2, 3, 4), data=data)), "python")
     assert "16" in str(caught.value)
     assert "\n" not in str(caught.value).strip()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), KeyboardInterrupt(), SystemExit(3), ValueError("two\nlines")])
+@pytest.mark.parametrize("name", list(OPERATORS))
+def test_a_python_op_answers_where_nan_cannot_be_made(name, error, monkeypatch):
+    """Nothing leaves it: not what its kernel raises, and not what is raised while NaN is made of it."""
+    operator, case = OPERATORS[name], make_case(name, (2, 3, 4))
+    asked = []
+
+    def full(shape, value, dtype):
+        asked.append(shape)
+        if max(shape, default=1) > 1:
+            raise error
+        return np_full(shape, value, dtype)
+
+    def fails(*_, **__):
+        raise error
+
+    np_full = np.full
+    monkeypatch.setattr(np, "full", full)
+    monkeypatch.setattr(python_ops, "compute", fails)
+    results = python_ops._guarded(operator, *case.inputs, **case.attributes)
+    results = results if isinstance(results, tuple) else (results,)
+    assert len(results) == len(operator.outputs)
+    assert asked
+    assert all(np.isnan(r).all() for t, r in zip(operator.outputs, results, strict=True) if t.type != "int64")
+    expected = onnx_cbp.OnnxCbpError if isinstance(error, Exception) else type(error)
+    with pytest.raises(expected) as told:
+        onnx_cbp.raise_python_op_error()
+    assert str(told.value) == (str(error) or ("MemoryError" if isinstance(error, MemoryError) else ""))

@@ -1,0 +1,139 @@
+"""Every plain C function of the header refuses what it cannot work on in one line; the process goes on.
+
+Run in a process of their own: what is tested is that there is none that ends it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from onnx_cbp.custom_ops.library import get_library_path
+
+pytestmark = pytest.mark.native
+
+HEADER = Path(__file__).parents[2] / "custom_ops" / "native" / "c_api.h"
+#: Each function that answers an error, with its parameters as (type, name).
+FUNCTIONS = {
+    name: [tuple(part.strip().rsplit(" ", 1)) for part in parameters.split(",")]
+    for name, parameters in re.findall(r"const char\* (onnx_cbp_\w+)\(([^)]*)\);", HEADER.read_text())
+    if parameters != "void"
+}
+SIZES = {"outer": 2, "channels": 3, "inner": 4, "replicas": 1, "elements": 6}
+UNKNOWN, NEGATIVE, MANY, NULL = "unknown type", "a size is negative", "more elements than", "is null"
+
+#: Calls functions with arguments by name, in the order of a list, and prints the answers.
+CALLER = """
+import ctypes, json, sys
+library = ctypes.CDLL(sys.argv[1])
+ROOM = [(ctypes.c_double * 256)() for _ in range(32)]
+KINDS = {"int": ctypes.c_int, "int64_t": ctypes.c_int64, "double": ctypes.c_double}
+answers = []
+for name, parameters, values in json.load(sys.stdin):
+    function = getattr(library, name)
+    function.restype = ctypes.c_char_p
+    arguments = []
+    for number, (kind, parameter) in enumerate(parameters):
+        if kind in KINDS:
+            arguments.append(KINDS[kind](values[parameter]))
+        elif parameter in ("group", "layer", "reduction"):
+            text = values.get(parameter, "sum" if parameter == "reduction" else "world")
+            arguments.append(ctypes.c_char_p(None if text is None else text.encode()))
+        else:
+            missing = parameter in values.get("null", [])
+            arguments.append(ctypes.c_void_p(None if missing else ctypes.addressof(ROOM[number])))
+    answer = function(*arguments)
+    answers.append(None if answer is None else answer.decode())
+print(json.dumps(answers))
+"""
+
+
+def _answers(calls: list[tuple[str, dict[str, object]]]) -> list[str | None]:
+    document = [(name, FUNCTIONS[name], {**_usual(name), **values}) for name, values in calls]
+    result = subprocess.run(
+        [sys.executable, "-c", CALLER, get_library_path()],
+        input=json.dumps(document), capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert result.returncode == 0, f"the process ended: {result.returncode} {result.stderr}"
+    return json.loads(result.stdout)
+
+
+def _usual(name: str) -> dict[str, object]:
+    numbers = {"int": 1, "double": 0.5, "int64_t": 0}
+    return {p: SIZES.get(p, numbers[kind]) for kind, p in FUNCTIONS[name] if kind in numbers}
+
+
+def _names(name: str, *kinds: str) -> list[str]:
+    return [parameter for kind, parameter in FUNCTIONS[name] if kind in kinds]
+
+
+def _tensors(name: str) -> list[str]:
+    return [p for kind, p in FUNCTIONS[name] if kind.endswith("*") and kind != "const char*"]
+
+
+def test_the_header_is_read():
+    assert len(FUNCTIONS) == 16
+    assert all(_tensors(name) for name in FUNCTIONS)
+
+
+def test_usual_arguments_are_taken():
+    assert _answers([(name, {}) for name in FUNCTIONS]) == [None] * len(FUNCTIONS)
+
+
+def test_unknown_types():
+    calls = [
+        (name, {kind: number})
+        for name in FUNCTIONS
+        for kind in _names(name, "int")
+        if kind.endswith("_type")
+        for number in (0, -1, 2, 7, 12, 17, 99, 2**31 - 1, -(2**31), *([10, 16] if kind == "stats_type" else []))
+    ]
+    for (name, values), answer in zip(calls, _answers(calls), strict=True):
+        assert UNKNOWN in (answer or ""), (name, values, answer)
+
+
+@pytest.mark.parametrize("size", [-1, -7, -(2**62), -(2**63)])
+def test_negative_sizes(size):
+    calls = [(name, {which: size}) for name in FUNCTIONS for which in _names(name, "int64_t")]
+    calls += [(name, dict.fromkeys(_names(name, "int64_t"), size)) for name in FUNCTIONS]
+    for (name, values), answer in zip(calls, _answers(calls), strict=True):
+        assert NEGATIVE in (answer or ""), (name, values, answer)
+
+
+def test_sizes_whose_product_overflows():
+    calls = [(name, dict.fromkeys(sizes, 2**40)) for name in FUNCTIONS if len(sizes := _names(name, "int64_t")) > 1]
+    for (name, values), answer in zip(calls, _answers(calls), strict=True):
+        assert MANY in (answer or ""), (name, values, answer)
+
+
+def test_null_for_a_tensor_that_is_not_empty():
+    calls = [(name, {"null": [tensor]}) for name in FUNCTIONS for tensor in _tensors(name)]
+    for (name, values), answer in zip(calls, _answers(calls), strict=True):
+        assert NULL in (answer or ""), (name, values, answer)
+
+
+def test_null_for_an_empty_tensor():
+    """Nothing is read of it, or written to it; a count is there all the same."""
+    calls = []
+    for name in FUNCTIONS:
+        tensors = [t for t in _tensors(name) if "count" not in t]
+        calls.append((name, {"null": tensors, **dict.fromkeys(_names(name, "int64_t"), 0), "replicas": 1}))
+    assert _answers(calls) == [None] * len(calls)
+
+
+def test_null_for_a_text():
+    calls = [(name, {p: None}) for name in FUNCTIONS for p in _names(name, "const char*")]
+    assert len(calls) == 8
+    for (name, values), answer in zip(calls, _answers(calls), strict=True):
+        assert NULL in (answer or ""), (name, values, answer)
+
+
+@pytest.mark.parametrize("replicas", [0, 2, 1000])
+def test_room_for_another_number_of_replicas(replicas):
+    (answer,) = _answers([("onnx_cbp_all_gather", {"replicas": replicas})])
+    assert f"there is room for {replicas} replicas, and the group has 1" in (answer or "")
