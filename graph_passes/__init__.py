@@ -13,6 +13,8 @@ from onnx_cbp.graph_passes.preparing.decompose import DecomposePass
 from onnx_cbp.graph_passes.preparing.drop_zero_bias import DropZeroBiasPass
 from onnx_cbp.graph_passes.preparing.explicit_pads import ExplicitPadsPass
 from onnx_cbp.graph_passes.preparing.fold_constants import FoldConstantsPass
+from onnx_cbp.graph_passes.preparing.fold_shapes import FoldShapesPass
+from onnx_cbp.graph_passes.preparing.inline_branches import InlineBranchesPass
 from onnx_cbp.graph_passes.preparing.inline_functions import InlineAllFunctionsPass, InlineFunctionsPass
 from onnx_cbp.graph_passes.preparing.spell_out import SpellOutPass
 from onnx_cbp.graph_passes.preparing.split_squares import SplitSquaresPass
@@ -44,11 +46,13 @@ __all__ = [
     "FoldBatchNormPass",
     "FoldConstantsPass",
     "FoldReluPass",
+    "FoldShapesPass",
     "ForwardSite",
     "FreezePass",
     "Freezing",
     "InferenceSite",
     "InlineAllFunctionsPass",
+    "InlineBranchesPass",
     "InlineFunctionsPass",
     "LeftAlone",
     "RecomputeReluPass",

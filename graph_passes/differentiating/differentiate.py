@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
 
 from onnx_cbp.custom_ops import DOMAIN
+from onnx_cbp.custom_ops.schemas import register_schemas
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.core.scopes import import_domain
 from onnx_cbp.graph_passes.core.sites import label
@@ -46,6 +47,7 @@ def differentiate(
             rank is not known, an opset below 13.
     """
     _check_opset(model)
+    register_schemas()  # inference goes through our ops by them
     seeds = dict(loss) if isinstance(loss, Mapping) else {loss: None}
     builder = Builder(model)
     tape = _Tape(model, [*seeds], values)

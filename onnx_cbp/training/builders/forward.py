@@ -16,10 +16,11 @@ from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes import (
     DropTrainingOutputsPass,
     DropZeroBiasPass,
-    FoldConstantsPass,
+    FoldShapesPass,
     ForwardSite,
     InferenceSite,
     InlineAllFunctionsPass,
+    InlineBranchesPass,
     Site,
     TrainBatchNormsPass,
     UnpackSequencesPass,
@@ -27,7 +28,6 @@ from onnx_cbp.graph_passes import (
     label,
 )
 from onnx_cbp.graph_passes.core.constants import Constants
-from onnx_cbp.graph_passes.core.inference import infer_shapes
 from onnx_cbp.graph_passes.core.own_initializer import own_initializer
 from onnx_cbp.graph_passes.core.scopes import all_nodes
 from onnx_cbp.graph_passes.core.sites import in_graph
@@ -112,8 +112,9 @@ def prepare(
         ]
     _own_parameters(model, parameters)
     DropTrainingOutputsPass()(model)
-    infer_shapes(model)
-    FoldConstantsPass()(model)
+    FoldShapesPass()(model)
+    if InlineBranchesPass()(model).modified:
+        FoldShapesPass()(model)
     UnpackSequencesPass()(model)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     wanted = list(requires_grad) if requires_grad is not None else [n for n in parameters if n not in frozen_params]
