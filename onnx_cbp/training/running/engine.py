@@ -261,8 +261,12 @@ def _remembered(
 ) -> dict[str, np.ndarray]:
     if remembered is None:
         return {slot: np.zeros(layout.total, layout.dtype) for slot in optimizer.slots}
-    own, other = optimizer.kind, remembered.kind or "another optimizer"
-    if set(remembered.slots) != set(optimizer.slots) or (remembered.kind is not None and own != other):
+    own, other = optimizer.kind, remembered.kind
+    if other is None:
+        # ONNX Runtime writes moments for each of its optimisers: zeros where it is SGD, which has none.
+        moved = any(array.any() for arrays in remembered.slots.values() for array in arrays.values())
+        other = "AdamW" if moved else own
+    if own != other or not set(optimizer.slots) <= set(remembered.slots):
         raise OnnxCbpError(
             f"the checkpoint has the state of {other}, and {optimizer.name} is {own}: use the optimizer that it was "
             "saved with, or save it with include_optimizer_state=False"
