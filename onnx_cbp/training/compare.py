@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from onnx_cbp.errors import OnnxCbpError
-from onnx_cbp.training.runtime import load_api
+from onnx_cbp.training import api as own_api
+from onnx_cbp.training.runtime import api_of, load_api
 
 #: Inputs of a training graph in its order, the labels last; types and shapes are the graph's own.
 Batch = Sequence[np.ndarray]
@@ -49,7 +50,7 @@ class Artifacts:
 
 @dataclass
 class Trainer:
-    """A training graph with its state and its optimiser.
+    """A training graph with its state and its optimiser: of ours on any onnxruntime, of ONNX Runtime's on its own.
 
     Attributes:
         state: the CheckpointState.
@@ -67,17 +68,18 @@ class Trainer:
 
         Args:
             artifacts: the files; each trainer has a state of its own, also from the same checkpoint.
-            session_options: an `onnxruntime.SessionOptions`, with the ops registered if the graph has any.
+            session_options: an `onnxruntime.SessionOptions`, with the ops registered if ONNX Runtime's graph has any.
 
         Raises:
-            OnnxCbpError: one line: no training build of onnxruntime, or a file that is not there or does not load.
+            OnnxCbpError: one line: no training build of onnxruntime for a graph of its builder's, or a file that is not
+                there or does not load.
         """
-        api = load_api()
         eval_model = None if artifacts.eval_model is None else str(artifacts.eval_model)
         for file in (artifacts.checkpoint, artifacts.training_model, artifacts.optimizer_model, artifacts.eval_model):
             # ONNX Runtime names neither the file nor what is wrong with it.
             if file is not None and not file.is_file():
                 raise OnnxCbpError(f"'{file}' {'is a folder' if file.is_dir() else 'does not exist'}")
+        api = api_of(artifacts.training_model)
         with _naming(artifacts.checkpoint):
             state = api.CheckpointState.load_checkpoint(str(artifacts.checkpoint))
         with _naming(artifacts.training_model, artifacts.eval_model):  # one call loads both
@@ -94,7 +96,8 @@ class Trainer:
             OnnxCbpError: one line: the file does not load.
         """
         with _naming(optimizer_model):
-            self.optimizer = load_api().Optimizer(str(optimizer_model), self.module)
+            api = own_api if isinstance(self.module, own_api.Module) else load_api()
+            self.optimizer = api.Optimizer(str(optimizer_model), self.module)
 
     def forward_backward(self, batch: Batch) -> float:
         """Run the training graph on a batch; gradients replace those of the batch before.
@@ -217,6 +220,8 @@ def _naming(*files: Path | None) -> Iterator[None]:
     """Name the files in whatever ONNX Runtime raises, in one line; its exceptions have no common class."""
     try:
         yield
+    except OnnxCbpError:
+        raise
     except Exception as error:
         # What stands before the mark is where in ONNX Runtime's source it happened.
         reason = " ".join(str(error).split("[ONNXRuntimeError] :")[-1].split())

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.model_io import load_model
 
 _PACKAGE = "onnxruntime.training"
 
@@ -31,6 +32,19 @@ def load_api() -> Any:
         OnnxCbpError: the installed onnxruntime is not the training build.
     """
     return _load("api")
+
+
+def api_of(training_model: Path) -> Any:
+    """The API that runs a training graph: `onnx_cbp.training.api` for one of our builder's, ONNX Runtime's otherwise.
+
+    Raises:
+        OnnxCbpError: the file cannot be read, or the installed onnxruntime is not the training build that it needs.
+    """
+    from onnx_cbp.graph_passes.stepping.training_graph import METADATA
+    from onnx_cbp.training import api
+
+    model = load_model(training_model, external_data=False)
+    return api if any(each.key == METADATA for each in model.metadata_props) else load_api()
 
 
 def load_artifacts() -> Any:

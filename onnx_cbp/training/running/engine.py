@@ -169,17 +169,7 @@ class Engine:
         Raises:
             OnnxCbpError: it is for other parameters, or the memory is another optimiser's; one line.
         """
-        layout = self.program.groups[PARAMETERS]
-        if optimizer.elements != layout.total:
-            raise OnnxCbpError(
-                f"{optimizer.name} is for {optimizer.elements} elements of parameters, and {self.program.name} trains "
-                f"{layout.total}: use the two of one generate_artifacts"
-            )
-        vectors = _remembered(optimizer, remembered, layout)
-        for slot, vector in vectors.items():
-            self.state.buffers[own(slot)] = Buffer(vector, self.state.device)
-        step = remembered.step if remembered is not None else 0
-        self.state.buffers[STEP] = Buffer(np.array([step], np.int64), self.state.device)
+        self.state.buffers |= initial_memory(self.program, optimizer, remembered, self.state.device)
         if remembered is not None and remembered.learning_rate is not None:
             self._rate = remembered.learning_rate
         self._optimizer = optimizer
@@ -254,6 +244,25 @@ def _fit(program: Program, checkpoint: Checkpoint) -> None:
                 f"'{name}' is {array.dtype}{list(array.shape)} in the checkpoint and {program.dtype(name)}"
                 f"{list(program.shape(name))} in {program.name}: load the checkpoint that belongs to it"
             )
+
+
+def initial_memory(
+    program: Program, optimizer: OptimizerProgram, remembered: OptimizerState | None, device: Device
+) -> dict[str, Buffer]:
+    """Buffers for what an optimiser remembers.
+
+    Raises:
+        OnnxCbpError: it is for other parameters, or the memory is another optimiser's; one line.
+    """
+    layout = program.groups[PARAMETERS]
+    if optimizer.elements != layout.total:
+        raise OnnxCbpError(
+            f"{optimizer.name} is for {optimizer.elements} elements of parameters, and {program.name} trains "
+            f"{layout.total}: use the two of one generate_artifacts"
+        )
+    arrays = {own(slot): vector for slot, vector in _remembered(optimizer, remembered, layout).items()}
+    arrays[STEP] = np.array([0 if remembered is None else remembered.step], np.int64)
+    return {name: Buffer(array, device) for name, array in arrays.items()}
 
 
 def _remembered(
