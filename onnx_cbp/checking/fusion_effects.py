@@ -12,6 +12,7 @@ from onnx_cbp.checking.convention import is_unbiased
 from onnx_cbp.checking.differences import Difference
 from onnx_cbp.checking.graphs import nodes
 from onnx_cbp.checking.models import Model, Results
+from onnx_cbp.checking.modes import Modes, changed_modes
 from onnx_cbp.checking.original import Original
 from onnx_cbp.checking.reproduction import first_change
 from onnx_cbp.custom_ops import DOMAIN
@@ -44,20 +45,26 @@ class FusionEffects:
     Attributes:
         rows: none on, then each; empty where the model has no ops of ours.
         note: why the rows do not tell the whole of the model, in one sentence; None if they do.
+        modes: the batch norms that were made to train or frozen, in every row as in the model.
     """
 
     rows: list[FusionEffect]
     note: str | None = None
+    modes: Modes = field(default_factory=Modes)
 
     def blame(self, rtol: float | None = None) -> str | None:
         """Where a model that is not within tolerance leaves it, in one clause; None where the rows cannot tell."""
+        # What was made to train or frozen differs as was asked for: there, rows are held against each other.
+        asked = self.modes.note() is not None
         for row in self.rows:
-            if all(d.within(rtol) for d in row.differences):
+            if all(d.within(rtol) for d in (row.by_itself if asked else row.differences)):
                 continue
             if row.fusion is None:
                 return "without any fusion it is too far apart as well: none is to blame"
             return f"{row.fusion.name} is to blame: with it off ({row.fusion.option}) all is within tolerance"
-        return "no fusion is to blame: what rewrite makes of the original is within tolerance" if self.rows else None
+        if asked or not self.rows:
+            return None
+        return "no fusion is to blame: what rewrite makes of the original is within tolerance"
 
 
 def fusion_effects(
@@ -81,14 +88,16 @@ def fusion_effects(
     rows: list[FusionEffect] = []
     before: Mapping[str, Results] | None = None
     change: str | None = None
+    modes = Modes()
     try:
         whole = original.whole()
+        modes = changed_modes(whole, rewritten.graph)
         for number in range(len(have) + 1):
             on = have[:number]
-            made = _rewritten(whole, on, rewritten.graph)
+            made = _rewritten(whole, on, rewritten.graph, modes)
             last = number == len(have) and not alone
             if [f.name for f in _fusions(made.graph)] != [f.name for f in on]:
-                return FusionEffects(rows, _not_made(on, original, rewritten))
+                return FusionEffects(rows, _not_made(on, original, rewritten), modes)
             change = first_change(made.graph, rewritten.whole()) if last else change
             # Where it is the rewritten model itself, that has been run.
             after = results if last and change is None else yardstick.run(made)
@@ -96,10 +105,10 @@ def fusion_effects(
             rows.append(FusionEffect(on[-1] if on else None, yardstick.differences(after, rtol), by_itself))
             before = after
     except OnnxCbpError as error:
-        return FusionEffects(rows, f"more of the fusions cannot be shown: {error}")
+        return FusionEffects(rows, f"more of the fusions cannot be shown: {error}", modes)
     if alone:
-        return FusionEffects(rows, _communicates(rewritten))
-    return FusionEffects(rows, None if change is None else _altered(change, rewritten))
+        return FusionEffects(rows, _communicates(rewritten), modes)
+    return FusionEffects(rows, None if change is None else _altered(change, rewritten), modes)
 
 
 def _fusions(model: onnx.ModelProto) -> Iterator[Fusion]:
@@ -115,9 +124,9 @@ def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     return nodes(model.graph.node)
 
 
-def _rewritten(model: onnx.ModelProto, on: list[Fusion], like: onnx.ModelProto) -> Model:
+def _rewritten(model: onnx.ModelProto, on: list[Fusion], like: onnx.ModelProto, modes: Modes) -> Model:
     """The original rewritten as `like` was, with these fusions."""
-    switches: dict[str, Any] = {fusion.name: fusion in on for fusion in FUSIONS}
+    switches: dict[str, Any] = {fusion.name: fusion in on for fusion in FUSIONS} | modes.options()
     made = rewrite(model, portable=bool(like.functions), unbiased_running_var=is_unbiased(like), **switches)
     names = " and ".join(fusion.name for fusion in on) or "no fusion"
     return Model(f"the original, rewritten with {names},", made, made)

@@ -49,6 +49,8 @@ def check(model: str, out: str, seed: int, batch: int, rtol: float | None, fusio
 
     MODEL runs without graph optimisations, which give some batch norms wrong values.
 
+    Batch norms that a rewrite was asked to train or to freeze compute something else: they are named as the reason.
+
     Running variances that OUT updates by PyTorch's convention are compared without the factor count / (count - 1).
 
     All is run again with data and weights so small that variances are near epsilon, and a training graph once more
@@ -58,6 +60,7 @@ def check(model: str, out: str, seed: int, batch: int, rtol: float | None, fusio
     """
     from onnx_cbp.checking import FusionEffects, compare, compare_fusions
     from onnx_cbp.checking.convention import NOTE, is_unbiased
+    from onnx_cbp.checking.modes import changed_modes
     from onnx_cbp.model_io import load_model
 
     if rtol is not None and math.isnan(rtol):
@@ -72,7 +75,9 @@ def check(model: str, out: str, seed: int, batch: int, rtol: float | None, fusio
             differences, effects = compare(model, out, seed=seed, batch=batch, rtol=rtol), FusionEffects([])
     good = all(d.within(rtol) for d in differences)
     blame = None if good else effects.blame(rtol)
-    convention = NOTE if is_unbiased(load_model(out, external_data=False)) else None
+    rewritten = load_model(out, external_data=False)
+    convention = NOTE if is_unbiased(rewritten) else None
+    modes = (effects.modes if fusions else changed_modes(load_model(model), rewritten)).note()
     if as_json:
         from onnx_cbp.cli.fusions import fusions_document
 
@@ -82,9 +87,10 @@ def check(model: str, out: str, seed: int, batch: int, rtol: float | None, fusio
         document["fusions_note"] = effects.note
         document["blame"] = blame
         document["convention"] = convention
+        document["modes"] = modes
         click.echo(json.dumps(document, indent=2))
     else:
-        _print(differences, effects, (effects.note, convention, blame), rtol)
+        _print(differences, effects, (effects.note, convention, modes, blame), rtol)
     sys.exit(0 if good else _TOO_FAR_APART)
 
 
