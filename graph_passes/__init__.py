@@ -6,6 +6,7 @@ from onnx_cbp.graph_passes.distributing.reduce_gradients import ReduceGradientsP
 from onnx_cbp.graph_passes.distributing.synchronize import Synchronization
 from onnx_cbp.graph_passes.distributing.whole_batch_loss import WholeBatchLossPass
 from onnx_cbp.graph_passes.finalizing.cut_at_outputs import RemoveUnusedPass, SetOutputsPass
+from onnx_cbp.graph_passes.finalizing.fold_affine import FoldAffinePass
 from onnx_cbp.graph_passes.finalizing.fold_batch_norm import FoldBatchNormPass
 from onnx_cbp.graph_passes.finalizing.to_inference import ToInferencePass
 from onnx_cbp.graph_passes.preparing.complete_gradients import CompleteGradientsPass
@@ -43,6 +44,7 @@ __all__ = [
     "DropTrainingOutputsPass",
     "DropZeroBiasPass",
     "ExplicitPadsPass",
+    "FoldAffinePass",
     "FoldBatchNormPass",
     "FoldConstantsPass",
     "FoldReluPass",

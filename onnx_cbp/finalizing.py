@@ -24,6 +24,7 @@ from onnx_cbp.errors import OnnxCbpError, foreign
 from onnx_cbp.graph_passes import (
     CancelTransposesPass,
     DropZeroBiasPass,
+    FoldAffinePass,
     FoldBatchNormPass,
     FoldConstantsPass,
     InferenceSite,
@@ -65,7 +66,8 @@ class Finalized:
 
     Attributes:
         inputs, outputs: names of the result's inputs and outputs.
-        batch_norms: how many batch norms the network has.
+        batch_norms: how many batch norms the network has; arithmetic of a factor and a summand a channel that went into
+            the weights before it counts as one, since that is all that a gradient builder leaves of a frozen one.
         folded: how many of them went into the weights before them.
         by_batch: the nodes of further ones, which have no running statistics: they normalise with those of the batch.
     """
@@ -143,6 +145,10 @@ def finalize(
     CancelTransposesPass()(result)
     RemoveUnusedPass(read)(result)
     TopologicalSortPass()(result)
+    if ToInferencePass()(result).modified:  # arithmetic that gradients read, too, until now
+        CancelTransposesPass()(result)
+        RemoveUnusedPass(read)(result)
+        TopologicalSortPass()(result)
     _refuse_training(result)
     by_batch = tuple(name for name, Y in inference.by_batch if _is_made(Y))
     if by_batch:
@@ -151,6 +157,8 @@ def finalize(
     batch_norms = sum(isinstance(site, InferenceSite) for site in find_sites(result))
     fold = FoldBatchNormPass()
     fold(result)
+    affine = FoldAffinePass()
+    affine(result)
     RemoveUnusedPass(read)(result)
     _refuse_other_ops(result)
     RemoveUnusedFunctionsPass()(result)
@@ -161,7 +169,8 @@ def finalize(
     if report is not None:
         graph = finished.graph
         names = tuple(v.name for v in graph.input), tuple(v.name for v in graph.output)
-        report(Finalized(*names, batch_norms, fold.folded, by_batch))
+        more = len(affine.into - fold.into)  # of one batch norm, both may have found a part
+        report(Finalized(*names, batch_norms + more, fold.folded + more, by_batch))
     return finished
 
 

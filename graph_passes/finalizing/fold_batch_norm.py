@@ -35,20 +35,25 @@ class FoldBatchNormPass(InPlacePass):
 
     Attributes:
         folded: how many were folded in the last call.
+        into: the linear ops that they were folded into.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.folded = 0
+        self.into: set[ir.Node] = set()
 
     def call(self, model: ir.Model) -> PassResult:
         """Rewrite the model in place."""
         names, constants = Names(model), Constants(model)
         opset = onnx_opset(model.opset_imports)
-        self.folded = 0
+        self.folded, self.into = 0, set()
         for site in find_sites(model):
             if isinstance(site, InferenceSite) and not site.superfluous and site.axis == 1:
-                self.folded += _fold(site, names, opset, constants)
+                node = _fold(site, names, opset, constants)
+                if node is not None:
+                    self.folded += 1
+                    self.into.add(node)
         return PassResult(model, modified=self.folded > 0)
 
 
@@ -63,31 +68,32 @@ class _Linear:
     shape: tuple[int, ...]
 
 
-def _fold(site: InferenceSite, names: Names, opset: int, constants: Constants) -> bool:
+def _fold(site: InferenceSite, names: Names, opset: int, constants: Constants) -> ir.Node | None:
+    """The op that a batch norm was folded into; None where there is none."""
     added = _added(site, opset, constants)
     X, reader, more = (site.X, site.node, np.zeros(())) if added is None else (added.X, added.node, added.bias)
     node = X.producer()
     if node is None or node.graph is not site.node.graph or only_reader(X) is not reader:
-        return False
+        return None
     vectors = [_number(value, constants) for value in (site.scale, site.B, site.mean, site.var)]
     if node.domain != "" or any(vector is None for vector in vectors):
-        return False
+        return None
     scale, B, mean, var = (vector.astype(np.float64).reshape(-1) for vector in vectors if vector is not None)
     linear = _linear(node, len(scale), opset, constants)
     if linear is None:
-        return False
+        return None
     with np.errstate(all="ignore"):  # what is not finite is seen below
         k = scale / np.sqrt(var + np.float64(np.float32(site.epsilon)))
         weight = _scaled(linear.values, _spread(linear, k))
         bias = (k * (linear.bias + more - mean) + B).astype(linear.values.dtype)
         finite = np.isfinite(weight).all() and np.isfinite(bias).all()
     if not finite:
-        return False
+        return None
     _write(node, linear, weight, bias, names)
     succeed(site.Y, node.outputs[0])
     assert site.node.graph is not None
     site.node.graph.remove((site.node, reader) if added else site.node, safe=True)
-    return True
+    return node
 
 
 @dataclass(frozen=True)

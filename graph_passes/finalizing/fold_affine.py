@@ -1,0 +1,131 @@
+"""Folds arithmetic of one factor and one summand a channel into the linear op before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import InPlacePass, PassResult
+
+from onnx_cbp.graph_passes.core.constants import Constants
+from onnx_cbp.graph_passes.core.opsets import onnx_opset
+from onnx_cbp.graph_passes.core.splice import Names, inherit, succeed
+from onnx_cbp.graph_passes.finalizing.fold_batch_norm import (
+    _linear,
+    _number,
+    _scaled,
+    _spread,
+    _write,
+)
+from onnx_cbp.graph_passes.rewriting.cancel_transposes import may_succeed, permutation
+from onnx_cbp.graph_passes.rewriting.fold_relu import only_reader
+
+_UNBROADCAST_SINCE = 7
+_LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+class FoldAffinePass(InPlacePass):
+    """What multiplies a linear op's result by constants, and adds others, one a channel, goes into weight and bias.
+
+        Y = (W*X + b) * k + c
+    ->
+        Y = (k*W)*X + (k*b + c)
+
+    That is what ONNX Runtime's gradient builder leaves of a frozen batch norm in arithmetic: it computes the root, and
+    then nothing says any more that it was one. In any number of Add, Sub, Mul and Div, each the one reader of what is
+    before it, also behind a Transpose. Computed in float64 and rounded once. A factor or a summand alone stays.
+
+    Attributes:
+        into: the linear ops that something was folded into in the last call.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into: set[ir.Node] = set()
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Rewrite the model in place."""
+        self.into = set()
+        opset = onnx_opset(model.opset_imports)
+        if opset >= _UNBROADCAST_SINCE:
+            names, constants = Names(model), Constants(model)
+            for node in list(model.graph):
+                if node.domain == "" and node.op_type in _LINEAR and _fold(node, names, opset, constants):
+                    self.into.add(node)
+        return PassResult(model, modified=bool(self.into))
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A node that makes value * factor + summand of a value."""
+
+    node: ir.Node
+    before: ir.Value
+    factor: np.ndarray
+    summand: np.ndarray
+
+
+def _fold(node: ir.Node, names: Names, opset: int, constants: Constants) -> bool:
+    shape = node.outputs[0].shape
+    if shape is None or len(shape) < 2 or not isinstance(shape[1], int):
+        return False
+    steps = list(_steps(node.outputs[0], len(shape), shape[1], constants))
+    ops = {step.node.op_type for step in steps}
+    linear = _linear(node, shape[1], opset, constants) if ops & {"Mul", "Div"} and ops & {"Add", "Sub"} else None
+    if linear is None or any(not may_succeed(step.node.outputs[0], step.before) for step in steps):
+        return False
+    k, c = np.ones(shape[1]), np.zeros(shape[1])
+    with np.errstate(all="ignore"):  # what is not finite is seen below
+        for step in steps:
+            k, c = k * step.factor, c * step.factor + step.summand
+        weight = _scaled(linear.values, _spread(linear, k))
+        bias = (k * linear.bias + c).astype(linear.values.dtype)
+    if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+        return False
+    _write(node, linear, weight, bias, names)
+    for step in reversed(steps):
+        Y = step.node.outputs[0]
+        (succeed if Y.is_graph_output() else inherit)(Y, step.before)
+        assert isinstance(step.node.graph, ir.Graph)
+        step.node.graph.remove(step.node, safe=True)
+    return True
+
+
+def _steps(value: ir.Value, rank: int, channels: int, constants: Constants) -> Iterator[_Step]:
+    """The nodes that go on from a linear op's result, as far as each is affine."""
+    axis, graph = 1, None
+    while (reader := only_reader(value)) is not None and graph in (None, reader.graph):
+        graph = reader.graph
+        order = permutation(reader)
+        if order:
+            axis = list(order).index(axis)
+        else:
+            step = _step(reader, value, rank, axis, channels, constants)
+            if step is None:
+                return
+            yield step
+        value = reader.outputs[0]
+
+
+def _step(node: ir.Node, value: ir.Value, rank: int, axis: int, channels: int, constants: Constants) -> _Step | None:
+    if node.domain != "" or node.op_type not in ("Add", "Sub", "Mul", "Div") or node.inputs[0] is node.inputs[1]:
+        return None
+    first = node.inputs[0] is value
+    array = _number(node.inputs[1 if first else 0], constants)
+    if array is None or array.ndim > rank:
+        return None
+    shape = (1,) * (rank - array.ndim) + array.shape
+    if shape[axis] not in (1, channels) or any(size != 1 for place, size in enumerate(shape) if place != axis):
+        return None
+    other = np.broadcast_to(array.astype(np.float64).reshape(-1), (channels,))
+    one, zero = np.ones(channels), np.zeros(channels)
+    if node.op_type == "Add":
+        return _Step(node, value, one, other)
+    if node.op_type == "Sub":
+        return _Step(node, value, one, -other) if first else _Step(node, value, -one, other)
+    if node.op_type == "Mul":
+        return _Step(node, value, other, zero)
+    with np.errstate(all="ignore"):
+        return _Step(node, value, one / other, zero) if first else None
