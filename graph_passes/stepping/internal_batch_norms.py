@@ -6,7 +6,7 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
 from onnx_cbp.graph_passes.analysis import find_sites
-from onnx_cbp.graph_passes.core.sites import ForwardSite
+from onnx_cbp.graph_passes.core.sites import ForwardSite, label
 from onnx_cbp.graph_passes.core.splice import Names, Splice, is_used
 from onnx_cbp.graph_passes.core.types import Types
 from onnx_cbp.graph_passes.dialects.ort_training import DOMAIN
@@ -52,10 +52,10 @@ class InternalBatchNormsPass(InPlacePass):
             )
             for old, new in zip((site.Y, site.updated_mean, site.updated_var), results, strict=False):
                 splice.hand_over(old, new)
-            name, maker = node.name, results[0].producer()
+            name, maker = label(node), results[0].producer()
             splice.commit()
             assert maker is not None
-            maker.name = name or maker.name  # by which options of `rewrite` choose it
+            maker.name = name  # by which options of `rewrite` choose it
             modified = True
         if modified:
             model.opset_imports[DOMAIN] = 1

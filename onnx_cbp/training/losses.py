@@ -98,7 +98,10 @@ class CrossEntropyLoss(Loss):
         if counts is not None:
             own = g.Mul(own, counts)
         log_p = g.LogSoftmax(scores, axis=1, like=scores)
-        is_label = g.OneHot(labels, np.array(classes), np.array([0, 1], g.dtype(scores).numpy()), axis=1, like=scores)
+        # Not OneHot, of which ONNX Runtime has no kernel for double, and not on every provider.
+        numbers = np.arange(classes).reshape(1, classes, *[1] * (g.rank(scores) - 2))
+        is_label = g.Equal(g.Unsqueeze(labels, [1]), g.constant(numbers, g.dtype(target)))
+        is_label = g.Cast(is_label, to=dtype, like=scores)
         picked = g.reduce("ReduceSum", g.Mul(log_p, is_label), [1], keepdims=0)
         smooth = self.label_smoothing
         loss = g.Mul(g.Mul(picked, own), -(1 - smooth))
