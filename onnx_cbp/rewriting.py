@@ -41,10 +41,12 @@ from onnx_cbp.graph_passes import (
 from onnx_cbp.graph_passes.core.naming import module_path
 from onnx_cbp.graph_passes.core.splice import is_used
 from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.dialects import is_cumulative, is_frozen_forward, is_rewritten_forward, rewritten_site
 from onnx_cbp.graph_passes.distributing.mixing import refuse_mixing
 from onnx_cbp.graph_passes.distributing.reduce_gradients import BUCKET_CAP_MB
 from onnx_cbp.graph_passes.distributing.synchronize import group_of
 from onnx_cbp.graph_passes.rewriting.convention import check_convention, running_variance_is_unbiased
+from onnx_cbp.graph_passes.rewriting.momentum import Momenta, SetMomentumPass, extreme, stuck
 from onnx_cbp.graph_passes.rewriting.replace_forward import is_parameter
 from onnx_cbp.ir_models import ModelSource, read_model, to_ir, to_proto
 
@@ -103,6 +105,7 @@ def rewrite(
     freeze: str | Sequence[str] = (),
     unbiased_running_var: bool = False,
     train: str | Sequence[str] = (),
+    momentum: float | str | Mapping[str, float | str] | None = None,
     report: Callable[[list[Finding]], object] | None = None,
 ) -> onnx.ModelProto:
     """Put channel ops in the place of every batch norm that trains, forward and backward; mend those that do not load.
@@ -140,6 +143,11 @@ def rewrite(
         train: names (patterns as in `synchronize`; several in a list): batch norms in inference form with these names
             are made to train. The graph's outputs stay, so nothing keeps their running statistics in a plain session:
             `onnx_cbp.graph_passes.TrainBatchNormsPass` says who does.
+        momentum: another momentum for the batch norms that train: the part of a running statistic that a step keeps (as
+            ONNX says it; 1 minus PyTorch's), from 0 to 1; "cumulative": the average over all batches, which PyTorch's
+            momentum=None means, with a parameter or input that counts them ("bn.num_batches_tracked" beside
+            "bn.running_mean"; docs/running_statistics.md); or either by pattern of names, as in `synchronize`. None:
+            what the model says, with a warning where that is 1 (no step moves them) or 0 (each replaces them).
         report: called with what `inspect` says of the model, for whoever wants both and not the analysis twice.
 
     Returns:
@@ -148,10 +156,11 @@ def rewrite(
     Raises:
         OnnxCbpError: the file cannot be read, the model is not valid ONNX, `portable` is asked of an opset that the
             bodies do not serve or together with `synchronize` or `data_parallel`, a batch norm that is to be
-            synchronised or frozen cannot be, `unbiased_running_var` is asked for one that was rewritten without it, or
-            the loss or the gradients are none that `data_parallel` knows.
+            synchronised or frozen, or to get another momentum, cannot, `unbiased_running_var` is asked for one that was
+            rewritten without it, or the loss or the gradients are none that `data_parallel` knows.
     """
-    synchronization, freezing = Synchronization.of(synchronize), Freezing.of(freeze)
+    synchronization, freezing, momenta = Synchronization.of(synchronize), Freezing.of(freeze), Momenta.of(momentum)
+    choices = _Choices(synchronization, freezing, momenta)
     if portable and (synchronization or data_parallel):
         name = "synchronize" if synchronization else "data_parallel"
         raise OnnxCbpError(
@@ -163,9 +172,11 @@ def rewrite(
     InlineFunctionsPass()(result)
     attach = portable or any(domain == DOMAIN for domain, *_ in result.functions)  # what is portable stays so
     modified = bool(train) and TrainBatchNormsPass(train)(result).modified
+    momenta.check(list(find_sites(result)))
+    modified |= SetMomentumPass(momenta)(result).modified
     sites = list(find_sites(result))
     if report is not None:
-        report(_findings(result, sites, synchronization, freezing))
+        report(_findings(result, sites, choices))
     freezing.check(sites)
     synchronization.check(sites)
     if synchronization.covers_all:
@@ -173,12 +184,17 @@ def rewrite(
     check_convention(sites, unbiased_running_var)
     for site in sites:
         if not _is_rewritten(site):
-            _log.info("node '%s' (%s) is %s", label(site.node), site.form, _explain(site, synchronization, freezing))
+            _log.info("node '%s' (%s) is %s", label(site.node), site.form, _explain(site, choices))
+    for line in stuck(sites, freezing, momenta):
+        _log.warning("%s", line)
     passes: list[InPlacePass] = [
         DropTrainingOutputsPass(),
         FreezePass(freezing),
         ReplaceForwardPass(
-            one_pass=one_pass, synchronization=synchronization, unbiased_running_var=unbiased_running_var
+            one_pass=one_pass,
+            synchronization=synchronization,
+            unbiased_running_var=unbiased_running_var,
+            cumulative=momenta.is_cumulative,
         ),
         ReplaceBackwardPass(one_pass=one_pass),
         ChannelsLastPass(),
@@ -220,14 +236,18 @@ def _layer(node: ir.Node) -> str:
     return node.attributes["layer"].as_string()
 
 
-def _findings(
-    model: ir.Model,
-    sites: list[Site],
-    synchronization: Synchronization = Synchronization({}),  # noqa: B008 - it cannot be changed
-    freezing: Freezing = Freezing(),  # noqa: B008
-) -> list[Finding]:
+@dataclass(frozen=True)
+class _Choices:
+    """What a rewrite is to do with which batch norms."""
+
+    synchronization: Synchronization = Synchronization({})  # noqa: RUF009 - it cannot be changed
+    freezing: Freezing = Freezing()  # noqa: RUF009
+    momenta: Momenta = Momenta({})  # noqa: RUF009
+
+
+def _findings(model: ir.Model, sites: list[Site], choices: _Choices | None = None) -> list[Finding]:
     types = Types(model)
-    return [_finding(site, _shape(site, types), synchronization, freezing) for site in sites]
+    return [_finding(site, _shape(site, types), choices or _Choices()) for site in sites]
 
 
 def _shape(site: Site, types: Types) -> str | None:
@@ -238,13 +258,13 @@ def _shape(site: Site, types: Types) -> str | None:
     return None if shape is None else str(ir.Shape(shape))
 
 
-def _finding(site: Site, shape: str | None, synchronization: Synchronization, freezing: Freezing) -> Finding:
+def _finding(site: Site, shape: str | None, choices: _Choices) -> Finding:
     return Finding(
         node=label(site.node),
         form=site.form,
         shape=shape or "?",
         rewritten=_is_rewritten(site),
-        explanation=_explain(site, synchronization, freezing),
+        explanation=_explain(site, choices),
         module=module_path(site.node),
     )
 
@@ -254,11 +274,12 @@ def _is_rewritten(site: Site) -> bool:
     return mended or isinstance(site, ForwardSite | BackwardSite)
 
 
-def _explain(site: Site, synchronization: Synchronization, freezing: Freezing) -> str:
+def _explain(site: Site, choices: _Choices) -> str:
     if isinstance(site, LeftAlone):
         group = group_of(site.node)
         unbiased = ", with an unbiased running variance" if running_variance_is_unbiased(site.node) else ""
-        return f"left alone: {site.reason}{unbiased}" + (f", synchronized in group '{group}'" if group else "")
+        together = f", synchronized in group '{group}'" if group else ""
+        return f"left alone: {site.reason}{unbiased}{together}{_momentum_of_ours(site.node)}"
     if isinstance(site, InferenceSite) and site.superfluous:
         number = len(site.superfluous)
         outputs = "1 superfluous output is" if number == 1 else f"{number} superfluous outputs are"
@@ -267,16 +288,38 @@ def _explain(site: Site, synchronization: Synchronization, freezing: Freezing) -
         return (
             "left alone: it normalises with running statistics, so it is frozen; "
             f"--train '{label(site.node)}' makes it train"
+            + (f", but its {meaning}" if (meaning := extreme(site.momentum)) else "")
         )
-    if freezing.chooses(site):
+    if choices.freezing.chooses(site):
         if isinstance(site, BackwardSite):
             return "frozen: gradients with the running statistics as constants, by onnx_cbp ops"
         return "frozen: normalised with its running statistics, which stay as they are, by onnx_cbp ops"
     if isinstance(site, BackwardSite):
         return "gradients by onnx_cbp ops" + ("" if site.dX is not None else "; nothing asks for that of the input")
-    group = synchronization.group(site)
+    group = choices.synchronization.group(site)
     over = "" if group is None else f", over all replicas of group '{group}'"
-    return f"batch statistics and normalisation by onnx_cbp ops{over}; {_running_statistics(site)}"
+    statistics = _running_statistics(site) + _momentum(site, choices)
+    return f"batch statistics and normalisation by onnx_cbp ops{over}; {statistics}"
+
+
+def _momentum(site: ForwardSite, choices: _Choices) -> str:
+    """What is to be said of a momentum, behind what is said of the running statistics; "" of a usual one."""
+    if site.running_mean is None:
+        return ""
+    if choices.momenta.is_cumulative(site.node):
+        return ", as the average over all batches"
+    meaning = extreme(site.momentum)
+    return f"; {meaning}" if meaning else ""
+
+
+def _momentum_of_ours(node: ir.Node) -> str:
+    """The same of a batch norm that is rewritten already."""
+    if not is_rewritten_forward(node) or is_frozen_forward(node) or (read := rewritten_site(node)) is None:
+        return ""
+    if is_cumulative(node):
+        return ", with running statistics that are the average over all batches"
+    meaning = extreme(read[0].momentum)
+    return f"; {meaning}" if meaning else ""
 
 
 def _running_statistics(site: ForwardSite) -> str:

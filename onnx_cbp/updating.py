@@ -16,6 +16,7 @@ from onnx_cbp.custom_ops.python_ops import raise_python_op_error
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes import InlineFunctionsPass, label
 from onnx_cbp.graph_passes.analysis import DATA_TYPES
+from onnx_cbp.graph_passes.core.counting import counter_of
 from onnx_cbp.graph_passes.updating.batch_statistics import Layer, expose_statistics, find_layers
 from onnx_cbp.graph_passes.updating.own_statistics import OwnStatistics, is_read_elsewhere, kept, nodes_of
 from onnx_cbp.ir_models import ModelSource, read_model, to_ir, to_proto
@@ -122,6 +123,7 @@ class _Module:
     layers: list[Layer] = field(default_factory=list)
     values: list[np.ndarray] = field(default_factory=list)
     seen: int = 0
+    batches: int = 0
 
     @property
     def homes(self) -> tuple[ir.Value, ir.Value]:
@@ -142,6 +144,7 @@ class _Module:
         """Take the statistics of one batch in; those of an empty one say nothing."""
         if count == 0:
             return
+        self.batches += 1
         batch = [mean.astype(np.float64), var.astype(np.float64)]
         if self.exact:
             self._merge(batch, count)
@@ -276,8 +279,11 @@ def _put(model: ir.Model, modules: list[_Module], parameters: Parameters) -> Non
                 _set(home, statistic)
             else:  # equal tensors that some tool made one, or no initializer at all
                 own.give(module.layers, position, statistic)
-    for name, statistic in into_checkpoint:
-        parameters.set(name, statistic)
+        counter = counter_of(module.homes[0])
+        if counter in parameters and module.momentum is None:  # training goes on from the average of these
+            into_checkpoint.append((counter, np.full_like(parameters.get(counter), module.batches)))
+    for name, value in into_checkpoint:
+        parameters.set(name, value)
 
 
 def _is_kept_in(home: ir.Value) -> bool:

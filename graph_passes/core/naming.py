@@ -51,6 +51,11 @@ def original_name(node: ir.Node) -> str:
     return name
 
 
+def given_name(node: ir.Node) -> str:
+    """The name of a batch norm in the forward graph."""
+    return original_name(node).removesuffix(_BUILT)
+
+
 def choosing(patterns: Iterable[str], node: ir.Node) -> list[str]:
     """Those of some patterns that choose a batch norm: by the name of its node, or by the path of a module it is in.
 
@@ -58,8 +63,7 @@ def choosing(patterns: Iterable[str], node: ir.Node) -> list[str]:
         patterns: `fnmatch`'s (*, ?, [...]), in the case that they are in.
         node: the batch norm's, as it is or rewritten.
     """
-    name = original_name(node)
-    names = (label(node), name, name.removesuffix(_BUILT), *module_paths(node))
+    names = (label(node), original_name(node), given_name(node), *module_paths(node))
     return [pattern for pattern in patterns if any(fnmatch.fnmatchcase(name, pattern) for name in names)]
 
 

@@ -11,6 +11,8 @@ from onnx_cbp.graph_passes.dialects import (
 from onnx_cbp.graph_passes.dialects.built_gradients import built_gradient, forward_name
 from onnx_cbp.graph_passes.dialects.channel_inference import inference_form, running_updates
 from onnx_cbp.graph_passes.dialects.channel_ops import (
+    counted,
+    is_cumulative,
     is_frozen_forward,
     is_rewritten_forward,
     never_had_running_statistics,
@@ -26,9 +28,11 @@ __all__ = [
     "DIALECTS",
     "Reduction",
     "built_gradient",
+    "counted",
     "forward_name",
     "in_onnx",
     "inference_form",
+    "is_cumulative",
     "is_frozen_forward",
     "is_gradient_accumulator",
     "is_loss_gradient",

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.graph_passes.core.sites import InferenceSite, LeftAlone
 from onnx_cbp.graph_passes.dialects._reading import first_missing
-from onnx_cbp.graph_passes.dialects.channel_ops import is_frozen_forward, is_rewritten_forward, rewritten_site
+from onnx_cbp.graph_passes.dialects.channel_ops import averaged, is_frozen_forward, is_rewritten_forward, rewritten_site
 
 _UPDATING = ("BatchNormTrainUpdate", "BatchNormReluTrainUpdate")
 _FORM = f"{DOMAIN} ops (forward)"
@@ -54,3 +54,5 @@ def running_updates(node: ir.Node) -> Iterator[tuple[ir.Value, ir.Value]]:
         value = node.inputs[before]
         if value is not None:
             yield node.outputs[after], value
+            if (average := averaged(node.outputs[after])) is not None:
+                yield average, value

@@ -67,6 +67,51 @@ def running_statistics(node: ir.Node) -> list[tuple[int, ir.Value]]:
     return found
 
 
+def averaged(updated: ir.Value) -> ir.Value | None:
+    """The cumulative average that follows what a step with momentum 0 gives; None where none does.
+
+    running * (1 - part) + updated * part
+    """
+    for new in _readers(updated, "Mul"):
+        part = next((value for value in new.inputs if value is not updated), None)
+        for total in _readers(new.outputs[0], "Add"):
+            old = next((value for value in total.inputs if value is not new.outputs[0]), None)
+            kept = _maker(old, "Mul")
+            if kept is not None and any((s := _maker(v, "Sub")) and part in s.inputs for v in kept.inputs):
+                return total.outputs[0]
+    return None
+
+
+def is_cumulative(node: ir.Node) -> bool:
+    """Whether the running statistics of a rewritten batch norm are the average over all batches."""
+    read = rewritten_site(node) if is_rewritten_forward(node) else None
+    return read is not None and read[0].updated_mean is not None and _maker(read[0].updated_mean, "Add") is not None
+
+
+def counted(node: ir.Node) -> ir.Value | None:
+    """How many batches a rewritten batch norm that averages them has seen behind the step; None for any other node."""
+    if not is_cumulative(node):
+        return None
+    read = rewritten_site(node)
+    value = None if read is None else read[0].updated_mean
+    for op_type, index in (("Add", 0), ("Mul", 1), ("Sub", 1), ("Cast", 0), ("Div", 1), ("Max", 0)):
+        maker = _maker(value, op_type)
+        if maker is not None:
+            value = maker.inputs[index]
+        elif op_type != "Cast":
+            return None
+    return value
+
+
+def _readers(value: ir.Value, op_type: str) -> list[ir.Node]:
+    return [use.node for use in value.uses() if (use.node.domain, use.node.op_type) == ("", op_type)]
+
+
+def _maker(value: ir.Value | None, op_type: str) -> ir.Node | None:
+    node = None if value is None else value.producer()
+    return node if node is not None and (node.domain, node.op_type) == ("", op_type) else None
+
+
 def _is_gradient(node: ir.Node) -> bool:
     """Whether a ChannelNormalize is the gradient of a frozen batch norm: B and mean are the same zeros."""
     B = optional_input(node, 2)
@@ -119,6 +164,8 @@ def rewritten_site(node: ir.Node) -> tuple[ForwardSite, bool] | None:
     assert X is not None
     assert scale is not None
     assert B is not None
+    if momentum == 0:
+        updated = tuple(averaged(value) or value for value in updated)
     site = ForwardSite(
         node=node,
         form=f"{DOMAIN} ops (forward)",

@@ -11,7 +11,7 @@ from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.analysis import find_sites
 from onnx_cbp.graph_passes.core.sites import BackwardSite, ForwardSite, InferenceSite, in_graph
-from onnx_cbp.graph_passes.dialects import is_gradient_accumulator, is_rewritten_forward
+from onnx_cbp.graph_passes.dialects import counted, is_gradient_accumulator, is_rewritten_forward
 
 #: Where ops have their weights: these inputs are parameters, whether they are inputs of the graph or constants.
 _WEIGHTS = {"Conv": (1, 2), "ConvTranspose": (1, 2), "Gemm": (1, 2), "PRelu": (1,)}
@@ -122,6 +122,8 @@ def _training_values(model: ir.Model, flow: _Flow) -> set[ir.Value]:
             begin.update(site.superfluous)
         elif is_rewritten_forward(site.node):
             begin.update(site.node.outputs[1:])
+            if (batches := counted(site.node)) is not None:
+                begin.add(batches)
     for node in model.graph:
         if node not in normal and (node.domain == DOMAIN or node.op_type == "InPlaceAccumulatorV2"):
             begin.update(node.outputs)

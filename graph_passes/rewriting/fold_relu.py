@@ -51,7 +51,8 @@ def _fold_forward(node: ir.Node) -> bool:
     before.type, before.shape = after.type or before.type, after.shape or before.shape
     before.metadata_props.update(after.metadata_props)
     before.meta.update(after.meta)
-    node.metadata_props.update(relu.metadata_props)
+    for key, value in relu.metadata_props.items():
+        node.metadata_props.setdefault(key, value)  # the module that it is of is the batch norm's
     name, after.name = after.name, None
     assert relu.graph is not None
     relu.graph.remove(relu, safe=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,12 +10,14 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
 from onnx_cbp.graph_passes.analysis import find_sites
+from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.scopes import import_domain
 from onnx_cbp.graph_passes.core.sites import ForwardSite, label
 from onnx_cbp.graph_passes.core.splice import Draft, Names, Splice, is_used, statistics_type
 from onnx_cbp.graph_passes.core.types import Types
 from onnx_cbp.graph_passes.dialects import is_rewritten_forward, say_without_running_statistics
 from onnx_cbp.graph_passes.distributing.synchronize import Synchronization, merge_statistics
+from onnx_cbp.graph_passes.rewriting.cumulative import Counters, averaging, count_batch, is_written
 
 
 class ReplaceForwardPass(InPlacePass):
@@ -39,6 +42,9 @@ class ReplaceForwardPass(InPlacePass):
 
         InPlaceAccumulatorV2(running, updated, overwrite)
 
+    Batch norms that `cumulative` chooses average all batches, as PyTorch's do with momentum=None: their op has momentum
+    0, which gives the batch's statistics, and the average follows in ONNX's ops (`cumulative.py`).
+
     With `unbiased_running_var`, running variances are updated by PyTorch's convention, with count / (count - 1) of the
     batch's; ONNX, and ONNX Runtime, keep the biased variance.
 
@@ -52,26 +58,40 @@ class ReplaceForwardPass(InPlacePass):
         one_pass: bool = False,
         synchronization: Synchronization | None = None,
         unbiased_running_var: bool = False,
+        cumulative: Callable[[ir.Node], bool] = lambda _: False,
     ) -> None:
         super().__init__()
         self._one_pass = one_pass
+        self._cumulative = cumulative
         self._unbiased = unbiased_running_var
         self._synchronization = synchronization or Synchronization({})
 
     def call(self, model: ir.Model) -> PassResult:
         """Rewrite the model in place."""
         names, types = Names(model), Types(model)
-        writes = InPlaceWrites()
+        writes, counters = InPlaceWrites(), Counters(model)
+        averaged = self._averaged(model, counters)
         modified = False
         for site in find_sites(model):
             if isinstance(site, ForwardSite):
                 group = self._synchronization.group(site)
                 one_pass = self._one_pass and group is None
-                _replace(site, names, types, writes, one_pass, group, unbiased=self._unbiased)
+                counts = counters if site.node in averaged else None
+                _replace(site, names, types, writes, one_pass, group, counts, unbiased=self._unbiased)
                 modified = True
         if modified:
             import_domain(model)
         return PassResult(model, modified)
+
+    def _averaged(self, model: ir.Model, counters: Counters) -> set[ir.Node]:
+        """The batch norms that average all batches; each can, or nothing is changed."""
+        chosen = []
+        for site in find_sites(model):
+            has = isinstance(site, ForwardSite) and site.running_mean is not None and site.running_var is not None
+            if isinstance(site, ForwardSite) and has and self._cumulative(site.node):
+                counters.check(site, onnx_opset(model.opset_imports))
+                chosen.append(site.node)
+        return set(chosen)
 
 
 class InPlaceWrites:
@@ -150,20 +170,47 @@ def _replace(
     writes: InPlaceWrites,
     one_pass: bool,
     group: str | None,
+    counters: Counters | None,
     *,
     unbiased: bool,
 ) -> None:
     splice = Splice(site.node, names, types)
     running = _running(site, types)
+    average = None if counters is None else _Average(site, splice, writes, counters)
     if one_pass and len(running) == 2 and not is_used(site.saved_var):
-        _in_one(site, splice, types, writes, running, unbiased)
+        _in_one(site, splice, types, writes, running, average, unbiased)
     else:
-        _in_steps(site, splice, types, writes, running, one_pass, group, unbiased)
+        _in_steps(site, splice, types, writes, running, one_pass, group, average, unbiased)
         if site.running_mean is None:
             for node in splice.nodes:
                 if is_rewritten_forward(node):
                     say_without_running_statistics(node)
     splice.commit(site.interior)
+
+
+class _Average:
+    """The average over all batches, of a site whose op gives the statistics of one."""
+
+    def __init__(self, site: ForwardSite, splice: Splice, writes: InPlaceWrites, counters: Counters) -> None:
+        self._site, self._splice, self._writes, self._counters = site, splice, writes, counters
+        self._behind: ir.Value | None = None
+        self._before = counters.before(site)
+
+    def append(self, elements: ir.Value, dtype: ir.DataType) -> Callable[[ir.Value, ir.Value, str], ir.Value]:
+        """Append what counts the batch, of so many elements; returns what appends the average of a statistic."""
+        before, graph = self._before, self._splice.node.graph
+        if is_written(self._site):
+            before = self._writes.latest(self._before, graph)
+        self._behind, part = count_batch(self._splice, before, elements)
+        if is_written(self._site):
+            writer = write_in_place(self._splice, "num_batches_tracked", self._before, self._behind)
+            self._writes.move(self._before, graph, writer)
+        return averaging(self._splice, part, dtype)
+
+    def goes_on(self, updated_mean: ir.Value) -> None:
+        """Let the next call of the module, which reads `updated_mean`, go on counting."""
+        if not is_written(self._site) and self._behind is not None:
+            self._counters.move(updated_mean, self._before, self._behind)
 
 
 def _in_one(
@@ -172,6 +219,7 @@ def _in_one(
     types: Types,
     writes: InPlaceWrites,
     running: list[_Running],
+    average: _Average | None,
     unbiased: bool,
 ) -> None:
     dtype = statistics_type(site.scale, types)
@@ -189,16 +237,20 @@ def _in_one(
         ),
         axis=site.axis,
         epsilon=site.epsilon,
-        momentum=site.momentum,
+        momentum=site.momentum if average is None else 0.0,
         unbiased=int(unbiased),
         relu=0,
     )
+    if average is not None:
+        (elements,) = splice.add("Size", (site.X,), (("elements", ir.DataType.INT64, ir.Shape([])),))
+        of = average.append(elements, dtype)
+        updated = [of(old, new, each.name) for each, old, new in zip(running, before, updated, strict=True)]
     splice.hand_over(site.Y, Y)
     saved_type = _saved_type(site, types)
     splice.hand_over(site.saved_mean, mean, saved_type)
     splice.hand_over(site.saved_inv_std, inv_std, saved_type)
     for each, new in zip(running, updated, strict=True):
-        _keep(each, new, splice, writes)
+        _keep(each, new, splice, writes, average)
 
 
 def _in_steps(
@@ -209,6 +261,7 @@ def _in_steps(
     running: list[_Running],
     one_pass: bool,
     group: str | None,
+    average: _Average | None,
     unbiased: bool,
 ) -> None:
     dtype = statistics_type(site.scale, types)
@@ -234,6 +287,7 @@ def _in_steps(
     splice.hand_over(site.saved_var, var, saved_type)
     if is_used(site.saved_inv_std):
         splice.hand_over(site.saved_inv_std, reciprocal_std(splice, var, dtype, site.epsilon), saved_type)
+    of = None if average is None else average.append(count, dtype)
     for each in running:
         batch = mean if each.name == "running_mean" else var
         before = splice.cast(_latest(each, splice, writes), dtype, each.name)
@@ -241,10 +295,10 @@ def _in_steps(
             "RunningStats",
             (before, batch, count),
             ((f"updated_{each.name}", dtype, batch.shape),),
-            momentum=site.momentum,
+            momentum=site.momentum if of is None else 0.0,
             unbiased=int(unbiased and batch is var),
         )
-        _keep(each, new, splice, writes)
+        _keep(each, new if of is None else of(before, new, each.name), splice, writes, average)
 
 
 def _saved_type(site: ForwardSite, types: Types) -> ir.DataType | None:
@@ -270,11 +324,15 @@ def _latest(running: _Running, splice: Splice, writes: InPlaceWrites) -> ir.Valu
     return writes.latest(running.before, splice.node.graph) if running.written else running.before
 
 
-def _keep(running: _Running, new: ir.Value, splice: Splice, writes: InPlaceWrites) -> None:
+def _keep(
+    running: _Running, new: ir.Value, splice: Splice, writes: InPlaceWrites, average: _Average | None = None
+) -> None:
     """Give the updated statistic to whoever reads it, and write it in place where the site did."""
     if running.dtype is not None:
         new = splice.cast(new, running.dtype, f"updated_{running.name}_as_before")
     new = splice.hand_over(running.updated, new)
+    if average is not None and running.name == "running_mean":
+        average.goes_on(new)
     if running.written:
         writes.move(running.before, splice.node.graph, write_in_place(splice, running.name, running.before, new))
 

@@ -122,7 +122,22 @@ def nodes_of(layers: Sequence[Layer]) -> dict[ir.Node, bool]:
     """The nodes that layers are made of, and whether each is the last of its layer."""
     nodes = {node: False for layer in layers for node in layer.site.interior}
     nodes.update({layer.site.node: True for layer in layers})
+    nodes.update({step: True for layer in layers for position in range(2) for step in _steps(layer, position)})
     return nodes
+
+
+def _steps(layer: Layer, position: int) -> list[ir.Node]:
+    """The nodes of their own that make the updated statistic of the running one; none where the batch norm does."""
+    site = layer.site
+    updated = None if isinstance(site, InferenceSite) else (site.updated_mean, site.updated_var)[position]
+    maker = None if updated is None else updated.producer()
+    if maker is None or maker is site.node:
+        return []
+    if maker.domain != "":
+        return [maker]
+    # The cumulative average, of what is kept and what is new.
+    made = [value.producer() for value in maker.inputs if value is not None]
+    return [node for node in made if node is not None]
 
 
 def made_of_it(value: ir.Value, nodes: dict[ir.Node, bool]) -> Iterator[ir.Value]:
@@ -186,12 +201,10 @@ def _read(layer: Layer, position: int, own: ir.Value) -> None:
     if isinstance(site, InferenceSite):
         give_statistic(site, position, own)
         return
-    updated = (site.updated_mean, site.updated_var)[position]
-    maker = None if updated is None else updated.producer()  # a step of its own may update the statistic
-    reader = site.node if maker is None else maker
-    index = 3 + position if reader is site.node else 0
-    if reader.inputs[index] is old:
-        reader.replace_input_with(index, own)
+    steps = _steps(layer, position)
+    for use in list(old.uses()):
+        if use.node in steps or (use.node is site.node and use.idx == 3 + position):
+            use.node.replace_input_with(use.idx, own)
 
 
 def kept(statistic: np.ndarray, dtype: np.dtype, shape: Sequence[int], name: str) -> np.ndarray:

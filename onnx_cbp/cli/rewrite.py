@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import click
 
 from onnx_cbp.cli.progress import steps
@@ -77,6 +79,14 @@ def _is_group(word: str) -> bool:
     metavar="PATTERN",
     help="Make batch norms in inference form with these names train ('*' matches any text); may be repeated.",
 )
+@click.option(
+    "--momentum",
+    "momenta",
+    multiple=True,
+    metavar="[PATTERN=]NUMBER|cumulative",
+    help="The part of a running statistic that a step keeps (1 minus PyTorch's momentum), or the average over all "
+    "batches (PyTorch's momentum=None); of the batch norms with these names, or of all; may be repeated.",
+)
 def rewrite(
     model: str,
     output: str,
@@ -91,6 +101,7 @@ def rewrite(
     bucket_cap_mb: float | None,
     unbiased_running_var: bool,
     train: tuple[str, ...],
+    momenta: tuple[str, ...],
 ) -> None:
     """Put channel ops in the place of every batch norm of MODEL that trains, and write the result to OUT.
 
@@ -107,6 +118,8 @@ def rewrite(
         functions, before = len(source.functions), messages(source)
         next(step)
         findings: list[onnx_cbp.Finding] = []
+        warnings = _Momenta()
+        logging.getLogger("onnx_cbp").addHandler(warnings)
         result = onnx_cbp.rewrite(
             source,
             portable=portable,
@@ -119,8 +132,10 @@ def rewrite(
             **({} if bucket_cap_mb is None else {"bucket_cap_mb": bucket_cap_mb}),
             unbiased_running_var=unbiased_running_var,
             train=train,
+            momentum=_momenta(momenta),
             report=findings.extend,
         )
+        logging.getLogger("onnx_cbp").removeHandler(warnings)
         bodies = len(result.functions) - functions
         del source  # large models: writing one needs memory, too
         next(step)
@@ -129,6 +144,8 @@ def rewrite(
     if findings:
         out.print(findings_table(findings, "what was done"))
     say(out, summary(findings, "rewritten"))
+    for line in warnings.lines:
+        say(out, line)
     if sent := messages(result):
         say(out, f"each replica takes part in {sent} a step")
     attached = f", with {bodies} function bodies attached" if bodies else ""
@@ -143,3 +160,28 @@ def _groups(group: str | None, layers: tuple[str, ...]) -> bool | str | dict[str
     if layers:
         return dict.fromkeys(layers, group or "world")
     return True if group == "world" else group or False
+
+
+class _Momenta(logging.Handler):
+    """Keeps what a rewrite warns of: batch norms whose momentum moves or keeps nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a line; that nothing is to be rewritten is said at the end."""
+        if record.getMessage().startswith("momentum"):
+            self.lines.append(record.getMessage())
+
+
+def _momenta(given: tuple[str, ...]) -> dict[str, float | str] | None:
+    """The options as `rewrite` takes them."""
+    momenta: dict[str, float | str] = {}
+    for text in given:
+        pattern, sign, kept = text.rpartition("=")
+        try:
+            momenta[pattern if sign else "*"] = float(kept)
+        except ValueError:
+            momenta[pattern if sign else "*"] = kept  # "cumulative", or what is refused
+    return momenta or None

@@ -39,7 +39,10 @@ from onnx_cbp.graph_passes.core.naming import NAME_SCOPES
 from onnx_cbp.graph_passes.core.own_initializer import own_initializer
 from onnx_cbp.graph_passes.core.scopes import all_nodes
 from onnx_cbp.graph_passes.core.splice import Names, origin
-from onnx_cbp.graph_passes.dialects import running_statistics
+from onnx_cbp.graph_passes.dialects import is_cumulative, running_statistics
+from onnx_cbp.graph_passes.preparing.add_counters import AddCountersPass, remove_readers
+from onnx_cbp.graph_passes.rewriting.freeze import Freezing
+from onnx_cbp.graph_passes.rewriting.momentum import Momenta
 from onnx_cbp.ir_models import ModelSource, read_model, to_ir, to_proto
 from onnx_cbp.model_io import fits_one_message, load_model, save_model
 from onnx_cbp.rewriting import rewrite
@@ -120,8 +123,8 @@ def generate_artifacts(
         train_batch_norms: names of batch norms in inference form (patterns as in `rewrite`'s `synchronize`) that are
             to train all the same; exporters write them so where they drop the training mode. None: none; a warning
             (logger "onnx_cbp") names them where all batch norms of the model have that form. An empty list: none.
-        rewrite_options: options of `onnx_cbp.rewrite` for the training model, such as `synchronize` and
-            `data_parallel`.
+        rewrite_options: options of `onnx_cbp.rewrite` for the training model, such as `synchronize`, `data_parallel`
+            and `momentum`.
         builder: "onnx_cbp" or "onnxruntime". By default ONNX Runtime's where its training build is installed, unless
             the loss or the optimiser is one of ours; and ours otherwise.
 
@@ -170,7 +173,7 @@ def generate_artifacts(
     forward = to_ir(source)
     if trained:
         check_outputs(forward, loss, loss_inputs, more_outputs)
-    prepared = _prepare(forward, source, patterns, trained, frozen)
+    prepared = _prepare(forward, source, patterns, trained, frozen, options)
     if prepared.ours:
         if custom_op_library is not None and Path(os.fsdecode(custom_op_library)) != Path(get_library_path()):
             raise OnnxCbpError(
@@ -225,6 +228,7 @@ class _Prepared:
         constants: the scales and biases that are not trained and no parameters.
         ours: the first node that is an op of ours, of a graph that was rewritten before; "" if there is none.
         modules: by the name of a batch norm's result, what the exporter wrote of the modules that it is of.
+        counters: the initializers that count batches.
     """
 
     model: onnx.ModelProto
@@ -234,6 +238,7 @@ class _Prepared:
     constants: tuple[str, ...]
     ours: str
     modules: Mapping[str, str]
+    counters: list[str]
 
 
 def _folder(directory: str | bytes | os.PathLike[str] | None) -> Path:
@@ -256,6 +261,7 @@ def _prepare(
     train_batch_norms: Sequence[str] | None,
     trained: Sequence[str],
     frozen: Sequence[str],
+    options: Mapping[str, Any],
 ) -> _Prepared:
     InlineAllFunctionsPass()(model)
     tell_what_does_not_train(list(find_sites(model)), train_batch_norms)
@@ -281,6 +287,11 @@ def _prepare(
     updated = [value for node in ours for _, value in running_statistics(node) if value.is_initializer()]
     statistics.update(dict.fromkeys(value.name or "" for value in updated))
     check_parameters(model, sites, trained, frozen, statistics)
+    momenta = Momenta.of(options.get("momentum"))
+    momenta.check(sites)
+    counters = AddCountersPass(momenta, Freezing.of(options.get("freeze", ())), read=True)
+    counters(model)
+    statistics.update(dict.fromkeys(counters.names))
     more = [name for name in statistics if name not in frozen]
     if more:
         _log.info("frozen_params: running statistics that steps update are parameters too: %s", ", ".join(more))
@@ -296,6 +307,7 @@ def _prepare(
             for site in sites
             if isinstance(site, ForwardSite | InferenceSite) and NAME_SCOPES in site.node.metadata_props
         },
+        counters.names,
     )
 
 
@@ -309,8 +321,14 @@ def _constants(sites: Sequence[Site], trained: Sequence[str]) -> Iterator[str]:
 
 
 def _check_gradients(ours: Sequence[ir.Node]) -> None:
-    """Refuse what would get no gradient, or one that takes made statistics for constants."""
+    """Refuse what would get no gradient, one that takes made statistics for constants, and an average that is lost."""
     for node in ours:
+        if is_cumulative(node):
+            raise OnnxCbpError(
+                f"node '{label(node)}' ({DOMAIN}.{node.op_type}) averages all batches by outputs of the graph: make "
+                "the artifacts from the model that it was rewritten from, with {'momentum': 'cumulative'} among "
+                "rewrite_options"
+            )
         made = node.op_type == "ChannelNormalize" and any(v is not None and origin(v) for v in node.inputs[3:5])
         if node.op_type not in GRADIENTS or made:
             raise OnnxCbpError(
@@ -365,7 +383,8 @@ def _mend_training_model(path: Path, prepared: _Prepared, options: dict[str, Any
     if prepared.ours:
         CompleteGradientsPass()(model)
         WriteRunningStatsPass()(model)
-    if prepared.ours or prepared.modules:
+    remove_readers(model, prepared.counters)
+    if prepared.ours or prepared.modules or prepared.counters:
         source = to_proto(model, source)
     more = options.pop("freeze", ())
     freeze = [*(glob.escape(name) for name in frozen), *((more,) if isinstance(more, str) else more)]
@@ -377,6 +396,9 @@ def _mend_eval_model(path: Path, prepared: _Prepared) -> None:
     source = load_model(path)
     model = to_ir(source)
     modified = DropTrainingOutputsPass(evaluation=True)(model).modified
+    if prepared.counters:  # evaluation counts nothing; they stay inputs, as its API feeds all parameters
+        remove_readers(model, prepared.counters)
+        modified = True
     if prepared.ours:
         from onnx_cbp.graph_passes.finalizing.to_inference import ToInferencePass
 

@@ -29,6 +29,10 @@ from onnx_cbp.graph_passes.differentiating import differentiate
 from onnx_cbp.graph_passes.differentiating.builder import Builder
 from onnx_cbp.graph_passes.distributing.reduce_gradients import BUCKET_CAP_MB
 from onnx_cbp.graph_passes.distributing.whole_batch_loss import add_over_replicas
+from onnx_cbp.graph_passes.preparing.add_counters import AddCountersPass
+from onnx_cbp.graph_passes.rewriting.cumulative import UPDATED
+from onnx_cbp.graph_passes.rewriting.freeze import Freezing
+from onnx_cbp.graph_passes.rewriting.momentum import Momenta
 from onnx_cbp.graph_passes.stepping.internal_batch_norms import InternalBatchNormsPass
 from onnx_cbp.graph_passes.stepping.random_masks import RandomMasksPass
 from onnx_cbp.graph_passes.stepping.training_graph import TrainingGraph
@@ -106,6 +110,9 @@ def make(source: onnx.ModelProto, wanted: Wanted) -> Made:
             train as another network.
     """
     forward = prepare(source, wanted.requires_grad, wanted.frozen_params, wanted.train_batch_norms)
+    counters = AddCountersPass(*_averaged(wanted))
+    counters(forward.model)
+    forward.frozen += counters.names
     prepared = to_proto(forward.model, source)
     training, graph = _training(prepared, forward, wanted)
     model = forward.model
@@ -120,6 +127,12 @@ def make(source: onnx.ModelProto, wanted: Wanted) -> Made:
         dtype = ir.DataType.from_numpy(state.parameters[state.trained[0]].dtype)
         optimizer = ir.to_proto(optimizer_model(wanted.optimizer, shapes, model.opset_imports[""], dtype))
     return Made(training, _evaluation(prepared, forward, graph, wanted), optimizer, state)
+
+
+def _averaged(wanted: Wanted) -> tuple[Momenta, Freezing]:
+    """Which running statistics are to be averages over all batches, and which to stay."""
+    options = wanted.rewrite_options
+    return Momenta.of(options.get("momentum")), Freezing.of(options.get("freeze", ()))
 
 
 def _training(prepared: onnx.ModelProto, forward: Forward, wanted: Wanted) -> tuple[onnx.ModelProto, TrainingGraph]:
@@ -153,6 +166,8 @@ def _training(prepared: onnx.ModelProto, forward: Forward, wanted: Wanted) -> tu
         graph.random_state, updated = random.state
         graph.updates[graph.random_state] = _named_output(model, made[updated], updated, names)
     _tidy(model)
+    counters = AddCountersPass(*_averaged(wanted))  # once more: nothing reads them yet, so they went
+    counters(model)
     options = dict(wanted.rewrite_options)
     data_parallel = options.pop("data_parallel", False)
     cap = options.pop("bucket_cap_mb", BUCKET_CAP_MB)
@@ -167,6 +182,7 @@ def _training(prepared: onnx.ModelProto, forward: Forward, wanted: Wanted) -> tu
             WholeBatchLossPass()(model)
     if options or any(isinstance(site, ForwardSite | BackwardSite) for site in find_sites(model)):
         model = to_ir(rewrite(to_proto(model, prepared), **options))
+    graph.updates.update({name: f"{name}{UPDATED}" for name in counters.names})
     graph.write(model)
     if data_parallel:
         ReduceGradientsPass(cap)(model)

@@ -1,0 +1,14 @@
+"""What the counter of a module's batches is called."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+_COUNTER = "num_batches_tracked"
+_MEAN = "running_mean"
+
+
+def counter_of(running_mean: ir.Value) -> str:
+    """The name of the counter beside a running mean: PyTorch's, where the mean has PyTorch's name."""
+    name = running_mean.name or ""
+    return f"{name.removesuffix(_MEAN)}{_COUNTER}" if name.endswith(_MEAN) else f"{name}.{_COUNTER}"
