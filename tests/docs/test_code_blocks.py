@@ -17,11 +17,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from click.testing import CliRunner
 
 import onnx_cbp
 from onnx_cbp.cli import cli
 from onnx_cbp.custom_ops.library import find_library
 from support.documents import DOCUMENTS, Block, blocks, inline_code, unfenced_code
+from support.finetuning import network, parameters
 from support.models import INFERENCE, parse
 from support.replicas import mpiexec
 from support.training import MODELS
@@ -55,6 +57,7 @@ def files(tmp_path_factory):
     for name, source in (("MODEL", "training_model.onnx"), ("CHECKPOINT", "checkpoint")):
         shutil.copy(sample / source, folder / name)
     onnx.save(parse(INFERENCE.replace("3, H, W]", "3, L]")), folder / "model.onnx")
+    onnx.save(network(parameters(0), ()), folder / "forward.onnx")
     rng = np.random.default_rng(0)
     np.savez(folder / "FILE.npz", x=rng.normal(size=(8, 3, 37)).astype(np.float32))
     (folder / "train.py").write_text(TRAIN)
@@ -124,6 +127,25 @@ def test_commands_and_options_are_there(document: Path):
             option = word.strip("[]").split("=")[0]
             if option.startswith("-") and option.strip("-"):
                 assert option in options, f"{document.name}:{line}: {words[1]} has no option {option}"
+
+
+@pytest.mark.training
+@pytest.mark.native
+def test_the_sample_table_of_check_is_what_it_prints(tmp_path):
+    """The same rows and columns; differences that rounding makes are of the same size."""
+    (shown,) = [block.code for block in BLOCKS if "fusion on" in block.code]
+    original = MODELS / "resnet_digits" / "training_model.onnx"
+    rewritten = onnx_cbp.rewrite(original)
+    onnx.save(rewritten, tmp_path / "out.onnx")
+    printed = CliRunner().invoke(cli, ["check", str(original), str(tmp_path / "out.onnx")]).stdout.splitlines()
+    first = next(index for index, line in enumerate(printed) if line.split()[:2] == ["fusion", "on"])
+    table = [line.split() for line in printed[first:] if line.strip() and not set(line.strip()) <= set("─")]
+    wanted = [line.split() for line in shown.splitlines()]
+    for want, got in zip(wanted, table[: len(wanted)], strict=True):
+        assert len(got) == len(want)
+        for one, other in zip(want, got, strict=True):
+            number = re.fullmatch(r"\d\.\d\de-\d\d", one)
+            assert (0.1 <= float(other) / float(one) <= 10) if number else other == one, (want, got)
 
 
 # The reader itself.
