@@ -211,11 +211,11 @@ def _train(site: InferenceSite, model: ir.Model, names: Names, types: Types, sta
         Y.shape = None
         (Y,) = splice.add("Transpose", (Y,), (("Y_as_before", *outputs[0][1:]),), {"perm": back})
     splice.hand_over(site.Y, Y)
-    name = site.node.name
+    name = label(site.node)
     splice.commit(site.interior)
     node = normalised.producer()
     assert node is not None
-    node.name = name or node.name  # the batch norm that it was
+    node.name = name  # that of the batch norm that it was, by which options choose it
 
 
 def _permutations(site: InferenceSite, types: Types) -> tuple[list[int] | None, list[int] | None]:
