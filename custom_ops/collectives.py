@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 
-from onnx_cbp.distributed import lifecycle
+from onnx_cbp.distributed import membership
 from onnx_cbp.distributed.communicator import CommunicationError
 from onnx_cbp.distributed.replica import HEADER, describe
 
@@ -19,12 +19,12 @@ def replicas(name: str, group: str) -> int:
     """
     # Python has no name of its own for a thread that it did not start: those of ONNX Runtime's pools.
     started_elsewhere = isinstance(threading.current_thread(), threading._DummyThread)
-    if started_elsewhere and (lifecycle.replica_threads() or lifecycle.is_initialized()):
+    if started_elsewhere and (membership.replica_threads() or membership.is_initialized()):
         raise CommunicationError(
             f"{name}: the node runs on a thread of ONNX Runtime's pool, where collectives have no order: use "
             "execution_mode ORT_SEQUENTIAL"
         )
-    replica = lifecycle.current()
+    replica = membership.current()
     return 1 if replica is None else replica.replicas(group)
 
 
@@ -34,7 +34,7 @@ def all_gather(name: str, layer: str, group: str, payload: np.ndarray) -> np.nda
     Raises:
         CommunicationError: one line.
     """
-    replica = lifecycle.current()
+    replica = membership.current()
     if replica is None:
         return payload.reshape(1, -1).copy()
     route = replica.route(describe(name, layer, group, payload.dtype, payload.size))
@@ -50,7 +50,7 @@ def all_reduce(name: str, layer: str, group: str, payload: np.ndarray, reduction
     Raises:
         CommunicationError: one line.
     """
-    replica = lifecycle.current()
+    replica = membership.current()
     if replica is None:
         return payload.copy()
     route = replica.route(describe(name, layer, group, payload.dtype, payload.size))

@@ -20,7 +20,7 @@ from onnx_cbp.custom_ops.library import call_native, find_library
 from onnx_cbp.custom_ops.operator import DOMAIN, STATISTICS_TYPES, Arrays, Operator
 from onnx_cbp.custom_ops.ops import OPERATORS
 from onnx_cbp.custom_ops.own_extensions import OwnExtensions
-from onnx_cbp.distributed import lifecycle
+from onnx_cbp.distributed import membership
 from onnx_cbp.errors import OnnxCbpError
 
 _lock = threading.Lock()
@@ -51,7 +51,7 @@ def raise_python_op_error() -> None:
         OnnxCbpError: the error, in one line.
         KeyboardInterrupt: the op was interrupted.
     """
-    replicas = lifecycle.replica_threads()
+    replicas = membership.replica_threads()
     own = threading.get_ident()
     found = [thread for thread in (own, *_first_errors) if thread in _first_errors and thread not in replicas - {own}]
     if not found:

@@ -5,16 +5,17 @@ onnx_cbp.distributed.initialize("mpi")       # or "torch", "threads"; every repl
 onnx_cbp.distributed.finalize()
 """
 
-from onnx_cbp.distributed.communicator import CommunicationError, Communicator
-from onnx_cbp.distributed.lifecycle import (
-    finalize,
-    initialize,
-    is_initialized,
-    rank,
-    without_samples,
-    world_size,
-)
-from onnx_cbp.distributed.run import run_replicas
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from onnx_cbp.lazy import on_first_use
+
+if TYPE_CHECKING:
+    from onnx_cbp.distributed.communicator import CommunicationError, Communicator
+    from onnx_cbp.distributed.lifecycle import finalize, initialize, rank, without_samples, world_size
+    from onnx_cbp.distributed.membership import is_initialized
+    from onnx_cbp.distributed.run import run_replicas
 
 __all__ = [
     "CommunicationError",
@@ -27,3 +28,20 @@ __all__ = [
     "without_samples",
     "world_size",
 ]
+
+#: Imported on first use: the ops read who is a replica (`membership`), and whoever joins needs the ops.
+_NAMES = {
+    "CommunicationError": "onnx_cbp.distributed.communicator",
+    "Communicator": "onnx_cbp.distributed.communicator",
+    "finalize": "onnx_cbp.distributed.lifecycle",
+    "initialize": "onnx_cbp.distributed.lifecycle",
+    "is_initialized": "onnx_cbp.distributed.membership",
+    "rank": "onnx_cbp.distributed.lifecycle",
+    "run_replicas": "onnx_cbp.distributed.run",
+    "without_samples": "onnx_cbp.distributed.lifecycle",
+    "world_size": "onnx_cbp.distributed.lifecycle",
+}
+_MODULES = ("communicator", "groups", "lifecycle", "membership", "native", "replica", "run", "uncaught")
+_ENGINES = ("mpi", "threads", "torch")
+
+__getattr__, __dir__ = on_first_use(__name__, globals(), modules=_MODULES + _ENGINES, names=_NAMES)

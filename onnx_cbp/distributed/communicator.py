@@ -69,6 +69,16 @@ class Communicator(abc.ABC):
             CommunicationError: as `all_reduce`.
         """
 
+    def abort(self, reason: str, *, ends: bool = True) -> None:  # noqa: B027 - an engine may leave it out
+        """Tell the others that this replica has met an exception and will not come again; must not hang.
+
+        Nothing happens where an engine leaves this out: they wait until their time is up.
+
+        Args:
+            reason: the exception, in one line.
+            ends: whether this process is about to end; otherwise, one of its threads has.
+        """
+
     @abc.abstractmethod
     def close(self, failed: bool) -> None:
         """Release what this communicator holds; it is not used again. Must not hang.

@@ -10,7 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from onnx_cbp.distributed import groups as group_names
-from onnx_cbp.distributed.communicator import CommunicationError, Communicator
+from onnx_cbp.distributed import membership, native, uncaught
+from onnx_cbp.distributed.communicator import Communicator
+from onnx_cbp.distributed.membership import current, is_initialized
 from onnx_cbp.distributed.replica import Replica
 from onnx_cbp.errors import OnnxCbpError
 
@@ -18,11 +20,6 @@ ENGINE_VARIABLE = "ONNX_CBP_COMMUNICATOR"
 TIMEOUT_VARIABLE = "ONNX_CBP_TIMEOUT"
 DEFAULT_TIMEOUT = 300.0
 _ENGINES = "'mpi', 'torch', 'threads'"
-
-_lock = threading.Lock()
-_process: Replica | None = None
-_thread = threading.local()
-_threads: dict[threading.Thread, Replica] = {}
 
 
 def initialize(
@@ -49,9 +46,8 @@ def initialize(
         OnnxCbpError: an unknown engine, one that is not installed, wrong options, or a replica already.
         CommunicationError: not all replicas came within the time.
     """
-    global _process
     seconds = _timeout(timeout)
-    if getattr(_thread, "replica", None) is not None or _process is not None:
+    if is_initialized():
         raise OnnxCbpError("this is a replica already: call onnx_cbp.distributed.finalize() first")
     source = "engine"
     if engine is None:
@@ -65,12 +61,10 @@ def initialize(
         world.close(failed=True)
         raise
     replica = Replica(world, seconds, named)
-    with _lock:
-        if engine == "threads":
-            _thread.replica = _threads[threading.current_thread()] = replica
-        else:
-            _process = replica
-        _set_native(True)
+    with membership.lock:
+        membership.join(replica, thread=engine == "threads")
+        native.set_communicator(True)
+    uncaught.listen()
     atexit.register(_finalize_quietly)
 
 
@@ -85,19 +79,11 @@ def finalize() -> None:
 
     After a failed collective, what the engine holds is left to the end of the process.
     """
-    global _process
-    with _lock:
-        replica, _process = getattr(_thread, "replica", None) or _process, None
-        _thread.replica = None
-        _threads.pop(threading.current_thread(), None)
-        _set_native(bool(replica_threads()))
+    with membership.lock:
+        replica = membership.leave()
+        native.set_communicator(bool(membership.replica_threads()))
     if replica is not None:
         replica.close()
-
-
-def is_initialized() -> bool:
-    """Whether this process, or this thread, is a replica."""
-    return getattr(_thread, "replica", None) is not None or _process is not None
 
 
 def rank() -> int:
@@ -139,28 +125,6 @@ def without_samples() -> Iterator[None]:
         replica.without_samples = before
 
 
-def current() -> Replica | None:
-    """The replica that the calling thread works for; None: the only one.
-
-    Raises:
-        CommunicationError: other threads are replicas and this one is not.
-    """
-    if _process is not None:
-        return _process
-    replica: Replica | None = getattr(_thread, "replica", None)
-    if replica is None and replica_threads():
-        raise CommunicationError(
-            f"thread '{threading.current_thread().name}' is no replica while others are: call "
-            "onnx_cbp.distributed.initialize('threads', ...) in it, or run with execution_mode ORT_SEQUENTIAL"
-        )
-    return replica
-
-
-def replica_threads() -> set[int | None]:
-    """The threads of this program that are replicas, by identifier."""
-    return {thread.ident for thread in list(_threads) if thread.is_alive()}
-
-
 def _make(engine: str, source: str, timeout: float, options: Mapping[str, Any]) -> Communicator:
     # Imported here: an engine's package need not be installed.
     made: Any
@@ -199,12 +163,6 @@ def _timeout(timeout: float | None) -> float:
     if not 0.0 < seconds < threading.TIMEOUT_MAX:
         raise OnnxCbpError(f"{name} is {value!r}; it must be a number of seconds above 0")
     return seconds
-
-
-def _set_native(on: bool) -> None:
-    from onnx_cbp.distributed import native  # which needs the ops, and the ops need this
-
-    native.set_communicator(on)
 
 
 def _finalize_quietly() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -127,6 +129,16 @@ class MPICommunicator(Communicator):
         comm = _within(self._timeout, lambda: self._comm.Split(color, self.rank))
         return MPICommunicator(comm, self._timeout, [self._ranks[r] for r in part], self._alarm)
 
+    def abort(self, reason: str, *, ends: bool = True) -> None:
+        """Tell the others, who hear it in their collectives, and end all that are still there a little later."""
+        if _load().Is_finalized():
+            return
+        self._alarm.raise_(reason)
+        if ends:
+            _end_all_at_exit()
+        else:
+            _end_all()
+
     def close(self, failed: bool) -> None:
         """Free the communicator; after a failure, end all processes when this one ends."""
         if failed:
@@ -205,8 +217,12 @@ def _end_all_at_exit() -> None:
         return
     _ends_all = True
 
-    def end() -> None:
-        time.sleep(_LAST_WORDS)
-        _load().COMM_WORLD.Abort(1)
+    atexit.register(_end_all)
 
-    atexit.register(end)
+
+def _end_all() -> None:
+    time.sleep(_LAST_WORDS)
+    with contextlib.suppress(OSError, ValueError):  # closed already
+        sys.stdout.flush()
+        sys.stderr.flush()
+    _load().COMM_WORLD.Abort(1)

@@ -13,7 +13,7 @@ import numpy as np
 
 from onnx_cbp.custom_ops.library import load_library
 from onnx_cbp.custom_ops.operator import STATISTICS_TYPES
-from onnx_cbp.distributed import lifecycle
+from onnx_cbp.distributed import membership
 from onnx_cbp.distributed.replica import HEADER, Replica, Route, describe
 
 _FAILED = -1
@@ -72,7 +72,7 @@ def _functions() -> _Communicator:
 
 def _replicas(_user: int | None, group: bytes, error: int, capacity: int) -> int:
     try:
-        replica = lifecycle.current()
+        replica = membership.current()
         return 1 if replica is None else replica.replicas(group.decode())
     except BaseException as failure:  # nothing may leave a callback
         return _tell(failure, error, capacity)
@@ -82,7 +82,7 @@ def _all_gather(
     _user: int | None, number: int, collective: int, message: int, gathered: int, error: int, capacity: int
 ) -> int:
     try:
-        replica = lifecycle.current()
+        replica = membership.current()
         if replica is None:
             told = _Collective.from_address(collective)
             ctypes.memmove(gathered, message, (HEADER + told.elements) * ctypes.sizeof(ctypes.c_double))
@@ -98,7 +98,7 @@ def _all_gather(
 
 def _all_reduce(_user: int | None, number: int, collective: int, message: int, error: int, capacity: int) -> int:
     try:
-        replica = lifecycle.current()
+        replica = membership.current()
         if replica is None:
             return 1
         route = replica.by_id.get(number) or _route(replica, number, collective)

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from onnx_cbp.distributed.lifecycle import current, finalize, initialize
-from onnx_cbp.distributed.threads import ThreadCommunicator
+from onnx_cbp.distributed.lifecycle import finalize, initialize
+from onnx_cbp.distributed.membership import current
 from onnx_cbp.errors import OnnxCbpError
 
 Result = TypeVar("Result")
@@ -42,8 +42,8 @@ def run_replicas(
             except BaseException as error:
                 errors.append(error)
                 replica = current()
-                if replica is not None and isinstance(replica.world, ThreadCommunicator):
-                    replica.world.abort(f"rank {rank} failed: {' '.join(str(error).split())}")
+                if replica is not None:
+                    replica.world.abort(" ".join(str(error).split()))
             finally:
                 finalize()
         except BaseException as error:

@@ -149,10 +149,10 @@ class ThreadCommunicator(Communicator):
             self._meeting.left.add(self._world_rank)
             self._meeting.condition.notify_all()
 
-    def abort(self, reason: str) -> None:
+    def abort(self, reason: str, *, ends: bool = True) -> None:  # noqa: ARG002 only a thread ends
         """End whatever the other replicas wait for, here and in every group."""
         with self._meeting.condition:
-            self._meeting.fail(reason)
+            self._meeting.fail(f"rank {self._world_rank} failed: {reason}")
 
     def _exchange(self, kind: str, part: np.ndarray, combine: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         return self._meeting.exchange(self._world_rank, kind, part, combine)

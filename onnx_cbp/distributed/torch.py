@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
@@ -15,6 +17,8 @@ from onnx_cbp.errors import OnnxCbpError
 
 #: Seconds that the others have to say that they live, when this process gives up.
 _ROLL_CALL = 1.0
+#: The key under which a process that meets an exception leaves word.
+_WORD = "onnx_cbp/gave_up"
 
 
 def _load() -> tuple[Any, Any]:
@@ -43,6 +47,7 @@ class TorchCommunicator(Communicator):
         self._backend = distributed.get_backend(group)
         self._device = "cuda" if self._backend == "nccl" else "cpu"
         self._unfinished: list[Any] = []
+        self._store = distributed.distributed_c10d._get_default_store()  # PyTorch has no public name for it
 
     @classmethod
     def join(cls, *, timeout: float, backend: str | None = None, **options: Any) -> TorchCommunicator:
@@ -108,6 +113,20 @@ class TorchCommunicator(Communicator):
             mine = made if self.rank in part else mine
         return TorchCommunicator(mine, self._timeout, self._roll_call)
 
+    def abort(self, reason: str, *, ends: bool = True) -> None:
+        """Leave word in the store that the processes met at: they look there when a collective fails.
+
+        It fails because this process ends, which closes its connections.
+        """
+        if not self._word():  # the first is the cause of the others
+            with contextlib.suppress(RuntimeError, ValueError):  # the store's home may be gone
+                self._store.set(_WORD, f"rank {self._distributed.get_rank()} gave up: {reason}"[:1000])
+        if not ends:
+            with contextlib.suppress(OSError, ValueError):  # closed already
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(1)
+
     def close(self, failed: bool) -> None:
         """Destroy the process group; the default one too, where it was made here."""
         if failed or not self._distributed.is_initialized():
@@ -129,7 +148,14 @@ class TorchCommunicator(Communicator):
         except RuntimeError as error:
             self._unfinished.append((result, array))
             reason = f"torch.distributed ({self._backend}): {_one_line(error)}"
-            raise CommunicationError(reason + self._silent()) from error
+            raise CommunicationError(reason + (self._word() or self._silent())) from error
+
+    def _word(self) -> str:
+        """What a process that met an exception left for the others. A clause for an error."""
+        with contextlib.suppress(RuntimeError, ValueError):
+            if self._store.check([_WORD]):
+                return f"; {self._store.get(_WORD).decode(errors='replace')}"
+        return ""
 
     def _silent(self) -> str:
         """Who of the world does not say anything for a while: they stall, or are gone. A clause for an error."""

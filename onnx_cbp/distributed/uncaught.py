@@ -1,0 +1,43 @@
+"""A replica that ends with an exception says so: the others would wait for it until their time is up."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+from types import TracebackType
+
+from onnx_cbp.distributed import membership
+
+
+@functools.cache
+def listen() -> None:
+    """Hear of exceptions that leave the program or one of its threads; what is printed of them stays as it is."""
+    of_program, of_thread = sys.excepthook, threading.excepthook
+
+    def program(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        try:
+            of_program(kind, error, trace)
+        finally:
+            if not _goes_on_after_errors():
+                _abort(error, threading.current_thread(), ends=True)
+
+    def thread(arguments: threading.ExceptHookArgs) -> None:
+        try:
+            of_thread(arguments)
+        finally:
+            if arguments.exc_value is not None and not issubclass(arguments.exc_type, SystemExit):
+                _abort(arguments.exc_value, arguments.thread, ends=False)
+
+    sys.excepthook, threading.excepthook = program, thread
+
+
+def _goes_on_after_errors() -> bool:
+    """Whether this is an interpreter with a prompt."""
+    return hasattr(sys, "ps1") or bool(sys.flags.interactive)
+
+
+def _abort(error: BaseException, thread: threading.Thread | None, *, ends: bool) -> None:
+    replica = membership.of(thread)
+    if replica is not None:
+        replica.world.abort(f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": "), ends=ends)
