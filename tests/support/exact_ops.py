@@ -54,6 +54,52 @@ class Pad(OpRun):
         return (np.pad(data[tuple(cut)], widths, mode=mode, **more),)  # type: ignore[call-overload]
 
 
+class Conv(OpRun):
+    """onnx's own pads otherwise with auto_pad, in some versions."""
+
+    def _run(
+        self,
+        X: np.ndarray,
+        W: np.ndarray,
+        B: np.ndarray | None = None,
+        auto_pad: str = "NOTSET",
+        dilations: Any = None,
+        group: int = 1,
+        kernel_shape: Any = None,
+        pads: Any = None,
+        strides: Any = None,
+    ) -> tuple[np.ndarray]:
+        rank = X.ndim - 2
+        strides, dilations = strides or [1] * rank, dilations or [1] * rank
+        padding = []
+        for n, k, s, d, given in zip(X.shape[2:], W.shape[2:], strides, dilations, _pairs(pads, rank), strict=True):
+            padding.append(given if auto_pad == "NOTSET" else _auto(n, k, s, d, auto_pad))
+        X = np.pad(X, [(0, 0), (0, 0), *padding])
+        counts = [
+            (n - d * (k - 1) - 1) // s + 1
+            for n, k, s, d in zip(X.shape[2:], W.shape[2:], strides, dilations, strict=True)
+        ]
+        weights = W.reshape(group, -1, *W.shape[1:])
+        result = np.zeros((len(X), len(W), *counts), X.dtype)
+        for place in itertools.product(*map(range, W.shape[2:])):
+            where = tuple(
+                slice(p * d, p * d + (c - 1) * s + 1, s)
+                for p, d, c, s in zip(place, dilations, counts, strides, strict=True)
+            )
+            seen = X[(slice(None), slice(None), *where)].reshape(len(X), group, -1, *counts)
+            result += np.einsum("ngc...,gfc->ngf...", seen, weights[(..., *place)]).reshape(result.shape)
+        return (result if B is None else result + B.reshape(-1, *[1] * rank),)
+
+
+def _auto(size: int, kernel: int, stride: int, dilation: int, auto: str) -> tuple[int, int]:
+    """The padding that auto_pad means."""
+    if auto == "VALID":
+        return 0, 0
+    total = max((math.ceil(size / stride) - 1) * stride + dilation * (kernel - 1) + 1 - size, 0)
+    before = total // 2 if auto == "SAME_UPPER" else total - total // 2
+    return before, total - before
+
+
 class ConvTranspose(OpRun):
     """onnx's own knows no groups with more than one channel."""
 
@@ -141,10 +187,8 @@ def _windows(
     """The elements that each window sees along one axis."""
     extent = dilation * (kernel - 1) + 1
     before, after = pads
-    if auto.startswith("SAME"):
-        total = max((math.ceil(size / stride) - 1) * stride + extent - size, 0)
-        before = total // 2 if auto == "SAME_UPPER" else total - total // 2
-        after = total - before
+    if auto != "NOTSET":
+        before, after = _auto(size, kernel, stride, dilation, auto)
     steps = (size + before + after - extent) / stride
     count = (math.ceil(steps) if ceil else math.floor(steps)) + 1
     if ceil and (count - 1) * stride >= size + before:
@@ -219,6 +263,6 @@ class SoftmaxCrossEntropyLoss(NegativeLogLikelihoodLoss):
 
 
 EXACT_OPS = [
-    *(Erf, Gelu, GatherElements, Pad, ConvTranspose, MaxPool, GlobalMaxPool, GlobalLpPool, LpNormalization, LRN),
+    *(Erf, Gelu, GatherElements, Pad, Conv, ConvTranspose, MaxPool, GlobalMaxPool, GlobalLpPool, LpNormalization, LRN),
     *(NegativeLogLikelihoodLoss, SoftmaxCrossEntropyLoss),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import numpy as np
@@ -10,6 +11,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from onnx_cbp.custom_ops import DOMAIN, OPERATORS
 from onnx_cbp.custom_ops.references import OP_RUNS
@@ -23,6 +25,18 @@ _STEP = 1e-5
 _FEW = 16
 _DIRECTIONS = 10
 _NUMBERS = {np.float64: onnx.TensorProto.DOUBLE, np.float32: onnx.TensorProto.FLOAT}
+
+
+def newest_opset() -> int:
+    """The newest opset that onnx and ONNX Runtime both know."""
+    for opset in range(onnx.defs.onnx_opset_version(), 13, -1):
+        x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy")
+        graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "newest", [x], [y])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+        with contextlib.suppress(ort_errors.Fail, ort_errors.InvalidArgument):
+            runner(model, "onnxruntime")
+            return opset
+    raise AssertionError("ONNX Runtime knows no opset that onnx knows")
 
 
 def forward_model(case: Case, opset: int, dtype: type = np.float64) -> onnx.ModelProto:
