@@ -190,7 +190,7 @@ class Builder:
             op_type: of an op of `domain`.
             inputs: see `Input`.
             outputs: how many.
-            like: what the first output has the type and shape of, where inference would lose a symbolic size.
+            like: what the first output has the shape of, where inference would lose a symbolic size.
             shape: of the first output, likewise.
             domain: "" is ONNX's own.
             attributes: of the node.
@@ -219,10 +219,10 @@ class Builder:
         return self.ops(op_type, *inputs, outputs=len(OPERATORS[op_type].outputs), domain=DOMAIN, **attributes)
 
     def let_be_like(self, value: ir.Value, like: Read) -> ir.Value:
-        """Give a new value the type and shape that another has."""
+        """Give a new value the shape that another has, and its type where inference found none."""
         like = self.there(like)
         dtype, shape = self._types.of(like), self._types.shape(like)
-        value.type = value.type if dtype is None else ir.TensorType(dtype)
+        value.type = value.type or (None if dtype is None else ir.TensorType(dtype))
         value.shape = value.shape if shape is None else ir.Shape(shape)
         return value
 
@@ -458,7 +458,7 @@ class Builder:
         imports = [onnx.helper.make_opsetid("", self.opset)]
         try:
             found = onnx.shape_inference.infer_node_outputs(schema, ir.to_proto(node), types, data, None, imports)
-        except Exception as error:
+        except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
             raise self.refuse(f"its gradient would hold a {node.op_type} that is not valid ({error})") from error
         for value in node.outputs:
             proto = found.get(value.name or "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
@@ -78,6 +79,22 @@ def _hold_onnxruntime(case: Case, opset: int, names: list[str], feeds: dict, wan
         return
     with pytest.raises(ort_errors.NotImplemented):  # of the op itself
         runner(forward_model(case, opset, np.float32), "onnxruntime")
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if not case.domain], ids=str)
+def test_gradients_have_the_types_of_their_values(case: Case):
+    """In float16, where constants of another type, or a step that is done in float, would not fit."""
+    if case.since > NEWEST:
+        pytest.skip(f"opset {case.since} is newer than the installed onnx or ONNX Runtime")
+    try:
+        forward = forward_model(case, case.since, np.float16)
+        onnx.checker.check_model(forward, full_check=True)
+    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError):
+        pytest.skip("the op takes no float16")
+    names = [f"x{index}" for index, each in enumerate(case.inputs) if isinstance(each, In) and each.gradient]
+    model = with_gradients(forward, case.seeded, names)  # checks it
+    types = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)}
+    assert all(types[f"{name}_grad"] == types[name] for name in names)
 
 
 def test_every_rule_has_cases():

@@ -367,7 +367,8 @@ RESIZES = [
 ]
 
 SELECTIONS = [
-    Case("Gather", (In((5, 3)), np.array([[1, 3], [1, 0]])), since=16),
+    Case("Gather", (In((5, 3)), np.array([[1, 3], [1, 0]]))),
+    Case("Gather", (In((N, 5, 2)), np.array([[1, 3], [1, -2]])), {"axis": 1}),
     Case("Gather", (In((5, 3)), np.array([[-1, 3], [4, 0]])), since=16),
     Case("Gather", (In((N, 4, 2)), np.array([0, 2])), {"axis": 1}),
     Case("Gather", (In((N, 4, 2)), np.array([2, 2, -1])), {"axis": 1}, since=16),
@@ -426,6 +427,7 @@ PARTS = [
 
 _CHANNELS = (In((3,)), In((3,)), In((3,)))
 _VARIANCE = In((3,), 0.5, 2.0)
+_FIXED = In((3,), 0.5, 2.0, gradient=False)
 
 NORMALIZATIONS = [
     Case("LayerNormalization", (In((N, 3, 4)), In((4,)), In((4,))), since=17),
@@ -446,12 +448,24 @@ NORMALIZATIONS = [
     Case("LRN", (In((N, 5, 2, 2)),), {"size": 3, "alpha": 0.5}, single=True),
     Case("LRN", (In((N, 4, 3, 1)),), {"size": 5, "alpha": 0.9, "beta": 0.5, "bias": 2.0}, single=True),
     *(
+        Case(
+            *(
+                "BatchNormalization",
+                (In(shape), *_CHANNELS[:2], *[_FIXED] * 2),
+                {"epsilon": epsilon, "training_mode": 1},
+                3,
+            ),
+            since=15,
+            note="training",
+        )
+        for shape, epsilon in (((N, 3, 4), 1e-3), ((N, 3, 2, 2), 0.1))
+    ),
+    *(
         Case("BatchNormalization", (In(shape), *_CHANNELS, _VARIANCE), {"epsilon": epsilon}, since=15)
         for shape, epsilon in (((N, 3, 4), 1e-5), ((N, 3, 2, 2), 0.1), ((N, 3), 1e-3))
     ),
 ]
 
-_SCORES = In((N, 4))
 _LOSSES = ("SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss")
 
 LOSSES = [

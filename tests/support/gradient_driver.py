@@ -24,7 +24,11 @@ Arrays = dict[str, np.ndarray]
 _STEP = 1e-5
 _FEW = 16
 _DIRECTIONS = 10
-_NUMBERS = {np.float64: onnx.TensorProto.DOUBLE, np.float32: onnx.TensorProto.FLOAT}
+_NUMBERS = {
+    np.float64: onnx.TensorProto.DOUBLE,
+    np.float32: onnx.TensorProto.FLOAT,
+    np.float16: onnx.TensorProto.FLOAT16,
+}
 
 
 def newest_opset() -> int:

@@ -47,11 +47,27 @@ def gather(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
     front = [*range(axis, axis + count), *range(axis), *range(axis + count, g.rank(dY))]
     order = [axis, *(i for i in range(g.rank(X)) if i != axis)]
     updates = g.Transpose(dY, perm=front) if axis else dY
-    zeros = g.zeros_like(X)
-    zeros = g.Transpose(zeros, perm=order) if axis else zeros
-    places = g.Unsqueeze(_from_the_front(g, indices, X, axis), [count])
-    dX = _scatter_add(g, "ScatterND", zeros, places, updates, known)
+    zeros = g.Transpose(g.zeros_like(X), perm=order) if axis else g.zeros_like(X)
+    places = _from_the_front(g, indices, X, axis)
+    if g.can_scatter_add() or _differ(known):
+        dX = _scatter_add(g, "ScatterND", zeros, g.Unsqueeze(places, [count]), updates, known)
+    else:
+        dX = g.reshape_like(_product_with_one_hot(g, places, updates, g.sizes_of(X, [axis])), zeros)
     return [g.Transpose(dX, perm=np.argsort(order).tolist(), like=X) if axis else g.let_be_like(dX, X), ZERO]
+
+
+def _product_with_one_hot(g: Builder, places: ir.Value, updates: ir.Value, size: ir.Value) -> ir.Value:
+    """What meets in one place added up by a product of matrices, for opsets that have nothing else for it."""
+    values = g.constant(np.array([0, 1]).astype(g.dtype(updates).numpy()), g.dtype(updates))
+    chosen = g.OneHot(g.Reshape(places, [-1]), g.Squeeze(size, [0]), values, axis=0)
+    count = g.Size(places)
+    rows = g.Reshape(updates, g.Concat(g.Reshape(count, [1]), [-1], axis=0), shape=(None, None))
+    return g.MatMul(chosen, rows, shape=(None, None))
+
+
+def _differ(known: np.ndarray | None) -> bool:
+    """Whether places are known to be counted from the front, and to differ."""
+    return known is not None and known.min(initial=0) >= 0 and len(np.unique(known)) == known.size
 
 
 @rule("GatherElements")
@@ -80,7 +96,7 @@ def _scatter_add(
     **attributes: Any,
 ) -> ir.Value:
     """Zeros with updates added to them; places that are known to differ need no adding."""
-    if known is not None and known.min(initial=0) >= 0 and len(np.unique(known)) == known.size:
+    if _differ(known):
         return g.op(op_type, zeros, indices, updates, **attributes)
     if not g.can_scatter_add():
         raise g.refuse("what meets in one place is added up by opset 16 and newer: convert with onnx.version_converter")
