@@ -48,6 +48,7 @@ from onnx_cbp.graph_passes.finalizing.inference_outputs import (
 )
 from onnx_cbp.graph_passes.finalizing.to_inference import training_left
 from onnx_cbp.ir_models import ModelSource, read_model, to_ir, to_proto
+from onnx_cbp.map_types import restore_map_types
 from onnx_cbp.model_tensors import without_large
 from onnx_cbp.validity import check
 
@@ -165,6 +166,7 @@ def finalize(
     RemoveUnusedOpsetsPass()(result)
     _complete(result)
     finished = to_proto(result, _without_training(source))
+    restore_map_types(finished, source)
     _check(finished)
     if report is not None:
         graph = finished.graph

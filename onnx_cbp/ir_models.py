@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnx_cbp.errors import OnnxCbpError, foreign
 from onnx_cbp.external_data import refuse_external_data
 from onnx_cbp.graph_passes.core.scopes import all_nodes, scopes
+from onnx_cbp.map_types import restore_map_types, without_map_types
 from onnx_cbp.model_io import load_model
 from onnx_cbp.validity import check
 from onnx_cbp.validity.walking import ONNX_DOMAINS, canonical
@@ -50,7 +51,7 @@ def to_ir(model: onnx.ModelProto) -> ir.Model:
     disabled, serde.disabled = serde.disabled, True  # it does not know sparse initializers, and says so of each use
     try:
         with foreign("the model is not valid ONNX"):
-            result = ir.from_proto(model)
+            result = ir.from_proto(without_map_types(model))
             if not in_order:
                 for scope in scopes(result):
                     scope.sort()
@@ -161,7 +162,8 @@ def to_proto(result: ir.Model, source: onnx.ModelProto) -> onnx.ModelProto:
     with foreign("the model is not valid ONNX"):
         model = ir.to_proto(result)
         _put_made(made, model.graph)
-    # onnx-ir does not carry these two; a rewrite never touches what they hold.
+    # onnx-ir does not carry these three; a rewrite never touches what they hold.
+    restore_map_types(model, source)
     model.training_info.extend(source.training_info)
     model.graph.sparse_initializer.extend(source.graph.sparse_initializer)
     return model

@@ -19,6 +19,7 @@ from onnx_cbp.graph_passes.dialects.made_statistics import MadeStatistics
 from onnx_cbp.graph_passes.finalizing.batch_arithmetic import of_its_batch, write_in_onnx
 
 _BATCH_NORM = "BatchNormalization"
+_DROPOUT_TESTS_BY_ITSELF_SINCE = 7
 
 
 class ToInferencePass(InPlacePass):
@@ -230,6 +231,11 @@ def _exchange(node: ir.Node, opset: int, names: Names, types: Types) -> bool:
     new = in_onnx(node, opset, splice)
     if new is None:
         return False
+    if (node.domain, node.op_type) == ("", "Dropout"):
+        # An output may need the mask, which is then that of a Dropout that lets everything through.
+        node.resize_inputs(1)
+        if opset < _DROPOUT_TESTS_BY_ITSELF_SINCE:
+            node.attributes["is_test"] = ir.AttrInt64("is_test", 1)
     splice.hand_over(node.outputs[0], new)
     splice.commit(remove=False)
     return True

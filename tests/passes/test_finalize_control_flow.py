@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 import onnx_cbp
 from onnx_cbp.graph_passes.core.inference import infer_shapes
 from onnx_cbp.graph_passes.core.types import Types
 from support.control_flow import RandomModel
 from support.models import op_types, parse
+from support.ops import session
 from support.running import assert_same_results
 
 X = np.random.default_rng(0).normal(size=(2, 4)).astype(np.float32)
@@ -119,6 +123,22 @@ def test_a_copy_stays_where_it_makes_an_output(name, opset):
     final = onnx_cbp.finalize(model)
     assert list(final.graph.input) == list(model.graph.input)
     assert_same_results(final, model, feeds)
+
+
+@pytest.mark.parametrize("trains", [0, 1])
+@pytest.mark.parametrize("opset", [13, 17])
+def test_the_mask_of_a_dropout_lets_everything_through(opset, trains):
+    text = """agraph (float[N, 4] x) => (float[N, 4] y, bool[N, 4] mask, float[N, 4] z)
+<float ratio = {0.5}, bool trains = {TRAINS}> {
+    y, mask = Dropout (x, ratio, trains)
+    number = Cast <to = 1> (mask)
+    z = Mul (x, number)
+}"""
+    final = onnx_cbp.finalize(_opset(text.replace("TRAINS", str(trains)), opset))
+    y, mask, z = session(final, None).run(None, {"x": X})
+    assert mask.all()
+    np.testing.assert_array_equal(y, X)
+    np.testing.assert_array_equal(z, X)
 
 
 def test_a_copy_goes_where_nothing_needs_it():
@@ -229,3 +249,55 @@ agraph (float[2, 3] x) => (float y) { h = Relu (x) y = MatMul (h, h) }""")
     )
     infer_shapes(model)
     assert all(value.type is None for node in list(model.graph)[:1] for value in node.outputs)
+
+
+def _scores_by_class(*, in_branch: bool) -> onnx.ModelProto:
+    """A batch norm, and what classifiers of scikit-learn end in: a sequence of maps from classes to scores."""
+    maps = helper.make_sequence_type_proto(
+        helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+    )
+    vectors = {"scale": [1.5, 0.5, -2.0], "B": [0.5, 0.0, 1.0], "mean": [1.0, -2.0, 0.25], "var": [0.5, 4.0, 1.0]}
+
+    def zip_map(name: str) -> onnx.NodeProto:
+        return helper.make_node("ZipMap", ["n"], [name], domain="ai.onnx.ml", classlabels_int64s=[4, 5, 6])
+
+    nodes = [helper.make_node("BatchNormalization", ["x", *vectors], ["n"])]
+    if in_branch:
+        branches = [
+            helper.make_graph([zip_map(name)], name, [], [helper.make_value_info(name, maps)])
+            for name in ("one", "two")
+        ]
+        condition = numpy_helper.from_array(np.array(True))
+        nodes.append(helper.make_node("Constant", [], ["c"], value=condition))
+        nodes.append(helper.make_node("If", ["c"], ["scores"], then_branch=branches[0], else_branch=branches[1]))
+    else:
+        nodes.append(zip_map("scores"))
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3])],
+        [helper.make_value_info("scores", maps)],
+        [numpy_helper.from_array(np.array(value, np.float32), name) for name, value in vectors.items()],
+    )
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    return helper.make_model(graph, opset_imports=imports, ir_version=8)
+
+
+@pytest.mark.parametrize("in_branch", [False, True])
+@pytest.mark.parametrize("make", [onnx_cbp.finalize, onnx_cbp.rewrite, partial(onnx_cbp.rewrite, train="*")])
+def test_maps_keep_their_types(make, in_branch):
+    model = _scores_by_class(in_branch=in_branch)
+    before = model.SerializeToString(deterministic=True)
+    (found,) = onnx_cbp.inspect(model)
+    made = make(model)
+    assert model.SerializeToString(deterministic=True) == before
+    assert found.form.startswith("BatchNormalization")
+    assert list(made.graph.output) == list(model.graph.output)
+    x = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    backend = "auto" if any(node.domain == "onnx_cbp" for node in made.graph.node) else None
+    (got,) = session(made, backend).run(None, {"x": x})
+    assert [sorted(each) for each in got] == [[4, 5, 6]] * 4
+    if make is onnx_cbp.finalize:
+        (want,) = session(model, None).run(None, {"x": x})
+        for one, other in zip(got, want, strict=True):
+            np.testing.assert_allclose([one[key] for key in (4, 5, 6)], [other[key] for key in (4, 5, 6)], rtol=1e-5)
