@@ -17,6 +17,8 @@ from onnx_cbp.graph_passes.preparing.fold_constants import FoldConstantsPass
 from onnx_cbp.graph_passes.preparing.fold_shapes import FoldShapesPass
 from onnx_cbp.graph_passes.preparing.inline_branches import InlineBranchesPass
 from onnx_cbp.graph_passes.preparing.inline_functions import InlineAllFunctionsPass, InlineFunctionsPass
+from onnx_cbp.graph_passes.preparing.restore_biases import RestoreBiasesPass
+from onnx_cbp.graph_passes.preparing.separate_merged import SeparateMergedPass
 from onnx_cbp.graph_passes.preparing.spell_out import SpellOutPass
 from onnx_cbp.graph_passes.preparing.split_squares import SplitSquaresPass
 from onnx_cbp.graph_passes.preparing.unpack_sequences import UnpackSequencesPass
@@ -62,6 +64,8 @@ __all__ = [
     "RemoveUnusedPass",
     "ReplaceBackwardPass",
     "ReplaceForwardPass",
+    "RestoreBiasesPass",
+    "SeparateMergedPass",
     "SetOutputsPass",
     "Site",
     "SpellOutPass",

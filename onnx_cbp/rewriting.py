@@ -39,12 +39,14 @@ from onnx_cbp.graph_passes import (
     label,
 )
 from onnx_cbp.graph_passes.core.naming import module_path
+from onnx_cbp.graph_passes.core.sites import in_graph
 from onnx_cbp.graph_passes.core.splice import is_used
 from onnx_cbp.graph_passes.core.types import Types
 from onnx_cbp.graph_passes.dialects import is_cumulative, is_frozen_forward, is_rewritten_forward, rewritten_site
 from onnx_cbp.graph_passes.distributing.mixing import refuse_mixing
 from onnx_cbp.graph_passes.distributing.reduce_gradients import BUCKET_CAP_MB
 from onnx_cbp.graph_passes.distributing.synchronize import group_of
+from onnx_cbp.graph_passes.preparing.separate_merged import merged_with_statistics
 from onnx_cbp.graph_passes.rewriting.convention import check_convention, running_variance_is_unbiased
 from onnx_cbp.graph_passes.rewriting.momentum import Momenta, SetMomentumPass, extreme, stuck
 from onnx_cbp.graph_passes.rewriting.replace_forward import is_parameter
@@ -264,7 +266,7 @@ def _finding(site: Site, shape: str | None, choices: _Choices) -> Finding:
         form=site.form,
         shape=shape or "?",
         rewritten=_is_rewritten(site),
-        explanation=_explain(site, choices),
+        explanation=_explain(site, choices) + _merging(site),
         module=module_path(site.node),
     )
 
@@ -320,6 +322,20 @@ def _momentum_of_ours(node: ir.Node) -> str:
         return ", with running statistics that are the average over all batches"
     meaning = extreme(read[0].momentum)
     return f"; {meaning}" if meaning else ""
+
+
+def _merging(site: Site) -> str:
+    """What is to be said of parameters that an exporter made one with running statistics."""
+    if not isinstance(site, ForwardSite | InferenceSite):
+        return ""
+    names = [merged_with_statistics(in_graph(value)) for value in (site.scale, site.B)]
+    found = [f"'{name}'" for name in dict.fromkeys(names) if name]
+    if not found:
+        return ""
+    return (
+        f"; equal parameters and running statistics are merged into {' and '.join(found)}: generate_artifacts takes "
+        "them apart, and optimize=False exports them as they are"
+    )
 
 
 def _running_statistics(site: ForwardSite) -> str:

@@ -17,11 +17,12 @@ def first_call(value: ir.Value) -> ir.Value:
     """
     while (copy := value.producer()) is not None and (copy.domain, copy.op_type) == ("", "Identity"):
         copied = copy.inputs[0]
-        if copied is None or _is_parameter(value.name or ""):
+        if copied is None or is_parameter_name(value.name or ""):
             break
         value = copied
     return value
 
 
-def _is_parameter(name: str) -> bool:
+def is_parameter_name(name: str) -> bool:
+    """Whether a name is one that exporters give to a parameter, rather than to what a node makes."""
     return "." in name or name in _STATISTICS

@@ -62,6 +62,7 @@ from onnx_cbp.training.runtime import has_training_build, load_artifacts
 
 __all__ = ["LossType", "OptimType", "generate_artifacts"]
 from onnx_cbp.training.suiting import suit_builder
+from onnx_cbp.training.taking_apart import take_apart
 
 _log = logging.getLogger("onnx_cbp")
 
@@ -171,8 +172,11 @@ def generate_artifacts(
     options = rewrite_options_of(rewrite_options)
     source = read_model(model)
     forward = to_ir(source)
+    InlineAllFunctionsPass()(forward)
     if trained:
         check_outputs(forward, loss, loss_inputs, more_outputs)
+    wanted_names, frozen = take_apart(forward, trained, frozen)
+    trained = wanted_names or []
     prepared = _prepare(forward, source, patterns, trained, frozen, options)
     if prepared.ours:
         if custom_op_library is not None and Path(os.fsdecode(custom_op_library)) != Path(get_library_path()):
@@ -263,7 +267,6 @@ def _prepare(
     frozen: Sequence[str],
     options: Mapping[str, Any],
 ) -> _Prepared:
-    InlineAllFunctionsPass()(model)
     tell_what_does_not_train(list(find_sites(model)), train_batch_norms)
     if train_batch_norms:
         from onnx_cbp.graph_passes.rewriting.train_batch_norms import TrainBatchNormsPass

@@ -36,6 +36,7 @@ from onnx_cbp.graph_passes.differentiating.differentiate import OLDEST_OPSET
 from onnx_cbp.ir_models import to_ir
 from onnx_cbp.training.arguments import check_parameters, listed
 from onnx_cbp.training.builders.telling import tell_what_does_not_train
+from onnx_cbp.training.taking_apart import take_apart
 
 _log = logging.getLogger("onnx_cbp")
 _TRAINABLE = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
@@ -102,6 +103,7 @@ def prepare(
     model = to_ir(_new_enough(source))
     InlineAllFunctionsPass()(model)
     _refuse_training_graph(model)
+    requires_grad, frozen_params = take_apart(model, requires_grad, frozen_params)
     outputs = [value.name or "" for value in model.graph.outputs]
     parameters = [name for name, value in model.graph.initializers.items() if value.dtype in _TRAINABLE]
     tell_what_does_not_train(list(find_sites(model)), patterns)
@@ -110,7 +112,6 @@ def prepare(
         parameters += [
             name for name, v in model.graph.initializers.items() if v.dtype in _TRAINABLE and name not in parameters
         ]
-    _own_parameters(model, parameters)
     DropTrainingOutputsPass()(model)
     FoldShapesPass()(model)
     if InlineBranchesPass()(model).modified:
@@ -160,23 +161,6 @@ def _refuse_training_graph(model: ir.Model) -> None:
     node = next((node for node in all_nodes(model) if node.op_type == "InPlaceAccumulatorV2"), None)
     if node is not None:
         raise OnnxCbpError(f"node '{label(node)}': the model is a training graph already: give the forward graph")
-
-
-def _own_parameters(model: ir.Model, parameters: list[str]) -> None:
-    """Let what an exporter merged be parameters of their own again.
-
-    PyTorch's older exporter lets Identity nodes with the names of parameters read one initializer where several are
-    equal, as those of a fresh network are.
-    """
-    for node in list(model.graph):
-        if (node.domain, node.op_type, len(node.inputs)) != ("", "Identity", 1):
-            continue
-        source, copy = node.inputs[0], node.outputs[0]
-        if source is None or not source.is_initializer() or source.is_graph_input() or copy.is_graph_output():
-            continue
-        if "." not in (copy.name or "") or source.const_value is None or source.dtype not in _TRAINABLE:
-            continue
-        parameters.append(own_initializer(copy, model).name or "")
 
 
 def _updates(model: ir.Model) -> dict[str, str]:

@@ -1,0 +1,59 @@
+"""Parameters that an exporter merged, and what a caller's names of them mean then."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from onnx_cbp.graph_passes import RestoreBiasesPass, SeparateMergedPass
+
+_log = logging.getLogger("onnx_cbp")
+
+
+def take_apart(
+    model: ir.Model, trained: Sequence[str] | None, frozen: Sequence[str]
+) -> tuple[list[str] | None, list[str]]:
+    """Give every parameter an initializer of its own; the names that `trained` and `frozen` stand for then.
+
+    A name of the file that several parameters had stands for all of them, but for what `frozen` names itself; that of a
+    weight for the bias, too, that the exporter took from the same layer. Names that the module alone has stand for
+    themselves, and so do all others then.
+
+    Raises:
+        OnnxCbpError: it cannot be told which parameters are merged, and which are tied.
+    """
+    in_file = set(model.graph.initializers)
+    restore = RestoreBiasesPass()
+    restore(model)
+    separate = SeparateMergedPass(None if trained is None else [*trained])
+    separate(model)
+    if trained is None:
+        return None, separate.stands_for(list(frozen))
+    of_module = ({*model.graph.initializers, *separate.names}) - in_file
+    wanted = list(trained)
+    if not of_module & set(trained):
+        wanted += [restore.biases[name] for name in trained if name in restore.biases]
+    # A name of the file stands for all of its parts, but for those that a list names itself.
+    wanted = [name for name in separate.stands_for(wanted) if name in trained or name not in frozen]
+    kept = [name for name in separate.stands_for(list(frozen)) if name in frozen or name not in wanted]
+    _tell(separate, restore, list(trained), wanted)
+    return wanted, kept
+
+
+def _tell(separate: SeparateMergedPass, restore: RestoreBiasesPass, trained: list[str], wanted: list[str]) -> None:
+    more = set(wanted) - set(trained)
+    merged = {name: parts for name in trained if more & {*(parts := separate.parts.get(name, []))}}
+    if merged:
+        _log.warning(
+            "requires_grad: the exporter merged equal parameters, which are taken apart and all trained: %s",
+            "; ".join(f"'{name}' is {', '.join(repr(each) for each in parts)}" for name, parts in merged.items()),
+        )
+    biases = [name for name in dict.fromkeys(restore.biases.values()) if name in more]
+    if biases:
+        _log.warning(
+            "requires_grad: biases that the exporter dropped since they were zero are back, and trained with their "
+            "weights: %s",
+            ", ".join(repr(name) for name in biases),
+        )
