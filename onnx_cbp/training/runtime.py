@@ -43,6 +43,8 @@ def api_of(training_model: Path) -> Any:
     from onnx_cbp.graph_passes.stepping.training_graph import METADATA
     from onnx_cbp.training import api
 
+    if training_model.suffix == ".ort":  # a format that ONNX Runtime's builder alone has
+        return load_api()
     model = load_model(training_model, external_data=False)
     return api if any(each.key == METADATA for each in model.metadata_props) else load_api()
 
