@@ -15,7 +15,7 @@ from onnx_cbp.graph_passes.differentiating.registry import ZERO, InputGradient, 
 
 
 class InternalBatchNormsPass(InPlacePass):
-    """Every BatchNormalization in training form becomes the op whose gradient is an op, too.
+    """Every BatchNormalization that trains becomes the op whose gradient is an op, too.
 
         Y, updated_mean, updated_var, saved_mean, saved_inv_std = BatchNormInternal(X, scale, B, mean, var)
         dX, scale_grad, bias_grad = BatchNormalizationGrad(dY, X, scale, saved_mean, saved_inv_std)
@@ -31,12 +31,13 @@ class InternalBatchNormsPass(InPlacePass):
             node = site.node
             if not isinstance(site, ForwardSite) or (node.domain, node.op_type) != ("", "BatchNormalization"):
                 continue
-            if site.running_mean is None or site.running_var is None or any(map(is_used, node.outputs[3:])):
+            mean, var = node.inputs[3:5]  # also those that the graph makes of the batch, which are no running ones
+            if mean is None or var is None or any(map(is_used, node.outputs[3:])):
                 continue
             splice = Splice(node, names, types)
             X, scale = site.X, site.scale
             vector = (types.of(scale), scale.shape)
-            statistics = (types.of(site.running_mean), site.running_mean.shape)
+            statistics = (types.of(mean), mean.shape)
             results = splice.add(
                 "BatchNormInternal",
                 node.inputs,

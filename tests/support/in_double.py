@@ -14,6 +14,12 @@ def in_double(
     model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], outputs: list[str] | None = None
 ) -> list[np.ndarray]:
     """The outputs (those named, or all) for float feeds, which are widened as every weight is."""
+    widened = {n: v.astype(np.float64) if v.dtype == np.float32 else v for n, v in feeds.items()}
+    return ReferenceEvaluator(widen(model)).run(outputs, widened)
+
+
+def widen(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with double in the place of float."""
     wide = onnx.ModelProto()
     wide.CopyFrom(model)
     del wide.graph.value_info[:]
@@ -30,5 +36,4 @@ def in_double(
     for tensor in (*wide.graph.initializer, *constants):
         if tensor.data_type == TensorProto.FLOAT:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
-    widened = {n: v.astype(np.float64) if v.dtype == np.float32 else v for n, v in feeds.items()}
-    return ReferenceEvaluator(wide).run(outputs, widened)
+    return wide
