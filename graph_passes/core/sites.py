@@ -139,6 +139,17 @@ class LeftAlone:
 
 
 @dataclass(frozen=True)
+class Entangled(LeftAlone):
+    """A batch norm in arithmetic, of which something else reads the values inside, such as its own gradient.
+
+    Attributes:
+        trains: whether it normalises with the statistics of its batch.
+    """
+
+    trains: bool
+
+
+@dataclass(frozen=True)
 class Folded(LeftAlone):
     """A layer that holds a batch norm which an exporter folded into it."""
 

@@ -22,7 +22,15 @@ import onnx_ir as ir
 from onnx_cbp.graph_passes.core.ancestry import made_of
 from onnx_cbp.graph_passes.core.moves import MOVES, arrangements
 from onnx_cbp.graph_passes.core.sample_axes import SampleAxes
-from onnx_cbp.graph_passes.core.sites import ChannelVector, ForwardSite, InferenceSite, LeftAlone, Site, label
+from onnx_cbp.graph_passes.core.sites import (
+    ChannelVector,
+    Entangled,
+    ForwardSite,
+    InferenceSite,
+    LeftAlone,
+    Site,
+    label,
+)
 from onnx_cbp.graph_passes.core.types import Types
 from onnx_cbp.graph_passes.dialects._interior import read_behind, unused_without
 from onnx_cbp.graph_passes.dialects._polynomials import (
@@ -244,11 +252,12 @@ def _site(node: ir.Node, match: _Match, types: Types) -> Site:
     shared = _read_elsewhere(node, match, interior, types)
     if shared is not None:
         value, reader = shared
-        return LeftAlone(
+        return Entangled(
             node,
             form,
             f"'{value.name}' inside it is also read by {reader}, so it would be calculated twice: as one op, with a "
             "gradient of its own, it has to stand in the model that the training graph is made of",
+            trains=match.mean is None,
         )
     epsilon = _fed_epsilon(match, types)
     if epsilon is not None:

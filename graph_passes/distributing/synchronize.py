@@ -10,9 +10,18 @@ import onnx_ir as ir
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.core.naming import choosing, gather_of, gathered
-from onnx_cbp.graph_passes.core.sites import BackwardSite, Folded, ForwardSite, InferenceSite, LeftAlone, Site, label
+from onnx_cbp.graph_passes.core.sites import (
+    BackwardSite,
+    Entangled,
+    Folded,
+    ForwardSite,
+    InferenceSite,
+    LeftAlone,
+    Site,
+    label,
+)
 from onnx_cbp.graph_passes.core.splice import Splice, origin
-from onnx_cbp.graph_passes.dialects import is_frozen_forward, is_rewritten_forward
+from onnx_cbp.graph_passes.dialects import is_frozen_forward, is_gradient_accumulator, is_rewritten_forward
 
 WORLD = "world"
 
@@ -82,7 +91,9 @@ class Synchronization:
             if reason is not None:
                 raise OnnxCbpError(f"node '{label(site.node)}' ({site.form}) cannot be synchronized: {reason}")
         forward = [site for site in sites if not isinstance(site, BackwardSite) and self.group(site) is not None]
-        if forward and all(isinstance(site, InferenceSite) and site.node.domain == "" for site in forward):
+        frozen = [site for site in forward if isinstance(site, InferenceSite) and site.node.domain == ""]
+        # In a training graph the gradient builder has seen them, and they are meant to be frozen.
+        if frozen and len(frozen) == len(forward) and not any(map(is_gradient_accumulator, frozen[0].node.graph or ())):
             raise OnnxCbpError(_in_inference_form(forward))
         matched = {self._pattern(site) for site in sites if not isinstance(site, BackwardSite)}
         for pattern in self.groups:
@@ -114,7 +125,7 @@ def _obstacle(site: Site, group: str, batch_norms: set[ir.Node]) -> str | None:
         if site.dX is None or maker in batch_norms or (maker is not None and maker.domain == DOMAIN):
             return None
         return f"its mean '{site.mean.name}' is not made by a batch norm of this graph"
-    if is_frozen_forward(site.node):
+    if is_frozen_forward(site.node) or (isinstance(site, Entangled) and not site.trains):
         return None  # it has nothing to synchronise
     if not is_rewritten_forward(site.node):
         return site.reason if isinstance(site, LeftAlone) and site.node.domain != DOMAIN else None

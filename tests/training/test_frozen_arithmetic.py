@@ -85,6 +85,19 @@ def test_they_are_folded_after_training(centred, last, trained, as_parameters, t
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("as_parameters", [False, True])
+def test_replicas_have_nothing_to_synchronize_in_them(as_parameters, tmp_path):
+    model = network(centred=True, last=False)
+    names = [tensor.name for tensor in model.graph.initializer]
+    wanted = [name for name in names if name.endswith(("weight", "bias"))]
+    kept = [name for name in names if name.endswith(("mean", "var"))] if as_parameters else None
+    options = {"loss": "CrossEntropyLoss", "optimizer": "AdamW", "artifact_directory": tmp_path}
+    more = {"rewrite_options": {"synchronize": True, "data_parallel": True}}
+    generate_artifacts(model, requires_grad=wanted, frozen_params=kept, train_batch_norms=(), **options, **more)
+    kinds = op_types(onnx.load(tmp_path / "training_model.onnx"))
+    assert ("AllGather" in kinds, "AllReduceBucket" in kinds) == (False, True)
+
+
 def test_what_was_trained_is_in_the_folded_weights(tmp_path):
     model = network(centred=True, last=False)
     names = [tensor.name for tensor in model.graph.initializer if tensor.name.endswith(("weight", "bias"))]
