@@ -123,6 +123,8 @@ class Module:
                 f"get_contiguous_parameters(trainable_only={trainable_only})"
             )
         names = self._names(trainable_only)
+        if self._nominal and len(names) < len(self._names(trainable_only=False)):
+            raise OnnxCbpError("the checkpoint is nominal: give all parameters values, with trainable_only=False")
         for name, piece in zip(names, np.split(vector, np.cumsum(sizes)[:-1]), strict=True):
             old = self._engine.state.read(name)
             self._engine.state.write(name, piece.astype(old.dtype).reshape(old.shape))
