@@ -274,6 +274,8 @@ CONVOLUTIONS = [
         _conv("Conv", (N, 2, 6, 5), (3, 2, 3, 2), auto_pad=auto, strides=[2, 1])
         for auto in ("SAME_UPPER", "SAME_LOWER", "VALID")
     ),
+    _conv("Conv", (N, 64, 3, 4), (64, 64, 3, 2), pads=[1, 1, 1, 0], note="many channels"),
+    _conv("Conv", (N, 64, 5), (65, 64, 2), dilations=[2], note="many channels"),
     _conv("Conv", (N, 2, 7), (3, 2, 3), bias=True, pads=[1, 1]),
     _conv("Conv", (N, 2, 9), (3, 2, 3), strides=[2], dilations=[2]),
     _conv("Conv", (N, 4, 7), (4, 1, 3), group=4, pads=[2, 0]),

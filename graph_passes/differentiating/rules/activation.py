@@ -94,10 +94,10 @@ def celu(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
 
 @rule("HardSigmoid")
 def hard_sigmoid(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """HardSigmoid: dX = alpha dY where Y is between 0 and 1."""
+    """HardSigmoid: dX = alpha dY where Y is between 0 and 1, which is where Y (1 - Y) is positive."""
     Y = node.outputs[0]
-    inside = g.And(g.Greater(Y, 0.0), g.Less(Y, 1.0))
-    return [g.Where(inside, g.Mul(dY, attribute(node, "alpha", 0.2)), g.scalar(0, Y))]
+    inside = g.Sign(g.Mul(Y, g.Sub(g.scalar(1, Y), Y)))
+    return [g.Mul(g.Mul(dY, attribute(node, "alpha", 0.2)), inside)]
 
 
 @rule("HardSwish")

@@ -7,6 +7,7 @@ import onnx_ir as ir
 from onnx_cbp.graph_passes.dialects._reading import optional_input
 from onnx_cbp.graph_passes.differentiating.attributes import ints, text
 from onnx_cbp.graph_passes.differentiating.builder import Builder, Read
+from onnx_cbp.graph_passes.differentiating.data_gradients import data_gradient
 from onnx_cbp.graph_passes.differentiating.registry import InputGradient, rule
 from onnx_cbp.graph_passes.differentiating.weight_gradients import weight_gradient
 from onnx_cbp.graph_passes.differentiating.windows import Windows, group, windows
@@ -19,24 +20,10 @@ def conv(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
     seen = windows(g, node, X, node.outputs[0], g.fixed(W, range(2, g.rank(W))))
     dX = dW = None
     if g.wants(X):
-        dX = transposed(g, dY, W, seen, group(node), X)
+        dX = data_gradient(g, dY, W, seen, group(node), X)
     if g.wants(W):
         dW = weight_gradient(g, X, dY, W, seen, group(node))
     return [dX, dW, _bias_gradient(g, node, dY)]
-
-
-def transposed(g: Builder, dY: ir.Value, W: Read, seen: Windows, groups: int, like: Read) -> ir.Value:
-    """What every window adds to the data: [N, O, windows] by W [O, C / groups, kernel] is [N, C, data]."""
-    return g.ConvTranspose(
-        dY,
-        W,
-        group=groups,
-        strides=list(seen.strides),
-        dilations=list(seen.dilations),
-        pads=[*seen.before, *(a - min(r, 0) for a, r in zip(seen.after, seen.rest, strict=True))],
-        output_padding=[max(r, 0) for r in seen.rest],
-        like=like,
-    )
 
 
 @rule("ConvTranspose")

@@ -241,18 +241,14 @@ def clip(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
     At a bound X passes, as in PyTorch's clamp; but not with the bounds 0 and 6, which are ReLU6, where it does not.
     """
     X, low, high = node.inputs[0], optional_input(node, 1), optional_input(node, 2)
-    zero = g.scalar(0, X)
+    Y = node.outputs[0]
     bounds = [None if known is None else known.tolist() for known in (g.known(low), g.known(high))]
     if bounds == [0, 6]:
-        return [g.Where(g.And(g.Greater(X, low), g.Less(X, high)), dY, zero)]
-    dX, d_low, d_high = dY, None, None
-    if low is not None:
-        below = g.Less(X, low)
-        dX, d_low = g.Where(below, zero, dX), g.unbroadcast(g.Where(below, dY, zero), low)
-    if high is not None:
-        above = g.Greater(X, high)
-        dX, d_high = g.Where(above, zero, dX), g.unbroadcast(g.Where(above, dY, zero), high)
-    return [dX, d_low, d_high]
+        return [g.Mul(dY, g.Sign(g.Mul(Y, g.Sub(high, Y))))]
+    zero = g.scalar(0, X)
+    d_low = None if low is None else g.unbroadcast(g.Where(g.Less(X, low), dY, zero), low)
+    d_high = None if high is None else g.unbroadcast(g.Where(g.Greater(X, high), dY, zero), high)
+    return [g.Mul(dY, g.Cast(g.Equal(X, Y), to=g.dtype(X).value)), d_low, d_high]
 
 
 @rule("CumSum")

@@ -11,8 +11,8 @@ import onnx_ir as ir
 from onnx_cbp.graph_passes.dialects._reading import attribute
 from onnx_cbp.graph_passes.differentiating.attributes import ints
 from onnx_cbp.graph_passes.differentiating.builder import Builder, Read
+from onnx_cbp.graph_passes.differentiating.data_gradients import transposed
 from onnx_cbp.graph_passes.differentiating.registry import InputGradient, rule
-from onnx_cbp.graph_passes.differentiating.rules.convolution import transposed
 from onnx_cbp.graph_passes.differentiating.windows import Windows, windows
 
 

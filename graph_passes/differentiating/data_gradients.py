@@ -1,0 +1,55 @@
+"""The gradient of a convolution's data, in the form that is fastest for its shape.
+
+Every window adds W times its dY to what it has seen, which is ConvTranspose. With strides of 1 it is a convolution,
+too: of dY by W with its channels exchanged and its elements in reverse. ONNX Runtime's Conv is faster than its
+ConvTranspose where windows are single elements, and where there are many channels (1.3 times with 256).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_cbp.graph_passes.differentiating.builder import Builder, Read
+from onnx_cbp.graph_passes.differentiating.windows import Windows
+
+_MANY_CHANNELS = 64
+
+
+def data_gradient(g: Builder, dY: ir.Value, W: Read, seen: Windows, groups: int, like: Read) -> ir.Value:
+    """What windows [N, O, ...] add to the data [N, C, ...] by W [O, C / groups, k...]; `like` is the data."""
+    channels = g.shape(W)[:2]
+    many = groups == 1 and all(isinstance(size, int) and size >= _MANY_CHANNELS for size in channels)
+    single = groups == 1 and all(k == 1 for k in seen.kernel)
+    padding = [e - 1 - p for e, p in zip(seen.extent * 2, seen.pads, strict=True)]
+    if (single or many) and all(s == 1 for s in seen.strides) and min(padding) >= 0 and not any(seen.rest):
+        return g.Conv(dY, _exchanged(g, W, seen), pads=padding, dilations=list(seen.dilations), like=like)
+    return transposed(g, dY, W, seen, groups, like)
+
+
+def transposed(g: Builder, dY: ir.Value, W: Read, seen: Windows, groups: int, like: Read) -> ir.Value:
+    """The same by ConvTranspose, for any strides and groups."""
+    return g.ConvTranspose(
+        dY,
+        W,
+        group=groups,
+        strides=list(seen.strides),
+        dilations=list(seen.dilations),
+        pads=[*seen.before, *(a - min(r, 0) for a, r in zip(seen.after, seen.rest, strict=True))],
+        output_padding=[max(r, 0) for r in seen.rest],
+        like=like,
+    )
+
+
+def _exchanged(g: Builder, W: Read, seen: Windows) -> ir.Value:
+    """W as [C, O, k...], its elements in reverse along every axis of space, which is once along all in one."""
+    rank = len(seen.kernel)
+    swapped = g.Transpose(W, perm=[1, 0, *range(2, rank + 2)])
+    places = math.prod(seen.kernel)
+    if places == 1:
+        return swapped
+    filters, channels = g.fixed(W, [0, 1])
+    flat = g.Reshape(swapped, [channels, filters, places])
+    return g.Reshape(g.Slice(flat, [-1], [np.iinfo(np.int64).min], [2], [-1]), [channels, filters, *seen.kernel])
