@@ -273,7 +273,7 @@ def _prepare(
 
         TrainBatchNormsPass(train_batch_norms)(model)
     DropTrainingOutputsPass()(model)
-    suit_builder(model, trained)
+    suit_builder(model, trained, frozen)
     SpellOutPass(trained)(model)
     SplitSquaresPass()(model)
     sites = list(find_sites(model))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import onnx_ir as ir
 
@@ -49,12 +49,13 @@ _MENDED = frozenset(
 )
 
 
-def suit_builder(model: ir.Model, trained: Sequence[str]) -> None:
+def suit_builder(model: ir.Model, trained: Sequence[str], frozen: Sequence[str] = ()) -> None:
     """Take out of an export what ONNX Runtime's gradient builder cannot follow, without changing what it computes.
 
     Args:
         model: the forward graph, without model-local functions; it is changed in place.
         trained: names of the parameters that have a gradient.
+        frozen: names of those that stay parameters without one.
 
     Raises:
         OnnxCbpError: a node has a form whose gradient the builder has not, or has wrong.
@@ -68,7 +69,15 @@ def suit_builder(model: ir.Model, trained: Sequence[str]) -> None:
         FoldConstantsPass()(model)
     UnshareFixedPass(trained)(model)
     DropZeroBiasPass(trained)(model)
+    _drop_unread(model, {*trained, *frozen})
     _refuse_what_is_left(model, trained)
+
+
+def _drop_unread(model: ir.Model, named: Collection[str]) -> None:
+    """Drop the initializers that nothing reads: what was folded leaves some, and ONNX Runtime warns of each."""
+    for name, value in list(model.graph.initializers.items()):
+        if not (value.uses() or value.is_graph_output() or value.is_graph_input() or name in named):
+            del model.graph.initializers[name]
 
 
 def _refuse_what_is_left(model: ir.Model, trained: Sequence[str]) -> None:

@@ -29,9 +29,7 @@ def average_pool(f: Formula) -> ir.Value:
     )
     if not any(pads) and sizes == kernel:
         return f.op("GlobalAveragePool", x)
-    channels = None if shape is None else shape[1]
-    if not isinstance(channels, int):
-        raise _unknown(f, "how many channels its input has", "export with a fixed number")
+    channels = shape[1] if shape is not None and isinstance(shape[1], int) else None
     behind = list(pads[rank:])
     if f.number("ceil_mode", 0):
         for axis, size in enumerate(sizes):
@@ -75,19 +73,19 @@ def max_pool(f: Formula) -> ir.Value | None:
     return f.op("MaxPool", f.input(0), **attributes)
 
 
-def _sums(f: Formula, channels: int, factor: float, pads: list[int], geometry: dict[str, Any]) -> ir.Value:
+def _sums(f: Formula, channels: int | None, factor: float, pads: list[int], geometry: dict[str, Any]) -> ir.Value:
     """The sum of each window, times a factor."""
     x, kernel = f.input(0), geometry["kernel_shape"]
-    if len(kernel) < 3:
+    if channels is not None and len(kernel) < 3:
         weight = f.constant(np.full((channels, 1, *kernel), factor))
         return f.op("Conv", x, weight, group=channels, pads=pads, **geometry)
-    # Each plane for itself: ONNX Runtime's gradient of a grouped convolution of this rank is wrong.
+    # Each plane for itself: ONNX Runtime's gradient of a grouped convolution of three axes is wrong.
     spatial = f.sizes(list(range(2, 2 + len(kernel))))
-    size = f.op("Concat", f.sizes([-1, 1]), f.op("Gather", f.op("Shape", x), spatial), axis=0)
-    planes = f.op("Reshape", x, size)
+    shape = f.op("Shape", x)
+    planes = f.op("Reshape", x, f.op("Concat", f.sizes([-1, 1]), f.op("Gather", shape, spatial), axis=0))
     sums = f.op("Conv", planes, f.constant(np.full((1, 1, *kernel), factor)), pads=pads, **geometry)
-    size = f.op("Concat", f.sizes([-1, channels]), f.op("Gather", f.op("Shape", sums), spatial), axis=0)
-    return f.op("Reshape", sums, size)
+    around, inside = f.op("Gather", shape, f.sizes([0, 1])), f.op("Gather", f.op("Shape", sums), spatial)
+    return f.op("Reshape", sums, f.op("Concat", around, inside, axis=0))
 
 
 def _plane_of_ones(f: Formula, sizes: list[int | None]) -> ir.Value:
