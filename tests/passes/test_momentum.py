@@ -15,7 +15,7 @@ from support.models import FORWARD, TRAINING, parse
 from support.ops import session
 
 NATIVE = pytest.param("native", marks=pytest.mark.native)
-SWITCHES = [{}, {"one_pass": False}, {"portable": True}, {"unbiased_running_var": True}]
+SWITCHES = [{}, {"one_pass": False}, {"portable": True}, {"unbiased_running_var": True}, {"synchronize": True}]
 
 #: Two batch norms and a module that is called twice: its second call goes on from the first.
 THREE = """
