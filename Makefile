@@ -3,7 +3,7 @@ PYTHON ?= python3
 TOOLS = .venv-tools
 NOX = $(TOOLS)/bin/nox --non-interactive
 
-.PHONY: test lint demo demo-distributed gpu-check clean
+.PHONY: test lint demo demo-ort-training demo-distributed gpu-check clean
 
 test: $(TOOLS)/ready
 	$(NOX) --session test exchange deployment variants cuda_kernels cuda test_pure_python mpi-torch
@@ -13,6 +13,9 @@ lint: $(TOOLS)/ready
 
 demo: $(TOOLS)/ready
 	$(NOX) --session demo
+
+demo-ort-training: $(TOOLS)/ready
+	$(NOX) --session demo-ort-training
 
 demo-distributed: $(TOOLS)/ready
 	$(NOX) --session demo-distributed

@@ -22,14 +22,15 @@ from typing import Any
 import click
 import numpy as np
 import onnx
-from digits import BATCH, COMPARED_STEPS, GRADIENT_BOUND, LEARNING_RATE, MODEL, Digits, Run, check_extras, png
+from digits_ort_training import COMPARED_STEPS, GRADIENT_BOUND
+from handwritten import BATCH, LEARNING_RATE, MODEL, Digits, Run, check_extras, learning_rate, png
 from rich.console import Console
 from rich.table import Table
 
 import onnx_cbp
 from onnx_cbp import distributed
 from onnx_cbp.distributed.lifecycle import ENGINE_VARIABLE
-from onnx_cbp.training import Artifacts, Trainer
+from onnx_cbp.training import Artifacts, Trainer, load_api
 from onnx_cbp.training.compare import gradient_differences
 
 PROCESSES = (2, 4)
@@ -45,8 +46,7 @@ def shard(batch: tuple[np.ndarray, ...], rank: int, replicas: int) -> tuple[np.n
 def train(run: Run, batches: list[tuple[np.ndarray, ...]]) -> None:
     """The training loop: the same for one process and for a replica of many."""
     for index, batch in enumerate(batches):
-        run.trainer.optimizer.set_learning_rate(LEARNING_RATE * (1 - index / len(batches)))
-        run.step(batch)
+        run.step(batch, learning_rate(index, len(batches)))
 
 
 def options(threads: int) -> Any:
@@ -211,7 +211,8 @@ def main(epochs: int, seed: int, output: Path, folder: Path | None) -> None:
 
 def demonstrate(epochs: int, seed: int, output: Path) -> None:
     """Train one process, then more of them; print the table and write the curves."""
-    check_extras()
+    check_extras("training,mpi,demo")
+    load_api()
     launcher()
     console = Console()
     digits = Digits.load(seed)

@@ -110,7 +110,9 @@ def export(name: str) -> None:
     torch.manual_seed(SEED)
     module, example = ARCHITECTURES[name]()
     folder = (FOLDER_OF_LARGE if name in LARGE else FOLDER) / name
-    generate(export_forward(module, example), folder)
+    forward = export_forward(module, example)
+    generate(forward, folder)
+    onnx.save(forward, folder / "forward.onnx")
     mend_eval_model(folder / "eval_model.onnx")
     size = sum(file.stat().st_size for file in folder.iterdir())
     click.echo(f"{folder}: {size / 1e6:.2f} MB")
