@@ -12,6 +12,7 @@ from onnx_ir.traversal import RecursiveGraphIterator
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.custom_ops.schemas import register_schemas
 from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.graph_passes.core.ancestry import made_of
 from onnx_cbp.graph_passes.core.scopes import import_domain
 from onnx_cbp.graph_passes.core.sites import label
 from onnx_cbp.graph_passes.core.splice import succeed
@@ -23,6 +24,8 @@ from onnx_cbp.graph_passes.differentiating.builder import Builder, detach
 from onnx_cbp.graph_passes.differentiating.registry import ZERO, Rule, apply, is_flat, rule_of
 
 OLDEST_OPSET = 13
+
+_QUANTIZES = ("DynamicQuantizeLinear", "QuantizeLinear")
 
 
 def differentiate(
@@ -96,6 +99,7 @@ class _Tape:
         self.reached: set[ir.Value] = set(values)
         nodes = list(model.graph)
         self._reach(nodes)
+        self._refuse_rounding(nodes, losses)
         leads = set(losses)
         on_the_way = []
         for node in reversed(nodes):
@@ -113,6 +117,18 @@ class _Tape:
         for node in nodes:
             if self._is_reached(node) and not is_flat(node):
                 self.reached.update(value for value in node.outputs if self._is_float(value))
+
+    def _refuse_rounding(self, nodes: Sequence[ir.Node], losses: Sequence[ir.Value]) -> None:
+        """Raise for a quantized model, whose weights would all have a gradient of zero, and never train."""
+        read = set(made_of(*losses))
+        for node in nodes:
+            if node.op_type in _QUANTIZES and self._is_reached(node) and any(value in read for value in node.outputs):
+                value = next(value for value in node.inputs if value in self.reached)
+                name = None if value is None else value.name
+                raise OnnxCbpError(
+                    f"node '{label(node)}': {node.op_type} rounds '{name}', and no gradient passes it: give the model "
+                    "as it was before it was quantized"
+                )
 
     def _is_reached(self, node: ir.Node) -> bool:
         return any(value in self.reached for value in _read(node))

@@ -148,6 +148,12 @@ def test_ops_without_a_rule_go_by_their_body():
         ),
         ("loss = ReduceSum <keepdims = 0> (x)  k = Mul (x, x)", ["k"], None),
         ("k = Shape (x)  loss = ReduceSum <keepdims = 0> (x)", ["k"], r"^'k' has type INT64: only floating-point"),
+        (
+            "s = Constant <value = float {0.1}> ()  q = QuantizeLinear (w, s)  d = DequantizeLinear (q, s)"
+            "  loss = ReduceSum <keepdims = 0> (d)",
+            ["w"],
+            r"^node 'q': QuantizeLinear rounds 'w', and no gradient passes it",
+        ),
         ("loss = ReduceSum <keepdims = 0> (x)", ["absent"], r"^the graph has no value 'absent'"),
         (
             "c = Greater (x, x)  l = If (c1) <then_branch = t () => (float[2, 2] y) { y = Neg (w) },"

@@ -269,6 +269,8 @@ CONVOLUTIONS = [
     _conv("Conv", (N, 4, 6, 6), (4, 2, 3, 3), bias=True, group=2, strides=[2, 1], dilations=[1, 2]),
     _conv("Conv", (N, 3, 5, 5), (3, 1, 3, 3), bias=True, group=3, pads=[1, 1, 1, 1], note="depthwise"),
     _conv("Conv", (N, 3, 6, 6), (3, 1, 3, 2), group=3, strides=[2, 2], dilations=[2, 1], note="depthwise"),
+    _conv("Conv", (N, 3, 6, 5), (3, 1, 5, 3), group=3, pads=[2, 1, 2, 1], strides=[2, 1], note="depthwise, large"),
+    _conv("Conv", (N, 2, 9, 9), (2, 1, 4, 3), group=2, dilations=[1, 2], strides=[2, 2], note="depthwise, large"),
     _conv("Conv", (N, 2, 5, 5), (4, 1, 3, 3), group=2, pads=[1, 0, 1, 0], note="two filters a channel"),
     *(
         _conv("Conv", (N, 2, 6, 5), (3, 2, 3, 2), auto_pad=auto, strides=[2, 1])
