@@ -25,18 +25,18 @@ def take_apart(
         OnnxCbpError: it cannot be told which parameters are merged, and which are tied.
     """
     in_file = set(model.graph.initializers)
-    restore = RestoreBiasesPass()
-    restore(model)
     separate = SeparateMergedPass(None if trained is None else [*trained])
     separate(model)
+    restore = RestoreBiasesPass()  # behind it: zeros that are back would look as if nothing had been merged
+    restore(model)
     if trained is None:
         return None, separate.stands_for(list(frozen))
-    of_module = ({*model.graph.initializers, *separate.names}) - in_file
-    wanted = list(trained)
-    if not of_module & set(trained):
-        wanted += [restore.biases[name] for name in trained if name in restore.biases]
     # A name of the file stands for all of its parts, but for those that a list names itself.
-    wanted = [name for name in separate.stands_for(wanted) if name in trained or name not in frozen]
+    wanted = separate.stands_for(list(trained))
+    of_module = ({*model.graph.initializers, *separate.names}) - in_file
+    if not of_module & set(trained):
+        wanted += [restore.biases[name] for name in wanted if name in restore.biases]
+    wanted = [name for name in dict.fromkeys(wanted) if name in trained or name not in frozen]
     kept = [name for name in separate.stands_for(list(frozen)) if name in frozen or name not in wanted]
     _tell(separate, restore, list(trained), wanted)
     return wanted, kept

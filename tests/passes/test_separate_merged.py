@@ -150,6 +150,25 @@ def test_what_cannot_be_told_is_refused(scopes):
         assert wanted == ["w", "b.weight"]
 
 
+def test_a_bias_that_is_back_does_not_hide_what_was_merged():
+    model = _model(
+        [(path, "w", "a.bias", "a.bias", "v") for path in ("a", "b")], {"a.bias": ZEROS, "w": RANDOM, "v": ONES}
+    )
+    layer = helper.make_node("Gemm", ["y1", "fc.weight"], ["logits"], transB=1)
+    call = "%l : [num_users=1] = call_function[target=aten.linear.default](args = (%y1, %p_fc_weight, %p_fc_bias))"
+    layer.metadata_props.add(key="pkg.torch.onnx.fx_node", value=call)
+    layer.metadata_props.add(key="pkg.torch.onnx.name_scopes", value="['', 'fc', 'linear']")
+    layer.metadata_props.add(key="pkg.onnxscript.rewriter.rule_name", value="RemoveOptionalBiasFromGemm")
+    model.graph.node.append(layer)
+    model.graph.output[0].name = "logits"
+    model.graph.initializer.append(numpy_helper.from_array(np.eye(4, dtype=np.float32), "fc.weight"))
+    with pytest.raises(OnnxCbpError, match="initializer 'w' is read by"):
+        _apart(model, ["w", "fc.weight"])
+    read, wanted, _ = _apart(model, ["a.bias", "fc.weight"])
+    assert wanted == ["a.bias", "b.bias", "fc.weight", "fc.bias"]
+    assert [names[1] for names in read] == ["a.bias", "b.bias"]
+
+
 def test_nothing_shared_is_nothing_changed():
     layers = [("a", "w", "b", "m", "v")]
     model = _model(layers, {"w": ONES, "b": ZEROS, "m": ZEROS, "v": ONES})
