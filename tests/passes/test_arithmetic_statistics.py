@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_cbp import finalize, inspect, rewrite
+from onnx_cbp import OnnxCbpError, finalize, inspect, rewrite
 from support.made_statistics import EPSILON, OF_THE_BATCH, OTHERS, C, Graph, Statistics
 from support.models import op_types
 from support.ops import session
@@ -87,5 +87,8 @@ def test_inference_says_that_statistics_are_those_of_the_batch(depth, caplog):
     for _ in range(depth):
         h = g.op("Relu", h)
     model = g.model(normalised(g, h, OF_THE_BATCH[1], last=True))
-    np.testing.assert_allclose(run(finalize(model)), run(model), rtol=1e-4, atol=1e-4)
+    with pytest.raises(OnnxCbpError, match=r"it has no running statistics.*--keep-batch-statistics"):
+        finalize(model)
+    kept = finalize(model, keep_batch_statistics=True)
+    np.testing.assert_allclose(run(kept), run(model), rtol=1e-4, atol=1e-4)
     assert "have no running statistics and take those of the batch" in caplog.text
