@@ -9,6 +9,7 @@ import onnx
 import onnx_ir as ir
 
 from onnx_cbp.custom_ops import DOMAIN
+from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.types import Types
 
 
@@ -61,12 +62,14 @@ def _type(value: ir.Value, types: Types) -> onnx.TypeProto | None:
 def _function(
     node: ir.Node, proto: onnx.NodeProto, model: ir.Model, inputs: list[onnx.TypeProto | None]
 ) -> onnx.FunctionProto | None:
+    opset = onnx_opset(model.opset_imports)
     local = model.functions.get(node.op_identifier())
     if local is not None and node.domain != DOMAIN:
-        return ir.to_proto(local)
+        return (
+            ir.to_proto(local) if _means_the_same(ir.to_proto(local), onnx_opset(local.opset_imports), opset) else None
+        )
     if node.domain not in ("", "ai.onnx"):
         return None
-    opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 1))
     try:
         schema: Any = onnx.defs.get_schema(node.op_type, opset, "")
     except onnx.defs.SchemaError:
@@ -95,8 +98,11 @@ def _means_the_same(function: onnx.FunctionProto, written: int, opset: int) -> b
     """Whether the ops of a body that was written for one opset are the same in another."""
     for node in function.node:
         if node.domain not in ("", "ai.onnx"):
+            continue  # another function, or an op of a runtime, which has one version
+        try:
+            first, second = (onnx.defs.get_schema(node.op_type, each, "").since_version for each in (written, opset))
+        except onnx.defs.SchemaError:  # one of them does not have it
             return False
-        first, second = (onnx.defs.get_schema(node.op_type, each, "").since_version for each in (written, opset))
         if first != second and node.op_type not in _SAME_WITH_MORE_TYPES:
             return False
     return True
@@ -154,7 +160,18 @@ def _typed(
     imports = [onnx.helper.make_opsetid(domain, version) for domain, version in model.opset_imports.items()]
     typed = onnx.helper.make_model(graph, opset_imports=imports)
     typed.functions.extend(ir.to_proto(each) for each in model.functions.values())
-    return onnx.shape_inference.infer_shapes(typed, data_prop=True)
+    inferred = onnx.shape_inference.infer_shapes(typed, data_prop=True)
+    _forget_new_symbols(inferred.graph)
+    return inferred
+
+
+def _forget_new_symbols(graph: onnx.GraphProto) -> None:
+    """Leave open what inference has called by a symbol of its own: the model may call another size so."""
+    given = {dim.dim_param for value in graph.input for dim in value.type.tensor_type.shape.dim}
+    for value in (*graph.value_info, *graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param and dim.dim_param not in given:
+                dim.Clear()
 
 
 _KNOWN = 64  # elements of a constant that shapes may depend on

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx.parser
 import onnx_ir as ir
 import pytest
 
@@ -102,6 +103,27 @@ def test_several_readers_are_added_up():
     np.testing.assert_allclose(got, 4 * x**3 + 3 * x**2 + 1, rtol=1e-14)  # x^4 + x^3 + x
 
 
+@pytest.mark.parametrize("ratio", [0.25, None])
+@pytest.mark.parametrize("told", ["constant", "fed"])
+def test_dropout_lets_pass_what_it_let_pass(ratio, told):
+    """The mask of the forward pass is asked for; where it is fed whether it trains, both are in the graph."""
+    given = "" if ratio is None else "ratio"
+    how = "yes = Constant <value = bool {1}> ()" if told == "constant" else "yes = Identity (training)"
+    model = _differentiated(
+        f"""<ir_version: 8, opset_import: ["" : 17]>
+        agraph (float[N, 50] x, float ratio, bool training) => (float loss, float[N, 50] y)
+        {{ {how}  y = Dropout <seed = 1> (x, {given}, yes)  loss = ReduceSum <keepdims = 0> (y) }}""",
+        *("loss", ["x"]),
+    )
+    run = session(model, None)
+    fed = {value.name for value in run.get_inputs()}
+    for training in (True, False) if told == "fed" else (True,):
+        feeds = {"x": np.ones((3, 50), np.float32), "ratio": np.array(0.25, np.float32), "training": np.array(training)}
+        _, y, dx = run.run(None, {name: value for name, value in feeds.items() if name in fed})
+        np.testing.assert_allclose(dx, y)  # y is linear in x, which is 1
+        assert (y == 0).any() == training
+
+
 def test_whole_numbers_stop_a_gradient():
     text = """
     <ir_version: 8, opset_import: ["" : 17]>
@@ -135,6 +157,26 @@ def test_ops_without_a_rule_go_by_their_body():
         np.testing.assert_allclose(dx, 3 * x**2 * m, atol=1e-4)
         dm = x**3
         np.testing.assert_allclose(dy, (dm - dm.mean(axis=0) - m * (dm * m).mean(axis=0)) / std, atol=1e-4)
+
+
+@pytest.mark.parametrize(("inner", "refused"), [(18, False), (17, False), (11, True)])
+def test_a_function_of_another_opset_is_taken_where_its_ops_are_the_same(inner, refused):
+    """Softmax has other axes before opset 13: its nodes would mean something else in the graph."""
+    text = f"""
+    <ir_version: 8, opset_import: ["" : 18, "local" : 1]>
+    agraph (double[N, 3, 2] x) => (double loss)
+    {{ s = local.S (x)  q = Mul (s, s)  loss = ReduceSum <keepdims = 0> (q) }}
+    <opset_import: ["" : {inner}], domain: "local">
+    S (x) => (y) {{ y = Softmax <axis = 1> (x) }}
+    """
+    if refused:
+        with pytest.raises(OnnxCbpError, match=r"^node 's': local.S has no gradient rule, and 'x' reaches the loss"):
+            DifferentiatePass("loss", ["x"])(ir.from_proto(onnx.parser.parse_model(text)))
+        return
+    x = np.random.default_rng(0).normal(size=(4, 3, 2))
+    *_, got = session(_differentiated(text, "loss", ["x"]), None).run(None, {"x": x})
+    y = np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(got, 2 * y * (y - (y * y).sum(axis=1, keepdims=True)), atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,8 @@ ACTIVATIONS = [
     *_unary("LeakyRelu"),
     *_unary("LeakyRelu", alpha=0.3),
     *_unary("ThresholdedRelu", alpha=0.5),
+    *_unary("Shrink"),
+    *_unary("Shrink", lambd=0.3, bias=0.1),
     *_unary("HardSigmoid", low=-4, high=4),
     *_unary("HardSigmoid", low=-4, high=4, alpha=0.3, beta=0.4),
     *_unary("HardSwish", low=-5, high=5, since=14),
@@ -371,6 +373,8 @@ RESIZES = [
 ]
 
 SELECTIONS = [
+    Case("OneHot", (np.array([1, 0, 2]), np.array(3, np.int64), In((2,)))),
+    Case("OneHot", (np.array([[1, 0], [2, 7]]), np.array(3, np.int64), In((2,))), {"axis": 1}),
     Case("Gather", (In((5, 3)), np.array([[1, 3], [1, 0]]))),
     Case("Gather", (In((N, 5, 2)), np.array([[1, 3], [1, -2]])), {"axis": 1}),
     Case("Gather", (In((5, 3)), np.array([[-1, 3], [4, 0]])), since=16),

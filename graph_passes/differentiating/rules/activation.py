@@ -175,3 +175,10 @@ def _ratio(g: Builder, ratio: Read, X: Read) -> ir.Value:
     if ratio is None:
         return g.scalar(0.5, X)
     return g.as_type(ratio, g.dtype(X))
+
+
+@rule("Shrink")
+def shrink(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
+    """Shrink: dX = dY where X is beyond lambd on either side."""
+    beyond = g.Greater(g.Abs(node.inputs[0]), attribute(node, "lambd", 0.5))
+    return [g.Where(beyond, dY, g.scalar(0, dY))]

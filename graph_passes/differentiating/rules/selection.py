@@ -19,12 +19,25 @@ flat(
     "Bernoulli",
     "Hardmax",
     "NonZero",
-    "OneHot",
     "RandomNormalLike",
     "RandomUniformLike",
     "Shape",
     "Size",
 )
+
+
+@rule("OneHot")
+def one_hot(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
+    """OneHot: its two values, off and on, have the sum of dY where they stand; what it counts has no gradient."""
+    indices, depth, values = node.inputs
+    axis = {"axis": attribute(node, "axis", -1)}
+    dtype = g.dtype(values)
+    numbers = np.array([0, 1]).astype(dtype.numpy())
+    off, on = (
+        g.ReduceSum(g.Mul(dY, g.OneHot(indices, depth, g.constant(each, dtype), **axis)), keepdims=0)
+        for each in (numbers[::-1].copy(), numbers)
+    )
+    return [ZERO, ZERO, g.Concat(g.Unsqueeze(off, [0]), g.Unsqueeze(on, [0]), axis=0)]
 
 
 @rule("Gather")
