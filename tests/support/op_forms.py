@@ -155,6 +155,7 @@ OTHERS = [
         for axes, keep in (("1", 0), ("0, 2", 1), ("-1", 0))
         if not (keep and op in ("ReduceL2", "ReduceLogSumExp"))  # these are right as they are
     ),
+    Form("y = ReduceL2 <keepdims = 0> (h)", (2, 3, 4)),
     Form("y = ReduceMax (h, a)", (2, 3, 4), opset=18, constants={"a": _longs(1, 2)}, smooth=False),
     Form("e = Exp (h) y = ReduceLogSum (e, a)", (2, 3, 4), opset=18, constants={"a": _longs(1)}),
     Form("t = Tanh (h) y = Sum (h, t, w)", (2, 3, 4), trained={"w": (4,)}),

@@ -47,12 +47,9 @@ def without_keeping(f: Formula) -> ir.Value | None:
     axes = _axes(f)
     if f.number("keepdims", 1) or axes is None:
         return None
-    if not axes:
-        shape = f.shape(f.input(0))
-        if shape is None:
-            return None
-        axes = list(range(len(shape)))
-    return f.squeeze(f.reduce(f.node.op_type, f.input(0), axes), axes)
+    kept = f.reduce(f.node.op_type, f.input(0), axes)
+    # A single number's gradient may come with one axis: a Reshape's takes it as it is, and a Squeeze's adds more.
+    return f.squeeze(kept, axes) if axes else f.op("Reshape", kept, f.sizes([]))
 
 
 def total(f: Formula) -> ir.Value:
