@@ -344,7 +344,8 @@ class Builder:
         padded = self.Concat([1] * lead, sizes, axis=0) if lead else sizes
         differs = self.Not(self.Equal(padded, self.shape_of(gradient)))
         axes_now = self.Squeeze(self.NonZero(differs), [0])
-        return self.Reshape(self.ReduceSum(gradient, axes_now, keepdims=1, noop_with_empty_axes=1), sizes, like=value)
+        summed = self.ReduceSum(gradient, axes_now, noop_with_empty_axes=1, shape=[None] * len(large))
+        return self.Reshape(summed, sizes, like=value)
 
     # --- Ops whose form changed between opsets ------------------------------------------------------------------------
 

@@ -33,8 +33,11 @@ def weight_gradient(g: Builder, X: Read, dY: Read, W: Read, windows: Windows, gr
     """The gradient of W [O, C / groups, k...] for Y [N, O, ...] = Conv(X [N, C, ...], W).
 
     Raises:
-        OnnxCbpError: W, or the space of X, has no fixed size.
+        OnnxCbpError: the kernel, or the space of X, has no fixed size.
     """
+    if not all(isinstance(size, int) for size in g.shape(W)):  # a gradient, where a gradient is differentiated again
+        X, windows = _trimmed(g, X, windows)
+        return _one_axis_more(g, X, dY, W, windows, groups)
     shape = g.fixed(W, range(g.rank(W)))
     if all(k == 1 for k in windows.kernel) and not any(windows.pads):
         return _of_one_element(g, X, dY, windows, groups, shape)
@@ -43,7 +46,7 @@ def weight_gradient(g: Builder, X: Read, dY: Read, W: Read, windows: Windows, gr
     X, windows = _trimmed(g, X, windows)
     if windows.dilations[-1] == 1:
         return _innermost(g, X, dY, windows, groups, shape)
-    return _one_axis_more(g, X, dY, windows, groups, shape)
+    return _one_axis_more(g, X, dY, W, windows, groups)
 
 
 def _of_one_element(g: Builder, X: Read, dY: Read, windows: Windows, groups: int, shape: Sequence[int]) -> ir.Value:
@@ -118,15 +121,18 @@ def _innermost(g: Builder, X: Read, dY: Read, windows: Windows, groups: int, sha
     return g.Transpose(apart, perm=[0, rank + 1, *range(1, rank + 1)])
 
 
-def _one_axis_more(g: Builder, X: Read, dY: Read, windows: Windows, groups: int, shape: Sequence[int]) -> ir.Value:
+def _one_axis_more(g: Builder, X: Read, dY: Read, W: Read, windows: Windows, groups: int) -> ir.Value:
     """X as [1, groups * N, C, ...], dY as [O, N, 1, ...]: the result is [1, O, C, k...]."""
-    space, channels = list(windows.axes), shape[1]
+    space, channels = list(windows.axes), g.shape(W)[1]
     if groups == 1:
         data = g.Unsqueeze(X, [0])
     else:
-        apart = g.Reshape(X, [-1, groups, channels, *windows.size])
-        data = g.Transpose(apart, perm=[1, 0, 2, *(axis + 1 for axis in space)])
-        data = g.Reshape(data, [1, -1, channels, *windows.size])
+        sizes = list(windows.size)
+        apart = g.joined([g.sizes_of(X, [0]), [groups, -1], sizes])
+        grouped = g.Reshape(X, apart, shape=(g.shape(X)[0], groups, channels, *sizes))
+        data = g.Transpose(grouped, perm=[1, 0, 2, *(axis + 1 for axis in space)])
+        behind = g.joined([[1, -1], g.sizes_of(W, [1]), sizes])
+        data = g.Reshape(data, behind, shape=(1, None, channels, *sizes))
     result = g.Conv(
         data,
         g.Unsqueeze(g.Transpose(dY, perm=[1, 0, *space]), [2]),
@@ -135,4 +141,4 @@ def _one_axis_more(g: Builder, X: Read, dY: Read, windows: Windows, groups: int,
         dilations=[1, *windows.strides],
         strides=[1, *windows.dilations],
     )
-    return g.Reshape(result, list(shape))
+    return g.reshape_like(result, W)

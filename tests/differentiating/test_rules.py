@@ -111,6 +111,34 @@ def test_gradients_have_the_types_of_their_values(case: Case):
     assert all(types[f"{name}_grad"] == types[name] for name in names)
 
 
+#: Gradients of gradients of ours, which are made of ChannelBackpropStatsGrad: that one has no gradient.
+_SECOND = ("BatchNormGrad", "BatchNormReluGrad", "BatchNormRecomputeReluGrad", "ChannelBackpropStats")
+_FIRSTS = {case.op: case for case in reversed(CASES) if case.op not in _SECOND and case.since <= NEWEST}
+
+
+@pytest.mark.parametrize("case", _FIRSTS.values(), ids=str)
+def test_a_gradient_is_differentiated_again(case: Case):
+    """The gradient of <v, gradient>, by what the op reads and by its own gradient, equals differences."""
+    first = forward_model(case, max(case.since, min(16, case.until)))
+    names = [f"x{index}" for index, each in enumerate(case.inputs) if isinstance(each, In) and each.gradient]
+    once = with_gradients(first, case.seeded, names)
+    by = [*names, *(f"dy{index}" for index in case.seeded)]
+    twice = with_gradients(once, tuple(range(len(names))), by, seed="v", some_are_zero=True)
+    run, again = (runner(each, "reference", keeps_float=not case.single) for each in (once, twice))
+    feeds = feeds_of(case, 2, seed=2)
+    rng = np.random.default_rng(2)
+    for index, Y in enumerate(runner(first, "reference", keeps_float=not case.single)(feeds)):
+        if index in case.seeded:
+            feeds[f"dy{index}"] = rng.uniform(0.5, 1.5, Y.shape)
+    cotangents = {f"v{index}": rng.uniform(0.5, 1.5, each.shape) for index, each in enumerate(run(feeds))}
+    got = dict(zip((value.name for value in twice.graph.output), again({**feeds, **cotangents}), strict=True))
+    for name in by:
+        want = differences(run, feeds, cotangents, name)
+        gradient = got.get(f"{name}_grad_v", np.zeros_like(feeds[name]))
+        along = np.array([(gradient * direction).sum() for direction in directions(gradient.shape)])
+        np.testing.assert_allclose(along, want, rtol=0, atol=1e-5 * max(1.0, np.abs(want).max()))
+
+
 def test_every_rule_has_cases():
     cases = [(case.domain, case.op) for case in CASES]
     lonely = {key for key in registered() if cases.count(key) < 2}

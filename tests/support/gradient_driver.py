@@ -82,20 +82,26 @@ def _ours(case: Case, dtype: type) -> list[onnx.ValueInfoProto]:
     ]
 
 
-def with_gradients(model: onnx.ModelProto, seeded: tuple[int, ...], names: list[str]) -> onnx.ModelProto:
+def with_gradients(
+    model: onnx.ModelProto, seeded: tuple[int, ...], names: list[str], *, seed: str = "dy", some_are_zero: bool = False
+) -> onnx.ModelProto:
     """The model with a gradient dy of each seeded output as an input, and those of the named inputs as its outputs."""
     result = ir.from_proto(model)
     graph = result.graph
     seeds = {}
     for index in seeded:
         Y = graph.outputs[index]
-        seeds[Y] = ir.Value(name=f"dy{index}", type=Y.type, shape=Y.shape)
+        seeds[Y] = ir.Value(name=f"{seed}{index}", type=Y.type, shape=Y.shape)
     gradients = differentiate(result, seeds, [v for v in graph.inputs if v.name in names])
     graph.inputs.extend(seeds.values())
     graph.outputs.clear()
     for name, gradient in zip(names, gradients, strict=True):
+        if gradient is None and some_are_zero:
+            continue
         assert gradient is not None, name
-        output = ir.Value(name=f"{name}_grad", type=gradient.type, shape=gradient.shape)
+        output = ir.Value(
+            name=f"{name}_grad" if seed == "dy" else f"{name}_grad_{seed}", type=gradient.type, shape=gradient.shape
+        )
         graph.append(ir.node("Identity", [gradient], outputs=[output]))
         graph.outputs.append(output)
     proto = ir.to_proto(result)
@@ -154,6 +160,6 @@ def differences(run: Callable[[Arrays], list[np.ndarray]], feeds: Arrays, seeds:
         sides = []
         for step in (_STEP, -_STEP):
             outputs = run({**feeds, name: feeds[name] + step * direction})
-            sides.append(sum(float((outputs[int(key[2:])] * dy).sum()) for key, dy in seeds.items()))
+            sides.append(sum(float((outputs[int(key[-1])] * dy).sum()) for key, dy in seeds.items()))
         result.append((sides[0] - sides[1]) / (2 * _STEP))
     return np.array(result)

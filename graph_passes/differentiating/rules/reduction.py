@@ -30,8 +30,10 @@ def _spread(g: Builder, node: ir.Node, value: ir.Value, axes: list[int]) -> ir.V
 @rule("ReduceSum")
 def reduce_sum(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
     """ReduceSum: dX = dY."""
-    axes = _axes(g, node)
-    return [g.expand_like(_spread(g, node, dY, axes), node.inputs[0])]
+    X = node.inputs[0]
+    if attribute(node, "keepdims", 1):  # whatever the axes are, which a graph may find out when it runs
+        return [g.expand_like(dY, X)]
+    return [g.expand_like(_spread(g, node, dY, _axes(g, node)), X)]
 
 
 @rule("ReduceMean")

@@ -73,8 +73,10 @@ def space_to_depth(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradien
 
 def _reorder_channels(g: Builder, dX: ir.Value, X: Read, sizes: list[int]) -> ir.Value:
     """Channels that are [sizes] in turn, with the two exchanged."""
-    apart = g.Concat(g.sizes_of(X, [0]), sizes, g.sizes_of(X, [2, 3]), axis=0)
-    return g.reshape_like(g.Transpose(g.Reshape(dX, apart), perm=[0, 2, 1, 3, 4]), X)
+    batch, _, *space = g.shape(X)
+    apart = g.joined([g.sizes_of(X, [0]), sizes, g.sizes_of(X, [2, 3])])
+    spread = g.Reshape(dX, apart, shape=(batch, *sizes, *space))
+    return g.reshape_like(g.Transpose(spread, perm=[0, 2, 1, 3, 4]), X)
 
 
 @rule("Tile")
