@@ -16,6 +16,7 @@ from onnx_cbp.graph_passes.core.constants import Constants
 from onnx_cbp.graph_passes.core.sites import label
 from onnx_cbp.graph_passes.core.splice import Names
 from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.differentiating.our_ops import infer_ours
 from onnx_cbp.graph_passes.differentiating.registry import ZERO
 
 #: What a node reads: None where an optional input is left out; a builder refuses it where a value must be there.
@@ -439,7 +440,7 @@ class Builder:
 
     def _infer(self, node: ir.Node) -> None:
         if node.domain == DOMAIN:
-            self._infer_ours(node)
+            infer_ours(node, self._types)
             return
         if not onnx.defs.has(node.op_type, node.domain):
             return  # an op of a runtime: its rule says what the outputs are like
@@ -467,24 +468,6 @@ class Builder:
                 value.type = ir.TensorType(ir.DataType(proto.tensor_type.elem_type))
                 if proto.tensor_type.HasField("shape"):
                     value.shape = ir.Shape([_size(dim) for dim in proto.tensor_type.shape.dim])
-
-    def _infer_ours(self, node: ir.Node) -> None:
-        operator = OPERATORS[node.op_type]
-        like = {each.shape: value for each, value in zip(operator.inputs, node.inputs, strict=True)}
-        kinds = {each.type: value for each, value in zip(operator.inputs, node.inputs, strict=True)}
-        for each, output in zip(operator.outputs, node.outputs, strict=True):
-            kind, shape = kinds.get(each.type), like.get(each.shape)
-            if each.type == "int64":
-                output.type = ir.TensorType(ir.DataType.INT64)
-            elif kind is not None:
-                output.type = ir.TensorType(self.dtype(kind))
-            elif each.type == "U" and "stash_type" in node.attributes:
-                output.type = ir.TensorType(ir.DataType(node.attributes["stash_type"].as_int()))
-            if each.shape == "":
-                output.shape = ir.Shape([])
-            elif shape is not None:
-                found = self._types.shape(shape)
-                output.shape = None if found is None else ir.Shape(found)
 
 
 def detach(nodes: Iterable[ir.Node]) -> None:

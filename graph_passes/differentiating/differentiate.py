@@ -21,6 +21,7 @@ from onnx_cbp.graph_passes.dialects._reading import WrongAttributeError
 from onnx_cbp.graph_passes.differentiating import rules  # noqa: F401  (they register themselves)
 from onnx_cbp.graph_passes.differentiating.bodies import Body, body_of
 from onnx_cbp.graph_passes.differentiating.builder import Builder, detach
+from onnx_cbp.graph_passes.differentiating.our_ops import infer_all_of_ours
 from onnx_cbp.graph_passes.differentiating.registry import ZERO, Rule, apply, is_flat, rule_of
 
 OLDEST_OPSET = 13
@@ -50,7 +51,8 @@ def differentiate(
             rank is not known, an opset below 13.
     """
     _check_opset(model)
-    register_schemas()  # inference goes through our ops by them
+    register_schemas()  # inference goes through our ops by them, where onnx is new enough
+    infer_all_of_ours(model)
     seeds = dict(loss) if isinstance(loss, Mapping) else {loss: None}
     builder = Builder(model)
     tape = _Tape(model, [*seeds], values)
