@@ -3,7 +3,7 @@ PYTHON ?= python3
 TOOLS = .venv-tools
 NOX = $(TOOLS)/bin/nox --non-interactive
 
-.PHONY: test lint demo demo-ort-training demo-distributed gpu-check clean
+.PHONY: test lint demo demo-web demo-ort-training demo-distributed gpu-check clean
 
 test: $(TOOLS)/ready
 	$(NOX) --session test exchange deployment variants cuda_kernels cuda test_pure_python mpi-torch
@@ -13,6 +13,10 @@ lint: $(TOOLS)/ready
 
 demo: $(TOOLS)/ready
 	$(NOX) --session demo
+
+# With npm, and Debian's chromium and chromium-driver.
+demo-web: $(TOOLS)/ready
+	$(NOX) --session demo-web
 
 demo-ort-training: $(TOOLS)/ready
 	$(NOX) --session demo-ort-training

@@ -26,7 +26,7 @@ PYTEST = ("pytest", "-n", "auto")
 #: Extras of the wheel, and what else stands in each environment.
 ENVIRONMENTS = {
     "stock": ("cpu", []),
-    "training": ("training,demo", []),
+    "training": ("training,demo", ["selenium>=4.20"]),
     "oldest": ("cpu", ["onnxruntime==1.17.3", "numpy==1.26.4", "onnx==1.16.2"]),
 }
 #: The newest Python that each can be had for.
@@ -40,7 +40,7 @@ SANITIZED = ["-DCMAKE_BUILD_TYPE=Debug", f"-DCMAKE_CXX_FLAGS_DEBUG={_SANITIZERS}
 #: The CUDA ops on the processor (cmake/Cuda.cmake): its own kernels are hardly used there, and so not optimised.
 CUDA_ON_HOST = ["-DONNX_CBP_CUDA=HOST", "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O0"]
 #: Folders of tests that have sessions of their own.
-ELSEWHERE = ("cuda_adapter", "cuda_kernels", "deployment", "docs", "exchange", "gpu", "pytorch", "variants")
+ELSEWHERE = ("cuda_adapter", "cuda_kernels", "deployment", "docs", "exchange", "gpu", "pytorch", "variants", "web")
 #: Where each environment puts models that it rewrote, for the others to run.
 EXCHANGE = ROOT / ".nox" / "exchange"
 #: Models as they are deployed, and the runtime for JavaScript that is to run them.
@@ -94,12 +94,12 @@ def deployment(session: nox.Session) -> None:
     session.run(str(training / "python"), "tests/deployment/write.py", str(DEPLOYMENT), external=True)
     if _got(session, "python", "-m", "pip", "install", "--quiet", "onnxruntime-openvino", "numpy"):
         env["ONNX_CBP_OPENVINO"] = str(Path(session.bin) / "python")
-    if shutil.which("node") and shutil.which("npm"):
-        WEB.mkdir(parents=True, exist_ok=True)
-        options = ("--no-audit", "--no-fund", "--ignore-scripts", "--no-save", "--loglevel=error")
-        if _got(session, "npm", "install", *options, "--prefix", str(WEB), "onnxruntime-web"):
-            env["ONNX_CBP_WEB"] = str(WEB)
+    if _got_onnxruntime_web(session):
+        env["ONNX_CBP_WEB"] = str(WEB)
     session.run(str(stock / "pytest"), *(session.posargs or ["tests/deployment"]), env=env, external=True)
+    if not session.posargs:
+        # Where scikit-learn is, which has the digits; the browser is Debian's chromium, where that is installed.
+        session.run(str(training / "pytest"), "tests/web", env=env, external=True)
 
 
 @nox.session(requires=["build"])
@@ -201,6 +201,16 @@ def demo(session: nox.Session) -> None:
     session.run("python", str(ROOT / "examples" / "digits.py"), *session.posargs)
 
 
+@nox.session(name="demo-web")
+def demo_web(session: nox.Session) -> None:
+    """Train the sample network on handwritten digits in a headless Chromium, from a static folder."""
+    # No native library: the graphs bring their function bodies along, here as in the browser.
+    session.install("-C", "cmake.define.ONNX_CBP_NATIVE=OFF", ".[cpu,demo]", "selenium>=4.20")
+    if not _got_onnxruntime_web(session):
+        session.error("onnxruntime-web comes by npm: install Node.js and npm (Debian: apt-get install npm)")
+    session.run("python", "examples/digits_web.py", "--npm", str(WEB), "--check", *session.posargs)
+
+
 @nox.session(name="demo-ort-training", requires=["build"])
 def demo_ort_training(session: nox.Session) -> None:
     """Train the sample network with ONNX Runtime's training build, original against rewritten."""
@@ -230,6 +240,15 @@ def _got(session: nox.Session, *command: str) -> bool:
         session.warn(f"{' '.join(command)} failed")
         return False
     return True
+
+
+def _got_onnxruntime_web(session: nox.Session) -> bool:
+    """Whether npm could install it into `WEB`."""
+    if not (shutil.which("node") and shutil.which("npm")):
+        return False
+    WEB.mkdir(parents=True, exist_ok=True)
+    options = ("--no-audit", "--no-fund", "--ignore-scripts", "--no-save", "--loglevel=error")
+    return _got(session, "npm", "install", *options, "--prefix", str(WEB), "onnxruntime-web")
 
 
 def _wheel() -> Path:

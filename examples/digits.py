@@ -12,32 +12,21 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 import numpy as np
 import onnx
-from handwritten import BATCH, MODEL, Digits, Run, check_extras, draw, learning_rate, png
+from handwritten import MODEL, Digits, Run, Trained, check_extras, draw, learning_rate, png, table
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 import onnx_cbp
 from onnx_cbp.training import Artifacts, Trainer, generate_artifacts
 from onnx_cbp.training.optimizers import AdamW
 
 Batches = Sequence[tuple[np.ndarray, np.ndarray]]
-
-
-@dataclass
-class Trained:
-    """What came of one training."""
-
-    runtime: str
-    losses: list[float]
-    seconds: list[float]
-    accuracy: float
 
 
 def train(digits: Digits, batches: Batches, folder: Path, console: Console) -> tuple[Trained, float]:
@@ -96,23 +85,6 @@ def _has_torch(python: str) -> bool:
     return subprocess.run([python, "-c", find], capture_output=True).returncode == 0
 
 
-def show(trained: Sequence[Trained], deployed: float) -> Table:
-    """The one table."""
-    table = Table(title=f"{MODEL.name}: {len(trained[0].losses)} steps of {BATCH} digits, AdamW")
-    table.add_column("", overflow="fold")
-    for each in trained:
-        table.add_column(each.runtime, justify="right")
-    for label, value in (
-        ("loss at the start", lambda each: f"{each.losses[0]:.6f}"),
-        ("loss at the end (mean of the last 20 steps)", lambda each: f"{np.mean(each.losses[-20:]):.4f}"),
-        ("test accuracy", lambda each: f"{each.accuracy:.1%}"),
-        ("time a step, median", lambda each: f"{np.median(each.seconds) * 1e3:.2f} ms"),
-    ):
-        table.add_row(label, *(value(each) for each in trained))
-    table.add_row("test accuracy of the deployed model", f"{deployed:.1%}")
-    return table
-
-
 @click.command()
 @click.option("--epochs", default=20, show_default=True, type=click.IntRange(1))
 @click.option(
@@ -151,7 +123,7 @@ def demonstrate(epochs: int, seed: int, output: Path, document: Path | None) -> 
         ours, deployed = train(digits, batches, Path(folder), console)
         theirs = train_in_pytorch(digits, batches, Path(folder), console)
     trained = [ours] if theirs is None else [ours, theirs]
-    console.print(show(trained, deployed))
+    console.print(table(trained, ("test accuracy of the deployed model", f"{deployed:.1%}")))
     if theirs is None:
         console.print("PyTorch is not here to train beside it: pip install torch, and run this again, to compare.")
     draw({each.runtime: each.losses for each in trained}, output)

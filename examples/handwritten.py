@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+from rich.table import Table
 
 import onnx_cbp
 from onnx_cbp.training import Trainer
@@ -41,11 +42,15 @@ class Digits:
 
     def batches(self, epochs: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """Shuffled batches of all epochs; what does not fill a batch waits for the next epoch."""
-        rng = np.random.default_rng(seed)
         x, y = self.train
-        orders = [rng.permutation(len(x)) for _ in range(epochs)]
-        starts = range(0, len(x) - BATCH + 1, BATCH)
-        return [(x[order[s : s + BATCH]], y[order[s : s + BATCH]]) for order in orders for s in starts]
+        return [(x[order], y[order]) for order in self.orders(epochs, seed)]
+
+    def orders(self, epochs: int, seed: int) -> list[np.ndarray]:
+        """Which images each of these batches has."""
+        rng = np.random.default_rng(seed)
+        count = len(self.train[0])
+        orders = [rng.permutation(count) for _ in range(epochs)]
+        return [order[start : start + BATCH] for order in orders for start in range(0, count - BATCH + 1, BATCH)]
 
 
 @dataclass
@@ -68,6 +73,34 @@ class Run:
         self.trainer.module.eval()
         _, logits = self.trainer.module(*test)
         return float((logits.argmax(1) == test[1]).mean())
+
+
+@dataclass
+class Trained:
+    """What came of one training."""
+
+    runtime: str
+    losses: list[float]
+    seconds: list[float]
+    accuracy: float
+
+
+def table(trained: Sequence[Trained], *more: Sequence[str]) -> Table:
+    """The one table, a column for each training; `more` are rows under it."""
+    result = Table(title=f"{MODEL.name}: {len(trained[0].losses)} steps of {BATCH} digits, AdamW")
+    result.add_column("", overflow="fold")
+    for each in trained:
+        result.add_column(each.runtime, justify="right")
+    for label, value in (
+        ("loss at the start", lambda each: f"{each.losses[0]:.6f}"),
+        ("loss at the end (mean of the last 20 steps)", lambda each: f"{np.mean(each.losses[-20:]):.4f}"),
+        ("test accuracy", lambda each: f"{each.accuracy:.1%}"),
+        ("time a step, median", lambda each: f"{np.median(each.seconds) * 1e3:.2f} ms"),
+    ):
+        result.add_row(label, *(value(each) for each in trained))
+    for row in more:
+        result.add_row(*row)
+    return result
 
 
 def learning_rate(index: int, steps: int) -> float:

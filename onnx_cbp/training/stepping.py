@@ -34,6 +34,8 @@ class StepModel:
         state: what its other inputs are fed first.
         following: of each of these that a step changes, the output that is fed at the next step.
         outputs: its other outputs; the loss first.
+        evaluation: the evaluation graph, which reads the same vectors by the same names and changes none; None where
+            the folder has no such model.
     """
 
     model: onnx.ModelProto
@@ -43,6 +45,7 @@ class StepModel:
     state: dict[str, np.ndarray]
     following: dict[str, str]
     outputs: list[str]
+    evaluation: onnx.ModelProto | None = None
 
 
 def step_model(artifacts: str | os.PathLike[str], prefix: str = "") -> StepModel:
@@ -59,7 +62,8 @@ def step_model(artifacts: str | os.PathLike[str], prefix: str = "") -> StepModel
         OnnxCbpError: one line: a file is not there, or is none of our builder's.
     """
     folder = Path(artifacts)
-    program = Program(folder / f"{prefix}training_model.onnx")
+    evaluation = folder / f"{prefix}eval_model.onnx"
+    program = Program(folder / f"{prefix}training_model.onnx", evaluation if evaluation.exists() else None)
     optimizer = OptimizerProgram(folder / f"{prefix}optimizer_model.onnx")
     if optimizer.opset != program.opset:
         raise OnnxCbpError(f"{program.name} and {optimizer.name} have different opsets: use those of one generation")
@@ -86,4 +90,5 @@ def step_model(artifacts: str | os.PathLike[str], prefix: str = "") -> StepModel
         | {name: np.array(value.numpy()) for name, value in kept.fixed.items()},
         following={name: following(name) for name in buffers if following(name) in made},
         outputs=program.outputs,
+        evaluation=None if program.evaluation_source is None else program.evaluation(),
     )

@@ -46,6 +46,24 @@ def test_a_loop_of_a_few_lines_trains(text, optimizer, tmp_path):
             np.testing.assert_allclose(got, trained.values()[name], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(("text", "vectors"), [(NORMALISED, 2), (DROPOUT, 1)], ids=["batch norms", "dropout"])
+def test_the_evaluation_graph_reads_the_vectors_of_the_step(text, vectors, tmp_path):
+    values = normalised_weights(0) if text == NORMALISED else weights(0)
+    trained = Training(network(text, values), tmp_path)
+    step = step_model(tmp_path)
+    onnx.checker.check_model(step.evaluation)
+    session = ort.InferenceSession(step.evaluation.SerializeToString(), providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
+    assert len(set(names) & set(step.state)) == vectors == len(names) - len(step.data)
+    (batch,) = batches(1, 1)
+    feeds = {**step.state, **dict(zip(step.data, batch, strict=True))}
+    loss = session.run([step.outputs[0]], {name: feeds[name] for name in names})[0]
+    trained.module.eval()
+    assert loss == pytest.approx(trained.module(*batch), rel=1e-6)
+    (tmp_path / "eval_model.onnx").unlink()
+    assert step_model(tmp_path).evaluation is None
+
+
 def test_without_an_optimizer_there_is_no_step(tmp_path):
     Training(network(DROPOUT, weights(0)), tmp_path, optimizer=None)
     with pytest.raises(OnnxCbpError, match=r"optimizer_model\.onnx' does not exist"):
