@@ -3,10 +3,14 @@ PYTHON ?= python3
 TOOLS = .venv-tools
 NOX = $(TOOLS)/bin/nox --non-interactive
 
-.PHONY: test lint demo demo-web demo-ort-training demo-distributed gpu-check clean
+.PHONY: test test-aarch64 lint demo demo-web demo-ort-training demo-distributed gpu-check clean
 
 test: $(TOOLS)/ready
 	$(NOX) --session test exchange deployment variants cuda_kernels cuda test_pure_python mpi-torch
+
+# The kernels for AArch64: minutes of compiling for what rarely breaks.
+test-aarch64: $(TOOLS)/ready
+	$(NOX) --session aarch64
 
 lint: $(TOOLS)/ready
 	$(NOX) --session lint

