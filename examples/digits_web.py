@@ -242,7 +242,10 @@ def main(
         check_extras("cpu,demo")
         runtime = runtime_in(npm)
         prepared = Prepared.make(epochs, seed)
-        prepared.write(output, runtime)
+        try:
+            prepared.write(output, runtime)
+        except OSError as error:
+            raise onnx_cbp.OnnxCbpError(f"cannot write the page to '{output}': {error}") from error
         console.print(f"the page, for any web server: python -m http.server --directory {output}")
         if checked:
             check(prepared, output, picture, console)
@@ -252,7 +255,7 @@ def main(
         raise failure from error
     if serve:
         server = ("-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", str(output))
-        subprocess.run([sys.executable, *server], check=False)
+        sys.exit(subprocess.run([sys.executable, *server], check=False).returncode)
 
 
 if __name__ == "__main__":

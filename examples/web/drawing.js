@@ -1,9 +1,12 @@
 // What a visitor draws, and the 8 x 8 pixels that scikit-learn's digits have of a drawing: it is scaled to a bitmap of
-// 32 x 32 whose height it fills, and each pixel counts what is black in its 4 x 4 of them, 0 to 16.
+// 32 x 32 that it fills from edge to edge, and each pixel counts what is black in its 4 x 4 of them, 0 to 16. All digits
+// of the data have about as much black, a 1 in broader strokes than an 8: a drawing gets strokes as broad as that takes.
 
 const BITMAP = 32;
 const PIXELS = 8;
-const STROKE = 5; // of the bitmap's pixels, as broad as the strokes of the data
+const STROKE = 5; // of the bitmap's pixels
+const [THINNEST, BROADEST] = [4, 9];
+const BLACK = 0.3; // of the bitmap, in the data
 
 export class Drawing {
   constructor(canvas, changed) {
@@ -42,27 +45,31 @@ export class Drawing {
   /** Float32Array of 64 in [0, 1]; null where nothing is drawn. */
   pixels() {
     if (!this.strokes.length) return null;
+    const black = this.bitmap(STROKE).reduce((sum, each) => sum + each) / BITMAP ** 2;
+    const bitmap = this.bitmap(Math.min(Math.max((STROKE * BLACK) / black, THINNEST), BROADEST));
+    const pixels = new Float32Array(PIXELS * PIXELS);
+    const block = BITMAP / PIXELS;
+    bitmap.forEach((value, index) => {
+      const [x, y] = [index % BITMAP, Math.floor(index / BITMAP)];
+      pixels[Math.floor(y / block) * PIXELS + Math.floor(x / block)] += value / block ** 2;
+    });
+    return pixels;
+  }
+
+  /** The drawing in BITMAP x BITMAP zeros and ones, with strokes of a width. */
+  bitmap(width) {
     const points = this.strokes.flat();
     const [xs, ys] = [points.map(([x]) => x), points.map(([, y]) => y)];
     const [left, right, top, bottom] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
-    const room = BITMAP - STROKE;
-    const scale = room / Math.max(right - left, bottom - top, 1);
+    const scale = (BITMAP - width) / Math.max(right - left, bottom - top, 1);
     const moved = this.strokes.map((stroke) => stroke.map(([x, y]) => [
       BITMAP / 2 + (x - (left + right) / 2) * scale,
       BITMAP / 2 + (y - (top + bottom) / 2) * scale,
     ]));
     const context = new OffscreenCanvas(BITMAP, BITMAP).getContext("2d", { willReadFrequently: true });
-    draw(context, moved, STROKE);
+    draw(context, moved, width);
     const { data } = context.getImageData(0, 0, BITMAP, BITMAP);
-    const pixels = new Float32Array(PIXELS * PIXELS);
-    const block = BITMAP / PIXELS;
-    for (let y = 0; y < BITMAP; y++) {
-      for (let x = 0; x < BITMAP; x++) {
-        const black = data[4 * (y * BITMAP + x) + 3] >= 128;
-        if (black) pixels[Math.floor(y / block) * PIXELS + Math.floor(x / block)] += 1 / block ** 2;
-      }
-    }
-    return pixels;
+    return Array.from({ length: BITMAP ** 2 }, (_, index) => (data[4 * index + 3] >= 128 ? 1 : 0));
   }
 }
 

@@ -14,7 +14,7 @@ from headless import DRAWN, draw_digit, missing_browser, open_page, served
 from onnx_cbp import OnnxCbpError
 
 WEB = os.environ.get("ONNX_CBP_WEB")
-STEPS = 50
+STEPS = 63
 _LACKS = (
     "" if find_spec("sklearn") and find_spec("matplotlib") else "the digits are scikit-learn's: pip install '.[demo]'",
     "" if WEB else "ONNX_CBP_WEB names no folder with onnxruntime-web: there is no node or npm, or it could not get it",
