@@ -141,6 +141,7 @@ def runner(model: onnx.ModelProto, backend: str, *, keeps_float: bool = True) ->
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
+    options.enable_mem_pattern = False  # ONNX Runtime 1.17 writes over the result of Shape in a second run
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return lambda feeds: session.run(None, feeds)
 

@@ -93,5 +93,5 @@ def _matrix(g: Builder, node: ir.Node, before: int, after: int, scale: float, dt
     identity = g.constant(np.eye(before).astype(dtype.numpy()), dtype)
     scales = optional_input(node, 2)
     if scales is not None and g.known(scales) is not None and g.needed(scales, "").size:
-        return g.Resize(identity, None, np.array([scale, 1], np.float32), **attributes)
-    return g.Resize(identity, None, None, [after, before], **attributes)
+        return g.Resize(identity, None, np.array([scale, 1], np.float32), shape=(after, before), **attributes)
+    return g.Resize(identity, None, None, [after, before], shape=(after, before), **attributes)
