@@ -38,4 +38,4 @@ $(TOOLS)/ready:
 	touch $@
 
 clean:
-	rm -rf $(TOOLS) .venv-gpu .nox build dist
+	rm -rf $(TOOLS) .venv-gpu .nox build dist demo-web

@@ -46,7 +46,7 @@ function axes(context, x, y, { width, height, steps, ticks }) {
   context.textAlign = "center";
   context.fillText("step", (MARGIN.left + width) / 2, height - 8);
   context.textAlign = "right";
-  context.fillText(String(steps), width - MARGIN.right, height - 8);
+  context.fillText(steps ? String(steps) : "", width - MARGIN.right, height - 8);
 }
 
 function line(context, points, colour, width) {

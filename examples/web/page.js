@@ -121,5 +121,6 @@ worker.onerror = (event) => state("failed", `Failed: ${event.message || "the wor
 element("clear").addEventListener("click", () => drawing.clear());
 element("again").addEventListener("click", start);
 window.addEventListener("resize", curve);
+state("loading", "Loading…");
 drawing.clear();
 curve();
