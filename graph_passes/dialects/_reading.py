@@ -79,12 +79,16 @@ def forward_site(
     saved_var: ir.Value | None = None,
     saved_inv_std: ir.Value | None = None,
     updates_in_place: bool = False,
+    needs: tuple[str, ...] = ("X", "scale", "B", "input_mean", "input_var"),
 ) -> ForwardSite | LeftAlone:
-    """A site of a node whose inputs and first four outputs are those of ONNX's BatchNormalization in training form."""
-    missing = first_missing(node, ("X", "scale", "B", "input_mean", "input_var"))
+    """A site of a node whose inputs and first four outputs are those of ONNX's BatchNormalization in training form.
+
+    It is LeftAlone where one of the inputs that it `needs` is missing.
+    """
+    missing = first_missing(node, needs)
     if missing or optional_output(node, 0) is None:
         return LeftAlone(node, form, f"'{missing or 'Y'}' is missing: the model is not valid")
-    X, scale, B, running_mean, running_var = node.inputs[:5]
+    X, scale, B = node.inputs[:3]
     assert X is not None
     assert scale is not None
     assert B is not None
@@ -97,8 +101,8 @@ def forward_site(
         X=X,
         scale=scale,
         B=B,
-        running_mean=running_mean,
-        running_var=running_var,
+        running_mean=optional_input(node, 3),
+        running_var=optional_input(node, 4),
         Y=node.outputs[0],
         updated_mean=optional_output(node, 1),
         updated_var=optional_output(node, 2),

@@ -34,7 +34,10 @@ def _forward(node: ir.Node) -> Site:
     if not attribute(node, "training_mode", 1):
         return inference_site(node, form)
     # By position: the last output's formal name is saved_var in one place and saved_inv_std in another; it is 1 / std.
-    return forward_site(node, form, saved_inv_std=optional_output(node, 4), updates_in_place=True)
+    # Without running statistics it is what we write ourselves of arithmetic, for as long as its gradient is made.
+    bare = optional_input(node, 3) is None and optional_input(node, 4) is None
+    needs = ("X", "scale", "B") if bare else ("X", "scale", "B", "input_mean", "input_var")
+    return forward_site(node, form, saved_inv_std=optional_output(node, 4), updates_in_place=True, needs=needs)
 
 
 def _backward(node: ir.Node) -> Site:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
@@ -15,12 +17,16 @@ from onnx_cbp.graph_passes.differentiating.registry import ZERO, InputGradient, 
 
 
 class InternalBatchNormsPass(InPlacePass):
-    """Every BatchNormalization that trains becomes the op whose gradient is an op, too.
+    """Every batch norm that trains, in ONNX's op or in arithmetic, becomes the op whose gradient is an op, too.
 
         Y, updated_mean, updated_var, saved_mean, saved_inv_std = BatchNormInternal(X, scale, B, mean, var)
         dX, scale_grad, bias_grad = BatchNormalizationGrad(dY, X, scale, saved_mean, saved_inv_std)
 
-    Both are of com.microsoft. They do not stay: run `rewrite` on the graph with its gradients, with whatever options.
+    Both are of com.microsoft. One in arithmetic has no running statistics: mean and var are left out; where its
+    channels are not on axis 1, Transposes bring them there. Where something else in the graph reads its statistics,
+    gradients go through them, too, and it stays as it is.
+
+    They do not stay: run `rewrite` on the graph with its gradients, with whatever options.
     """
 
     def call(self, model: ir.Model) -> PassResult:
@@ -29,38 +35,64 @@ class InternalBatchNormsPass(InPlacePass):
         modified = False
         for site in find_sites(model):
             node = site.node
-            if not isinstance(site, ForwardSite) or (node.domain, node.op_type) != ("", "BatchNormalization"):
+            if not isinstance(site, ForwardSite) or node.domain != "":
                 continue
-            mean, var = node.inputs[3:5]  # also those that the graph makes of the batch, which are no running ones
-            if mean is None or var is None or any(map(is_used, node.outputs[3:])):
-                continue
-            splice = Splice(node, names, types)
-            X, scale = site.X, site.scale
-            vector = (types.of(scale), scale.shape)
-            statistics = (types.of(mean), mean.shape)
-            results = splice.add(
-                "BatchNormInternal",
-                node.inputs,
-                (
-                    ("Y", site.Y.dtype or types.of(X), site.Y.shape or X.shape),
-                    ("updated_mean", *statistics),
-                    ("updated_var", *statistics),
-                    ("saved_mean", *vector),
-                    ("saved_inv_std", *vector),
-                ),
-                {"epsilon": site.epsilon, "momentum": site.momentum, "training_mode": 1},
-                domain=DOMAIN,
-            )
-            for old, new in zip((site.Y, site.updated_mean, site.updated_var), results, strict=False):
-                splice.hand_over(old, new)
-            name, maker = label(node), results[0].producer()
-            splice.commit()
-            assert maker is not None
-            maker.name = name  # by which options of `rewrite` choose it
-            modified = True
+            if node.op_type == "BatchNormalization":
+                running = node.inputs[3:5]  # also those that the graph makes of the batch, which are no running ones
+                if None in running or any(map(is_used, node.outputs[3:])):
+                    continue
+            else:
+                running = (None, None)
+                if is_used(site.saved_mean) or is_used(site.saved_var):
+                    continue
+            if _replace(site, running, names, types):
+                modified = True
         if modified:
             model.opset_imports[DOMAIN] = 1
         return PassResult(model, modified)
+
+
+def _replace(site: ForwardSite, running: Sequence[ir.Value | None], names: Names, types: Types) -> bool:
+    splice = Splice(site.node, names, types)
+    X, scale = site.X, site.scale
+    given = types.shape(X)
+    there = back = None
+    if given is None:
+        if site.axis != 1:
+            return False
+    elif site.axis % len(given) != 1:
+        axis, axes = site.axis % len(given), list(range(len(given)))
+        there = [0, axis, *(each for each in axes[1:] if each != axis)]
+        back = [there.index(each) for each in axes]
+        shape = ir.Shape([given[each] for each in there])
+        (X,) = splice.add("Transpose", (X,), (("channels_first", types.of(X), shape),), {"perm": there})
+    vector = (types.of(scale), scale.shape)
+    statistics = vector if running[0] is None else (types.of(running[0]), running[0].shape)
+    results = splice.add(
+        "BatchNormInternal",
+        (X, scale, site.B, *running),
+        (
+            ("Y", site.Y.dtype or types.of(X), X.shape if there else site.Y.shape or X.shape),
+            ("updated_mean", *statistics),
+            ("updated_var", *statistics),
+            ("saved_mean", *vector),
+            ("saved_inv_std", *vector),
+        ),
+        {"epsilon": site.epsilon, "momentum": site.momentum, "training_mode": 1},
+        domain=DOMAIN,
+    )
+    Y, maker = results[0], results[0].producer()
+    if back is not None:
+        (Y,) = splice.add("Transpose", (Y,), (("channels_back", Y.dtype, site.X.shape),), {"perm": back})
+    splice.hand_over(site.Y, Y)
+    if running[0] is not None:
+        for old, new in zip((site.updated_mean, site.updated_var), results[1:3], strict=True):
+            splice.hand_over(old, new)
+    name = label(site.node)
+    splice.commit(site.interior)
+    assert maker is not None
+    maker.name = name  # by which options of `rewrite` choose it
+    return True
 
 
 @rule("BatchNormInternal", domain=DOMAIN)

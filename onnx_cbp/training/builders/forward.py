@@ -130,7 +130,10 @@ def prepare(
     initializers = model.graph.initializers
     if requires_grad is None:
         left = [n for n in wanted if n in initializers and n not in updates and n not in fixed]
-        trained = [n for n in left if _is_weight(initializers[n])]
+        affine = {
+            in_graph(value) for s in sites if isinstance(s, ForwardSite | InferenceSite) for value in (s.scale, s.B)
+        }
+        trained = [n for n in left if initializers[n] in affine or _is_weight(initializers[n])]
         others = [n for n in left if n not in trained]
         if others:
             _log.info("requires_grad: not trained, since nothing says that they are weights: %s", ", ".join(others))
@@ -208,10 +211,23 @@ def _is_weight(value: ir.Value) -> bool:
         made = node.outputs[0] if node.op_type in ("Transpose", "Reshape", "Identity", "Cast", "Unsqueeze") else None
         if made is not None and any(u.idx in _WEIGHTS.get(u.node.op_type, ()) for u in made.uses()):
             return True
-    # A bias that is added, or a scale. Single numbers are constants, and so is what an exporter made up a name for.
+    # A bias that is added, or a scale. Single numbers are constants, and so is what an exporter made up a name for,
+    # unless it is added to what a layer made: tf2onnx gives a bias that it reshaped such a name.
     size = 0 if value.shape is None else int(np.prod(value.shape.numpy()))
+    if size > 1 and any(node.op_type == "Add" and _is_layers(node.inputs[1 - index]) for node, index in value.uses()):
+        return True
     made_up = _MADE_UP.match(value.name or "") is not None
     return size > 1 and not made_up and any(node.op_type in ("Add", "Mul") for node, _ in value.uses())
+
+
+def _is_layers(value: ir.Value | None) -> bool:
+    """Whether a value is what a convolution or a product with a weight made, in whatever arrangement."""
+    node = None if value is None else value.producer()
+    while node is not None and node.op_type in ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity"):
+        node = None if node.inputs[0] is None else node.inputs[0].producer()
+    if node is None or node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+        return False
+    return any(each is not None and each.is_initializer() for each in node.inputs[:2])
 
 
 def _refuse_merged(sites: Sequence[Site], trained: Sequence[str]) -> None:
