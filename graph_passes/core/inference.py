@@ -17,15 +17,24 @@ _SMALL = 1000
 def infer_shapes(model: ir.Model) -> None:
     """Write the types and shapes that inference finds into the model; one that defies inference is left as it is.
 
-    A sequence or an optional stays one: its type is never that of its elements.
+    A sequence or an optional stays one: its type is never that of its elements. What the model says of the values
+    between its nodes gives way where it contradicts that: jax2onnx takes Transposes away and leaves the shapes as they
+    were.
     """
+    declared = without_weights(model)
+    inferred = _inferred(declared)
+    if inferred is None:
+        del declared.graph.value_info[:]
+        inferred = _inferred(declared)
+    if inferred is not None:
+        _take(model.graph, inferred.graph)
+
+
+def _inferred(model: onnx.ModelProto) -> onnx.ModelProto | None:
     try:
-        inferred = onnx.shape_inference.infer_shapes(
-            without_weights(model), check_type=True, strict_mode=True, data_prop=True
-        )
+        return onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     except _CANNOT_FOLLOW:
-        return
-    _take(model.graph, inferred.graph)
+        return None
 
 
 def without_weights(model: ir.Model) -> onnx.ModelProto:

@@ -16,7 +16,7 @@ import pytest
 
 from onnx_cbp import OnnxCbpError, distributed, finalize, inspect, rewrite
 from onnx_cbp.training.optimizers import SGD
-from support.models import op_types
+from support.models import op_types, parse
 from support.ops import session
 from support.stepping import Training
 from support.training import MODELS
@@ -52,19 +52,25 @@ FORMS = {
     "keras_training": Form("arithmetic (batch statistics)", trains=True, statistics=False),
     "paddle_training": FROZEN,
     "paddle_batch_statistics": TRAINS,
+    "jax_training": FROZEN,
 }
 FOLDED = {
+    "keras_inference": "with training=True keeps it",
     "torch_legacy_eval": "has probably folded a batch norm into it",
     "torch_default_training_optimized": "folded a batch norm into it, so none is left to train",
     "torch_default_eval_optimized": "folded a batch norm into it, so none is left to train",
 }
 
 
-#: Of a Conv3d without a bias PyTorch's default exporter writes one of shape [0], which ONNX Runtime does not run: what
-#: `rewrite` makes of it does not run either, and the others drop the bias.
+#: Of a Conv3d without a bias PyTorch's default exporter writes one of shape [0], which the newer ONNX Runtimes do
+#: not run: what `rewrite` makes of it does not run either, and the others drop the bias.
 DOES_NOT_RUN = ("torch_default_training_volume", "torch_default_eval_volume")
 #: Batch norms that are not folded: paddle2onnx writes a convolution of signals as one of images, and a Squeeze behind.
-NOT_FOLDED = {"paddle_training_signal": 2, "paddle_batch_statistics_signal": 2}
+NOT_FOLDED = {
+    "keras_inference": "with training=True keeps it",
+    "paddle_training_signal": 2,
+    "paddle_batch_statistics_signal": 2,
+}
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,20 @@ def run(model: onnx.ModelProto, x: np.ndarray, backend: str | None = None) -> np
     return session(model, backend).run(None, {model.graph.input[0].name: x})[0]
 
 
+def takes_empty_biases() -> bool:
+    """Whether this ONNX Runtime runs a convolution with a bias of shape [0], as its older versions do."""
+    model = parse("""
+<ir_version: 8, opset_import: ["" : 17]>
+empty (float[1, 1, 2, 2, 2] x, float[1, 1, 1, 1, 1] w, float[0] b) => (float[1, 1, 2, 2, 2] y) { y = Conv (x, w, b) }
+""")
+    shapes = {"x": (1, 1, 2, 2, 2), "w": (1,) * 5, "b": (0,)}
+    try:
+        session(model, None).run(None, {name: np.ones(shape, np.float32) for name, shape in shapes.items()})
+    except Exception:  # of ONNX Runtime's C++
+        return False
+    return True
+
+
 def close(got: np.ndarray, want: np.ndarray, tolerance: float = 1e-5) -> None:
     assert got.shape == want.shape
     np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * np.abs(want).max())
@@ -125,8 +145,8 @@ each_trainable = pytest.mark.parametrize("file", TRAINABLE, ids=lambda file: fil
 
 
 def test_every_form_has_every_network():
-    assert {file.form for file in FILES} == {*FORMS, *FOLDED, "keras_inference"}
-    assert len(FILES) == 3 * (len(FORMS) + len(FOLDED) + 1)
+    assert {file.form for file in FILES} == {*FORMS, *FOLDED}
+    assert len(FILES) == 3 * (len(FORMS) + len(FOLDED))
 
 
 @each_trainable
@@ -144,12 +164,12 @@ def test_rewritten_it_computes_what_the_framework_does(file):
     model, expected = file.load(), file.expected()
     options: dict[str, Any] = {} if file.kind.trains else {"train": "*"}
     rewritten = rewrite(model, **options)
-    onnx.checker.check_model(rewritten, full_check=True)
+    onnx.checker.check_model(rewritten, full_check=not file.form.startswith("jax"))  # which writes shapes of before
     assert sum(kind.startswith("BatchNorm") for kind in op_types(rewritten)) == BATCH_NORMS[file.network]
     assert "BatchNormalization" not in op_types(rewritten)
     if not file.kind.trains:
         assert rewrite(model) == model
-    if file.path.stem in DOES_NOT_RUN:
+    if file.path.stem in DOES_NOT_RUN and not takes_empty_biases():
         with pytest.raises(Exception, match="bias must be a 1D tensor"):
             run(model, expected["x"])
         return
