@@ -33,6 +33,7 @@ _ROLES = {
     ("Gather", 0): "weight",
 }
 _STATISTICS = ("running_mean", "running_var")
+_DEEPEST = 8  # ops between a parameter and what takes it
 #: Through these, a parameter reaches the op that it is a parameter of.
 _ON_THE_WAY = ("Cast", "CastLike", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 #: PyTorch's default exporter merges no larger ones.
@@ -223,13 +224,13 @@ def _parts(value: ir.Value) -> list[_Part]:
     return [*direct, *(part for part in parts.values() if part.copy is not None)]
 
 
-def _role(node: ir.Node, index: int) -> str:
+def _role(node: ir.Node, index: int, depth: int = 0) -> str:
     """What a reader takes an initializer for: as PyTorch calls it, or the op and the position."""
     role = _ROLES.get((node.op_type, index)) if node.domain == "" else None
     if role is not None:
         return role
-    if node.domain == "" and node.op_type in _ON_THE_WAY and index == 0:
-        behind = {_role(*each) for each in node.outputs[0].uses()}
+    if node.domain == "" and node.op_type in _ON_THE_WAY and index == 0 and depth < _DEEPEST:
+        behind = {_role(*each, depth + 1) for each in node.outputs[0].uses()}
         if len(behind) == 1:
             return behind.pop()
     if (node.domain, node.op_type) == ("", "Add") and any(_is_product(value) for value in node.inputs):
