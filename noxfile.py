@@ -36,6 +36,12 @@ AARCH64 = [f"-DCMAKE_TOOLCHAIN_FILE={ROOT / 'cmake' / 'aarch64-linux-musl.cmake'
 #: a test sees whether it belongs to one target.
 _SANITIZERS = "-O0 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all"
 SANITIZED = ["-DCMAKE_BUILD_TYPE=Debug", f"-DCMAKE_CXX_FLAGS_DEBUG={_SANITIZERS}"]
+#: The kernels' tasks on threads.
+THREADED = [
+    "-DCMAKE_BUILD_TYPE=Debug",
+    "-DCMAKE_CXX_FLAGS_DEBUG=-O0 -g1 -fsanitize=thread",
+    "-DONNX_CBP_THREADED=ON",
+]
 #: The CUDA ops on the processor (cmake/Cuda.cmake): its own kernels are hardly used there, and so not optimised.
 CUDA_ON_HOST = ["-DONNX_CBP_CUDA=HOST", "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O0"]
 #: Folders of tests that have sessions of their own.
@@ -111,6 +117,7 @@ def variants(session: nox.Session) -> None:
     _install(session, "cpu", *TEST_TOOLS, *BUILD_TOOLS)
     _cmake_installed(session)
     _cmake(session, ROOT / "tests" / "variants", VARIANTS / "sanitized", *SANITIZED)
+    _cmake(session, ROOT / "tests" / "variants", VARIANTS / "threads", *THREADED)
     session.run("pytest", *(session.posargs or ["tests/variants"]), env={"ONNX_CBP_VARIANTS": str(VARIANTS)})
     accuracy = ["tests/ops/test_accuracy.py", "tests/ops/test_agreement.py"]
     session.run("pytest", "-k", "not reference and not bodies", *accuracy, env={"ONNX_CBP_TARGET": "baseline"})

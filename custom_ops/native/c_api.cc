@@ -17,6 +17,11 @@
 #include "kernels/running_stats.h"
 #include "kernels/targets.h"
 
+// A test may put another executor here (tests/variants/threaded_executor.h).
+#if !defined(ONNX_CBP_C_EXECUTOR)
+#define ONNX_CBP_C_EXECUTOR SerialExecutor
+#endif
+
 namespace {
 
 using onnx_cbp::Layout;
@@ -52,7 +57,7 @@ const char* WithTensors(int x_type, int stats_type, int64_t outer, int64_t chann
           {{elements, arguments.tensors}, {channels, arguments.vectors}, {1, arguments.counts}})) {
     return reason;
   }
-  return Guard([&] { return kernel(onnx_cbp::SerialExecutor{}, Layout{outer, channels, inner}); });
+  return Guard([&] { return kernel(onnx_cbp::ONNX_CBP_C_EXECUTOR{}, Layout{outer, channels, inner}); });
 }
 
 }  // namespace

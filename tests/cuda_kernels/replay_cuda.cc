@@ -49,4 +49,7 @@ void ReplayByName(const std::string& name) {
 
 }  // namespace
 
-int main() { replaying::ReplayAll(ReplayByName); }
+int main() {
+  replaying::ReplayAll(ReplayByName);
+  return 0;
+}

@@ -1,7 +1,7 @@
 """The CUDA kernels, executed by the processor under sanitizers: what they compute, and where they read and write.
 
 That they are right on a GPU too, these tests show as far as one source and one order of additions can: not that
-threads which run at the same time keep out of each other's way, nor that a GPU accepts the launches.
+a GPU accepts the launches. That threads which run at the same time keep out of each other's way, test_races.py shows.
 """
 
 from __future__ import annotations

@@ -50,15 +50,21 @@ def program(name: str) -> Path:
 
 
 def run_on_host(
-    cases: Sequence[Case], device: HostDevice = DEVICES["H100"], *, shift: int = 0
+    cases: Sequence[Case],
+    device: HostDevice = DEVICES["H100"],
+    *,
+    shift: int = 0,
+    command: Sequence[str] = (),
 ) -> list[tuple[np.ndarray, ...]]:
     """The outputs of the cases; arrays begin `shift` elements behind a multiple of 16 bytes.
+
+    `command` is another program than the usual one, with its arguments.
 
     Raises:
         RuntimeError: a function answered an error, or a sanitizer found one.
     """
     return replay_calls(
-        [str(program("replay_cuda"))], cases, b"".join(_record(c, shift) for c in cases), device.environment
+        command or [str(program("replay_cuda"))], cases, b"".join(_record(c, shift) for c in cases), device.environment
     )
 
 

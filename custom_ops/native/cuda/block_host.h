@@ -3,8 +3,21 @@
 
 #include "block.h"
 #include "host_device.h"
+#if defined(ONNX_CBP_HOST_PHASES)  // a test's own: threads that run at the same time
+#include ONNX_CBP_HOST_PHASES
+#endif
 
 namespace onnx_cbp::cuda {
+
+#if !defined(ONNX_CBP_HOST_PHASES)
+// Calls f(thread) for every thread. Forwards, or where the host's device is told so backwards: a phase in which one
+// thread needs what another one writes gives other results then.
+template <int kThreads, typename F>
+void RunPhase(F&& f) {
+  const bool backwards = HostDevice().backwards;
+  for (int i = 0; i < kThreads; ++i) f(backwards ? kThreads - 1 - i : i);
+}
+#endif
 
 template <int kThreadCount>
 class Block {
@@ -30,12 +43,9 @@ class Block {
     return reinterpret_cast<V*>(shared_);
   }
 
-  // Forwards, or where the host's device is told so backwards: a phase in which one thread needs what another one
-  // writes gives other results then.
   template <typename F>
   void ForEachThread(F&& f) const {
-    const bool backwards = HostDevice().backwards;
-    for (int i = 0; i < kThreads; ++i) f(backwards ? kThreads - 1 - i : i);
+    RunPhase<kThreads>(f);
   }
 
   template <typename V, typename Merge>
