@@ -2,6 +2,7 @@
 // run of ThreadSanitizer can take. It sees what they read and write without a barrier between.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
@@ -25,6 +26,7 @@ class Crew {
     std::unique_lock<std::mutex> lock(mutex_);
     work_ = &work;
     busy_ = kWorkers;
+    begun_.store(0, std::memory_order_relaxed);
     ++phase_;
     begin_.notify_all();
     end_.wait(lock, [&] { return busy_ == 0; });
@@ -62,6 +64,10 @@ class Crew {
         work = work_;
       }
       if (work == nullptr) return;
+      // None ends before all have begun, or the lock at the end of one would put it before the beginning of another.
+      // Relaxed, since this may order nothing that the phase itself does.
+      begun_.fetch_add(1, std::memory_order_relaxed);
+      while (begun_.load(std::memory_order_relaxed) < kWorkers) std::this_thread::yield();
       (*work)(worker);
       const std::lock_guard<std::mutex> lock(mutex_);
       if (--busy_ == 0) end_.notify_one();
@@ -71,6 +77,7 @@ class Crew {
   std::mutex mutex_;
   std::condition_variable begin_, end_;
   const std::function<void(int)>* work_ = nullptr;
+  std::atomic<int> begun_{0};
   int busy_ = 0;
   int64_t phase_ = 0;
   std::vector<std::thread> threads_;
