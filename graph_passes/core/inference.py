@@ -14,25 +14,32 @@ _CANNOT_FOLLOW = (onnx.shape_inference.InferenceError, RuntimeError, ValueError,
 _SMALL = 1000
 
 
-def infer_shapes(model: ir.Model) -> None:
+def infer_shapes(model: ir.Model, *, as_far_as_possible: bool = False) -> None:
     """Write the types and shapes that inference finds into the model; one that defies inference is left as it is.
 
     A sequence or an optional stays one: its type is never that of its elements. What the model says of the values
     between its nodes gives way where it contradicts that: jax2onnx takes Transposes away and leaves the shapes as they
     were.
+
+    Args:
+        model: changed.
+        as_far_as_possible: where inference cannot follow a node (MeanVarianceNormalization, in versions of onnx), write
+            what it finds of the others, which is enough to decide by.
     """
     declared = without_weights(model)
     inferred = _inferred(declared)
     if inferred is None:
         del declared.graph.value_info[:]
         inferred = _inferred(declared)
+    if inferred is None and as_far_as_possible:
+        inferred = _inferred(declared, is_strict=False)
     if inferred is not None:
         _take(model.graph, inferred.graph)
 
 
-def _inferred(model: onnx.ModelProto) -> onnx.ModelProto | None:
+def _inferred(model: onnx.ModelProto, *, is_strict: bool = True) -> onnx.ModelProto | None:
     try:
-        return onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+        return onnx.shape_inference.infer_shapes(model, check_type=is_strict, strict_mode=is_strict, data_prop=True)
     except _CANNOT_FOLLOW:
         return None
 

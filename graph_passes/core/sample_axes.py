@@ -112,6 +112,11 @@ class SampleAxes:
         merged: frozenset[int] | None = frozenset()
         if any(each.merged for each in read):
             merged, _ = rule(replace(call, axes=[each.merged for each in read]))
+            if node.op_type == "Slice":  # of steps, perhaps, or of one of the batches
+                _, mixes = rule(replace(call, axes=[(each.axes or frozenset()) - each.merged for each in read]))
+        if node.op_type == "Concat" and axes and (rank := call.rank_of(value)):
+            # Several batches, perhaps: what is cut of them afterwards may be one of these again.
+            merged = (merged or frozenset()) | {call.number("axis", 0) % rank}
         return Spread(axes, mixed | {node} if mixes else mixed, (merged or frozenset()) & (axes or frozenset()))
 
     def _get(self, value: ir.Value) -> Spread:
@@ -275,6 +280,51 @@ def _over_places(call: _Call) -> _Answer:
     return call.axes[0], bool(call.axes[0] - {0, 1})
 
 
+def _over_channels(call: _Call) -> _Answer:
+    """Each place of each sample by itself, channels with their neighbours."""
+    return call.axes[0], 1 in call.axes[0]
+
+
+def _slice(call: _Call) -> _Answer:
+    """A part of the samples, or all in reverse: of a replica, these are others than of the whole batch."""
+    before, shape = call.axes[0], call.types.shape(call.node.inputs[0]) if call.node.inputs[0] is not None else None
+    starts, ends, axes = (call.numbers(name, index) for index, name in enumerate(("starts", "ends", "axes"), 1))
+    if shape is None or starts is None or ends is None or axes is None:
+        return before, False
+    steps = call.numbers("steps", 4) or (1,) * len(starts)
+    for axis, start, end, step in zip(axes or range(len(starts)), starts, ends, steps, strict=False):
+        size = shape[axis]
+        to_the_end = end >= (size if isinstance(size, int) else _TO_THE_END)
+        if axis % len(shape) in before and not ((start, step) == (0, 1) and to_the_end):
+            return before, True
+    return before, False
+
+
+_TO_THE_END = 2**31 - 1  # or more, as exporters write it
+
+
+def _einsum(call: _Call) -> _Answer:
+    """Letters that the result has not are summed over."""
+    given = call.node.attributes.get("equation")
+    text = "" if given is None or given.type != ir.AttributeType.STRING else given.as_string().replace(" ", "")
+    data, arrow, result = text.partition("->")
+    ranks = [call.rank(index) for index in range(len(call.axes))]
+    terms: list[str] = []
+    for term, rank in zip(data.split(","), ranks, strict=False):
+        # The axes that an ellipsis stands for are aligned at the last one: by names that count from there.
+        more = 0 if rank is None else max(rank - len(term.replace("...", "")), 0)
+        terms.append(term.replace("...", "".join(str(place) for place in reversed(range(min(more, 10))))))
+    if len(terms) != len(ranks) or [len(term) for term in terms] != ranks:
+        return None, False
+    wide = max(("".join(filter(str.isdecimal, term)) for term in terms), key=len)
+    letters = "".join(terms)
+    result = (
+        result.replace("...", wide) if arrow else wide + "".join(sorted(x for x in letters if letters.count(x) == 1))
+    )
+    samples = {term[axis] for term, axes in zip(terms, call.axes, strict=True) for axis in axes}
+    return frozenset(place for place, letter in enumerate(result) if letter in samples), bool(samples - set(result))
+
+
 def _global_pool(call: _Call) -> _Answer:
     return call.axes[0] & {0, 1}, bool(call.axes[0] - {0, 1})
 
@@ -323,7 +373,7 @@ def _of_each_sample(call: _Call) -> _Answer:
 
 def _mean_variance(call: _Call) -> _Answer:
     rank, axes = call.rank(0), call.numbers("axes", len(call.node.inputs))
-    together = {axis % rank for axis in axes or (0, 2, 3)} if rank else set()
+    together = {axis % rank if rank else axis for axis in axes or (0, 2, 3)}
     return call.axes[0], bool(call.axes[0] & together)
 
 
@@ -409,7 +459,7 @@ _RULES: dict[str, Callable[[_Call], _Answer]] = {
     **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceProd", "ReduceMax", "ReduceMin"), _reduce),
     **dict.fromkeys(("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ArgMax", "ArgMin"), _reduce),
     **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"), _global_pool),
-    **dict.fromkeys(("AveragePool", "MaxPool", "LpPool", "LRN"), _over_places),
+    **dict.fromkeys(("AveragePool", "MaxPool", "LpPool"), _over_places),
     **dict.fromkeys(("Conv", "ConvTranspose", "ConvInteger", "DeformConv"), _convolution),
     **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax", "CumSum", "CumProd", "TopK", "LpNormalization"), _over_axis),
     **dict.fromkeys(("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"), _layer_norm),
@@ -420,7 +470,10 @@ _RULES: dict[str, Callable[[_Call], _Answer]] = {
     **dict.fromkeys(("SplitToSequence", "SequenceAt"), _pick),
     "NegativeLogLikelihoodLoss": _loss,
     "MeanVarianceNormalization": _mean_variance,
-    **dict.fromkeys(("NonZero", "Unique", "Compress", "NonMaxSuppression", "GatherND", "Einsum", "Scan"), _unknown),
+    **dict.fromkeys(("NonZero", "Unique", "Compress", "NonMaxSuppression", "GatherND", "Scan"), _unknown),
+    "LRN": _over_channels,
+    "Slice": _slice,
+    "Einsum": _einsum,
     "DynamicQuantizeLinear": _quantize,
     "Gather": _gather,
     "OneHot": _one_hot,

@@ -49,7 +49,7 @@ class Types:
                 # A copy: inference would write types and shapes all over the model.
                 copy = ir.from_proto(without_weights(self._model))
                 import_domain(copy)  # a pass may be half done with the model
-                infer_shapes(copy)
+                infer_shapes(copy, as_far_as_possible=True)
                 for node in RecursiveGraphIterator(copy.graph):
                     self._inferred.update((value.name, value) for value in node.outputs)
         return self._inferred

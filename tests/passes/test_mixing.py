@@ -26,6 +26,17 @@ def half_of_the_batch(g: Graph) -> str:
     return g.op("Reshape", g.op("Sub", parts, mean), g.integers([-1, *g.shape[1:]]))
 
 
+GRAM = "nm,md->nd"
+
+
+def f(g: Graph) -> str:
+    return g.op("Flatten", "x")
+
+
+def part(g: Graph, start: int, end: int) -> str:
+    return g.op("Slice", "x", g.integers([start]), g.integers([end]), g.integers([0]))
+
+
 #: What takes samples together and gives each something of it.
 REFUSED = {
     "centred": lambda g: g.op("Sub", "x", g.mean("x", [0], 1)),
@@ -40,7 +51,20 @@ REFUSED = {
     "one sample": lambda g: g.op("Sub", "x", g.op("Gather", "x", g.integers(0), axis=0)),
     "halves": half_of_the_batch,
     "by an op": lambda g: g.op("MeanVarianceNormalization", "x", axes=[0, 2, 3]),
+    "by an op, by default": lambda g: g.op("MeanVarianceNormalization", "x"),
+    "beside what inference cannot follow": lambda g: g.op(
+        "MeanVarianceNormalization", g.op("Sub", h := g.op("Relu", "x"), g.mean(h, [0], 1)), axes=[2, 3]
+    ),
     "its result": lambda g: g.mean("x", [0, 2, 3], 0),
+    "einsum": lambda g: g.op("Sub", "x", g.op("Einsum", "x", equation="nchw->chw")),
+    "einsum of two": lambda g: g.op("Einsum", g.op("Einsum", "x", "x", equation="nchw,mchw->nm"), f(g), equation=GRAM),
+    "einsum, implicit": lambda g: g.op("Mul", "x", g.op("Einsum", "x", "x", equation="n...w, n...w")),
+    "einsum over an ellipsis": lambda g: g.op("Mul", "x", g.op("Einsum", "x", equation="...hw->hw")),
+    "neighbours among samples": lambda g: g.op("LRN", g.op("Transpose", "x", perm=[1, 0, 2, 3]), size=3),
+    "the first sample": lambda g: g.op("Sub", "x", g.op("Slice", "x", *map(g.integers, ([0], [1], [0])))),
+    "reversed": lambda g: g.op("Sub", "x", g.op("Slice", "x", *map(g.integers, ([-1], [-100], [-4], [-1])))),
+    "all but the last": lambda g: g.op("Slice", "x", g.integers([0, 0]), g.integers([-1, 100])),
+    "rolled": lambda g: g.op("Sub", "x", g.op("Concat", part(g, 1, 100), part(g, 0, 1), axis=0)),
 }
 
 
@@ -127,6 +151,13 @@ KEPT = {
     "of a weight": lambda g: g.op("Mul", "x", g.op("ReduceMax", g.constant(np.ones((3, 4))), keepdims=0)),
     "mean loss": mean_loss,
     "masked loss": masked_loss,
+    "einsum": lambda g: g.op("Einsum", "x", "x", equation="nchw,ndhw->ncd"),
+    "einsum, implicit": lambda g: g.op("Einsum", "x", g.constant(np.ones((4, 2))), equation="...w,wk"),
+    "einsum over an ellipsis": lambda g: g.op("Einsum", "x", equation="nc...->nc"),
+    "neighbouring channels": lambda g: g.op("LRN", "x", size=3),
+    "a part of each sample": lambda g: g.op("Slice", "x", *map(g.integers, ([1, 0], [3, -1], [1, -1]))),
+    "all samples": lambda g: g.op("Slice", "x", *map(g.integers, ([0, 1], [2**31 - 1, 3], [0, 2]))),
+    "two views": lambda g: g.op("Slice", g.op("Concat", "x", "x", axis=0), *map(g.integers, ([6], [12], [0]))),
     "first channel": lambda g: g.op("Gather", "x", g.integers(0), axis=1),
 }
 
