@@ -59,3 +59,39 @@ def test_what_trains_is_left_to_train():
     model = ir.from_proto(_model(13, Y))
     assert not DropTrainingOutputsPass()(model).modified
     assert len(model.graph[0].outputs) == 5
+
+
+#: A weight that is standardised by a batch norm, as a training export and ONNX Runtime's evaluation model have it.
+OF_THE_BATCH = """
+<ir_version: 8, opset_import: ["" : {opset}]>
+agraph (float[{shape}] x, float[3] gamma, float[3] beta) => (float[{shape}] y{more})
+{{
+    m = ReduceMean <axes = [{axes}], keepdims = 0> (x)
+    k = ReduceMean <axes = [{axes}], keepdims = 1> (x)
+    d = Sub (x, k)
+    q = Mul (d, d)
+    v = ReduceMean <axes = [{axes}], keepdims = 0> (q)
+    y, new_mean, new_var = BatchNormalization <epsilon: float = 0.001, training_mode: int = 0> (x, gamma, beta, m, v)
+}}
+"""
+
+
+@pytest.mark.parametrize("evaluation", [False, True])
+@pytest.mark.parametrize("opset", [14, 15, 17])
+@pytest.mark.parametrize(
+    ("shape", "axes", "more"),
+    [((1, 3, 27), "0, 2", ""), ((8, 3), "0", ", float[3] new_mean"), ((2, 3, 4, 5), "0, 2, 3", ", float[3] new_var")],
+)
+def test_statistics_that_the_graph_makes(shape, axes, more, opset, evaluation):
+    text = OF_THE_BATCH.format(opset=opset, shape=", ".join(map(str, shape)), axes=axes, more=more)
+    mended = _mended(onnx.parser.parse_model(text), evaluation=evaluation)
+    onnx.checker.check_model(mended, full_check=True)
+    session = ort.InferenceSession(mended.SerializeToString(), providers=["CPUExecutionProvider"])
+    x = np.random.default_rng(0).normal(1.0, 2.0, shape).astype(np.float32)
+    feeds = {"x": x, "gamma": np.full(3, 2.0, np.float32), "beta": np.full(3, 3.0, np.float32)}
+    got = dict(zip([o.name for o in session.get_outputs()], session.run(None, feeds), strict=True))
+    over, wide = tuple(map(int, axes.split(","))), x.astype(np.float64)
+    mean, var = wide.mean(over, keepdims=True), wide.var(over, keepdims=True)
+    want = {"y": 2 * (wide - mean) / np.sqrt(var + 0.001) + 3, "new_mean": mean.reshape(-1), "new_var": var.reshape(-1)}
+    for name, value in got.items():
+        np.testing.assert_allclose(value, want[name], rtol=1e-5, atol=1e-5)
