@@ -45,7 +45,18 @@ THREADED = [
 #: The CUDA ops on the processor (cmake/Cuda.cmake): its own kernels are hardly used there, and so not optimised.
 CUDA_ON_HOST = ["-DONNX_CBP_CUDA=HOST", "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O0"]
 #: Folders of tests that have sessions of their own.
-ELSEWHERE = ("cuda_adapter", "cuda_kernels", "deployment", "docs", "exchange", "gpu", "pytorch", "variants", "web")
+ELSEWHERE = (
+    "cuda_adapter",
+    "cuda_kernels",
+    "deployment",
+    "docs",
+    "exchange",
+    "fuzz",
+    "gpu",
+    "pytorch",
+    "variants",
+    "web",
+)
 #: Programs that run the kernels as other processors would, a folder each.
 VARIANTS = ROOT / "build" / "variants"
 #: Where each environment puts models that it rewrote, for the others to run.
@@ -77,6 +88,20 @@ def test(session: nox.Session, environment: str) -> None:
     _install(session, extras, *more, *TEST_TOOLS)
     session.run("python", "tests/exchange/write.py", str(EXCHANGE / environment))
     session.run(*PYTEST, *(session.posargs or [f"--ignore=tests/{name}" for name in ELSEWHERE]))
+
+
+@nox.session(requires=["build"])
+def fuzz(session: nox.Session) -> None:
+    """Try random models and calls: for a minute, or, with "long" behind "--", those of docs/reliability.md."""
+    stock = ROOT / ".nox" / "test-stock" / "bin"
+    if not (stock / "pytest").exists():
+        _install(session, "cpu", *TEST_TOOLS)
+        stock = Path(session.bin)
+    if session.posargs[:1] == ["long"]:
+        session.run(str(stock / "python"), "tests/fuzz", *session.posargs[1:], external=True)
+    else:
+        pytest, *parallel = PYTEST
+        session.run(str(stock / pytest), *parallel, *(session.posargs or ["tests/fuzz"]), external=True)
 
 
 @nox.session(venv_backend="none")

@@ -11,6 +11,10 @@ _LONGEST = 400
 class OnnxCbpError(ValueError):
     """Bad input: the message is one line that names the node or file, the value and the mend."""
 
+    def __init__(self, *arguments: object) -> None:
+        """The message; names in it may have line breaks, which it has not."""
+        super().__init__(*(" ".join(each.splitlines()) if isinstance(each, str) else each for each in arguments))
+
 
 @contextlib.contextmanager
 def foreign(what: str) -> Iterator[None]:

@@ -14,13 +14,15 @@ from onnx_cbp.graph_passes.core.scopes import all_nodes, scopes
 from onnx_cbp.map_types import restore_map_types, without_map_types
 from onnx_cbp.model_io import load_model
 from onnx_cbp.validity import check
-from onnx_cbp.validity.walking import ONNX_DOMAINS, canonical
+from onnx_cbp.validity.walking import canonical
 
 #: Bytes of a weight that should not be in memory more often than it must.
 _LARGE = 2**20
 
 ModelSource = onnx.ModelProto | str | os.PathLike[str]
 
+#: Since this IR version an initializer need not be an input.
+_CONSTANTS_SINCE = 4
 #: The opset of ONNX that a model gets which has no node of it: whatever is put in is of that.
 _FOR_NONE = 17
 
@@ -66,20 +68,22 @@ def _spell_domains(model: ir.Model) -> None:
     """Call ONNX's domain by one of its two names everywhere, and import it everywhere."""
     for node in all_nodes(model):
         node.domain = canonical(node.domain)
-    for name in ONNX_DOMAINS:
-        version = model.opset_imports.pop(name, None)
-        if version is not None:
-            model.opset_imports[""] = version
-    model.opset_imports.setdefault("", _FOR_NONE)
+    _spell_imports(model.opset_imports, _FOR_NONE)
     for function in model.functions.values():
-        given = [function.opset_imports.pop(name, None) for name in ONNX_DOMAINS]
-        own = next((version for version in given if version is not None), None)
-        function.opset_imports[""] = model.opset_imports[""] if own is None else own
+        _spell_imports(function.opset_imports, model.opset_imports[""])
     for identifier, function in list(model.functions.items()):
         if identifier[0] != canonical(identifier[0]):
             del model.functions[identifier]
             function.domain = canonical(function.domain)
             model.functions[function.identifier()] = function
+
+
+def _spell_imports(imports: dict[str, int], default: int) -> None:
+    """Call ONNX's domain "" in what is imported, in the place where it stood."""
+    given = {canonical(domain): version for domain, version in imports.items()}
+    given.setdefault("", default)
+    imports.clear()
+    imports.update(given)
 
 
 class _OwnName(ir.TensorProtoTensor):
@@ -98,6 +102,10 @@ class _OwnName(ir.TensorProtoTensor):
     @name.setter
     def name(self, value: str | None) -> None:
         self._name = value
+
+    def forget(self) -> None:
+        """Go back to the name that the caller gave it."""
+        self._name = super().name or None
 
     @property
     def raw(self) -> onnx.TensorProto:
@@ -158,6 +166,11 @@ def to_proto(result: ir.Model, source: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         OnnxCbpError: it is not valid ONNX.
     """
+    _forget_names(result)
+    if result.ir_version < _CONSTANTS_SINCE:  # ONNX Runtime takes no initializer there that is neither input nor read
+        initializers = result.graph.initializers
+        for name in [n for n, v in initializers.items() if not (v.uses() or v.is_graph_input() or v.is_graph_output())]:
+            del initializers[name]
     made = _take_made(result)
     with foreign("the model is not valid ONNX"):
         model = ir.to_proto(result)
@@ -167,6 +180,15 @@ def to_proto(result: ir.Model, source: onnx.ModelProto) -> onnx.ModelProto:
     model.training_info.extend(source.training_info)
     model.graph.sparse_initializer.extend(source.graph.sparse_initializer)
     return model
+
+
+def _forget_names(model: ir.Model) -> None:
+    """Leave the tensors of Constant nodes the names they had: onnx-ir names each that it reads after its value."""
+    lifted = {id(value.const_value) for value in model.graph.initializers.values()}
+    for node in all_nodes(model):
+        tensor = node.attributes["value"].value if node.op_type == "Constant" and "value" in node.attributes else None
+        if isinstance(tensor, _OwnName) and id(tensor) not in lifted:
+            tensor.forget()
 
 
 def _take_made(model: ir.Model) -> dict[str, ir.Tensor]:

@@ -100,6 +100,7 @@ def update_bn(
             if not (np.isfinite(mean).all() and np.isfinite(var).all()):
                 name = label(layer.site.node)
                 raise OnnxCbpError(f"batch {number}: the statistics of '{name}' are not finite: nothing was written")
+            modules[layer.module].check_size(mean.size, number, parameters)
             if count == 1 and unbiased_running_var and not exact:
                 raise OnnxCbpError(
                     f"batch {number}: '{label(layer.site.node)}' gets one element a channel, which has no unbiased "
@@ -138,6 +139,18 @@ class _Module:
                 raise OnnxCbpError(
                     f"node '{label(self.layers[0].site.node)}' has the running statistic '{home.name}', which is an "
                     f"input of the graph: {where}"
+                )
+
+    def check_size(self, channels: int, number: int, parameters: Parameters) -> None:
+        """Raise where data have other channels than the running statistics."""
+        for home in self.homes:
+            known = parameters.get(str(home.name)) if home.name in parameters else None
+            tensor = ir.convenience.get_const_tensor(home) if known is None else None
+            size = known.size if known is not None else None if tensor is None else tensor.size
+            if size not in (None, channels):
+                raise OnnxCbpError(
+                    f"batch {number}: node '{label(self.layers[0].site.node)}' gets {channels} channels, and its "
+                    f"running statistic '{home.name}' has {size}: the model does not fit the data"
                 )
 
     def add(self, mean: np.ndarray, var: np.ndarray, count: int, parameters: Parameters) -> None:

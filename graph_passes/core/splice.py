@@ -157,7 +157,8 @@ class Splice(Draft):
         if had is not None and new.dtype not in (None, had):
             new = self.cast(new, had, "as_before")
         shape = self._types.shape(old) if self._is_vector(new) else None
-        if shape is not None and len(shape) != 1:
+        wide = [size for size in shape or () if size != 1]  # a graph that declares more than one says what is not so
+        if shape is not None and len(shape) != 1 and (len(wide) == 1 or (not wide and new.shape and new.shape[0] == 1)):
             new = self._reshaped(new, [1 if size == 1 else -1 for size in shape], "shaped_as_before", old)
         self._heirs.append((old, new))
         return new

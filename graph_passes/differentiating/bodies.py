@@ -68,7 +68,7 @@ def _function(
         return (
             ir.to_proto(local) if _means_the_same(ir.to_proto(local), onnx_opset(local.opset_imports), opset) else None
         )
-    if node.domain not in ("", "ai.onnx"):
+    if node.domain != "":
         return None
     try:
         schema: Any = onnx.defs.get_schema(node.op_type, opset, "")
@@ -97,7 +97,7 @@ def _function(
 def _means_the_same(function: onnx.FunctionProto, written: int, opset: int) -> bool:
     """Whether the ops of a body that was written for one opset are the same in another."""
     for node in function.node:
-        if node.domain not in ("", "ai.onnx"):
+        if node.domain != "":
             continue  # another function, or an op of a runtime, which has one version
         try:
             first, second = (onnx.defs.get_schema(node.op_type, each, "").since_version for each in (written, opset))
@@ -129,8 +129,8 @@ def _typed(
     """A model of the body alone, with the caller's attributes and the types that inference finds."""
     given = {each.name: each for each in proto.attribute}
     defaults = {each.name: each for each in function.attribute_proto}
-    if node.domain in ("", "ai.onnx"):
-        schema = onnx.defs.get_schema(node.op_type, model.opset_imports.get("", 1), "")
+    if node.domain == "":
+        schema = onnx.defs.get_schema(node.op_type, onnx_opset(model.opset_imports), "")
         defaults.update({n: a.default_value for n, a in schema.attributes.items() if a.default_value.name})
     names = dict(zip(function.input, [*proto.input, *[""] * len(function.input)], strict=False))
     graph = onnx.GraphProto(name="body")

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnx_cbp.custom_ops import DOMAIN, OPERATORS
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.core.constants import Constants
+from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.sites import label
 from onnx_cbp.graph_passes.core.splice import Names
 from onnx_cbp.graph_passes.core.types import Types
@@ -47,7 +48,7 @@ class Builder:
     ZERO = ZERO  # for rules that lie beside the descriptions of our ops
 
     def __init__(self, model: ir.Model) -> None:
-        self.opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 1))
+        self.opset = onnx_opset(model.opset_imports)
         self.wanted: Collection[ir.Value | None] = ()
         self.model = model
         self._names = Names(model)

@@ -13,6 +13,7 @@ from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.custom_ops.schemas import register_schemas
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.core.ancestry import made_of
+from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.scopes import import_domain
 from onnx_cbp.graph_passes.core.sites import label
 from onnx_cbp.graph_passes.core.splice import succeed
@@ -255,7 +256,7 @@ def _checked(builder: Builder, value: ir.Value, seed: ir.Value) -> ir.Value:
 
 
 def _check_opset(model: ir.Model) -> None:
-    opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", OLDEST_OPSET))
+    opset = onnx_opset(model.opset_imports)
     if opset < OLDEST_OPSET:
         raise OnnxCbpError(
             f"gradients need opset {OLDEST_OPSET} or newer, the model imports opset {opset}: convert it with "

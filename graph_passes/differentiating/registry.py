@@ -71,4 +71,4 @@ def apply(function: Rule, builder: Builder, node: ir.Node, gradients: Sequence[A
 
 
 def _key(node: ir.Node) -> tuple[str, str]:
-    return ("" if node.domain == "ai.onnx" else node.domain, node.op_type)
+    return (node.domain, node.op_type)

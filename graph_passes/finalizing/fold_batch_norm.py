@@ -80,7 +80,7 @@ def _fold(site: InferenceSite, names: Names, opset: int, constants: Constants) -
         return None
     scale, B, mean, var = (vector.astype(np.float64).reshape(-1) for vector in vectors if vector is not None)
     linear = _linear(node, len(scale), opset, constants)
-    if linear is None:
+    if linear is None or len({len(scale), len(B), len(mean), len(var)}) > 1:  # no runtime takes that
         return None
     with np.errstate(all="ignore"):  # what is not finite is seen below
         k = scale / np.sqrt(var + np.float64(np.float32(site.epsilon)))

@@ -44,7 +44,7 @@ class RandomMasksPass(InPlacePass):
         state: ir.Value | None = None
         modified, layer = False, 0
         for node in list(model.graph):
-            if node.op_type != "Dropout" or node.domain not in ("", "ai.onnx") or len(node.outputs) > 1:
+            if node.op_type != "Dropout" or node.domain != "" or len(node.outputs) > 1:
                 continue
             ratio = _constant(node, 1, 0.5, constants)
             trains = _constant(node, 2, False, constants)

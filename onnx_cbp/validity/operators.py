@@ -137,6 +137,8 @@ def _check(node: onnx.NodeProto, signature: _Signature) -> None:
             )
         elif wanted == _Type.STRING and not attribute.ref_attr_name:
             _check_utf8(node, name, attribute.s)
+    if node.op_type == "Constant" and len(given) != 1:
+        raise _error(f"{called(node)} has {len(given)} attributes, and a Constant has one, its value")
     missing = signature.required - given
     if missing:
         raise _error(f"{called(node)} lacks the attribute '{min(missing)}', which the op needs")

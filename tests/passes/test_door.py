@@ -262,6 +262,7 @@ def _bad_nodes():
     yield helper.make_node("Relu", ["x", "x"], ["y"]), "has 2 inputs, and the op has 1"
     yield helper.make_node("Add", ["x"], ["y"]), "has 1 inputs, and the op has 2"
     yield helper.make_node("Add", ["x", ""], ["y"]), "has nothing for its input 1"
+    yield helper.make_node("Constant", [], ["y"]), "has 0 attributes, and a Constant has one"
     yield helper.make_node("Cast", ["x"], ["y"]), "lacks the attribute 'to'"
     yield helper.make_node("Transpose", ["x"], ["y"], perm="021"), "attribute 'perm' of type STRING, expected INTS"
     yield (

@@ -37,6 +37,7 @@ from onnx_cbp.ir_models import to_ir
 from onnx_cbp.training.arguments import check_parameters, listed
 from onnx_cbp.training.builders.telling import tell_what_does_not_train
 from onnx_cbp.training.taking_apart import take_apart
+from onnx_cbp.validity import imported_opsets
 
 _log = logging.getLogger("onnx_cbp")
 _TRAINABLE = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
@@ -148,7 +149,7 @@ def prepare(
 
 def _new_enough(source: onnx.ModelProto) -> onnx.ModelProto:
     """The model in the oldest opset that is differentiated, where its own is older."""
-    opset = next((each.version for each in source.opset_import if each.domain in ("", "ai.onnx")), OLDEST_OPSET)
+    opset = imported_opsets(source).get("", OLDEST_OPSET)  # there may be no node of it
     if opset >= OLDEST_OPSET:
         return source
     try:

@@ -25,6 +25,7 @@ from onnx_cbp.graph_passes.stepping.layout import Layout
 from onnx_cbp.graph_passes.stepping.training_graph import TrainingGraph
 from onnx_cbp.ir_models import read_model, to_ir, to_proto
 from onnx_cbp.training.optimizers import METADATA as OPTIMIZER
+from onnx_cbp.validity import imported_opsets
 
 Source = onnx.ModelProto | str | os.PathLike[str]
 
@@ -136,7 +137,7 @@ class Program:
     @property
     def opset(self) -> int:
         """The opset of the training graph."""
-        return next((each.version for each in self._training.opset_import if each.domain in ("", "ai.onnx")), 1)
+        return imported_opsets(self._training)[""]
 
     def _flat(self) -> ir.Model:
         model = to_ir(self._training)
@@ -180,7 +181,7 @@ class OptimizerProgram:
     @property
     def opset(self) -> int:
         """The opset of the graph."""
-        return next((each.version for each in self._model.opset_import if each.domain in ("", "ai.onnx")), 1)
+        return imported_opsets(self._model)[""]
 
     def alone(self) -> onnx.ModelProto:
         """The graph by itself."""
