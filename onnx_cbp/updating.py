@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onnx_cbp.checking.sessions import _explain, _loadable, _onnxruntime
+from onnx_cbp.checking.sessions import _explain, _keep_sizes, _loadable, _onnxruntime
 from onnx_cbp.custom_ops.python_ops import raise_python_op_error
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes import InlineFunctionsPass, label
@@ -235,6 +235,7 @@ class _Run:
         ort = _onnxruntime()
         options = ort.SessionOptions()
         options.log_severity_level = _FATAL_ONLY  # errors are raised too, and printed by whoever called
+        _keep_sizes(options)
         register(options, backend)
         self._version = ort.__version__
         try:

@@ -38,7 +38,10 @@ NodeKey = tuple[str, str]
 def _prepare(task: dict[str, Any], threads: int) -> Prepared:
     import onnxruntime as ort
 
+    from onnx_cbp.checking.sessions import _keep_sizes
+
     options = ort.SessionOptions()
+    _keep_sizes(options)
     options.log_severity_level = _FATAL_ONLY
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

@@ -91,6 +91,13 @@ def _needs_our_ops(graph: onnx.ModelProto) -> bool:
     return True
 
 
+def _keep_sizes(session_options: Any) -> None:
+    """Let later runs of a session read what a Shape gives: below 1.19, memory patterns let it be written over."""
+    version = tuple(int(part) for part in _onnxruntime().__version__.split(".")[:2])
+    if version < (1, 19):
+        session_options.enable_mem_pattern = False
+
+
 @contextmanager
 def _loadable(source: onnx.ModelProto | str | os.PathLike[str]) -> Iterator[str | bytes]:
     """What an InferenceSession takes: a path, or the bytes of a model that fits into them."""

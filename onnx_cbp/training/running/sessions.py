@@ -8,7 +8,7 @@ from typing import Any
 import onnx
 import onnxruntime as ort
 
-from onnx_cbp.checking.sessions import _explain, _loadable, _needs_our_ops
+from onnx_cbp.checking.sessions import _explain, _keep_sizes, _loadable, _needs_our_ops
 from onnx_cbp.custom_ops.python_ops import raise_python_op_error
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.registration import register
@@ -30,6 +30,7 @@ class BoundSession:
 
     def __init__(self, name: str, model: onnx.ModelProto, options: Any, providers: Sequence[Any]) -> None:
         self._name = name
+        _keep_sizes(options)
         if _needs_our_ops(model):
             register(options)
         try:
