@@ -337,6 +337,36 @@ def _follows_record(training_model: str, record: str, results: str) -> None:
     np.savez(Path(results) / f"{rank}.npz", **found)
 
 
+def trains_together(folders: list[str]) -> dict[str, dict[str, Any]]:
+    """Train with artifacts of our builder; by folder, the losses and then all values.
+
+    Each folder also has data.npz: arrays x and labels [steps, batch, ...], and bounds, between which the samples of each
+    replica are.
+    """
+    return {folder: steps_on_a_part(Path(folder), distributed.rank()) for folder in folders}
+
+
+def steps_on_a_part(folder: Path, rank: int | None) -> dict[str, Any]:
+    """The steps of `trains_together` on the part of one replica, or on whole batches."""
+    from onnx_cbp.training.api import CheckpointState, Module, Optimizer
+
+    state = CheckpointState.load_checkpoint(folder / "checkpoint")
+    session_options = ort.SessionOptions()
+    session_options.intra_op_num_threads = 1
+    module = Module(folder / "training_model.onnx", state, session_options=session_options)
+    optimizer = Optimizer(folder / "optimizer_model.onnx", module)
+    optimizer.set_learning_rate(0.05)
+    with _READING, np.load(folder / "data.npz") as file:
+        data = dict(file)
+    part = slice(None) if rank is None else slice(*data["bounds"][rank : rank + 2])
+    losses = []
+    for x, labels in zip(data["x"], data["labels"], strict=True):
+        losses.append(float(module(x[part], labels[part])))
+        optimizer.step()
+        module.lazy_reset_grad()
+    return {"losses": losses, "values": {name: np.array(p.data).tolist() for name, p in state.parameters}}
+
+
 def _under(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
 
@@ -355,6 +385,7 @@ SCENARIOS: dict[str, Callable[..., Any]] = {
         fails_for_good,
         module_steps,
         follows_steps,
+        trains_together,
     )
 }
 
