@@ -340,7 +340,7 @@ def _follows_record(training_model: str, record: str, results: str) -> None:
 def trains_together(folders: list[str]) -> dict[str, dict[str, Any]]:
     """Train with artifacts of our builder; by folder, the losses and then all values.
 
-    Each folder also has data.npz: arrays x and labels [steps, batch, ...], and bounds, between which the samples of each
+    Each folder also has data.npz: arrays x and labels [steps, batch, ...], and bounds, between which the samples of a
     replica are.
     """
     return {folder: steps_on_a_part(Path(folder), distributed.rank()) for folder in folders}
