@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from onnx_cbp.graph_passes.core.remove_unused_nodes import RemoveUnusedNodesPass
 from onnx_cbp.graph_passes.finalizing.remove_identities import RemoveIdentitiesPass
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from onnx_cbp.graph_passes.core.remove_unused_nodes import RemoveUnusedNodesPass
 from onnx_cbp.graph_passes.core.splice import succeed
 from onnx_cbp.graph_passes.stepping.training_graph import METADATA, RANDOM_MASK, TrainingGraph
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.custom_ops.gradients import GRADIENTS, register_gradients
@@ -37,6 +36,7 @@ from onnx_cbp.graph_passes import (
 from onnx_cbp.graph_passes.core.constants import Constants
 from onnx_cbp.graph_passes.core.naming import NAME_SCOPES
 from onnx_cbp.graph_passes.core.own_initializer import own_initializer
+from onnx_cbp.graph_passes.core.remove_unused_nodes import RemoveUnusedNodesPass
 from onnx_cbp.graph_passes.core.scopes import all_nodes
 from onnx_cbp.graph_passes.core.splice import Names, origin
 from onnx_cbp.graph_passes.dialects import is_cumulative, running_statistics

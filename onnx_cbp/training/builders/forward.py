@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes import (
@@ -29,6 +29,7 @@ from onnx_cbp.graph_passes import (
 )
 from onnx_cbp.graph_passes.core.constants import Constants
 from onnx_cbp.graph_passes.core.own_initializer import own_initializer
+from onnx_cbp.graph_passes.core.remove_unused_nodes import RemoveUnusedNodesPass
 from onnx_cbp.graph_passes.core.scopes import all_nodes
 from onnx_cbp.graph_passes.core.sites import in_graph
 from onnx_cbp.graph_passes.core.splice import Names

@@ -10,7 +10,7 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass, RemoveUnusedOpsetsPass
+from onnx_ir.passes.common import RemoveUnusedOpsetsPass
 
 from onnx_cbp.custom_ops.schemas import register_schemas
 from onnx_cbp.errors import OnnxCbpError
@@ -24,6 +24,7 @@ from onnx_cbp.graph_passes import (
     find_sites,
 )
 from onnx_cbp.graph_passes.core.inference import infer_shapes
+from onnx_cbp.graph_passes.core.remove_unused_nodes import RemoveUnusedNodesPass
 from onnx_cbp.graph_passes.core.splice import Names
 from onnx_cbp.graph_passes.differentiating import differentiate
 from onnx_cbp.graph_passes.differentiating.builder import Builder

@@ -1,0 +1,31 @@
+"""Removing nodes that nothing reads."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+import onnx_ir.passes.common
+from onnx_ir.passes import InPlacePass, PassResult
+
+from onnx_cbp.graph_passes.core.scopes import all_nodes
+
+
+class RemoveUnusedNodesPass(InPlacePass):
+    """Removes nodes that nothing reads, and leaves the mode of batch norms alone.
+
+    onnx-ir's own pass of this name, in older versions, makes a batch norm whose running statistics nothing reads one in
+    inference form, though it normalises with the statistics of its batch.
+    """
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Remove them."""
+        norms = [node for node in all_nodes(model) if node.op_type == "BatchNormalization"]
+        modes = [(node, node.attributes.get("training_mode")) for node in norms]
+        names = [(value, value.name) for node in norms for value in node.outputs]
+        modified = onnx_ir.passes.common.RemoveUnusedNodesPass()(model).modified
+        for node, mode in modes:
+            if mode is not None and "training_mode" not in node.attributes:
+                node.attributes["training_mode"] = mode
+        for value, name in names:  # below opset 14, that these outputs have names is the mode
+            if value.name != name:
+                value.name = name
+        return PassResult(model, modified)
