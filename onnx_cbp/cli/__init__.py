@@ -8,6 +8,7 @@ from types import FrameType
 
 import click
 
+from onnx_cbp.cli.artifacts import artifacts
 from onnx_cbp.cli.bench import bench
 from onnx_cbp.cli.check import check
 from onnx_cbp.cli.finalize import finalize
@@ -33,6 +34,7 @@ cli.add_command(inspect)
 cli.add_command(rewrite)
 cli.add_command(check)
 cli.add_command(finalize)
+cli.add_command(artifacts)
 cli.add_command(bench)
 cli.add_command(update_bn)
 

@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-
 import click
 
 from onnx_cbp.cli.progress import steps
+from onnx_cbp.cli.synchronizing import GroupIsOptional, groups
+from onnx_cbp.cli.told import warned
 
 
-class _GroupIsOptional(click.Command):
-    """`--synchronize [GROUP]` before MODEL: click would take MODEL for the group."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Give an option without a group the default one."""
-        given = [
-            f"{word}=world" if word == "--synchronize" and not _is_group(following) else word
-            for word, following in zip(args, [*args[1:], ""], strict=True)
-        ]
-        return super().parse_args(ctx, given)
-
-
-def _is_group(word: str) -> bool:
-    return word == "world" or word.startswith("size:")
-
-
-@click.command(cls=_GroupIsOptional, short_help="Put channel ops in the place of batch norms.")
+@click.command(cls=GroupIsOptional, short_help="Put channel ops in the place of batch norms.")
 @click.argument("model", type=click.Path(readable=False))
 @click.option(
     "-o", "--output", type=click.Path(readable=False), required=True, metavar="OUT", help="File to write; may be MODEL."
@@ -118,24 +102,23 @@ def rewrite(
         functions, before = len(source.functions), messages(source)
         next(step)
         findings: list[onnx_cbp.Finding] = []
-        warnings = _Momenta()
-        logging.getLogger("onnx_cbp").addHandler(warnings)
-        result = onnx_cbp.rewrite(
-            source,
-            portable=portable,
-            one_pass=one_pass,
-            fold_relu=fold_relu,
-            recompute_relu=recompute_relu,
-            synchronize=_groups(synchronize, layers),
-            data_parallel=data_parallel,
-            freeze=freeze,
-            **({} if bucket_cap_mb is None else {"bucket_cap_mb": bucket_cap_mb}),
-            unbiased_running_var=unbiased_running_var,
-            train=train,
-            momentum=_momenta(momenta),
-            report=findings.extend,
-        )
-        logging.getLogger("onnx_cbp").removeHandler(warnings)
+        # That nothing is to be rewritten is said below; this is of batch norms whose momentum moves or keeps nothing.
+        with warned("momentum") as warnings:
+            result = onnx_cbp.rewrite(
+                source,
+                portable=portable,
+                one_pass=one_pass,
+                fold_relu=fold_relu,
+                recompute_relu=recompute_relu,
+                synchronize=groups(synchronize, layers),
+                data_parallel=data_parallel,
+                freeze=freeze,
+                **({} if bucket_cap_mb is None else {"bucket_cap_mb": bucket_cap_mb}),
+                unbiased_running_var=unbiased_running_var,
+                train=train,
+                momentum=_momenta(momenta),
+                report=findings.extend,
+            )
         bodies = len(result.functions) - functions
         del source  # large models: writing one needs memory, too
         next(step)
@@ -144,7 +127,7 @@ def rewrite(
     if findings:
         out.print(findings_table(findings, "what was done"))
     say(out, summary(findings, "rewritten"))
-    for line in warnings.lines:
+    for line in warnings:
         say(out, line)
     if sent := messages(result):
         say(out, f"each replica takes part in {sent} a step")
@@ -153,26 +136,6 @@ def rewrite(
         say(out, f"wrote {output}{attached}")
     else:
         say(out, f"nothing to rewrite: wrote {output}, which is {model} unchanged")
-
-
-def _groups(group: str | None, layers: tuple[str, ...]) -> bool | str | dict[str, str]:
-    """The options as `rewrite` takes them."""
-    if layers:
-        return dict.fromkeys(layers, group or "world")
-    return True if group == "world" else group or False
-
-
-class _Momenta(logging.Handler):
-    """Keeps what a rewrite warns of: batch norms whose momentum moves or keeps nothing."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep a line; that nothing is to be rewritten is said at the end."""
-        if record.getMessage().startswith("momentum"):
-            self.lines.append(record.getMessage())
 
 
 def _momenta(given: tuple[str, ...]) -> dict[str, float | str] | None:

@@ -1,0 +1,25 @@
+"""What the library warns of while a command runs, which the command prints at its end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def warned(about: str = "") -> Iterator[list[str]]:
+    """Keep the warnings, those that begin with a word of theirs."""
+    lines: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage().startswith(about):
+                lines.append(record.getMessage())
+
+    handler, logger = Keep(logging.WARNING), logging.getLogger("onnx_cbp")
+    logger.addHandler(handler)
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(handler)
