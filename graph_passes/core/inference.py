@@ -23,8 +23,9 @@ def infer_shapes(model: ir.Model, *, as_far_as_possible: bool = False) -> None:
 
     Args:
         model: changed.
-        as_far_as_possible: where inference cannot follow a node (MeanVarianceNormalization, in versions of onnx), write
-            what it finds of the others, which is enough to decide by.
+        as_far_as_possible: write what is enough to decide by: where inference cannot follow a node
+            (MeanVarianceNormalization, in versions of onnx), what it finds of the others, and the ranks of Reshapes to
+            computed shapes, which some versions leave open.
     """
     declared = without_weights(model)
     inferred = _inferred(declared)
@@ -33,6 +34,16 @@ def infer_shapes(model: ir.Model, *, as_far_as_possible: bool = False) -> None:
         inferred = _inferred(declared)
     if inferred is None and as_far_as_possible:
         inferred = _inferred(declared, is_strict=False)
+    given: dict[str, onnx.ValueInfoProto] = {}
+    while as_far_as_possible and inferred is not None:
+        ranks = [info for info in _ranks_of_reshaped(inferred.graph) if info.name not in given]
+        if not ranks:
+            break
+        given.update((info.name, info) for info in ranks)
+        kept = [info for info in declared.graph.value_info if info.name not in given]
+        del declared.graph.value_info[:]
+        declared.graph.value_info.extend([*kept, *given.values()])
+        inferred = _inferred(declared) or _inferred(declared, is_strict=False) or inferred
     if inferred is not None:
         _take(model.graph, inferred.graph)
 
@@ -42,6 +53,23 @@ def _inferred(model: onnx.ModelProto, *, is_strict: bool = True) -> onnx.ModelPr
         return onnx.shape_inference.infer_shapes(model, check_type=is_strict, strict_mode=is_strict, data_prop=True)
     except _CANNOT_FOLLOW:
         return None
+
+
+def _ranks_of_reshaped(graph: onnx.GraphProto) -> Iterator[onnx.ValueInfoProto]:
+    """The results of Reshapes of which inference found the type alone, with as many axes as their shapes have sizes."""
+    known = {info.name: info.type.tensor_type for info in (*graph.value_info, *graph.input)}
+    for node in graph.node:
+        if (node.domain, node.op_type) != ("", "Reshape") or len(node.input) != _RESHAPE_INPUTS:
+            continue
+        result, sizes = known.get(node.output[0]), known.get(node.input[1])
+        if result is None or sizes is None or not result.elem_type or result.HasField("shape"):
+            continue
+        if len(sizes.shape.dim) == 1 and sizes.shape.dim[0].HasField("dim_value"):
+            shape = [None] * sizes.shape.dim[0].dim_value
+            yield onnx.helper.make_tensor_value_info(node.output[0], result.elem_type, shape)
+
+
+_RESHAPE_INPUTS = 2
 
 
 def without_weights(model: ir.Model) -> onnx.ModelProto:

@@ -251,6 +251,34 @@ agraph (float[2, 3] x) => (float y) { h = Relu (x) y = MatMul (h, h) }""")
     assert all(value.type is None for node in list(model.graph)[:1] for value in node.outputs)
 
 
+@pytest.mark.parametrize("opset", [9, 13, 21])
+@pytest.mark.parametrize(
+    ("sizes", "rank"),
+    [
+        ("k = Shape (x) r = Reshape (x, k)", 4),
+        (
+            "one = Constant <value = int64[1] {-1}> () k = Shape (x) l = Concat <axis = 0> (one, k) r = Reshape (x, l)",
+            5,
+        ),
+        ("k = Shape (x) q = Reshape (x, k) l = Shape (q) r = Reshape (q, l)", 4),
+        ("r = Reshape (x, given)", 3),
+    ],
+)
+@pytest.mark.parametrize("is_followed", [True, False])
+def test_the_rank_of_what_is_reshaped_to_computed_sizes(sizes, rank, opset, is_followed):
+    other = "o = Relu (x)" if is_followed else "o = MatMul (w, w)"
+    model = onnx.parser.parse_model(f"""<ir_version: 8, opset_import: ["" : {opset}]>
+agraph (float[N, C, H, W] x, int64[3] given, float[2, 3] w) => (float[M] y, float[K] o2) {{
+    {sizes} s = Sigmoid (r) y = Tanh (s) {other} o2 = Neg (o) }}""")
+    del model.graph.output[0].type.tensor_type.shape.dim[:]
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    followed = ir.from_proto(model)
+    results = {node.outputs[0].name: node.outputs[0] for node in followed.graph}
+    shape = Types(followed).shape(results["s"])
+    assert shape is not None
+    assert len(shape) == rank
+
+
 def _scores_by_class(*, in_branch: bool) -> onnx.ModelProto:
     """A batch norm, and what classifiers of scikit-learn end in: a sequence of maps from classes to scores."""
     maps = helper.make_sequence_type_proto(
