@@ -35,6 +35,30 @@ assert onnx_cbp.__version__ == metadata.version("onnx-cbp")
     assert result.returncode == 0, result.stderr
 
 
+def test_no_module_warns_or_needs_pytorch_or_the_training_build():
+    program = """
+import importlib, pkgutil, sys, warnings
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # what others warn of
+    import onnx, onnx_ir, onnx_ir.passes.common, onnxruntime, rich.progress, safetensors
+missing = ("torch", "mpi4py", "onnxruntime.training")
+before = {name for name in sys.modules if name.startswith(missing)}  # the training build's onnxruntime imports its own
+warnings.simplefilter("error")
+import onnx_cbp
+count = 0
+for module in pkgutil.walk_packages(onnx_cbp.__path__, "onnx_cbp.", onerror=lambda name: None):
+    last = module.name.rpartition(".")[2]
+    if last != "__main__" and not last.startswith("lib"):  # the native libraries are no modules
+        importlib.import_module(module.name)
+        count += 1
+assert count > 100, count
+found = {name for name in sys.modules if name.startswith(missing)} - before
+assert not found, found
+"""
+    result = _python("-c", program)
+    assert result.returncode == 0, result.stderr
+
+
 @pytest.mark.parametrize("package", ["onnx_cbp", "onnx_cbp.custom_ops"])
 def test_what_is_not_there_is_said(package):
     result = _python("-c", f"import {package}\n{package}.nothing")
