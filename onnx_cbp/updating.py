@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onnx_cbp.checking.sessions import _explain, _keep_sizes, _loadable, _onnxruntime
+from onnx_cbp.checking.sessions import _explain, _loadable, _onnxruntime, _session
 from onnx_cbp.custom_ops.python_ops import raise_python_op_error
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes import InlineFunctionsPass, label
@@ -235,12 +235,11 @@ class _Run:
         ort = _onnxruntime()
         options = ort.SessionOptions()
         options.log_severity_level = _FATAL_ONLY  # errors are raised too, and printed by whoever called
-        _keep_sizes(options)
         register(options, backend)
         self._version = ort.__version__
         try:
             with _loadable(to_proto(graph, source)) as loadable:
-                self._session = ort.InferenceSession(loadable, options, providers=["CPUExecutionProvider"])
+                self._session = _session(loadable, options, ["CPUExecutionProvider"])
         except Exception as error:  # the exceptions of ONNX Runtime have no base of their own
             raise OnnxCbpError(_explain("the model", str(error), self._version)) from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ def run(
     try:
         ort.set_seed(seed)
         with _loadable(source) as loadable:
-            session = ort.InferenceSession(loadable, options, providers=["CPUExecutionProvider"])
+            session = _session(loadable, options, ["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
         return dict(zip(names, session.run(names, feeds), strict=True))
     except OnnxCbpError:
@@ -91,11 +91,23 @@ def _needs_our_ops(graph: onnx.ModelProto) -> bool:
     return True
 
 
+def _session(loadable: str | bytes, session_options: Any, providers: Sequence[Any]) -> Any:
+    """An InferenceSession, without what older versions get wrong."""
+    ort = _onnxruntime()
+    _keep_sizes(session_options)
+    # Below 1.19 the fusion makes an op of a Gemm and a Relu of doubles that has no kernel for them.
+    without = {"disabled_optimizers": ["GemmActivationFusion"]} if _is_old() else {}
+    return ort.InferenceSession(loadable, session_options, providers=list(providers), **without)
+
+
 def _keep_sizes(session_options: Any) -> None:
-    """Let later runs of a session read what a Shape gives: below 1.19, memory patterns let it be written over."""
-    version = tuple(int(part) for part in _onnxruntime().__version__.split(".")[:2])
-    if version < (1, 19):
+    """Let later runs of a session read what a Shape gives: in older versions memory patterns let it be written over."""
+    if _is_old():
         session_options.enable_mem_pattern = False
+
+
+def _is_old() -> bool:
+    return tuple(int(part) for part in _onnxruntime().__version__.split(".")[:2]) < (1, 19)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 import onnx
 import onnxruntime as ort
 
-from onnx_cbp.checking.sessions import _explain, _keep_sizes, _loadable, _needs_our_ops
+from onnx_cbp.checking.sessions import _explain, _loadable, _needs_our_ops, _session
 from onnx_cbp.custom_ops.python_ops import raise_python_op_error
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.registration import register
@@ -30,12 +30,11 @@ class BoundSession:
 
     def __init__(self, name: str, model: onnx.ModelProto, options: Any, providers: Sequence[Any]) -> None:
         self._name = name
-        _keep_sizes(options)
         if _needs_our_ops(model):
             register(options)
         try:
             with _loadable(model) as loadable:
-                self._session = ort.InferenceSession(loadable, options, providers=list(providers))
+                self._session = _session(loadable, options, providers)
         except Exception as error:  # the exceptions of ONNX Runtime have no base of their own
             raise OnnxCbpError(_explain(name, str(error), ort.__version__)) from error
         self._inputs = {value.name for value in self._session.get_inputs()}
