@@ -185,8 +185,9 @@ def _train(site: InferenceSite, model: ir.Model, names: Names, types: Types, sta
     opset = onnx_opset(model.opset_imports)
     mean, var = (statistics.of(site, position) for position in range(2))
     parameters = [*(own_initializer(value, model) for value in (site.scale, site.B)), mean, var]
+    known = types.shape(site.Y) or types.shape(site.X)
     outputs = [
-        ("Y", site.Y.dtype or site.X.dtype, site.Y.shape or site.X.shape),
+        ("Y", site.Y.dtype or site.X.dtype, None if known is None else ir.Shape(known)),
         ("updated_mean", mean.dtype, mean.shape),
         ("updated_var", var.dtype, var.shape),
     ]

@@ -27,9 +27,10 @@ def tell_what_does_not_train(sites: Sequence[Site], chosen: Sequence[str] | None
     # Where an exporter keeps the mode of each batch norm, some train, and the others are meant to be frozen.
     if inference and chosen is None and not any(isinstance(site, ForwardSite) for site in sites):
         _log.warning(
-            "%d batch norm%s in inference form, %s, stay frozen: train_batch_norms='*' lets them train, "
+            "%d batch norm%s in inference form, %s, %s frozen: train_batch_norms='*' lets them train, "
             "train_batch_norms=() says that they are meant to be frozen",
             len(inference),
             "s" if len(inference) > 1 else "",
             listed(inference),
+            "stay" if len(inference) > 1 else "stays",
         )
