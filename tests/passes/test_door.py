@@ -323,6 +323,8 @@ def test_a_call_that_leaves_results_out_is_inlined():
 def test_a_function_of_another_opset_is_read_as_one_of_the_model(inner, outer):
     if outer > onnx.defs.onnx_opset_version():
         pytest.skip(f"this onnx does not know opset {outer}")
+    if outer > 20 and ort.__version__.startswith("1.17."):
+        pytest.skip(f"onnxruntime {ort.__version__} does not know opset {outer}")
     nodes = [
         helper.make_node("BatchNormalization", ["fx", *VECTORS], ["t"]),
         helper.make_node("Relu", ["t"], ["fy"]),
