@@ -187,7 +187,7 @@ def _train(site: InferenceSite, model: ir.Model, names: Names, types: Types, sta
     parameters = [*(own_initializer(value, model) for value in (site.scale, site.B)), mean, var]
     known = types.shape(site.Y) or types.shape(site.X)
     outputs = [
-        ("Y", site.Y.dtype or site.X.dtype, None if known is None else ir.Shape(known)),
+        ("Y", types.of(site.Y) or types.of(site.X), None if known is None else ir.Shape(known)),
         ("updated_mean", mean.dtype, mean.shape),
         ("updated_var", var.dtype, var.shape),
     ]
