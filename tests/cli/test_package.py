@@ -7,9 +7,11 @@ import sys
 
 import pytest
 
+from support.elsewhere import ELSEWHERE
+
 
 def _python(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False, cwd=ELSEWHERE)
 
 
 def test_modules_import_on_first_use():

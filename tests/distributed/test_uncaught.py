@@ -15,6 +15,7 @@ import pytest
 import onnx_cbp
 from onnx_cbp import distributed
 from onnx_cbp.distributed import membership
+from support.elsewhere import ELSEWHERE
 from support.replicas import mpiexec
 
 #: Far more than a test may take: nobody waits for it.
@@ -67,6 +68,7 @@ def _mpi(how: str) -> tuple[str, int, float]:
     result = subprocess.run(
         [mpiexec(), "-n", "2", sys.executable, "-c", PROGRAM, "mpi", how],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=PATIENCE / 2,
+        cwd=ELSEWHERE,
     )  # fmt: skip
     print(result.stdout)
     return result.stdout, result.returncode, time.monotonic() - start
@@ -109,7 +111,7 @@ def test_under_gloo(how, tmp_path):
         subprocess.Popen(
             [sys.executable, "-c", PROGRAM, "torch", how],
             env={**os.environ, "RANK": str(rank), "STORE": str(tmp_path / "store")},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ELSEWHERE,
         )
         for rank in range(2)
     ]  # fmt: skip
@@ -151,7 +153,7 @@ def test_threads_that_nobody_wraps(monkeypatch):
 @pytest.mark.parametrize("first", ["lifecycle", "native", "membership", "run", "threads", "uncaught"])
 def test_modules_import_in_any_order(first):
     code = f"import onnx_cbp.distributed.{first}, onnx_cbp.custom_ops, onnx_cbp.distributed as d; d.initialize"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(onnx_cbp.__file__).anchor)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ELSEWHERE)
 
 
 def test_no_module_of_replicas_imports_another_inside_a_function_to_break_a_circle():

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from onnx_cbp.custom_ops.library import find_library
+from support.elsewhere import ELSEWHERE
 from support.models import FORWARD
 
 #: In a process of its own: what one session registers must not be seen by others. h: the library by hand; e:
@@ -56,7 +57,8 @@ def outcomes(*orders, own_ops=False):
     """What becomes of sessions that register so, one after the other in one process."""
     pytest.importorskip("onnxruntime_extensions", reason="the Python ops need onnxruntime-extensions")
     given = json.dumps([FORWARD, orders, own_ops])
-    child = subprocess.run([sys.executable, "-c", CHILD, given], capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-c", CHILD, given]
+    child = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ELSEWHERE)
     assert child.returncode == 0, child.stderr[-2000:]
     return json.loads(child.stdout.splitlines()[-1])
 

@@ -18,6 +18,7 @@ import safetensors.numpy
 from onnx_cbp import OnnxCbpError
 from onnx_cbp.training import checkpoints
 from onnx_cbp.training.checkpoints import Checkpoint, OptimizerState
+from support.elsewhere import ELSEWHERE
 from support.training import MODELS
 
 SAMPLES = sorted(path.parent.name for path in MODELS.glob("*/checkpoint"))
@@ -221,7 +222,7 @@ def test_killed_while_saving_the_file_is_an_old_one_or_a_new_one(tmp_path):
             print(n, flush=True)
     """)
     for seed in range(2):
-        process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+        process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, cwd=ELSEWHERE)
         assert process.stdout is not None
         process.stdout.readline()  # it has saved once
         time.sleep(0.03 + 0.02 * seed)

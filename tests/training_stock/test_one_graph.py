@@ -15,6 +15,7 @@ import pytest
 from onnx_cbp import OnnxCbpError
 from onnx_cbp.training import Artifacts, Trainer, compare_steps, step_model
 from onnx_cbp.training.optimizers import SGD, AdamW
+from support.elsewhere import ELSEWHERE
 from support.stepping import DROPOUT, NORMALISED, Training, batches, network, normalised_weights, weights
 
 
@@ -93,7 +94,7 @@ assert "onnxruntime" not in sys.modules
 import onnx_cbp.training.api, onnx_cbp.training.artifacts, onnx_cbp.training.losses, onnx_cbp.training.optimizers
 assert not {"torch", "onnxruntime.training"} & set(sys.modules)
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ELSEWHERE)
 
 
 def test_the_page_shows_what_works(tmp_path, monkeypatch):
