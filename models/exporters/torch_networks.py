@@ -75,6 +75,7 @@ def export(net: nn.Module, x: torch.Tensor, form: str, path: Path) -> None:
                 external_data=False,
                 verbose=False,
             )
+            without_traces(path)
             return
         kept = mode == "training" or form.endswith("unfolded")
         modes = torch.onnx.TrainingMode
@@ -90,6 +91,17 @@ def export(net: nn.Module, x: torch.Tensor, form: str, path: Path) -> None:
             dynamic_axes={"x": {0: "batch"}, "logits": {0: "batch"}},
             opset_version=17,
         )
+
+
+def without_traces(path: Path) -> None:
+    """Take out where in which files of a machine the exporter was; all else of the metadata stays."""
+    model = onnx.load(path)
+    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    for owner in (model, model.graph, *nodes, *model.graph.value_info, *model.graph.initializer, *model.functions):
+        kept = [entry for entry in owner.metadata_props if entry.key != "pkg.torch.onnx.stack_trace"]
+        del owner.metadata_props[:]
+        owner.metadata_props.extend(kept)
+    onnx.save(model, path)
 
 
 def results(net: nn.Module, x: torch.Tensor, labels: torch.Tensor) -> dict:
