@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import onnx
-import onnx.numpy_helper
+import onnx_ir as ir
 
 
 def first_change(made: onnx.ModelProto, found: onnx.ModelProto) -> str | None:
@@ -43,10 +43,18 @@ def _node(node: onnx.NodeProto) -> bytes:
 
 def _initializers(model: onnx.ModelProto) -> dict[str, bytes]:
     sparse = {t.values.name: t.SerializeToString(deterministic=True) for t in model.graph.sparse_initializer}
-    return sparse | {
-        tensor.name: f"{tensor.data_type} {list(tensor.dims)} ".encode() + onnx.numpy_helper.to_array(tensor).tobytes()
-        for tensor in model.graph.initializer
-    }
+    return sparse | {tensor.name: _kind(tensor) + _content(tensor) for tensor in model.graph.initializer}
+
+
+def _kind(tensor: onnx.TensorProto) -> bytes:
+    return f"{tensor.data_type} {list(tensor.dims)} ".encode()
+
+
+def _content(tensor: onnx.TensorProto) -> bytes:
+    """The numbers, however the file has them; not by onnx 1.17, which reads garbage for bfloat16 under numpy 2.4."""
+    if tensor.data_type == onnx.TensorProto.STRING:
+        return tensor.SerializeToString(deterministic=True)
+    return bytes(ir.from_proto(tensor).tobytes())
 
 
 def _functions(model: onnx.ModelProto) -> dict[str, bytes]:

@@ -7,13 +7,16 @@ import sys
 
 import pytest
 
+from support.elsewhere import ELSEWHERE
+
 pytestmark = pytest.mark.training
 
 WITHOUT = "import sys; sys.modules['torch'] = None\n"
 
 
 def _python(program: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", WITHOUT + program], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", WITHOUT + program]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ELSEWHERE)
 
 
 def test_its_own_import_fails():
