@@ -59,6 +59,8 @@ ELSEWHERE = (
 )
 #: Programs that run the kernels as other processors would, a folder each.
 VARIANTS = ROOT / "build" / "variants"
+#: Many tests of standard ops, which the oldest and the newest versions run; those in between do not run them again.
+BETWEEN = {"training": ("differentiating",)}
 #: Where each environment puts models that it rewrote, for the others to run.
 EXCHANGE = ROOT / ".nox" / "exchange"
 #: Models as they are deployed, and the runtime for JavaScript that is to run them.
