@@ -120,7 +120,7 @@ def _normalised(x, layout="NCHW"):
         ("float", "NCL"),
         ("float", "NHWC"),
         ("double", "NCHW"),
-        ("float16", "NCL"),
+        pytest.param("float16", "NCL", marks=pytest.mark.native),  # Python ops have float and double
     ],
 )
 @pytest.mark.parametrize("kind", KINDS)
@@ -295,6 +295,7 @@ def test_one_tensor_as_mean_and_as_variance_is_refused():
         onnx_cbp.update_bn(parse(text), [np.ones((6, 2, 3), np.float32)])
 
 
+@pytest.mark.native
 def test_a_variance_that_its_type_does_not_hold_is_named():
     x = (_data(np.float32) * 100).astype(np.float16)  # of 8e5 in one channel
     model = _model("Relu", np.float16)
