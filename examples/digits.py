@@ -18,7 +18,7 @@ from pathlib import Path
 import click
 import numpy as np
 import onnx
-from handwritten import MODEL, Digits, Run, Trained, check_extras, draw, learning_rate, png, table
+from handwritten import MODEL, Digits, Run, Trained, check_extras, draw, learning_rate, one_line_errors, png, table
 from rich.console import Console
 from rich.progress import Progress
 
@@ -105,12 +105,8 @@ def _has_torch(python: str) -> bool:
 @click.option("--json", "document", type=click.Path(dir_okay=False, writable=True, path_type=Path), help="Results too.")
 def main(epochs: int, seed: int, output: Path, document: Path | None) -> None:
     """Train a forward ONNX file on handwritten digits and deploy it."""
-    try:
+    with one_line_errors():
         demonstrate(epochs, seed, output, document)
-    except onnx_cbp.OnnxCbpError as error:
-        failure = click.ClickException(str(error))
-        failure.exit_code = 2
-        raise failure from error
 
 
 def demonstrate(epochs: int, seed: int, output: Path, document: Path | None) -> None:

@@ -23,7 +23,7 @@ import click
 import numpy as np
 import onnx
 from digits_ort_training import COMPARED_STEPS, GRADIENT_BOUND
-from handwritten import BATCH, LEARNING_RATE, MODEL, Digits, Run, check_extras, learning_rate, png
+from handwritten import BATCH, LEARNING_RATE, MODEL, Digits, Run, check_extras, learning_rate, one_line_errors, png
 from rich.console import Console
 from rich.table import Table
 
@@ -198,15 +198,11 @@ def plot(results: dict[str, dict[str, Any]], output: Path) -> None:
 @click.option("--replica", "folder", type=click.Path(path_type=Path), hidden=True, help="Be one of the processes.")
 def main(epochs: int, seed: int, output: Path, folder: Path | None) -> None:
     """Train in 2 and in 4 processes, and hold them against one with the whole batch."""
-    try:
+    with one_line_errors():
         if folder is not None:
             replica(folder, epochs, seed)
         else:
             demonstrate(epochs, seed, output)
-    except onnx_cbp.OnnxCbpError as error:
-        failure = click.ClickException(str(error))
-        failure.exit_code = 2
-        raise failure from error
 
 
 def demonstrate(epochs: int, seed: int, output: Path) -> None:

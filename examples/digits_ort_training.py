@@ -13,7 +13,18 @@ from pathlib import Path
 import click
 import numpy as np
 import onnx
-from handwritten import BATCH, LEARNING_RATE, MODEL, Digits, Run, check_extras, draw, learning_rate, png
+from handwritten import (
+    BATCH,
+    LEARNING_RATE,
+    MODEL,
+    Digits,
+    Run,
+    check_extras,
+    draw,
+    learning_rate,
+    one_line_errors,
+    png,
+)
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -102,12 +113,8 @@ def show(runs: dict[str, Run], differences: StepDifferences, test: tuple[np.ndar
 )
 def main(epochs: int, seed: int, output: Path) -> None:
     """Train the original and the rewritten graph on handwritten digits and compare them."""
-    try:
+    with one_line_errors():
         demonstrate(epochs, seed, output)
-    except onnx_cbp.OnnxCbpError as error:
-        failure = click.ClickException(str(error))
-        failure.exit_code = 2
-        raise failure from error
 
 
 def demonstrate(epochs: int, seed: int, output: Path) -> None:

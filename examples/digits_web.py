@@ -22,7 +22,18 @@ from typing import Any
 import click
 import numpy as np
 import onnx
-from handwritten import BATCH, LEARNING_RATE, MODEL, Digits, Trained, check_extras, learning_rate, png, table
+from handwritten import (
+    BATCH,
+    LEARNING_RATE,
+    MODEL,
+    Digits,
+    Trained,
+    check_extras,
+    learning_rate,
+    one_line_errors,
+    png,
+    table,
+)
 from headless import Page, draw_digit, open_page
 from rich.console import Console
 
@@ -238,7 +249,7 @@ def main(
 ) -> None:
     """Make a page that trains in the browser."""
     console = Console()
-    try:
+    with one_line_errors():
         check_extras("cpu,demo")
         runtime = runtime_in(npm)
         prepared = Prepared.make(epochs, seed)
@@ -249,10 +260,6 @@ def main(
         console.print(f"the page, for any web server: python -m http.server --directory {output}")
         if checked:
             check(prepared, output, picture, console)
-    except onnx_cbp.OnnxCbpError as error:
-        failure = click.ClickException(str(error))
-        failure.exit_code = 2
-        raise failure from error
     if serve:
         server = ("-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", str(output))
         sys.exit(subprocess.run([sys.executable, *server], check=False).returncode)

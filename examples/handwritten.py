@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -129,6 +130,17 @@ def check_extras(extras: str) -> None:
     for name in ("sklearn", "matplotlib"):
         if importlib.util.find_spec(name) is None:
             raise onnx_cbp.OnnxCbpError(f"no module '{name}': pip install '.[{extras}]'")
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Show an error of onnx-cbp as the command line does: one line, exit status 2."""
+    try:
+        yield
+    except onnx_cbp.OnnxCbpError as error:
+        failure = click.ClickException(str(error))
+        failure.exit_code = 2
+        raise failure from error
 
 
 def png(context: click.Context, parameter: click.Parameter, value: Path) -> Path:
