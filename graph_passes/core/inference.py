@@ -74,24 +74,25 @@ _RESHAPE_INPUTS = 2
 
 def without_weights(model: ir.Model) -> onnx.ModelProto:
     """The model, with its large constants as inputs of their types and shapes."""
+    # Each by the function of its kind: `ir.to_proto` finds that out anew each time, which takes longer than the rest.
     graph = onnx.GraphProto(name=model.graph.name or "")
-    graph.input.extend(ir.to_proto(value) for value in model.graph.inputs)
+    graph.input.extend(ir.serde.serialize_value(value) for value in model.graph.inputs)
     for value in model.graph.initializers.values():
         tensor = value.const_value
         if tensor is not None:
             value.type = value.type if value.type is not None else ir.TensorType(tensor.dtype)
             value.shape = value.shape if value.shape is not None else ir.Shape(tensor.shape.numpy())
             if tensor.nbytes <= _SMALL:
-                graph.initializer.append(ir.to_proto(tensor))
+                graph.initializer.append(ir.serde.serialize_tensor(tensor))
         if not value.is_graph_input():
-            graph.input.append(ir.to_proto(value))
+            graph.input.append(ir.serde.serialize_value(value))
     for node in model.graph:
-        graph.node.append(ir.to_proto(node))
+        graph.node.append(ir.serde.serialize_node(node))
         outputs = (value for value in node.outputs if value.name and value.type is not None)
-        graph.value_info.extend(ir.to_proto(value) for value in outputs if not value.is_graph_output())
-    graph.output.extend(ir.to_proto(value) for value in model.graph.outputs)
+        graph.value_info.extend(ir.serde.serialize_value(value) for value in outputs if not value.is_graph_output())
+    graph.output.extend(ir.serde.serialize_value(value) for value in model.graph.outputs)
     imports = [onnx.helper.make_opsetid(domain, version) for domain, version in model.opset_imports.items()]
-    functions = [ir.to_proto(function) for function in model.functions.values()]
+    functions = [ir.serde.serialize_function(function) for function in model.functions.values()]
     return onnx.ModelProto(ir_version=model.ir_version, graph=graph, opset_import=imports, functions=functions)
 
 

@@ -77,7 +77,7 @@ def _compute(node: ir.Node, known: dict[ir.Value, np.ndarray], opset: int, types
         tensor = ir.convenience.get_const_tensor(node.outputs[0])
         usable = tensor is not None and tensor.size <= _LARGEST and tensor.dtype != ir.DataType.STRING
         return tensor.numpy() if tensor is not None and usable else None
-    proto, inputs = ir.to_proto(node), list(node.inputs)
+    proto, inputs = ir.serde.serialize_node(node), list(node.inputs)
     if node.op_type == "CastLike":  # of the second input, only the type counts
         dtype = None if inputs[1] is None else types.of(inputs[1])
         if dtype is None:

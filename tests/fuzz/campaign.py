@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -13,10 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-#: Seconds of its processor's time that a stage may take before its process is ended: ten, and what starting costs.
+#: Seconds of its processor's time that a stage may take before its process is ended: the call's ten, and more.
 _PATIENCE = 30.0
-#: What runs models as they came, or only makes them: a crash there is not ours.
-_OTHERS = ("original", "generate")
+#: What runs models as they came: a crash there is not ours, nor is a model that runs for ever.
+_OTHERS = ("original",)
+_PATIENCE_WITH_OTHERS = 10.0
+#: Seconds of a clock that no stage takes on any machine: one that waits for something takes no processor's time.
+_STUCK = 600.0
 
 
 @dataclass
@@ -41,9 +45,8 @@ class Campaign:
         """The numbers, and every fault."""
         calls = ", ".join(f"{call} {outcome} {number}" for (call, outcome), number in sorted(self.calls.items()))
         lines = [f"{self.attempts} seeds, {self.compared} results compared: {calls}"]
-        lines += [f"{len(self.elsewhere)} of the mutated models end or block ONNX Runtime itself"] * bool(
-            self.elsewhere
-        )
+        how = ", ".join(f"{why} {number}" for why, number in sorted(Counter(why for _, why in self.elsewhere).items()))
+        lines += [f"{len(self.elsewhere)} mutated models end or block ONNX Runtime itself: {how}"] * bool(how)
         return "\n".join([*lines, *(f"seed {seed}: {fault}" for seed, fault in self.faults)])
 
 
@@ -57,57 +60,63 @@ def run(kind: str, first: int, count: int, seconds: float) -> Campaign:
     """
     result, seed, end = Campaign(), first, time.monotonic() + seconds
     skipped: set[str] = set()
-    while seed < first + count and time.monotonic() < end:
-        reached, stage = _child(kind, seed, first + count - seed, end - time.monotonic(), sorted(skipped), result)
-        if stage is None:
-            break
-        if reached != seed:
-            skipped = set()
-        seed = reached
-        name, why = stage
-        if name in _OTHERS:
-            result.elsewhere.append((seed, f"{name}: {why}"))
-        else:
-            result.faults.append((seed, f"{name}: {why}"))
-            print(f"seed {seed}: {name}: {why}", file=sys.stderr, flush=True)
-        if name == "generate" or name in skipped:
-            seed, skipped = seed + 1, set()
-        else:
-            skipped.add(name)
+    command = [sys.executable, str(Path(__file__).with_name("child.py")), kind]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
+        while seed < first + count and time.monotonic() < end:
+            reached, stage = _in_a_copy(
+                server, seed, first + count - seed, end - time.monotonic(), sorted(skipped), result
+            )
+            if stage is None:
+                break
+            if reached != seed:
+                skipped = set()
+            seed = reached
+            name, why = stage
+            if name in _OTHERS:
+                result.elsewhere.append((seed, f"{name}: {why}"))
+            else:
+                result.faults.append((seed, f"{name}: {why}"))
+                print(f"seed {seed}: {name}: {why}", file=sys.stderr, flush=True)
+            if name == "generate" or name in skipped:
+                seed, skipped = seed + 1, set()
+            else:
+                skipped.add(name)
     return result
 
 
-def _child(
-    kind: str, seed: int, count: int, seconds: float, skipped: list[str], result: Campaign
+def _in_a_copy(
+    server: subprocess.Popen[bytes], seed: int, count: int, seconds: float, skipped: list[str], result: Campaign
 ) -> tuple[int, tuple[str, str] | None]:
     """One process; the seed and the stage at which it ended, and how; no stage where it ended well."""
-    arguments = [kind, str(seed), str(count), str(max(seconds, 1.0)), *skipped]
-    command = [sys.executable, str(Path(__file__).with_name("child.py")), *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
-        assert child.stdout is not None
-        stage, pending, begun = "generate", b"", _busy(child.pid)
-        while True:
-            ready, _, _ = select.select([child.stdout], [], [], 1.0)
-            if ready:
-                content = os.read(child.stdout.fileno(), 1 << 16)
-                if not content:
-                    break
-                *lines, pending = (pending + content).split(b"\n")
-                for line in lines:
-                    said: dict[str, Any] = json.loads(line)
-                    if "end" in said:
-                        child.wait()
-                        return seed, None
-                    if "at" in said:
-                        seed, stage, begun = said["at"], said["stage"], _busy(child.pid)
-                    else:
-                        _take(said, result)
-                        seed, stage, begun = said["done"] + 1, "generate", _busy(child.pid)
-            elif _busy(child.pid) - begun > _PATIENCE:
-                child.kill()
-                child.wait()
-                return seed, (stage, f"over {_PATIENCE:.0f} s of the processor's time")
-        return seed, (stage, f"the process ended with {child.wait()}")
+    assert server.stdin is not None
+    assert server.stdout is not None
+    server.stdin.write(json.dumps([seed, count, max(seconds, 1.0), skipped]).encode() + b"\n")
+    server.stdin.flush()
+    pid, stage, why, pending, begun, heard = server.pid, "generate", "", b"", 0.0, time.monotonic()
+    while True:
+        ready, _, _ = select.select([server.stdout], [], [], 1.0)
+        if not ready:
+            patience = _PATIENCE_WITH_OTHERS if stage in _OTHERS else _PATIENCE
+            is_over = _busy(pid) - begun > patience
+            if not why and (is_over or time.monotonic() - heard > _STUCK):
+                why = f"over {patience:.0f} s of the processor's time" if is_over else f"no word for {_STUCK:.0f} s"
+                os.kill(pid, signal.SIGKILL)
+            continue
+        content, heard = os.read(server.stdout.fileno(), 1 << 16), time.monotonic()
+        if not content:
+            raise RuntimeError(f"the fuzzer itself ended with {server.wait()}: see what python {server.args} prints")
+        *lines, pending = (pending + content).split(b"\n")
+        for line in lines:
+            said: dict[str, Any] = json.loads(line)
+            if "end" in said:
+                return seed, (stage, why or f"the process ended with {said['end']}") if why or said["end"] else None
+            if "pid" in said:
+                pid, begun = said["pid"], 0.0
+            elif "at" in said:
+                seed, stage, begun = said["at"], said["stage"], _busy(pid)
+            else:
+                _take(said, result)
+                seed, stage, begun = said["done"] + 1, "generate", _busy(pid)
 
 
 def _busy(pid: int) -> float:

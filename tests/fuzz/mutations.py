@@ -340,9 +340,11 @@ def subgraph(model: onnx.ModelProto, rng: np.random.Generator) -> None:
     if rng.random() < 0.5:
         outputs = [helper.make_tensor_value_info(name, 1, None) for name in node.output]
     names = [f"{name}_out" if rng.random() < 0.5 else name for name in node.output]
-    condition = numpy_helper.from_array(np.array(True), "condition")
-    if all(tensor.name != "condition" for tensor in model.graph.initializer):
-        model.graph.initializer.append(condition)
+    fixed = {"condition": np.array(True), "trips": np.array(2, np.int64)}  # a loop without trips would never end
+    known = {tensor.name for tensor in model.graph.initializer}
+    model.graph.initializer.extend(
+        numpy_helper.from_array(value, name) for name, value in fixed.items() if name not in known
+    )
     kind = int(rng.integers(3))
     if kind == 0:
         graph = helper.make_graph([node], "branch", [], outputs)
@@ -351,7 +353,7 @@ def subgraph(model: onnx.ModelProto, rng: np.random.Generator) -> None:
         ends = [helper.make_tensor_value_info(name, dtype, []) for name, dtype in (("i", 7), ("k", 9), ("k2", 9))]
         same = helper.make_node("Identity", ["k"], ["k2"])
         graph = helper.make_graph([node, same], "body", ends[:2], [ends[2], *outputs])
-        new = helper.make_node("Loop", ["", "condition"], names, body=graph)
+        new = helper.make_node("Loop", ["trips", "condition"], names, body=graph)
     else:
         graph = helper.make_graph([node], "scan", [onnx.ValueInfoProto(name=node.input[0])], outputs)
         new = helper.make_node("Scan", [node.input[0]], names, body=graph, num_scan_inputs=1)
