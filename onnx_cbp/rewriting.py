@@ -43,7 +43,7 @@ from onnx_cbp.graph_passes.core.sites import in_graph
 from onnx_cbp.graph_passes.core.splice import is_used
 from onnx_cbp.graph_passes.core.types import Types
 from onnx_cbp.graph_passes.dialects import is_cumulative, is_frozen_forward, is_rewritten_forward, rewritten_site
-from onnx_cbp.graph_passes.distributing.mixing import refuse_mixing
+from onnx_cbp.graph_passes.distributing.mixing import refuse_mixing, refuse_sizes
 from onnx_cbp.graph_passes.distributing.reduce_gradients import BUCKET_CAP_MB
 from onnx_cbp.graph_passes.distributing.synchronize import group_of
 from onnx_cbp.graph_passes.preparing.separate_merged import merged_with_statistics
@@ -183,6 +183,8 @@ def rewrite(
     synchronization.check(sites)
     if synchronization.covers_all:
         refuse_mixing(result, sites)
+    elif data_parallel:
+        refuse_sizes(result, sites)
     check_convention(sites, unbiased_running_var)
     for site in sites:
         if not _is_rewritten(site):

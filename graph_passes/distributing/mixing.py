@@ -14,6 +14,7 @@ from onnx_cbp.graph_passes.core.sample_axes import SampleAxes
 from onnx_cbp.graph_passes.core.sites import BackwardSite, ForwardSite, Site, in_graph, label
 from onnx_cbp.graph_passes.core.types import Types
 from onnx_cbp.graph_passes.dialects import is_rewritten_forward
+from onnx_cbp.graph_passes.distributing.batch_size import refuse_batch_size
 
 
 def refuse_mixing(model: ir.Model, sites: Sequence[Site]) -> None:
@@ -22,6 +23,7 @@ def refuse_mixing(model: ir.Model, sites: Sequence[Site]) -> None:
     Samples are followed from the inputs on. What a node makes of several samples may enter a loss, which is a single
     number, and nothing that each sample has of its own again: there, a replica would take its own samples where one
     process takes the whole batch. In a graph without gradients it may be no output either, but as a single number.
+    Nor may a sample be calculated with the size of the batch, which is another one on each replica (`batch_size`).
     Gradients are those of what stands before the loss, so they need no look of their own. What cannot be followed (a
     Scan, an op of an unknown domain that changes the rank) is not refused.
 
@@ -51,6 +53,22 @@ def refuse_mixing(model: ir.Model, sites: Sequence[Site]) -> None:
         mixing = spread.mixed - of_loss
         if mixing and not _is_single(value, types):
             raise OnnxCbpError(_reason(mixing, None, samples, f"the output '{value.name}' is made of"))
+    refuse_batch_size(model, samples, types, needed)
+
+
+def refuse_sizes(model: ir.Model, sites: Sequence[Site]) -> None:
+    """Refuse only what calculates with the size of the batch: a loss of all replicas' samples has that of all.
+
+    Args:
+        model, sites: as `refuse_mixing` takes them.
+
+    Raises:
+        OnnxCbpError: such a node, in one line.
+    """
+    types = Types(model)
+    recognised = dict(_recognised(model, sites))
+    needed = _needed(_forward_outputs(model, sites)[0], sites, set(recognised))
+    refuse_batch_size(model, SampleAxes(model, types, recognised), types, needed)
 
 
 def _recognised(model: ir.Model, sites: Sequence[Site]) -> list[tuple[ir.Value, ir.Value | None]]:

@@ -47,6 +47,14 @@ def block(build):
     return Loss()
 
 
+def sum_of_shares(made, logits):
+    """Of samples that are divided by their number first: added up over replicas, it would be too large."""
+    made.base.graph.initializer.append(numpy_helper.from_array(np.array(0), "first"))
+    number = node(made, "Gather", node(made, "Shape", logits), "first")
+    shares = node(made, "Div", logits, node(made, "Cast", number, to=TensorProto.FLOAT))
+    return node(made, "ReduceSum", node(made, "Mul", shares, logits), keepdims=0)
+
+
 def losses():
     load_artifacts()
     from onnxruntime.training.onnxblock import loss
@@ -229,6 +237,10 @@ REFUSED = {
     "a parameter as it is": (
         lambda: block(lambda m, x: node(m, "Mul", losses().MSELoss()(x), node(m, "Exp", "log_weight"))),
         "the loss depends on 'log_weight' as it is",
+    ),
+    "a sum of shares": (
+        lambda: block(sum_of_shares),
+        r"node 'Div\d+' \(Div\) calculates with the number of samples in a batch",
     ),
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from onnx_cbp import OnnxCbpError, inspect, rewrite
 from support.made_statistics import EPSILON, OTHERS, C, Graph, tensorflow
@@ -92,6 +92,110 @@ def test_a_batch_norm_in_arithmetic_that_is_not_known_is_refused(statistics):
         rewrite(model, synchronize=True)
 
 
+def as_float(g: Graph, value: str) -> str:
+    return g.op("Cast", value, to=TensorProto.FLOAT)
+
+
+def sizes(g: Graph, value: str = "x") -> str:
+    return g.op("Shape", value)
+
+
+def size(g: Graph, index: int, value: str = "x") -> str:
+    return g.op("Gather", sizes(g, value), g.integers(index))
+
+
+def expanded(g: Graph) -> str:
+    """As exporters write expand with -1 for a size that stays."""
+    wanted = g.op("Concat", g.op("Unsqueeze", size(g, 0), g.integers([0])), g.integers([-1, 3, 2]), axis=0)
+    ones = g.op("ConstantOfShape", g.op("Shape", wanted), value=numpy_helper.from_array(np.array([1])))
+    wanted = g.op("Where", g.op("Equal", wanted, g.integers(-1)), ones, wanted)
+    return g.op("Mul", "x", g.op("Expand", g.constant(np.ones((1, C, 1, 1))), wanted))
+
+
+def windows(g: Graph) -> str:
+    """Windows as samples, and the samples by division again, as exporters of window attention write it."""
+    parts = g.op("Reshape", "x", g.integers([-1, C, 3]))
+    number = g.op("Div", as_float(g, size(g, 0, parts)), g.constant(2.0))
+    number = g.op("Unsqueeze", g.op("Cast", number, to=TensorProto.INT64), g.integers([0]))
+    return g.op("Reshape", g.op("Relu", parts), g.op("Concat", number, g.integers([C, 3, 2]), axis=0))
+
+
+def size_of_batch_as_output(g: Graph) -> str:
+    return as_float(g, g.op("Mul", sizes(g), g.integers([2])))
+
+
+#: What calculates with the number of samples.
+SIZED = {
+    "divided": lambda g: g.op("Div", "x", as_float(g, size(g, 0))),
+    "by Size": lambda g: g.op("Mul", "x", g.op("Reciprocal", as_float(g, g.op("Size", "x")))),
+    "of another value": lambda g: g.op("Sub", "x", as_float(g, size(g, -2, g.op("Relu", g.op("Flatten", "x"))))),
+    "of a transposed one": lambda g: g.op(
+        "Div", "x", as_float(g, size(g, 1, g.op("Transpose", "x", perm=[1, 0, 2, 3])))
+    ),
+    "by Slice": lambda g: g.op(
+        "Div", "x", as_float(g, g.op("Slice", sizes(g), *map(g.integers, ([-4], [-3], [0], [1]))))
+    ),
+    "by Shape's end": lambda g: g.op("Div", "x", as_float(g, g.op("Shape", "x", end=1))),
+    "number of elements": lambda g: g.op("Div", "x", as_float(g, g.op("ReduceProd", sizes(g), axes=[0], keepdims=0))),
+    "by Split": lambda g: split_sizes(g, 0),
+    "with all sizes": lambda g: g.op("Mul", "x", as_float(g, g.op("Reshape", sizes(g), g.integers([1, 4, 1, 1])))),
+    "into a weight": lambda g: g.op(
+        "MatMul", g.op("Flatten", "x"), g.op("Div", g.constant(np.ones((24, 5))), as_float(g, size(g, 0)))
+    ),
+    "before a sum": lambda g: g.op("ReduceSum", g.op("Div", "x", as_float(g, size(g, 0))), keepdims=0),
+    "condition": lambda g: g.op("Where", g.op("Greater", size(g, 0), g.integers(2)), "x", g.op("Neg", "x")),
+    "concatenated": lambda g: g.op(
+        "Div",
+        "x",
+        as_float(
+            g,
+            g.op(
+                "Gather",
+                g.op("Concat", g.integers([7]), sizes(g), axis=0),
+                g.integers(1),
+            ),
+        ),
+    ),
+}
+
+
+def split_sizes(g: Graph, index: int) -> str:
+    outputs = [f"size{axis}" for axis in range(4)]
+    g.nodes.append(helper.make_node("Split", [sizes(g)], outputs, name="split"))
+    return g.op("Div", "x", as_float(g, outputs[index]))
+
+
+#: What asks for a size and keeps to what each sample has of its own.
+NOT_SIZED = {
+    "channels": lambda g: g.op("Div", "x", as_float(g, size(g, 1))),
+    "last": lambda g: g.op("Div", "x", g.op("Sqrt", as_float(g, size(g, -1)))),
+    "by Slice": lambda g: g.op("Div", "x", as_float(g, g.op("Slice", sizes(g), *map(g.integers, ([1], [2]))))),
+    "by Shape's start": lambda g: g.op("Div", "x", as_float(g, g.op("Shape", "x", start=3))),
+    "places": lambda g: g.op(
+        "Div",
+        g.sum("x", [2, 3], 1),
+        as_float(g, g.op("ReduceProd", g.op("Gather", sizes(g), g.integers([2, 3])), axes=[0], keepdims=0)),
+    ),
+    "by Split": lambda g: split_sizes(g, 2),
+    "of a weight": lambda g: g.op("Div", "x", as_float(g, size(g, 0, g.constant(np.ones((6, 2)))))),
+    "concatenated": lambda g: g.op(
+        "Div",
+        "x",
+        as_float(g, g.op("Gather", g.op("Concat", sizes(g), g.integers([7]), axis=0), g.integers([4]))),
+    ),
+    "reshaped": lambda g: g.op(
+        "Reshape", "x", g.op("Concat", g.op("Unsqueeze", size(g, 0), g.integers([0])), g.integers([-1]), axis=0)
+    ),
+    "expanded": expanded,
+    "windows": windows,
+    "zeros": lambda g: g.op("Add", "x", g.op("ConstantOfShape", sizes(g))),
+    "all of them": lambda g: g.op("Slice", "x", g.integers([0]), g.op("Shape", "x", end=1), g.integers([0])),
+    "loss": lambda g: g.op("Div", g.op("ReduceSum", g.square("x"), keepdims=0), as_float(g, size(g, 0))),
+    "penalty": lambda g: g.op("Div", g.op("ReduceSum", g.constant(np.ones(3)), keepdims=0), as_float(g, size(g, 0))),
+    "told": size_of_batch_as_output,
+}
+
+
 def attention(g: Graph) -> str:
     """Of the places of each sample, by batches of matrices."""
     places = g.op("Transpose", g.op("Reshape", "x", g.integers([0, C, -1])), perm=[0, 2, 1])
@@ -134,9 +238,6 @@ KEPT = {
         g.op("Sub", p := g.op("Reshape", "x", g.integers([0, 2, -1])), g.mean(p, [2], 1)),
         g.op("Shape", "x"),
     ),
-    "size of the batch": lambda g: g.op(
-        "Div", "x", g.op("Cast", g.op("Gather", g.op("Shape", "x"), g.integers(0)), to=TensorProto.FLOAT)
-    ),
     "squeeze and excite": lambda g: g.op("Mul", "x", g.op("Sigmoid", g.op("GlobalAveragePool", "x"))),
     "shuffled channels": lambda g: g.op(
         "Reshape",
@@ -167,6 +268,27 @@ KEPT = {
 def test_what_keeps_samples_apart_is_not(kind, batch):
     g = Graph(opset=17, batch=batch)
     model = g.model(KEPT[kind](g))
+    assert rewrite(model, synchronize=True) == model
+
+
+@pytest.mark.parametrize("batch", ["N", 6])
+@pytest.mark.parametrize("kind", SIZED)
+def test_what_calculates_with_the_number_of_samples_is_refused(kind, batch):
+    g = Graph(opset=17, batch=batch)
+    model = g.model(SIZED[kind](g))
+    with pytest.raises(
+        OnnxCbpError, match=r"node '.+' \(\w+\) calculates with the number of samples in a batch"
+    ) as caught:
+        rewrite(model, synchronize=True)
+    assert "\n" not in str(caught.value)
+    rewrite(model)
+
+
+@pytest.mark.parametrize("batch", ["N", 6])
+@pytest.mark.parametrize("kind", NOT_SIZED)
+def test_other_sizes_and_what_only_shapes_read_are_not(kind, batch):
+    g = Graph(opset=17, batch=batch)
+    model = g.model(NOT_SIZED[kind](g))
     assert rewrite(model, synchronize=True) == model
 
 
