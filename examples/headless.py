@@ -121,8 +121,8 @@ def served(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def open_page(folder: Path, query: str = "") -> Iterator[Page]:
-    """Serve a folder and open its page.
+def open_browser() -> Iterator[Any]:
+    """Start Chromium; selenium's driver of it.
 
     Raises:
         OnnxCbpError: there is no Chromium, or it does not start.
@@ -132,9 +132,10 @@ def open_page(folder: Path, query: str = "") -> Iterator[Page]:
     from selenium import webdriver
     from selenium.common.exceptions import WebDriverException
 
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile, served(folder) as address:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         options = webdriver.ChromeOptions()
         options.binary_location = _chromium() or ""
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         for flag in (*FLAGS, f"--user-data-dir={profile}", f"--window-size={WINDOW[0]},{WINDOW[1]}"):
             options.add_argument(flag)
         service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
@@ -143,11 +144,22 @@ def open_page(folder: Path, query: str = "") -> Iterator[Page]:
         except WebDriverException as error:
             raise onnx_cbp.OnnxCbpError(f"Chromium does not start: {(error.msg or '').splitlines()[0]}") from None
         try:
-            driver.get(f"{address}/index.html{query}")
-            about = driver.capabilities
-            yield Page(driver, f"Chromium {about['browserVersion'].split('.')[0]}")
+            yield driver
         finally:
             driver.quit()
+
+
+@contextmanager
+def open_page(folder: Path, query: str = "") -> Iterator[Page]:
+    """Serve a folder and open its page.
+
+    Raises:
+        OnnxCbpError: there is no Chromium, or it does not start.
+    """
+    with open_browser() as driver, served(folder) as address:
+        driver.get(f"{address}/index.html{query}")
+        about = driver.capabilities
+        yield Page(driver, f"Chromium {about['browserVersion'].split('.')[0]}")
 
 
 def _arc(x: float, y: float, width: float, height: float, start: float, end: float) -> list[tuple[float, float]]:

@@ -54,6 +54,6 @@ _HOMES = {
 }
 
 #: What is reached as an attribute, too, without an import of its own.
-_MODULES = ("bench", "checking", "cli", "custom_ops", "distributed", "errors", "graph_passes", "training")
+_MODULES = ("bench", "checking", "cli", "custom_ops", "distributed", "errors", "graph_passes", "report", "training")
 
 __getattr__, __dir__ = on_first_use(__name__, globals(), modules=_MODULES, names=_HOMES)

@@ -81,6 +81,35 @@ def update_bn(
         raise OnnxCbpError(f"update_bn: momentum is {momentum}: use a number from 0 to 1, or None")
     source = read_model(model)
     parameters = Parameters.of(checkpoint)
+    result, modules = _measure(source, batches, parameters, backend, momentum, exact, unbiased_running_var)
+    _put(result, modules, parameters)
+    parameters.save()
+    return to_proto(result, source)
+
+
+def measure(
+    model: ModelSource, batches: Iterable[Batch], *, checkpoint: Any = None
+) -> list[tuple[Layer, np.ndarray, np.ndarray]]:
+    """The running statistics that `update_bn` would give each batch norm, in float64: layer, mean and variance.
+
+    Arguments and errors are those of `update_bn`. Nothing is written.
+    """
+    source = read_model(model)
+    _, modules = _measure(source, batches, Parameters.of(checkpoint), "auto", None, False, True)
+    measured = [(module, *module.statistics()) for module in modules]
+    return [(layer, mean, var) for module, mean, var in measured for layer in module.layers]
+
+
+def _measure(
+    source: onnx.ModelProto,
+    batches: Iterable[Batch],
+    parameters: Parameters,
+    backend: str,
+    momentum: float | None,
+    exact: bool,
+    unbiased: bool,
+) -> tuple[ir.Model, list[_Module]]:
+    """The model as onnx-ir's, and the statistics of its modules over the batches."""
     result = to_ir(source)
     InlineFunctionsPass(inference=True)(result)
     layers = find_layers(result)
@@ -88,7 +117,7 @@ def update_bn(
         raise OnnxCbpError("the model has no batch norm with running statistics")
     modules: dict[tuple[object, ...], _Module] = {}
     for layer in layers:
-        module = modules.setdefault(layer.module, _Module(momentum, exact, unbiased_running_var))
+        module = modules.setdefault(layer.module, _Module(momentum, exact, unbiased))
         module.layers.append(layer)
     for module in modules.values():
         module.check_home(parameters)
@@ -101,7 +130,7 @@ def update_bn(
                 name = label(layer.site.node)
                 raise OnnxCbpError(f"batch {number}: the statistics of '{name}' are not finite: nothing was written")
             modules[layer.module].check_size(mean.size, number, parameters)
-            if count == 1 and unbiased_running_var and not exact:
+            if count == 1 and unbiased and not exact:
                 raise OnnxCbpError(
                     f"batch {number}: '{label(layer.site.node)}' gets one element a channel, which has no unbiased "
                     "variance: leave the batch out, or use exact or unbiased_running_var=False"
@@ -109,9 +138,7 @@ def update_bn(
             modules[layer.module].add(mean, var, int(count), parameters)
     if number < 0:
         raise OnnxCbpError("update_bn: there are no batches to take statistics of")
-    _put(result, list(modules.values()), parameters)
-    parameters.save()
-    return to_proto(result, source)
+    return result, list(modules.values())
 
 
 @dataclass

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import click
 
 from onnx_cbp.cli.progress import steps
+from onnx_cbp.cli.report import page_options, write_page
 
 
 @click.command(short_help="Show the batch norms of a model.")
 @click.argument("model", type=click.Path(readable=False))
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON document instead of a table.")
-def inspect(model: str, as_json: bool) -> None:
+@page_options
+def inspect(model: str, as_json: bool, **page: Any) -> None:
     """Show the batch norms of MODEL, and what rewrite would do to each or why not.
 
     Changes nothing.
@@ -24,6 +27,7 @@ def inspect(model: str, as_json: bool) -> None:
     with steps([f"reading {model}"]) as step:
         next(step)
         findings = onnx_cbp.inspect(model)
+    write_page(model, **page)
     if as_json:
         document = {
             "model": model,

@@ -72,7 +72,7 @@ def update_bn(
             copy = _copied(checkpoint, Path(folder))
             result = onnx_cbp.update_bn(
                 source,
-                _batches(Path(data), batch_size),
+                batches_of(Path(data), batch_size),
                 checkpoint=copy,
                 momentum=momentum,
                 exact=exact,
@@ -87,8 +87,8 @@ def update_bn(
     say(console(), f"wrote {output}")
 
 
-def _batches(data: Path, batch_size: int | None) -> Iterator[dict[str, np.ndarray]]:
-    """What a file, or each file of a folder, has, cut along the first axis."""
+def batches_of(data: Path, batch_size: int | None) -> Iterator[dict[str, np.ndarray]]:
+    """What a .npz file, or each one of a folder, has, cut along the first axis."""
     files = sorted(data.glob("*.npz")) if data.is_dir() else [data]
     if not files:
         raise OnnxCbpError(f"'{data}' is a folder without .npz files")

@@ -1,0 +1,50 @@
+"""A model's batch norms as one page that needs no network: `onnx-cbp inspect --html`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.files import Replacement
+from onnx_cbp.ir_models import ModelSource
+from onnx_cbp.report.document import collect
+from onnx_cbp.report.page import page
+from onnx_cbp.updating import Batch
+
+__all__ = ["write_report"]
+
+
+def write_report(
+    model: ModelSource,
+    path: str | os.PathLike[str],
+    *,
+    batches: Iterable[Batch] | None = None,
+    checkpoint: Any = None,
+    check: bool = True,
+) -> None:
+    """Write a page of a model's batch norms: a table, graphs before and after, statistics, and what `check` found.
+
+    The page is one HTML file. It asks the network for nothing, and no name in the model can make it run anything.
+
+    Args:
+        model: a model or the path of one; it is not changed.
+        path: the file to write, whole or not at all.
+        batches: data, as `update_bn` takes them: the running statistics are held against those of these batches.
+        checkpoint: where the parameters are that the model does not have, as `update_bn` takes it.
+        check: run the model and its rewrite on random inputs, as `onnx-cbp check` does.
+
+    Raises:
+        OnnxCbpError: the model cannot be read or is not valid ONNX, the batches do not fit it, or the file cannot be
+            written. What `rewrite` or `check` refuses stands on the page.
+    """
+    target = Replacement(path, "page")
+    text = page(collect(model, batches, checkpoint, check))
+    try:
+        with target.scratch() as scratch:
+            written = scratch / target.file.name
+            written.write_text(text, encoding="utf-8")
+            target.put(written)
+    except OSError as error:
+        raise OnnxCbpError(f"'{target.file}' cannot be written: {error.strerror or error}") from None

@@ -1,0 +1,112 @@
+"""The running statistics of a batch norm, as they are and as data has them, in bins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_cbp.graph_passes import LeftAlone, Site
+from onnx_cbp.graph_passes.core.sites import ForwardSite, InferenceSite, in_graph
+from onnx_cbp.graph_passes.dialects import is_frozen_forward, is_rewritten_forward, rewritten_site
+from onnx_cbp.graph_passes.updating.batch_statistics import running_statistics
+from onnx_cbp.ir_models import ModelSource
+from onnx_cbp.training.parameters import Parameters
+from onnx_cbp.updating import Batch, measure
+
+_BINS = 24
+#: From which ratio of the largest to the smallest on bins are of equal factors.
+_WIDE = 50.0
+
+#: By the name of Y: the mean and the variance, float64 [C] each.
+Measured = dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+def measured_by_result(model: ModelSource, batches: Iterable[Batch], checkpoint: Any) -> Measured:
+    """What `update_bn` would make the running statistics, by the name of each batch norm's Y."""
+    found = measure(model, batches, checkpoint=checkpoint)
+    return {str(layer.site.Y.name): (mean, var) for layer, mean, var in found}
+
+
+def as_forward(site: Site) -> ForwardSite | InferenceSite | None:
+    """The forward batch norm that a site is, rewritten or not; None where it is a gradient or is not understood."""
+    if isinstance(site, ForwardSite | InferenceSite):
+        return site
+    if isinstance(site, LeftAlone) and is_rewritten_forward(site.node) and not is_frozen_forward(site.node):
+        read = rewritten_site(site.node)
+        return None if read is None else read[0]
+    return None
+
+
+def statistics_of(
+    site: ForwardSite | InferenceSite, parameters: Parameters, measured: Measured
+) -> dict[str, Any] | str | None:
+    """Histograms over the channels, and how far the two are apart.
+
+    Args:
+        site: a forward batch norm.
+        parameters: of a checkpoint; empty where there is none.
+        measured: the statistics that data has.
+
+    Returns:
+        JSON-ready values; or in a sentence why there are none; None where the batch norm has no running statistics.
+    """
+    names = running_statistics(site)
+    if names is None:
+        return None
+    mean, var = (_values(in_graph(value), parameters) for value in names)
+    fresh = measured.get(str(site.Y.name))
+    if mean is None or var is None:
+        if fresh is None:
+            return "The running statistics are not in the model: --checkpoint names the file that has them."
+        return {"mean": _bins(None, fresh[0]), "var": _bins(None, fresh[1])}
+    result: dict[str, Any] = {"mean": _bins(mean, None), "var": _bins(var, None)}
+    if fresh is not None and fresh[0].size == mean.size:
+        result = {"mean": _bins(mean, fresh[0]), "var": _bins(var, fresh[1])}
+        result |= _apart(mean, var, *fresh, site.epsilon)
+    return result
+
+
+def _values(value: ir.Value, parameters: Parameters) -> np.ndarray | None:
+    if value.name in parameters:
+        return parameters.get(str(value.name)).astype(np.float64).reshape(-1)
+    tensor = ir.convenience.get_const_tensor(value)
+    return None if tensor is None else tensor.numpy().astype(np.float64).reshape(-1)
+
+
+def _apart(mean: np.ndarray, var: np.ndarray, fresh: np.ndarray, fresh_var: np.ndarray, epsilon: float) -> dict:
+    """The largest distance of the means, in standard deviations, and the largest factor between the variances."""
+    std = np.sqrt(fresh_var + epsilon)
+    factor = np.abs(np.log((var + epsilon) / (fresh_var + epsilon)))
+    off, wide = np.abs(mean - fresh) / std, np.exp(factor)
+    if not (np.isfinite(off).all() and np.isfinite(wide).all()):
+        return {}
+    return {"mean_off": float(off.max(initial=0.0)), "var_off": float(wide.max(initial=1.0))}
+
+
+def _bins(running: np.ndarray | None, fresh: np.ndarray | None) -> dict[str, Any]:
+    """Counts of both in the same bins; what is not finite is counted apart."""
+    given = [values for values in (running, fresh) if values is not None]
+    everything = np.concatenate(given)
+    finite = everything[np.isfinite(everything)]
+    if not finite.size:
+        return {"edges": [], "strange": int(everything.size)}
+    low, high = float(finite.min()), float(finite.max())
+    logarithmic = low > 0 and high / low > _WIDE
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    edges = np.geomspace(low, high, _BINS + 1) if logarithmic else np.linspace(low, high, _BINS + 1)
+    edges[0], edges[-1] = low, high  # rounding must leave nobody out
+    return {
+        "edges": [float(f"{edge:.6g}") for edge in edges],
+        "logarithmic": logarithmic,
+        "running": _counts(running, edges),
+        "fresh": _counts(fresh, edges),
+        "strange": int(everything.size - finite.size),
+    }
+
+
+def _counts(values: np.ndarray | None, edges: np.ndarray) -> list[int] | None:
+    return None if values is None else np.histogram(values[np.isfinite(values)], edges)[0].tolist()
