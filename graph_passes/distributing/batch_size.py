@@ -136,7 +136,8 @@ def _places(node: ir.Node, result: ir.Value, read: list[_Count | None], types: T
             return frozenset(at - starts[first] for at in places[0] if 0 <= at - starts[first] < known[first])
     if node.op_type in _BROADCASTING:
         whole = _length(result, types)
-        if whole is not None and all(of == frozenset() or length == whole for of, length in zip(places, lengths, strict=True)):
+        fits = (not of or length == whole for of, length in zip(places, lengths, strict=True))
+        if whole is not None and all(fits):
             return frozenset[int]().union(*places)
     return _ALL
 

@@ -60,7 +60,8 @@ def refuse_sizes(model: ir.Model, sites: Sequence[Site]) -> None:
     """Refuse only what calculates with the size of the batch: a loss of all replicas' samples has that of all.
 
     Args:
-        model, sites: as `refuse_mixing` takes them.
+        model: before anything in it is replaced.
+        sites: its batch norms.
 
     Raises:
         OnnxCbpError: such a node, in one line.
