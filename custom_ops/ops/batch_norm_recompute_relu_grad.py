@@ -46,7 +46,7 @@ def gradient(g: Builder, node: Node, V: Value, d_scale_grad: Value, d_bias_grad:
     axis, rank, dtype = derivatives.axis_of(node), g.rank(X), g.dtype(X)
     mean_column, offset_column = (g.column(g.as_type(each, dtype), axis, rank) for each in (mean, offset))
     normal = g.Add(derivatives.times(g, g.Sub(X, mean_column), slope, axis), offset_column)
-    passes = g.Sign(g.Relu(normal))
+    passes = g.nonzero(g.Relu(normal))
     inputs = (X, scale, mean, inv_std)
     by = derivatives.of_both_steps(g, node, g.Mul(dY, passes), inputs, (V, d_scale_grad, d_bias_grad))
     return [g.Mul(by["dY"], passes), *(by[name] for name in ("X", "scale", "mean", "inv_std")), g.ZERO, g.ZERO]

@@ -81,10 +81,10 @@ def is_gradient_accumulator(node: ir.Node) -> bool:
 def relu_gradient(node: ir.Node) -> tuple[ir.Value, ir.Value] | None:
     """(dY, Y) of the gradient of a Relu with the result Y; None if the node is none.
 
-    It is ONNX Runtime's op, or what `differentiate` writes: dY * Sign(Y).
+    It is ONNX Runtime's op, or what `differentiate` writes: dY * Cast(Cast(Y, to=BOOL)), or dY * Sign(Y).
     """
     if (node.domain, node.op_type) == ("", "Mul"):
-        return _signed(node)
+        return _masked(node)
     if (node.domain, node.op_type) != (DOMAIN, "ReluGrad") or first_missing(node, ("dY", "Y")):
         return None
     dY, Y = node.inputs[:2]
@@ -93,17 +93,28 @@ def relu_gradient(node: ir.Node) -> tuple[ir.Value, ir.Value] | None:
     return dY, Y
 
 
-def _signed(product: ir.Node) -> tuple[ir.Value, ir.Value] | None:
-    """(dY, Y) of a product dY * Sign(Y) where Y is the result of a Relu, or of a batch norm with one folded in."""
-    for dY, sign in (product.inputs, product.inputs[::-1]):
-        maker = None if sign is None else sign.producer()
-        if dY is None or maker is None or (maker.domain, maker.op_type) != ("", "Sign"):
-            continue
-        Y = maker.inputs[0]
+def _masked(product: ir.Node) -> tuple[ir.Value, ir.Value] | None:
+    """(dY, Y) of dY times 1 where Y is not zero; Y is the result of a Relu, or of a batch norm with one folded in."""
+    for dY, mask in (product.inputs, product.inputs[::-1]):
+        Y = _nonzero(mask)
         made = None if Y is None else Y.producer()
-        if Y is not None and made is not None and _is_relu(made) and Y is made.outputs[0]:
+        if dY is not None and Y is not None and made is not None and _is_relu(made) and Y is made.outputs[0]:
             return dY, Y
     return None
+
+
+def _nonzero(mask: ir.Value | None) -> ir.Value | None:
+    """The value, nowhere negative, of which this is 1 where it is not zero and 0 elsewhere; None if it is none."""
+    maker = None if mask is None else mask.producer()
+    if maker is None or maker.domain:
+        return None
+    if maker.op_type == "Sign":
+        return maker.inputs[0]
+    as_bool = maker.inputs[0].producer() if maker.op_type == "Cast" and maker.inputs[0] is not None else None
+    if as_bool is None or (as_bool.domain, as_bool.op_type) != ("", "Cast"):
+        return None
+    to_bool = attribute(as_bool, "to", 0) == ir.DataType.BOOL
+    return as_bool.inputs[0] if to_bool else None
 
 
 def _is_relu(node: ir.Node) -> bool:

@@ -261,6 +261,13 @@ class Builder:
 
     # --- Shapes -------------------------------------------------------------------------------------------------------
 
+    def nonzero(self, value: Read) -> ir.Value:
+        """1 where a value is not zero, and 0 elsewhere, in its type.
+
+        As two Casts: on a CPU ONNX Runtime's Sign takes five times as long.
+        """
+        return self.Cast(self.Cast(value, to=ir.DataType.BOOL.value), to=self.dtype(value).value)
+
     def shape_of(self, value: Read) -> ir.Value:
         """The shape of a value as a vector of int64: a constant where every size is fixed."""
         shape = self.shape(value)

@@ -158,7 +158,8 @@ def _node(event: dict[str, Any]) -> NodeKey | None:
     return event["name"].removesuffix("_kernel_time"), event["args"]["op_name"]
 
 
-def _memory(command: dict[str, Any], prepared: dict[str, Prepared]) -> dict[str, Any]:
+def resident_peak(command: dict[str, Any], prepared: dict[str, Prepared]) -> dict[str, Any]:
+    """The command "memory"."""
     gc.collect()
     before = _status("RssAnon")
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew, with what there is
@@ -179,7 +180,7 @@ def main() -> None:
     prepared: dict[str, Prepared] = {}
     known: Commands = commands(_prepare, prepared)
     known["profile"] = lambda command: _profile(command, prepared)
-    known["memory"] = lambda command: _memory(command, prepared)
+    known["memory"] = lambda command: resident_peak(command, prepared)
     serve(lambda: versions("onnxruntime"), known)
 
 

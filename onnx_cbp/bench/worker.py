@@ -234,7 +234,7 @@ def versions(library: str) -> dict[str, Any]:
     return found
 
 
-def _sleep_until_idle() -> None:
+def sleep_until_idle() -> None:
     """Wait until no thread of this process computes any more (at most a second)."""
     step = 0.004
     for _ in range(250):
@@ -268,7 +268,7 @@ def commands(prepare: Callable[[dict[str, Any], int], Prepared], prepared: dict[
         start = time.perf_counter()
         run(command["runs"])
         seconds = (time.perf_counter() - start) / command["runs"]
-        _sleep_until_idle()
+        sleep_until_idle()
         return {"seconds": seconds}
 
     def do_release(command: dict[str, Any]) -> dict[str, Any]:

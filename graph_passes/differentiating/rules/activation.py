@@ -14,8 +14,8 @@ from onnx_cbp.graph_passes.differentiating.registry import ZERO, InputGradient, 
 
 @rule("Relu")
 def relu(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """Relu: dX = dY sign(Y): Y is nowhere negative, and one product is faster than a comparison and a Where."""
-    return [g.Mul(dY, g.Sign(node.outputs[0]))]
+    """Relu: dX = dY where Y is not zero; a product is faster than a comparison and a Where."""
+    return [g.Mul(dY, g.nonzero(node.outputs[0]))]
 
 
 @rule("LeakyRelu")
@@ -94,9 +94,9 @@ def celu(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
 
 @rule("HardSigmoid")
 def hard_sigmoid(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """HardSigmoid: dX = alpha dY where Y is between 0 and 1, which is where Y (1 - Y) is positive."""
+    """HardSigmoid: dX = alpha dY where Y is between 0 and 1, which is where Y (1 - Y) is not zero."""
     Y = node.outputs[0]
-    inside = g.Sign(g.Mul(Y, g.Sub(g.scalar(1, Y), Y)))
+    inside = g.nonzero(g.Mul(Y, g.Sub(g.scalar(1, Y), Y)))
     return [g.Mul(g.Mul(dY, attribute(node, "alpha", 0.2)), inside)]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import onnx
@@ -33,7 +34,7 @@ class BoundSession:
         if _needs_our_ops(model):
             register(options)
         try:
-            with _loadable(model) as loadable:
+            with _loadable(model) as loadable, _without_memory_pattern(options):
                 self._session = _session(loadable, options, providers)
         except Exception as error:  # the exceptions of ONNX Runtime have no base of their own
             raise OnnxCbpError(_explain(name, str(error), ort.__version__)) from error
@@ -72,3 +73,18 @@ class BoundSession:
         finally:
             raise_python_op_error()
         return list(binding.get_outputs()[: len(outputs)])
+
+
+@contextmanager
+def _without_memory_pattern(options: Any) -> Iterator[None]:
+    """Make sessions that allocate each tensor when it is needed; the options are as before afterwards.
+
+    By default ONNX Runtime remembers what one run allocated and takes one block for all of it in the next, which stands
+    beside the blocks of the first: that takes 2.5 to 5 times the memory, for the same speed within 3%.
+    """
+    before = options.enable_mem_pattern
+    options.enable_mem_pattern = False
+    try:
+        yield
+    finally:
+        options.enable_mem_pattern = before
