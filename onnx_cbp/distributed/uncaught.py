@@ -1,4 +1,4 @@
-"""A replica that ends with an exception says so: the others would wait for it until their time is up."""
+"""A replica that ends with an error says so: the others would wait for it until their time is up."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import functools
 import sys
 import threading
 from types import TracebackType
+from typing import NoReturn
 
 from onnx_cbp.distributed import membership
 
 
 @functools.cache
 def listen() -> None:
-    """Hear of exceptions that leave the program or one of its threads; what is printed of them stays as it is."""
+    """Hear of exceptions that leave the program or one of its threads; what is printed of them stays as it is.
+
+    So do `sys.exit` and its statuses. What raises SystemExit without it is not heard: no hook is called for it.
+    """
     of_program, of_thread = sys.excepthook, threading.excepthook
 
     def program(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -29,7 +33,21 @@ def listen() -> None:
             if arguments.exc_value is not None and not issubclass(arguments.exc_type, SystemExit):
                 _abort(arguments.exc_value, arguments.thread, ends=False)
 
-    sys.excepthook, threading.excepthook = program, thread
+    sys.excepthook, threading.excepthook, sys.exit = program, thread, _exit
+
+
+class _Exit(SystemExit):
+    """One that knows when it ends the program: nobody is left to have caught it when it goes away."""
+
+    def __del__(self) -> None:
+        ends = sys._getframe().f_back is None and threading.current_thread() is threading.main_thread()
+        if ends and not _goes_on_after_errors() and self.code is not None and self.code != 0:
+            _abort(SystemExit(self.code), threading.main_thread(), ends=True)
+
+
+def _exit(status: object = None, /) -> NoReturn:
+    """Exit the program, as `sys.exit` of Python does; replicas hear of a status that is not 0."""
+    raise _Exit(status)
 
 
 def _goes_on_after_errors() -> bool:

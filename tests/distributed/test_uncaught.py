@@ -21,7 +21,7 @@ from support.replicas import mpiexec
 #: Far more than a test may take: nobody waits for it.
 PATIENCE = 200.0
 PROGRAM = f"""
-import os, sys, threading, time
+import argparse, os, sys, threading, time
 import numpy as np
 from onnx_cbp import distributed
 from onnx_cbp.distributed import membership
@@ -47,7 +47,31 @@ if world.rank == 1:
         raise KeyboardInterrupt
     elif how == "SystemExit":
         sys.exit(0)
-elif how == "SystemExit":
+    elif how == "caught":
+        try:
+            sys.exit(3)
+        except SystemExit as error:
+            kept = error
+        def inside():
+            try:
+                sys.exit(4)
+            except SystemExit:
+                pass
+        inside()
+        try:
+            argparse.ArgumentParser().parse_args(["--unknown"])
+        except SystemExit as error:
+            assert error.code == 2 and type(error).__name__ and isinstance(error, SystemExit)
+    elif how == "status":
+        sys.exit(3)
+    elif how == "text":
+        with open(os.devnull):
+            sys.exit("a fault\\nof my own")
+    elif how == "arguments":
+        argparse.ArgumentParser().parse_args(["--unknown"])
+    elif how == "_exit":
+        os._exit(3)
+elif how in ("SystemExit", "caught"):
     time.sleep(0.5)  # it has left; nothing has failed
     print("a good end", flush=True)
 elif how == "busy":
@@ -78,12 +102,14 @@ def _mpi(how: str) -> tuple[str, int, float]:
 @pytest.mark.parametrize(
     ("how", "text"),
     [("exception", "ValueError: a fault of my own"), ("thread", "ValueError: a fault of my own"),
-     ("interrupt", "KeyboardInterrupt")],
+     ("interrupt", "KeyboardInterrupt"), ("status", "SystemExit: 3"), ("text", "SystemExit: a fault of my own"),
+     ("arguments", "SystemExit: 2")],
 )  # fmt: skip
 def test_under_mpi(how, text):
     output, status, seconds = _mpi(how)
     assert f"heard: CommunicationError rank 1 gave up: {text}" in output
-    assert ("ValueError: a fault\nof my own" if how != "interrupt" else "KeyboardInterrupt") in output, "as ever"
+    printed = {"interrupt": "KeyboardInterrupt", "status": "", "text": "a fault\nof my own", "arguments": "usage: "}
+    assert printed.get(how, "ValueError: a fault\nof my own") in output, "as ever"
     assert status != 0
     assert seconds < PATIENCE / 4
 
@@ -97,14 +123,24 @@ def test_under_mpi_whoever_is_in_no_collective_is_ended():
 
 
 @pytest.mark.mpi
-def test_under_mpi_a_program_that_ends_well_ends_nobody():
-    output, status, _ = _mpi("SystemExit")
-    assert "a good end" in output
+def test_under_mpi_the_launcher_ends_all_where_one_dies():
+    output, status, seconds = _mpi("_exit")
+    assert "heard" not in output
+    assert status != 0
+    assert seconds < PATIENCE / 4
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("how", ["SystemExit", "caught"])
+def test_under_mpi_a_program_that_ends_well_ends_nobody(how):
+    output, status, _ = _mpi(how)
+    assert output.splitlines()[-1:] == ["a good end"]
+    assert "ignored" not in output
     assert status == 0
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("how", ["exception", "thread"])
+@pytest.mark.parametrize("how", ["exception", "thread", "status"])
 def test_under_gloo(how, tmp_path):
     start = time.monotonic()
     processes = [
@@ -117,8 +153,9 @@ def test_under_gloo(how, tmp_path):
     ]  # fmt: skip
     outputs = [process.communicate(timeout=PATIENCE / 2)[0] for process in processes]
     print(*outputs)
-    assert "rank 1 gave up: ValueError: a fault of my own" in outputs[0]
-    assert "ValueError: a fault" in outputs[1]
+    text = "SystemExit: 3" if how == "status" else "ValueError: a fault of my own"
+    assert f"rank 1 gave up: {text}" in outputs[0]
+    assert how == "status" or "ValueError: a fault" in outputs[1]
     assert all(process.returncode != 0 for process in processes)
     assert time.monotonic() - start < PATIENCE / 2
 
