@@ -27,9 +27,13 @@ if(NOT ONNX_CBP_CUDA)
   return()
 endif()
 
-# Code for these, and PTX that a driver compiles for later ones.
-if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
-  set(CMAKE_CUDA_ARCHITECTURES 80-real 90-real 90-virtual)
+# For which GPUs: those that CMAKE_CUDA_ARCHITECTURES or, in the environment, CUDAARCHS names. CMake writes what nvcc would
+# take by itself into the first, which is then nobody's wish.
+if(DEFINED ENV{CUDAARCHS} OR (DEFINED CMAKE_CUDA_ARCHITECTURES
+                              AND NOT "${CMAKE_CUDA_ARCHITECTURES}" STREQUAL "${ONNX_CBP_CUDA_NVCC_DEFAULT}"))
+  set(_wished TRUE)
+else()
+  set(_wished FALSE)
 endif()
 if(NOT CMAKE_CUDA_COMPILER)
   unset(CMAKE_CUDA_COMPILER CACHE) # it may have been installed since
@@ -39,6 +43,9 @@ if(NOT CMAKE_CUDA_COMPILER)
   set(_missing "no nvcc that works was found")
 else()
   enable_language(CUDA)
+  if(NOT _wished)
+    set(ONNX_CBP_CUDA_NVCC_DEFAULT "${CMAKE_CUDA_ARCHITECTURES}" CACHE INTERNAL "nobody's wish")
+  endif()
   if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 11.8)
     set(_missing "nvcc ${CMAKE_CUDA_COMPILER_VERSION} is older than 11.8, which knows sm_90")
   endif()
@@ -52,6 +59,22 @@ if(DEFINED _missing)
 endif()
 
 add_library(onnx_cbp_cuda SHARED ${_cuda_sources})
+use_old_glibc(onnx_cbp_cuda)
+include(${CMAKE_CURRENT_LIST_DIR}/CudaGpus.cmake)
+if(_wished)
+  string(REPLACE ";" " " _code "${CMAKE_CUDA_ARCHITECTURES}")
+else()
+  default_gpus(_options _code)
+  set_target_properties(onnx_cbp_cuda PROPERTIES CUDA_ARCHITECTURES OFF)
+  target_compile_options(onnx_cbp_cuda PRIVATE ${_options})
+endif()
+message(STATUS "The CUDA kernels are for ${_code}")
+set_property(SOURCE ${_cuda}/queue.cu APPEND PROPERTY COMPILE_DEFINITIONS "ONNX_CBP_CUDA_CODE=\"${_code}\"")
+# Half the size; and with zstd, which drivers for CUDA 13 can read, a third.
+target_compile_options(onnx_cbp_cuda PRIVATE -Xfatbin=-compress-all)
+if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 13)
+  target_compile_options(onnx_cbp_cuda PRIVATE --compress-mode=size)
+endif()
 target_compile_features(onnx_cbp_cuda PRIVATE cuda_std_17)
 # As on the processor: where there is a fused multiply-add, the source says so.
 target_compile_options(onnx_cbp_cuda PRIVATE -fmad=false -Xcompiler=-Wall,-Wextra,-Wno-psabi

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
@@ -14,6 +15,8 @@ from support.cuda_adapter import needed_folder
 from support.ops import feeds_of, make_case, op_model, run, session
 
 KERNELS = "libonnx_cbp_cuda.so"
+C_API = (Path(__file__).parents[2] / "custom_ops" / "native" / "cuda" / "c_api.h").read_text()
+INTERFACE = int(re.search(r"#define ONNX_CBP_CUDA_INTERFACE (\d+)", C_API)[1])
 
 
 @pytest.fixture
@@ -60,7 +63,7 @@ def test_the_library_of_something_else(adapter):
     assert "onnx_cbp_cuda_interface" in _refusal(adapter)
 
 
-@pytest.mark.parametrize(("source", "words"), [("999", "is number 999"), ("1", "onnx_cbp_cuda_workspace")])
+@pytest.mark.parametrize(("source", "words"), [("999", "is number 999"), (str(INTERFACE), "onnx_cbp_cuda_check")])
 def test_another_interface(adapter, source, words):
     compiler = shutil.which("g++")
     if compiler is None:
@@ -69,6 +72,24 @@ def test_another_interface(adapter, source, words):
     command = [compiler, "-shared", "-fPIC", "-o", str(adapter / KERNELS), str(adapter / "other.cc")]
     subprocess.run(command, check=True)
     assert words in _refusal(adapter)
+
+
+def test_what_cuda_says_is_passed_on_when_the_session_is_made(adapter):
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("there is no g++ to make a library with")
+    functions = set(re.findall(r"\b(onnx_cbp_cuda_\w+)\(", C_API)) - {"onnx_cbp_cuda_interface", "onnx_cbp_cuda_check"}
+    code = [
+        f"int onnx_cbp_cuda_interface() {{ return {INTERFACE}; }}",
+        'const char* onnx_cbp_cuda_check(int) { return "the driver is too old: install another"; }',
+        *(f"void {function}() {{}}" for function in functions),
+    ]
+    (adapter / "other.cc").write_text('extern "C" {\n' + "\n".join(code) + "\n}\n")
+    command = [compiler, "-shared", "-fPIC", "-o", str(adapter / KERNELS), str(adapter / "other.cc")]
+    subprocess.run(command, check=True)
+    with pytest.raises(Exception, match=r"ChannelStats.*the driver is too old: install another; or run") as caught:
+        _session(adapter, make_case("ChannelStats", (2, 3, 4)))
+    assert "\n" not in str(caught.value).strip()
 
 
 def test_after_a_failure_a_later_session_tries_again(adapter):

@@ -153,7 +153,7 @@ void CheckLarge(const Device& device, const Layout& layout) {
 
 int main() {
   for (const int multiprocessors : {1, 7, 132}) {
-    const Device device{multiprocessors, 232448};
+    const Device device{multiprocessors, 115200};
     for (const int64_t outer : {1, 2, 3, 5, 8, 33, 100, 700}) {
       for (const int64_t channels : {1, 2, 3, 5, 16, 41, 100, 130}) {
         for (const int64_t inner : {1, 2, 3, 7, 9, 15, 16, 17, 49, 64, 100, 289}) {

@@ -144,6 +144,15 @@ def test_a_wrong_epsilon(epsilon):
         session(_loose_model(case, epsilon=epsilon), "native").run(None, case.feeds)
 
 
+@pytest.mark.native
+@pytest.mark.parametrize("value", [1.5, "1", [1], [1.0], onnx.numpy_helper.from_array(np.array(1))], ids=repr)
+def test_an_attribute_of_another_type(value):
+    """ONNX Runtime tells it from one that is absent in its message alone."""
+    case = make_case("ChannelStats", (2, 3, 4))
+    with pytest.raises(Exception, match="attribute 'axis' has the wrong type: it is an int"):
+        session(_loose_model(case, axis=value), "native")
+
+
 def test_python_ops_name_a_stash_type_that_they_do_not_serve():
     case = make_case("ChannelStats", (2, 3, 4))
     model = _loose_model(case, stash_type=TensorProto.DOUBLE)

@@ -138,6 +138,13 @@ class Kernels:
         """The number that counts up when a function changes."""
         return int(self._library.onnx_cbp_cuda_interface())
 
+    def why_unusable(self, device: int = -1) -> str | None:
+        """Why the kernels cannot run on a device (-1: the current one), in one line; None where they can."""
+        check = self._library.onnx_cbp_cuda_check
+        check.restype = ctypes.c_char_p
+        reason = check(device)
+        return None if reason is None else reason.decode()
+
     def workspace(self, outer: int, channels: int, inner: int) -> int:
         """Bytes that are enough for every function on this shape; -1 without a device."""
         return int(self._library.onnx_cbp_cuda_workspace(*map(ctypes.c_int64, (outer, channels, inner))))

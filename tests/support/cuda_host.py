@@ -21,7 +21,7 @@ class HostDevice:
     """What a launch depends on: custom_ops/native/cuda/host_device.h has the meanings."""
 
     multiprocessors: int = 132
-    shared: int = 232_448
+    shared: int = 115_200
     backwards: bool = False
     grid: int = 2**31 - 1
 

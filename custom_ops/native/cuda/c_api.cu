@@ -158,6 +158,8 @@ using namespace onnx_cbp::cuda;  // NOLINT: only definitions of C functions foll
 
 int onnx_cbp_cuda_interface(void) { return ONNX_CBP_CUDA_INTERFACE; }
 
+const char* onnx_cbp_cuda_check(int device) { return WhyUnusable(device); }
+
 int64_t onnx_cbp_cuda_workspace(int64_t outer, int64_t channels, int64_t inner) {
   Device device{};
   if (CurrentDevice(&device) != nullptr || WrongShape(outer, channels, inner) != nullptr) return -1;

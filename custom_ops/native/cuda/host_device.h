@@ -7,7 +7,7 @@ namespace onnx_cbp::cuda {
 
 struct HostDeviceTraits {
   int multiprocessors = 132;
-  int64_t shared = 232448;    // bytes of shared memory that a block may ask for
+  int64_t shared = 115200;    // bytes of dynamic shared memory that two blocks on a multiprocessor may have each
   bool backwards = false;     // threads run from the last to the first
   int64_t grid = 0x7fffffff;  // the most blocks of a launch
 };

@@ -80,10 +80,11 @@ void QueueMap(Queue* queue, const Plan& plan, const Map& map) {
 }
 
 // Both passes in one where a channel fits into shared memory, and where blocks of a channel each do not leave most of
-// the device idle, unless there is so little to do that three launches would take longer.
+// the device idle, unless there is so little to do that three launches would take longer. Two blocks have to fit a
+// multiprocessor: one alone would leave memory idle while it sums.
 template <typename Gather, typename Finish, typename Map>
 bool QueuedOnePass(Queue* queue, Plan plan, const Gather& gather, const Finish& finish, const Map& map) {
-  constexpr int64_t kMostShared = 96 * 1024, kLittle = 16 * 1024;
+  constexpr int64_t kLittle = 16 * 1024;
   if (!plan.by_plane) return false;
   Planes& planes = plan.planes;
   bool queued = false;
@@ -91,7 +92,7 @@ bool QueuedOnePass(Queue* queue, Plan plan, const Gather& gather, const Finish& 
     using Kernel = OnePass<Gather, Finish, Map, decltype(width)::value>;
     const int64_t shared = Kernel::Shared(planes);
     const bool fills = planes.channels >= queue->device().multiprocessors / 2 || shared <= kLittle;
-    if (shared > std::min(kMostShared, queue->device().shared) || !fills) return;
+    if (shared > queue->device().shared || !fills) return;
     planes.parts = 1;
     planes.per_part = planes.units();
     queue->Launch(Kernel{gather, finish, map, planes}, planes.channels, static_cast<size_t>(shared));

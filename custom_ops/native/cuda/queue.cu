@@ -15,28 +15,158 @@ const char* Complain(const char* function, const char* reason) {
 
 #if defined(__CUDACC__)
 
+namespace {
+
+constexpr int kDevices = 64;  // of which answers are kept
+// Static shared memory of a kernel: what Block::Reduce keeps of each warp.
+constexpr int64_t kStaticShared = 512;
+
+// An error is told to our caller; CUDA need not tell it to the next one.
+cudaError_t Told(cudaError_t error) {
+  if (error != cudaSuccess) cudaGetLastError();
+  return error;
+}
+
+cudaError_t Attribute(int64_t* value, cudaDeviceAttr attribute, int device) {
+  int answer = 0;
+  const cudaError_t error = cudaDeviceGetAttribute(&answer, attribute, device);
+  *value = answer;
+  return error;
+}
+
+cudaError_t Ask(int number, Device* device) {
+  int64_t multiprocessors = 0, most = 0, of_multiprocessor = 0, reserved = 0;
+  cudaError_t error = Attribute(&multiprocessors, cudaDevAttrMultiProcessorCount, number);
+  if (error == cudaSuccess) error = Attribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, number);
+  if (error == cudaSuccess) {
+    error = Attribute(&of_multiprocessor, cudaDevAttrMaxSharedMemoryPerMultiprocessor, number);
+  }
+  if (error == cudaSuccess) error = Attribute(&reserved, cudaDevAttrReservedSharedMemoryPerBlock, number);
+  const int64_t half = of_multiprocessor / 2 - reserved;
+  *device = {static_cast<int>(multiprocessors), (most < half ? most : half) - kStaticShared};
+  return error;
+}
+
+}  // namespace
+
 const char* CurrentDevice(Device* device) {
-  constexpr int kDevices = 64;  // of which the answers are kept
   // Multiprocessors above, bytes of shared memory below; 0: not asked yet.
   static std::atomic<uint64_t> known[kDevices];
   int number = 0;
   cudaError_t error = cudaGetDevice(&number);
-  uint64_t both = error == cudaSuccess && number < kDevices ? known[number].load(std::memory_order_relaxed) : 0;
-  if (error == cudaSuccess && both == 0) {
-    int multiprocessors = 0, shared = 0;
-    error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, number);
-    if (error == cudaSuccess) {
-      error = cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, number);
-    }
-    both = static_cast<uint64_t>(multiprocessors) << 32 | static_cast<uint32_t>(shared);
-    if (error == cudaSuccess && number < kDevices) known[number].store(both, std::memory_order_relaxed);
+  const uint64_t both = error == cudaSuccess && number < kDevices ? known[number].load(std::memory_order_relaxed) : 0;
+  if (both != 0) {
+    *device = {static_cast<int>(both >> 32), static_cast<int64_t>(both & 0xffffffffu)};
+    return nullptr;
   }
-  if (error != cudaSuccess) {
-    cudaGetLastError();
+  if (error == cudaSuccess) error = Ask(number, device);
+  if (error != cudaSuccess) return cudaGetErrorString(Told(error));
+  if (number < kDevices) {
+    const uint64_t asked = static_cast<uint64_t>(device->multiprocessors) << 32 | static_cast<uint32_t>(device->shared);
+    known[number].store(asked, std::memory_order_relaxed);
+  }
+  return nullptr;
+}
+
+namespace {
+
+// Asked for its code: that of all kernels is for the same GPUs.
+struct Nothing {
+  static constexpr int kThreads = kWarp;
+  static constexpr int kBlocksResident = 1;
+  template <typename Block>
+  ONNX_CBP_DEVICE void operator()(Block&) const {}
+};
+
+// Makes a device the thread's current one for as long as this lives; -1 leaves it as it is.
+class OnDevice {
+ public:
+  explicit OnDevice(int device) {
+    error_ = cudaGetDevice(&before_);
+    if (error_ == cudaSuccess && device >= 0 && device != before_) {
+      error_ = cudaSetDevice(device);
+      changed_ = error_ == cudaSuccess;
+    }
+  }
+  ~OnDevice() {
+    if (changed_) cudaSetDevice(before_);
+  }
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+  cudaError_t error() const { return error_; }
+
+ private:
+  int before_ = 0;
+  bool changed_ = false;
+  cudaError_t error_;
+};
+
+// What is wrong with the driver, in words with numbers; empty where CUDA cannot say.
+void TellDriver(char* text, size_t capacity) {
+  int driver = 0, runtime = 0;
+  *text = '\0';
+  if (Told(cudaDriverGetVersion(&driver)) != cudaSuccess || Told(cudaRuntimeGetVersion(&runtime)) != cudaSuccess) return;
+  const int needed = runtime / 1000, of_runtime = runtime % 1000 / 10;
+  if (driver == 0) {
+    std::snprintf(text, capacity, ": there is no NVIDIA driver; this build needs one for CUDA %d.%d", needed, of_runtime);
+  } else {
+    std::snprintf(text, capacity,
+                  ": the NVIDIA driver is one for CUDA %d.%d, and this build has CUDA %d.%d: install a newer driver, or "
+                  "build onnx-cbp with CUDA %d",
+                  driver / 1000, driver % 1000 / 10, needed, of_runtime, driver / 1000);
+  }
+}
+
+const char* WhyNoCode(cudaError_t error, char* line, size_t capacity) {
+  int number = 0;
+  cudaDeviceProp properties{};
+  if (Told(cudaGetDevice(&number)) != cudaSuccess || Told(cudaGetDeviceProperties(&properties, number)) != cudaSuccess) {
     return cudaGetErrorString(error);
   }
-  *device = {static_cast<int>(both >> 32), static_cast<int64_t>(both & 0xffffffffu)};
-  return nullptr;
+  std::snprintf(line, capacity,
+                "%s: GPU %d is '%s' of compute capability %d.%d, and this build has code for " ONNX_CBP_CUDA_CODE
+                ": build onnx-cbp with CUDAARCHS=%d%d in the environment",
+                cudaGetErrorString(error), number, properties.name, properties.major, properties.minor,
+                properties.major, properties.minor);
+  return line;
+}
+
+}  // namespace
+
+const char* WhyUnusable(int device) {
+  static thread_local char line[512];
+  const OnDevice current(device);
+  if (current.error() == cudaSuccess) {
+    cudaFuncAttributes of_code{};
+    const cudaError_t error =
+        Told(cudaFuncGetAttributes(&of_code, reinterpret_cast<const void*>(&Run<Nothing>)));
+    if (error == cudaSuccess) return nullptr;
+    if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction ||
+        error == cudaErrorUnsupportedPtxVersion) {
+      return WhyNoCode(error, line, sizeof line);
+    }
+    return cudaGetErrorString(error);
+  }
+  cudaGetLastError();
+  char driver[256] = "";
+  if (current.error() == cudaErrorInsufficientDriver) TellDriver(driver, sizeof driver);
+  std::snprintf(line, sizeof line, "%s%s", cudaGetErrorString(current.error()), driver);
+  return line;
+}
+
+void Queue::AllowMostShared(const void* kernel, std::atomic<uint64_t>* devices) {
+  int number = 0;
+  int64_t most = 0;
+  Check(cudaGetDevice(&number));
+  const uint64_t bit = failure_ == nullptr && number < kDevices ? uint64_t{1} << number : 0;
+  if (failure_ != nullptr || (devices->load(std::memory_order_acquire) & bit) != 0) return;
+  cudaFuncAttributes of_kernel{};
+  Check(Attribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, number));
+  Check(cudaFuncGetAttributes(&of_kernel, kernel));
+  if (failure_ != nullptr) return;
+  const int dynamic = static_cast<int>(most - static_cast<int64_t>(of_kernel.sharedSizeBytes));
+  Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, dynamic));
+  if (failure_ == nullptr) devices->fetch_or(bit, std::memory_order_release);
 }
 
 #else
@@ -51,7 +181,7 @@ const HostDeviceTraits& HostDevice() {
           read.multiprocessors < 1 || shared < 0 || grid < 1) {
         std::fprintf(stderr,
                      "ONNX_CBP_CUDA_HOST_DEVICE is '%s': write MULTIPROCESSORS,SHARED,BACKWARDS,GRID, for example "
-                     "132,232448,0,2147483647\n",
+                     "132,115200,0,2147483647\n",
                      given);
         std::abort();
       }
@@ -68,6 +198,8 @@ const char* CurrentDevice(Device* device) {
   *device = {HostDevice().multiprocessors, HostDevice().shared};
   return nullptr;
 }
+
+const char* WhyUnusable(int) { return nullptr; }
 
 #endif
 

@@ -1,6 +1,7 @@
 // Queueing kernels on a stream, for the plain C functions.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
@@ -17,11 +18,15 @@ namespace onnx_cbp::cuda {
 // What the shape of a launch depends on.
 struct Device {
   int multiprocessors;
-  int64_t shared;  // the most bytes of dynamic shared memory that a block may have
+  int64_t shared;  // bytes of dynamic shared memory that two blocks on a multiprocessor may have each
 };
 
 // The current device; asked of CUDA once a device. Null on success, otherwise CUDA's words.
 const char* CurrentDevice(Device* device);
+
+// Null where a device (-1: the current one) can run the kernels; otherwise CUDA's words and what to do about it, in one
+// line that is readable until the thread's next call.
+const char* WhyUnusable(int device);
 
 // One line for the caller, readable until the thread's next call.
 const char* Complain(const char* function, const char* reason);
@@ -57,8 +62,9 @@ class Queue {
   void Launch(const Kernel& kernel, int64_t blocks, size_t shared = 0) {
 #if defined(__CUDACC__)
     constexpr size_t kWithoutAsking = 48 * 1024;
+    static std::atomic<uint64_t> allowed{0};  // the devices on which this kernel may have the most
     if (failure_ == nullptr && shared > kWithoutAsking) {
-      Check(cudaFuncSetAttribute(Run<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
+      AllowMostShared(reinterpret_cast<const void*>(&Run<Kernel>), &allowed);
     }
     for (int64_t first = 0; first < blocks && failure_ == nullptr; first += kMostBlocks) {
       const unsigned int count = static_cast<unsigned int>(blocks - first < kMostBlocks ? blocks - first : kMostBlocks);
@@ -86,6 +92,13 @@ class Queue {
 #endif
 
  private:
+#if defined(__CUDACC__)
+  // Lets a kernel have as much dynamic shared memory as the current device has. The limit is the kernel's and not the
+  // launch's: two threads that set it to what each of them needs take it from one another. `devices` remembers for
+  // which it is done, a bit each.
+  void AllowMostShared(const void* kernel, std::atomic<uint64_t>* devices);
+#endif
+
   const char* function_;
   onnx_cbp_cuda_queue queue_;
   Device device_{};

@@ -89,7 +89,8 @@ ONNX_CBP_DEVICE void StoreVector(const Vector<T, kWidth>& vector, T* to) {
   using Word = typename words::Of<static_cast<int>(sizeof vector)>::Type;
   Word word;
   memcpy(&word, &vector, sizeof vector);
-  *reinterpret_cast<Word*>(to) = word;
+  // An assignment, though the same instruction: nvcc splits it into stores of 4 bytes where elements have 16 bits.
+  __stwb(reinterpret_cast<Word*>(to), word);
 #else
   std::memcpy(__builtin_assume_aligned(to, sizeof vector), &vector, sizeof vector);
 #endif
@@ -118,16 +119,19 @@ ONNX_CBP_DEVICE V Widen(T element) {
     return static_cast<V>(Load(element));
 }
 
-// A computed value rounded to an element.
+// A computed value rounded to an element. GPUs before sm_80 have no instruction for bfloat16.
 template <typename T, typename V>
 ONNX_CBP_DEVICE T Round(V value) {
   T element;
 #if defined(__CUDA_ARCH__)
   if constexpr (std::is_same_v<T, Float16>) {
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(element.bits) : "f"(static_cast<float>(value)));
-  } else if constexpr (std::is_same_v<T, BFloat16>) {
+  } else
+#if __CUDA_ARCH__ >= 800
+      if constexpr (std::is_same_v<T, BFloat16>) {
     asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(element.bits) : "f"(static_cast<float>(value)));
   } else
+#endif
 #endif
     Store(value, &element);
   return element;

@@ -3,22 +3,34 @@
 #include <cstdlib>
 #include <cstring>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+
+#include "x86_levels.h"
+#endif
+
 namespace onnx_cbp {
 namespace {
 
 #if defined(__x86_64__)
 constexpr const char* kNames[] = {"baseline", "avx2", "avx512"};
 
-Target Best() {
+Cpuid AskCpu() {
+  Cpuid cpu{};
+  unsigned int a = 0, b = 0, c = 0, d = 0;
+  if (__get_cpuid(1, &a, &b, &c, &d) != 0) cpu.leaf_1_ecx = c;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) != 0) cpu.leaf_7_ebx = b;
+  if (__get_cpuid(0x80000001, &a, &b, &c, &d) != 0) cpu.extended_1_ecx = c;
+  // These ask the system, too.
   __builtin_cpu_init();
-  if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2"))) {
-    return Target::baseline;
-  }
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-                 __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-                 __builtin_cpu_supports("avx512cd")
-             ? Target::avx512
-             : Target::avx2;
+  cpu.keeps_avx = __builtin_cpu_supports("avx2") != 0;
+  cpu.keeps_avx512 = __builtin_cpu_supports("avx512f") != 0;
+  return cpu;
+}
+
+Target Best() {
+  const int level = LevelOf(AskCpu());
+  return level == 4 ? Target::avx512 : level == 3 ? Target::avx2 : Target::baseline;
 }
 #else
 constexpr const char* kNames[] = {"baseline"};

@@ -9,11 +9,6 @@
 
 namespace onnx_cbp {
 
-// A build of the tests has another (tests/cuda_adapter).
-#ifndef ONNX_CBP_CUDA_PROVIDER
-#define ONNX_CBP_CUDA_PROVIDER "CUDAExecutionProvider"
-#endif
-
 enum class Provider { kCpu, kCuda };
 
 class ChannelOp : public Ort::CustomOpBase<ChannelOp, Kernel, true> {

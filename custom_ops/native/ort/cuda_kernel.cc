@@ -17,7 +17,9 @@ size_t Padded(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAl
 }  // namespace
 
 CudaKernel::CudaKernel(const OpSpec& spec, int data_type, int statistics_type, const OrtKernelInfo* info)
-    : Kernel(spec, data_type, statistics_type, info), library_(CudaLibrary::Get()), memory_(info) {}
+    : Kernel(spec, data_type, statistics_type, info), library_(CudaLibrary::Get()), memory_(info) {
+  CheckDevice();
+}
 
 void CudaKernel::Run(const Ort::KernelContext& context, const Shapes& shapes, const Call& call) const {
   void* stream = nullptr;
@@ -25,7 +27,10 @@ void CudaKernel::Run(const Ort::KernelContext& context, const Shapes& shapes, co
   if (spec().run_on_cuda == nullptr) return RunStaged(stream, shapes, call);
   const Layout& layout = call.layout;
   const int64_t bytes = library_.workspace(layout.outer, layout.channels, layout.inner);
-  if (bytes < 0) Fail("no CUDA device can be used here", ORT_FAIL);
+  if (bytes < 0) {
+    CheckDevice();
+    Fail("CUDA tells nothing of the GPU", ORT_FAIL);
+  }
   const auto wait = [&](void* memory) {
     std::byte byte;
     Check(library_.to_host(stream, &byte, memory, sizeof byte));
@@ -63,6 +68,14 @@ void CudaKernel::RunStaged(void* stream, const Shapes& shapes, const Call& call)
   for (size_t i = 0; i < outputs.size(); ++i) {
     const size_t bytes = sizes[inputs.size() + i];
     if (bytes > 0) Check(library_.to_device(stream, call.outputs[i], outputs[i], bytes));
+  }
+}
+
+void CudaKernel::CheckDevice() const {
+  if (const char* why = library_.check(memory_.device())) {
+    Fail(std::string("the CUDA kernels cannot run here: ") + why + "; or run the session without " +
+             ONNX_CBP_CUDA_PROVIDER,
+         ORT_FAIL);
   }
 }
 

@@ -5,11 +5,16 @@
 #include "device_memory.h"
 #include "kernel.h"
 
+// A build of the tests has another (tests/cuda_adapter).
+#ifndef ONNX_CBP_CUDA_PROVIDER
+#define ONNX_CBP_CUDA_PROVIDER "CUDAExecutionProvider"
+#endif
+
 namespace onnx_cbp {
 
 class CudaKernel final : public Kernel {
  public:
-  // Loads libonnx_cbp_cuda.so. Throws Ort::Exception where that fails.
+  // Loads libonnx_cbp_cuda.so. Throws Ort::Exception where that fails, or where the provider's GPU cannot run it.
   CudaKernel(const OpSpec& spec, int data_type, int statistics_type, const OrtKernelInfo* info);
 
  private:
@@ -17,6 +22,8 @@ class CudaKernel final : public Kernel {
   // Runs a collective on copies in the processor's memory.
   void RunStaged(void* stream, const Shapes& shapes, const Call& call) const;
   void Check(const char* error) const;
+  // Fails where CUDA cannot run the kernels on the provider's GPU.
+  void CheckDevice() const;
 
   const CudaLibrary& library_;
   const DeviceMemory memory_;

@@ -56,6 +56,7 @@ CudaLibrary CudaLibrary::Load() {
   }
   CudaLibrary library{};
 #define ONNX_CBP_FIND(function) Find(handle, path, "onnx_cbp_cuda_" #function, &library.function)
+  ONNX_CBP_FIND(check);
   ONNX_CBP_FIND(workspace);
   ONNX_CBP_FIND(to_host);
   ONNX_CBP_FIND(to_device);

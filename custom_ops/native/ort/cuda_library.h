@@ -12,6 +12,7 @@ struct CudaLibrary {
   // one line that names the file.
   static const CudaLibrary& Get();
 
+  decltype(&onnx_cbp_cuda_check) check;
   decltype(&onnx_cbp_cuda_workspace) workspace;
   decltype(&onnx_cbp_cuda_to_host) to_host;
   decltype(&onnx_cbp_cuda_to_device) to_device;

@@ -5,9 +5,6 @@
 namespace onnx_cbp {
 namespace {
 
-// The version of the interface that tells the streams of a kernel's memory apart.
-constexpr uint32_t kScratchBuffers = 18;
-
 // Gives memory back to where it is from, also where its use throws.
 class Lease {
  public:
@@ -24,10 +21,20 @@ class Lease {
 }  // namespace
 
 DeviceMemory::DeviceMemory(const OrtKernelInfo* info) {
-  if (ApiVersion() < kScratchBuffers) return;
+  if (ApiVersion() < kScratchBuffers) return;  // it cannot tell the streams of a kernel's memory apart
   OrtAllocator* allocator = nullptr;
   Ort::ThrowOnError(Ort::GetApi().KernelInfoGetAllocator(info, OrtMemTypeDefault, &allocator));
   allocator_.reset(allocator);
+}
+
+int DeviceMemory::device() const {
+  if (allocator_ == nullptr) return -1;
+  const OrtApi& api = Ort::GetApi();
+  const OrtMemoryInfo* info = nullptr;
+  Ort::ThrowOnError(api.AllocatorGetInfo(allocator_.get(), &info));
+  int number = -1;
+  Ort::ThrowOnError(api.MemoryInfoGetId(info, &number));
+  return number;
 }
 
 void DeviceMemory::With(const Ort::KernelContext& context, void* stream, size_t bytes, const Wait& wait,

@@ -18,6 +18,9 @@ class DeviceMemory {
   // Of the device that a kernel runs on.
   explicit DeviceMemory(const OrtKernelInfo* info);
 
+  // The number of the device; -1 where ONNX Runtime does not tell, before 1.18.
+  int device() const;
+
   // Calls use(memory) with `bytes` of the device, null for 0, to queue work on this stream of the kernel's run. `wait`
   // is called where ONNX Runtime could give the memory to another stream too early: before 1.18, or without a stream.
   // Throws what `use` throws, std::bad_alloc, and Ort::Exception.

@@ -53,12 +53,13 @@ std::vector<std::unique_ptr<ChannelOp>> MakeOps() {
   return ops;
 }
 
-// Ops and domain live as long as the process: ONNX Runtime keeps pointers to them in every session.
+// Ops and domain are never destroyed: ONNX Runtime keeps pointers to them in every session, and a session in a global
+// that was made before this library was loaded outlives whatever this library destroys at exit.
 Ort::CustomOpDomain& Domain() {
-  static const std::vector<std::unique_ptr<ChannelOp>> ops = MakeOps();
-  static Ort::CustomOpDomain* domain = [] {
+  static Ort::CustomOpDomain* const domain = [] {
+    const auto* ops = new std::vector<std::unique_ptr<ChannelOp>>(MakeOps());
     auto* made = new Ort::CustomOpDomain("onnx_cbp");
-    for (const auto& op : ops) made->Add(op.get());
+    for (const auto& op : *ops) made->Add(op.get());
     return made;
   }();
   return *domain;

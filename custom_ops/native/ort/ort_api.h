@@ -11,6 +11,13 @@ namespace onnx_cbp {
 // KernelContext_ParallelFor came with this version.
 constexpr uint32_t kOldestApi = 17;
 
+// What KernelContext_GetScratchBuffer came with. A library that is made with older headers would do without what newer
+// versions have, unseen.
+constexpr uint32_t kScratchBuffers = 18;
+static_assert(ORT_API_VERSION >= kScratchBuffers,
+              "onnx_cbp needs the headers of ONNX Runtime 1.18 or newer: unset ONNXRUNTIME_INCLUDE_DIR, or name newer "
+              "ones with it");
+
 // The version in use: the older of the headers' and the runtime's. Set once, when the library is
 // registered.
 uint32_t ApiVersion();
