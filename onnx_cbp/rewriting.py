@@ -19,6 +19,7 @@ from onnx_cbp.graph_passes import (
     BackwardSite,
     ChannelsLastPass,
     DropTrainingOutputsPass,
+    DropZeroBiasPass,
     FoldReluPass,
     ForwardSite,
     FreezePass,
@@ -38,6 +39,7 @@ from onnx_cbp.graph_passes import (
     find_sites,
     label,
 )
+from onnx_cbp.graph_passes.core.inference import mend_shapes
 from onnx_cbp.graph_passes.core.naming import module_path
 from onnx_cbp.graph_passes.core.sites import in_graph
 from onnx_cbp.graph_passes.core.splice import is_used
@@ -173,6 +175,8 @@ def rewrite(
     result = to_ir(source)
     InlineFunctionsPass()(result)
     attach = portable or any(domain == DOMAIN for domain, *_ in result.functions)  # what is portable stays so
+    # What no runtime computes so, whoever wrote it: the rewritten model is valid.
+    mended = mend_shapes(result) | DropZeroBiasPass(misshapen=True)(result).modified
     modified = bool(train) and TrainBatchNormsPass(train)(result).modified
     momenta.check(list(find_sites(result)))
     modified |= SetMomentumPass(momenta)(result).modified
@@ -216,7 +220,7 @@ def rewrite(
         modified |= step(result).modified
     if data_parallel or not any(_is_rewritten(site) for site in sites):
         _tell(result, modified)
-    if not modified:
+    if not (modified or mended):
         copy = onnx.ModelProto()
         copy.CopyFrom(source)
         return copy

@@ -48,6 +48,41 @@ def infer_shapes(model: ir.Model, *, as_far_as_possible: bool = False) -> None:
         _take(model.graph, inferred.graph)
 
 
+def mend_shapes(model: ir.Model) -> bool:
+    """Take back what the model says of shapes between its nodes where inference proves it wrong; whether any was.
+
+    Proven is what inference without these statements contradicts: another type, number of axes, or size.
+    """
+    declared = without_weights(model)
+    if not declared.graph.value_info or _inferred(declared) is not None:
+        return False
+    said = {info.name: info.type for info in declared.graph.value_info}
+    del declared.graph.value_info[:]
+    inferred = _inferred(declared)
+    if inferred is None:
+        return False
+    right = {info.name: info.type for info in inferred.graph.value_info}
+    wrong = {name: right[name] for name, kind in said.items() if name in right and _contradict(kind, right[name])}
+    for value in (value for node in model.graph for value in node.outputs):
+        _write(value, wrong)
+    return bool(wrong)
+
+
+def _contradict(one: onnx.TypeProto, other: onnx.TypeProto) -> bool:
+    """Whether two types of a value, both of tensors, cannot both be true."""
+    if not (one.HasField("tensor_type") and other.HasField("tensor_type")):
+        return False
+    a, b = one.tensor_type, other.tensor_type
+    if a.elem_type and b.elem_type and a.elem_type != b.elem_type:
+        return True
+    if not (a.HasField("shape") and b.HasField("shape")):
+        return False
+    sizes = [[dim.dim_value if dim.HasField("dim_value") else None for dim in each.shape.dim] for each in (a, b)]
+    return len(sizes[0]) != len(sizes[1]) or any(
+        None not in pair and pair[0] != pair[1] for pair in zip(*sizes, strict=True)
+    )
+
+
 def _inferred(model: onnx.ModelProto, *, is_strict: bool = True) -> onnx.ModelProto | None:
     try:
         return onnx.shape_inference.infer_shapes(model, check_type=is_strict, strict_mode=is_strict, data_prop=True)

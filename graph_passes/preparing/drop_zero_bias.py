@@ -26,8 +26,8 @@ class DropZeroBiasPass(InPlacePass):
 
     Args:
         trained: names of the parameters that have a gradient; a bias among them stays, whatever its value.
-        misshapen: only those of convolutions that are no vector, which no runtime computes: PyTorch's default exporter
-            writes zeros of rank 2 for a Conv3d without a bias.
+        misshapen: only those of convolutions that are not one number a channel, which no runtime computes: PyTorch's
+            default exporter writes zeros of another shape for a Conv3d without a bias.
     """
 
     def __init__(self, trained: Collection[str] = (), *, misshapen: bool = False) -> None:
@@ -49,11 +49,23 @@ class DropZeroBiasPass(InPlacePass):
                 continue
             if node.op_type == "Gemm" and (self._misshapen or opset < _OPTIONAL_IN_GEMM_SINCE):
                 continue
-            if self._misshapen and len(types.shape(bias) or (0,)) == 1:
+            if self._misshapen and not _is_misshapen(node, types.shape(bias), types):
                 continue
             node.resize_inputs(index)
             modified = True
         return PassResult(model, modified)
+
+
+def _is_misshapen(node: ir.Node, shape: tuple[int | str | None, ...] | None, types: Types) -> bool:
+    """Whether the bias of a convolution is known not to be one number a channel."""
+    if shape is None or len(shape) != 1:
+        return shape is not None
+    weight = None if node.inputs[1] is None else types.shape(node.inputs[1])
+    channels = None if not weight else weight[0]
+    if node.op_type == "ConvTranspose":
+        group = node.attributes["group"].as_int() if "group" in node.attributes else 1
+        channels = weight[1] * group if weight and len(weight) > 1 and isinstance(weight[1], int) else None
+    return isinstance(channels, int) and isinstance(shape[0], int) and shape[0] != channels
 
 
 def _is_zero(value: ir.Value | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -72,18 +73,21 @@ class SeparateMergedPass(InPlacePass):
 
     Args:
         trained: names of parameters that have a gradient, of the file or of the module; None: all of them.
+        tied: names of the file or of the module, or patterns, of what several modules share where it cannot be told;
+            what none of them names was merged. None: such a trained initializer is an error.
 
     Attributes:
         parts: after a call, by the name of each initializer that was taken apart, the names of what trains of it.
         names: after a call, by the name that the module has for a parameter, that of its initializer.
 
     Raises:
-        OnnxCbpError: it cannot be told whether readers of a trained initializer are merged or tied.
+        OnnxCbpError: it cannot be told whether readers of a trained initializer are merged or tied; a name of `tied`
+            is of none that several read.
     """
 
-    def __init__(self, trained: Collection[str] | None = None) -> None:
+    def __init__(self, trained: Collection[str] | None = None, tied: Collection[str] | None = None) -> None:
         super().__init__()
-        self._trained = trained
+        self._trained, self._tied = trained, tied
         self.parts: dict[str, list[str]] = {}
         self.names: dict[str, str] = {}
 
@@ -107,7 +111,7 @@ class SeparateMergedPass(InPlacePass):
             if value.dtype in FLOATS and not value.is_graph_input() and value.const_value is not None
             if len(parts := _parts(value)) > 1
         }
-        merged = _Merging(model, found)
+        merged = _Merging(model, found, self._tied)
         apart = {}
         for value, parts in found.items():
             groups = merged.groups(value, parts, self._is_trained(value, parts), self._trained)
@@ -151,7 +155,16 @@ class SeparateMergedPass(InPlacePass):
 class _Merging:
     """What a model says of whether its exporter merged equal initializers."""
 
-    def __init__(self, model: ir.Model, found: dict[ir.Value, list[_Part]]) -> None:
+    def __init__(
+        self, model: ir.Model, found: dict[ir.Value, list[_Part]], tied: Collection[str] | None = None
+    ) -> None:
+        self._tied = tied
+        for pattern in tied or ():
+            if set(pattern) - {"*"} and not any(_is_named(pattern, *each) for each in found.items()):
+                raise OnnxCbpError(
+                    f"tied_params: '{pattern}' is no parameter that several modules read; they read together: "
+                    f"{_quoted([value.name or '' for value in found]) or 'none'}"
+                )
         roles = [{part.role for part in parts} for parts in found.values()]
         self._certain = any(each & set(_STATISTICS) and each - set(_STATISTICS) for each in roles)
         # An exporter that writes copies of what it merges lets layers read one initializer only where they are tied.
@@ -188,12 +201,20 @@ class _Merging:
         if known and size > 1 and (array == array.reshape(-1)[0]).all():
             return [[part] for part in weights]  # zeros or ones: what fresh parameters of any layers are
         if is_trained and (known or self._certain) and size > 1:
+            if self._tied is not None:
+                tied = any(_is_named(pattern, value, weights) for pattern in self._tied)
+                return [weights] if tied else [[part] for part in weights]
             readers = [part.module or label(part.uses[0][0]) for part in weights]
             raise OnnxCbpError(
                 f"initializer '{value.name}' is read by {_quoted(readers)}, and nothing says whether the model ties "
-                "them or the exporter merged equal ones: export with optimize=False, or leave it out of requires_grad"
+                f"them or the exporter merged equal ones: say tied_params=['{value.name}'] (--tied) or tied_params=[] "
+                "(--tied ''), or export with optimize=False"
             )
         return [weights]
+
+
+def _is_named(pattern: str, value: ir.Value, parts: Sequence[_Part]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for name in (value.name or "", *(part.name for part in parts)))
 
 
 def _quoted(names: Sequence[str]) -> str:

@@ -56,6 +56,13 @@ _FILES = ("training_model.onnx", "eval_model.onnx", "optimizer_model.onnx", "che
     "--frozen", multiple=True, metavar="NAME", help="A parameter that does not train; may be repeated.  [default: none]"
 )
 @click.option(
+    "--tied",
+    multiple=True,
+    metavar="PATTERN",
+    help="A parameter that several modules share, where MODEL does not tell shared ones from equal ones that the "
+    "exporter merged; may be repeated; '' where none is.",
+)
+@click.option(
     "--output-name", "names", multiple=True, metavar="NAME", help="A value to have as an output; may be repeated."
 )
 @click.option(
@@ -82,6 +89,7 @@ def artifacts(
     freeze: tuple[str, ...],
     trained: tuple[str, ...],
     frozen: tuple[str, ...],
+    tied: tuple[str, ...],
     names: tuple[str, ...],
     portable: bool,
     synchronize: str | None,
@@ -113,6 +121,7 @@ def artifacts(
             artifact_directory=folder,
             additional_output_names=list(names),
             train_batch_norms=list(train) or None,
+            tied_params=[name for name in tied if name] if tied else None,
             rewrite_options={name: value for name, value in options.items() if value},
             builder=builder,
         )

@@ -43,8 +43,8 @@ def names_of(value: Any, argument: str, *, of: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def patterns_of(value: Any) -> list[str] | None:
-    """The patterns that `train_batch_norms` is; None where it was not given.
+def patterns_of(value: Any, argument: str = "train_batch_norms", *, of: str = "batch norms") -> list[str] | None:
+    """The patterns that an argument is; None where it was not given.
 
     Raises:
         OnnxCbpError: it is neither a pattern nor a list of them.
@@ -52,10 +52,8 @@ def patterns_of(value: Any) -> list[str] | None:
     if value is None or isinstance(value, str):
         return value if value is None else [value]
     if isinstance(value, bool) or not isinstance(value, Iterable):
-        raise OnnxCbpError(
-            f"train_batch_norms: {value!r} is no name of batch norms: use '*' for all, or a list of names or patterns"
-        )
-    return names_of(value, "train_batch_norms", of="batch norms")
+        raise OnnxCbpError(f"{argument}: {value!r} is no name of {of}: use '*' for all, or a list of names or patterns")
+    return names_of(value, argument, of=of)
 
 
 def member(choice: Any, kinds: Any, argument: str, block: type) -> Any:

@@ -82,6 +82,7 @@ def generate_artifacts(
     loss_input_names: list[str] | None = None,
     *,
     train_batch_norms: str | Sequence[str] | None = None,
+    tied_params: str | Sequence[str] | None = None,
     rewrite_options: Mapping[str, Any] | None = None,
     builder: str | None = None,
 ) -> None:
@@ -124,6 +125,9 @@ def generate_artifacts(
         train_batch_norms: names of batch norms in inference form (patterns as in `rewrite`'s `synchronize`) that are
             to train all the same; exporters write them so where they drop the training mode. None: none; a warning
             (logger "onnx_cbp") names them where all batch norms of the model have that form. An empty list: none.
+        tied_params: names (patterns) of parameters that several modules share on purpose. PyTorch's default exporter
+            makes equal ones of up to 1,024 elements one, and where a model does not tell that from tied weights, what
+            is not named here was merged and is taken apart. An empty list: nothing is tied. None: that is an error.
         rewrite_options: options of `onnx_cbp.rewrite` for the training model, such as `synchronize`, `data_parallel`
             and `momentum`.
         builder: "onnx_cbp" or "onnxruntime". By default ONNX Runtime's where its training build is installed, unless
@@ -145,6 +149,7 @@ def generate_artifacts(
             outputs=names_of(additional_output_names, "additional_output_names", of="values"),
             loss_inputs=names_of(loss_input_names, "loss_input_names", of="outputs"),
             train_batch_norms=patterns_of(train_batch_norms),
+            tied_params=patterns_of(tied_params, "tied_params", of="parameters"),
             rewrite_options=rewrite_options_of(rewrite_options),
         )
         _write(make(read_model(model), wanted), _folder(artifact_directory), prefix, nominal=nominal_checkpoint)
@@ -169,13 +174,14 @@ def generate_artifacts(
     if not isinstance(prefix, str):
         raise OnnxCbpError(f"prefix: {prefix!r} is no text: give what the names of the files begin with")
     patterns = patterns_of(train_batch_norms)
+    tied = patterns_of(tied_params, "tied_params", of="parameters")
     options = rewrite_options_of(rewrite_options)
     source = read_model(model)
     forward = to_ir(source)
     InlineAllFunctionsPass()(forward)
     if trained:
         check_outputs(forward, loss, loss_inputs, more_outputs)
-    wanted_names, frozen = take_apart(forward, trained, frozen)
+    wanted_names, frozen = take_apart(forward, trained, frozen, tied)
     trained = wanted_names or []
     prepared = _prepare(forward, source, patterns, trained, frozen, options)
     if prepared.ours:

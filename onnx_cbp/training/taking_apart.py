@@ -13,19 +13,19 @@ _log = logging.getLogger("onnx_cbp")
 
 
 def take_apart(
-    model: ir.Model, trained: Sequence[str] | None, frozen: Sequence[str]
+    model: ir.Model, trained: Sequence[str] | None, frozen: Sequence[str], tied: Sequence[str] | None = None
 ) -> tuple[list[str] | None, list[str]]:
     """Give every parameter an initializer of its own; the names that `trained` and `frozen` stand for then.
 
     A name of the file that several parameters had stands for all of them, but for what `frozen` names itself; that of a
     weight for the bias, too, that the exporter took from the same layer. Names that the module alone has stand for
-    themselves, and so do all others then.
+    themselves, and so do all others then. `tied` is that of `SeparateMergedPass`.
 
     Raises:
         OnnxCbpError: it cannot be told which parameters are merged, and which are tied.
     """
     in_file = set(model.graph.initializers)
-    separate = SeparateMergedPass(None if trained is None else [*trained])
+    separate = SeparateMergedPass(None if trained is None else [*trained], tied)
     separate(model)
     restore = RestoreBiasesPass()  # behind it: zeros that are back would look as if nothing had been merged
     restore(model)

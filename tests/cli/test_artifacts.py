@@ -137,3 +137,10 @@ def test_errors_are_one_line_and_leave_nothing(make, run, perceptron, tmp_path):
     _fails(run("artifacts", perceptron, "-o", tmp_path / "no" / "made", *USUAL), "No such file or directory")
     _fails(run("artifacts", perceptron, "-o", perceptron, *USUAL), "is a file")
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_what_is_tied_is_told(make, perceptron):
+    result = make(perceptron, *USUAL, "--tied", "fc")
+    assert result.exit_code != 0
+    assert "tied_params: 'fc' is no parameter that several modules read; they read together: none" in result.stderr
+    assert make(perceptron, *USUAL, "--tied", "").exit_code == 0

@@ -41,9 +41,9 @@ def _model(layers, initializers, *, scopes=True, constant=False) -> onnx.ModelPr
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def _apart(model: onnx.ModelProto, trained=None, frozen=()):
+def _apart(model: onnx.ModelProto, trained=None, frozen=(), tied=None):
     changed = ir.from_proto(model)
-    wanted, kept = take_apart(changed, trained, frozen)
+    wanted, kept = take_apart(changed, trained, frozen, tied)
     result = ir.to_proto(changed)
     onnx.checker.check_model(result)
     x = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)
@@ -148,6 +148,24 @@ def test_what_cannot_be_told_is_refused(scopes):
         read, wanted, _ = _apart(model, ["a.weight", "b.weight"])
         assert [names[0] for names in read] == ["w", "b.weight"]
         assert wanted == ["w", "b.weight"]
+
+
+@pytest.mark.parametrize("trained", [["w", "a.bias"], None])
+def test_who_calls_says_what_is_tied(trained):
+    layers = [(path, "w", "a.bias", "a.bias", "v") for path in ("a", "b")]
+    model = _model(layers, {**VALUES, "w": RANDOM, "v": ONES + 1})
+    with pytest.raises(OnnxCbpError, match=r"tied_params=\['w'\] \(--tied\) or tied_params=\[\]"):
+        _apart(model, trained)
+    for tied in (["w"], ["*"], ["b.weight"], ["a.w*"]):
+        read, wanted, _ = _apart(model, trained, tied=tied)
+        assert [names[0] for names in read] == ["w", "w"]
+        assert [names[1] for names in read] == ["a.bias", "b.bias"], "fresh ones are nobody's choice"
+        assert wanted == (None if trained is None else ["w", "a.bias", "b.bias"])
+    read, wanted, _ = _apart(model, trained, tied=[])
+    assert [names[0] for names in read] == ["w", "b.weight"]
+    assert wanted == (None if trained is None else ["w", "b.weight", "a.bias", "b.bias"])
+    with pytest.raises(OnnxCbpError, match=r"tied_params: 'fc' is no parameter that several modules read; .*'w'"):
+        _apart(model, trained, tied=["fc"])
 
 
 def test_a_bias_that_is_back_does_not_hide_what_was_merged():

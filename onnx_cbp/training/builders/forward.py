@@ -90,6 +90,7 @@ def prepare(
     requires_grad: Sequence[str] | None,
     frozen_params: Sequence[str],
     patterns: Sequence[str] | None,
+    tied_params: Sequence[str] | None,
 ) -> Forward:
     """Read a forward graph.
 
@@ -98,6 +99,7 @@ def prepare(
         requires_grad: names of what trains; None: all parameters that can.
         frozen_params: names of what does not, and is kept in the checkpoint.
         patterns: batch norms in inference form that are to train; None: nobody said, and a warning names them.
+        tied_params: names of what several modules share, where that cannot be told; None: nobody said.
 
     Raises:
         OnnxCbpError: a name that is none, or what would train as another network.
@@ -105,7 +107,7 @@ def prepare(
     model = to_ir(_new_enough(source))
     InlineAllFunctionsPass()(model)
     _refuse_training_graph(model)
-    requires_grad, frozen_params = take_apart(model, requires_grad, frozen_params)
+    requires_grad, frozen_params = take_apart(model, requires_grad, frozen_params, tied_params)
     outputs = [value.name or "" for value in model.graph.outputs]
     parameters = [name for name, value in model.graph.initializers.items() if value.dtype in _TRAINABLE]
     tell_what_does_not_train(list(find_sites(model)), patterns)

@@ -63,6 +63,7 @@ class Wanted:
         outputs: further values that become outputs.
         loss_inputs: what the loss reads in place of the graph's outputs.
         train_batch_norms: names of batch norms in inference form that are to train.
+        tied_params: names of what several modules share, where that cannot be told; None: nobody said.
         rewrite_options: of `onnx_cbp.rewrite`.
     """
 
@@ -73,6 +74,7 @@ class Wanted:
     outputs: Sequence[str]
     loss_inputs: Sequence[str]
     train_batch_norms: Sequence[str] | None
+    tied_params: Sequence[str] | None
     rewrite_options: Mapping[str, Any]
 
 
@@ -110,7 +112,7 @@ def make(source: onnx.ModelProto, wanted: Wanted) -> Made:
         OnnxCbpError: one line: a name that is none, a loss that does not fit, an op without a gradient, or what would
             train as another network.
     """
-    forward = prepare(source, wanted.requires_grad, wanted.frozen_params, wanted.train_batch_norms)
+    forward = prepare(source, wanted.requires_grad, wanted.frozen_params, wanted.train_batch_norms, wanted.tied_params)
     counters = AddCountersPass(*_averaged(wanted))
     counters(forward.model)
     forward.frozen += counters.names
