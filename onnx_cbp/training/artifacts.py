@@ -140,7 +140,10 @@ def generate_artifacts(
     """
     if builder_of(builder, loss, optimizer, has_training_build=has_training_build()) == "onnx_cbp":
         if ort_format:
-            raise OnnxCbpError("ort_format: what builder='onnx_cbp' makes is in ONNX files alone: leave it out")
+            raise OnnxCbpError(
+                "ort_format: what builder='onnx_cbp' makes is in ONNX files, which every onnxruntime loads: leave it "
+                "out, or use builder='onnxruntime'"
+            )
         wanted = Wanted(
             requires_grad=None if requires_grad is None else names_of(requires_grad, "requires_grad", of="parameters"),
             frozen_params=names_of(frozen_params, "frozen_params", of="parameters"),

@@ -40,6 +40,7 @@ def loss_of(choice: Any) -> Loss | str | None:
         return made
     if isinstance(choice, str):
         return choice
+    _refuse_block("loss", choice, ", or make the loss a part of the graph and name its output")
     names = ", ".join(losses.BY_NAME)
     raise OnnxCbpError(
         f"loss: {choice!r} is none for builder='onnx_cbp': use {names}, one of onnx_cbp.training.losses, or the name "
@@ -55,6 +56,7 @@ def optimizer_of(choice: Any) -> Optimizer | None:
     """
     made = _made(choice, Optimizer, optimizers.BY_NAME)
     if made is None and choice is not None:
+        _refuse_block("optimizer", choice, "")
         names = ", ".join(optimizers.BY_NAME)
         raise OnnxCbpError(
             f"optimizer: {choice!r} is none for builder='onnx_cbp': use {names}, or one of onnx_cbp.training.optimizers"
@@ -83,6 +85,18 @@ def builder_of(choice: Any, loss: Any, optimizer: Any, *, has_training_build: bo
 def named(choice: Any) -> Any:
     """The name of one of the types above, which ONNX Runtime's builder knows by another type; others as they are."""
     return choice.name if isinstance(choice, LossType | OptimType) else choice
+
+
+def _refuse_block(role: str, choice: Any, otherwise: str) -> None:
+    """Raise for an object of ONNX Runtime's builder, which builds itself."""
+    kind = choice if isinstance(choice, type) else type(choice)
+    if kind.__module__.startswith("onnxruntime.training") or any(
+        each.__module__.startswith("onnxruntime.training.onnxblock") for each in kind.__mro__
+    ):
+        raise OnnxCbpError(
+            f"{role}: {kind.__name__} is a block of onnxruntime.training, for builder='onnxruntime' alone: use that "
+            f"builder, or one of onnx_cbp.training.{'losses' if role == 'loss' else 'optimizers'}{otherwise}"
+        )
 
 
 def _is_ours(choice: Any) -> bool:

@@ -22,8 +22,8 @@ from onnx_cbp.graph_passes.core.inference import infer_shapes
 #: Ops that ONNX Runtime 1.19.2, the last that trains, has a right gradient of on the processor.
 _FOLLOWED = frozenset(
     (
-        *("Abs", "Add", "BatchNormalization", "Cast", "Clip", "Concat", "Cos", "Div", "Dropout", "Erf", "Exp"),
-        *("Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Gelu", "Gemm", "GlobalAveragePool", "Identity"),
+        *("Abs", "Add", "BatchNormalization", "Cast", "Clip", "Concat", "Cos", "Div", "Erf", "Exp"),
+        *("Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Gemm", "GlobalAveragePool", "Identity"),
         *("LeakyRelu", "Log", "LogSoftmax", "Max", "Min", "Mul", "Neg", "Reciprocal", "ReduceMean", "ReduceSum"),
         *("Relu", "Reshape", "ScatterElements", "ScatterND", "Sigmoid", "Sin", "Softmax", "SoftmaxCrossEntropyLoss"),
         *("Sqrt", "Squeeze", "Sub", "Tanh", "Tile", "TopK", "Trilu", "Unsqueeze"),
@@ -34,6 +34,8 @@ _MENDED = frozenset(
     (
         *(
             "Conv",
+            "Dropout",
+            "Gelu",
             "LayerNormalization",
             "MatMul",
             "MaxPool",
@@ -42,6 +44,7 @@ _MENDED = frozenset(
             "ReduceL2",
             "ReduceLogSumExp",
             "Slice",
+            "SoftmaxCrossEntropyLoss",
             "Split",
         ),
         *("Transpose", "Where"),

@@ -163,3 +163,25 @@ def test_the_builder_is_quiet_and_nobody_else_is(handler, tmp_path, capfd, monke
     assert "heard" in capfd.readouterr().err
     assert root.handlers == before
     assert root.filters == filters
+
+
+@pytest.mark.parametrize("role", ["loss", "optimizer"])
+def test_blocks_of_onnx_runtimes_builder_are_named_to_ours(role, tmp_path):
+    """Its own, and a user's: each says which builder takes it, and what ours has."""
+    load_artifacts()
+    from onnxruntime.training import onnxblock
+
+    class Custom(onnxblock.Block):
+        def build(self, *names):
+            return names[0]
+
+    own = onnxblock.loss.MSELoss() if role == "loss" else onnxblock.optim.AdamW()
+    for block in (own, Custom()):
+        with pytest.raises(OnnxCbpError) as error:
+            generate_artifacts(
+                _network(), WEIGHTS, artifact_directory=tmp_path, builder="onnx_cbp", **{"loss": "MSELoss", role: block}
+            )
+        start = f"{role}: {type(block).__name__} is a block of onnxruntime.training, for builder='onnxruntime' alone: "
+        assert str(error.value).startswith(start)
+        assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())

@@ -14,6 +14,7 @@ from onnx_cbp.graph_passes.core.formula import Formula
 from onnx_cbp.graph_passes.preparing.decompositions import (
     activations,
     linear,
+    losses,
     normalisations,
     pooling,
     reductions,
@@ -26,6 +27,7 @@ Rule = Callable[[Formula], ir.Value | list[ir.Value | None] | None]
 RULES: dict[str, Rule] = {
     **activations.RULES,
     **linear.RULES,
+    **losses.RULES,
     **normalisations.RULES,
     **pooling.RULES,
     **reductions.RULES,

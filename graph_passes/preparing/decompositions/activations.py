@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import onnx_ir as ir
 
 from onnx_cbp.graph_passes.core.formula import Formula
+from onnx_cbp.graph_passes.core.splice import is_used
 
 #: From here on, log(1 + exp(x)) is x in float32.
 _LINEAR_FROM = 20.0
@@ -76,6 +80,29 @@ def prelu(f: Formula) -> ir.Value:
     return f.op("Add", above, f.op("Mul", slope, f.op("Sub", x, above)))
 
 
+def gelu(f: Formula) -> ir.Value | None:
+    """Y = x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3))), which the builder takes for the exact form."""
+    if f.text("approximate", "none") != "tanh":
+        return None
+    x = f.input(0)
+    cubic = f.op("Add", x, f.op("Mul", f.op("Mul", f.op("Mul", x, x), x), 0.044715))
+    bent = f.op("Add", f.op("Tanh", f.op("Mul", cubic, math.sqrt(2 / math.pi))), 1.0)
+    return f.op("Mul", f.op("Mul", x, 0.5), bent)
+
+
+def dropout(f: Formula) -> ir.Value | None:
+    """Nothing in inference form, which the builder differentiates as if it trained; the mask, which it reads."""
+    outputs = f.node.outputs
+    trains = len(f.node.inputs) > 2 and f.node.inputs[2] is not None
+    known = f.known(2) if trains else np.array(False)
+    if known is not None and not known and not any(is_used(value) for value in outputs[1:]):
+        return f.op("Identity", f.input(0))
+    if len(outputs) > 1:
+        return None
+    attributes = {name: each.value for name, each in f.node.attributes.items()}
+    return f.op("Dropout", *f.node.inputs, outputs=2, **attributes)
+
+
 def _affine(f: Formula, x: ir.Value, factor: float, offset: float) -> ir.Value:
     return f.op("Add", f.op("Mul", x, factor), offset)
 
@@ -94,7 +121,9 @@ def _softplus(f: Formula, x: ir.Value) -> ir.Value:
 
 RULES = {
     "Celu": celu,
+    "Dropout": dropout,
     "Elu": elu,
+    "Gelu": gelu,
     "HardSigmoid": hard_sigmoid,
     "HardSwish": hard_swish,
     "Mish": mish,

@@ -32,8 +32,9 @@ def l1(f: Formula) -> ir.Value | None:
 
 
 def sum_of_squares(f: Formula) -> ir.Value | None:
-    """The sum of squares."""
-    return _sum_of(f, f.op("Mul", f.input(0), f.input(0)))
+    """The sum of squares; the builder cannot multiply a parameter by itself."""
+    x = f.input(0)
+    return _sum_of(f, f.op("Pow", x, 2.0) if x.producer() is None else f.op("Mul", x, x))
 
 
 def log_of_sum(f: Formula) -> ir.Value | None:
