@@ -308,6 +308,16 @@ ONNX_CBP_INLINE void StorePart(VectorOf<V> vector, T* elements, int count) {
   for (int i = 0; i < count; ++i) elements[i] = lanes[i];
 }
 
+// Whether there are streams for vectors of V that are rounded to elements T: elsewhere StoreVector<true> is what
+// StoreVector<false> is, and compiling a kernel for it once more is for nothing.
+#if defined(__AVX2__)
+template <typename T, typename V>
+constexpr bool kStreams = std::is_same_v<V, float> || std::is_same_v<T, double>;
+#else
+template <typename T, typename V>
+constexpr bool kStreams = false;
+#endif
+
 // What streams have written is seen by other threads only after this.
 ONNX_CBP_INLINE void FinishStreams() {
 #if defined(__x86_64__)

@@ -46,12 +46,14 @@ void Map(const Layout& layout, const Block& block, const BackpropCoefficients<V>
 template <typename T, typename V, typename Mask>
 void MaskedBackprop(const Layout& layout, const Block& block, const BackpropCoefficients<V>* coefficients, const T* dy,
                     const Mask& mask, const T* x, const Output<T>& dx) {
-  if (dx.stream) {
-    Map<true>(layout, block, coefficients, dy, mask, x, dx.elements);
-    FinishStreams();
-  } else {
-    Map<false>(layout, block, coefficients, dy, mask, x, dx.elements);
+  if constexpr (kStreams<T, V>) {
+    if (dx.stream) {
+      Map<true>(layout, block, coefficients, dy, mask, x, dx.elements);
+      FinishStreams();
+      return;
+    }
   }
+  Map<false>(layout, block, coefficients, dy, mask, x, dx.elements);
 }
 
 }  // namespace

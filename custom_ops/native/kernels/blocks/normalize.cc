@@ -41,12 +41,14 @@ template <typename T, typename V>
 void NormalizeBlock(const Layout& layout, const Block& block, const NormalizeCoefficients<V>* coefficients, const T* x,
                     bool relu, const Output<T>& y) {
   const NormalizeCoefficients<V>* own = coefficients + block.channel_begin;
-  if (y.stream) {
-    relu ? Map<true, true>(layout, block, own, x, y.elements) : Map<false, true>(layout, block, own, x, y.elements);
-    FinishStreams();
-  } else {
-    relu ? Map<true, false>(layout, block, own, x, y.elements) : Map<false, false>(layout, block, own, x, y.elements);
+  if constexpr (kStreams<T, V>) {
+    if (y.stream) {
+      relu ? Map<true, true>(layout, block, own, x, y.elements) : Map<false, true>(layout, block, own, x, y.elements);
+      FinishStreams();
+      return;
+    }
   }
+  relu ? Map<true, false>(layout, block, own, x, y.elements) : Map<false, false>(layout, block, own, x, y.elements);
 }
 
 #define ONNX_CBP_INSTANTIATE(T, V)                                                                                 \
