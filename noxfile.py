@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -70,12 +73,25 @@ WEB = ROOT / ".nox" / "onnxruntime-web"
 
 @nox.session
 def build(session: nox.Session) -> None:
-    """Build the one wheel that every environment installs; warnings of the C++ compiler are errors."""
-    for old in DIST.glob("onnx_cbp-*.whl"):
-        old.unlink()
+    """Build the one wheel that every environment installs, from the sdist; warnings of the C++ compiler are errors."""
+    session.install("build")
+    _remove(*DIST.glob("onnx_cbp-*"))
+    session.run("python", "-m", "build", "--sdist", "--outdir", str(DIST), ".", silent=True)
     session.run(
         *("python", "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(DIST)),
-        *("-C", "cmake.define.ONNX_CBP_WERROR=ON", "."),
+        *("-C", "cmake.define.ONNX_CBP_WERROR=ON", str(_unpacked_sdist())),
+    )
+
+
+@nox.session
+def cuda_wheel(session: nox.Session) -> None:
+    """Build the wheel of the CUDA kernels, where nvcc is."""
+    _remove(*DIST.glob("onnx_cbp_cuda-*"))
+    if not (shutil.which("nvcc") or "CUDACXX" in os.environ):
+        session.skip("there is no nvcc: the tests that read its library say that they are skipped")
+    session.run(
+        *("python", "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(DIST)),
+        *("-C", "cmake.define.ONNX_CBP_WERROR=ON", str(ROOT / "cmake" / "cuda_wheel")),
     )
 
 
@@ -170,11 +186,19 @@ def cuda_kernels(session: nox.Session) -> None:
     session.run(*PYTEST, *(session.posargs or ["tests/cuda_kernels"]), env={"ONNX_CBP_CUDA_KERNELS": str(folder)})
 
 
-@nox.session(requires=["build"])
+@nox.session(venv_backend="none", requires=["build"])
+def stranger(session: nox.Session) -> None:
+    """Install the wheel where there is no compiler, and run README's lines, in less than a minute."""
+    session.run("python3", "tests/installation/stranger.py", str(_wheel()))
+
+
+@nox.session(requires=["build", "cuda_wheel"])
 def cuda(session: nox.Session) -> None:
     """Run the CUDA ops in ONNX Runtime without a GPU; after the tests, in their environments too."""
     folder = ROOT / "build" / "cuda-on-host"
     _install(session, "cpu", *TEST_TOOLS, *BUILD_TOOLS)
+    for wheel in DIST.glob("onnx_cbp_cuda-*.whl"):
+        session.install("--no-deps", "--force-reinstall", str(wheel))
     _cmake(session, ROOT, folder, *CUDA_ON_HOST)
     env = {"ONNX_CBP_CUDA_ADAPTER": str(folder)}
     tests = ["tests/cuda_adapter", "tests/gpu", "tests/ops", "tests/distributed/test_threads.py"]
@@ -234,8 +258,16 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def demo(session: nox.Session) -> None:
     """Train the sample network on handwritten digits with plain onnxruntime, beside PyTorch where that is."""
-    # Without CUDA kernels, which take a third of the compiler's time.
-    session.install("-C", "cmake.define.ONNX_CBP_CUDA=OFF", ".[cpu,demo]")
+    # The compiler and pip work at the same time.
+    wheels = Path(session.create_tmp()) / "wheels"
+    shutil.rmtree(wheels, ignore_errors=True)
+    pip = [str(Path(session.bin) / "python"), "-m", "pip", "--quiet"]
+    with subprocess.Popen([*pip, "wheel", "--no-deps", "--wheel-dir", str(wheels), str(ROOT)]) as compiling:
+        session.install(*_requirements("cpu", "demo"))
+    if compiling.returncode != 0:
+        session.error("the wheel could not be built")
+    (wheel,) = wheels.iterdir()
+    session.install("--no-deps", "--force-reinstall", str(wheel))
     session.run("python", str(ROOT / "examples" / "digits.py"), *session.posargs)
 
 
@@ -295,6 +327,37 @@ def _got_onnxruntime_web(session: nox.Session) -> bool:
     WEB.mkdir(parents=True, exist_ok=True)
     options = ("--no-audit", "--no-fund", "--ignore-scripts", "--no-save", "--loglevel=error")
     return _got(session, "npm", "install", *options, "--prefix", str(WEB), "onnxruntime-web")
+
+
+def _requirements(*extras: str) -> list[str]:
+    """What the package needs, with these extras."""
+    project = nox.project.load_toml("pyproject.toml")["project"]
+    return [*project["dependencies"], *(line for name in extras for line in project["optional-dependencies"][name])]
+
+
+def _remove(*files: Path) -> None:
+    for file in files:
+        file.unlink()
+
+
+def _unpacked_sdist() -> Path:
+    """The folder with what the sdist has. Files that did not change are left as they are: CMake builds on there."""
+    (sdist,) = DIST.glob("onnx_cbp-*.tar.gz")
+    folder = ROOT / "build" / "sdist"
+    with tempfile.TemporaryDirectory() as scratch:
+        shutil.unpack_archive(sdist, scratch)
+        (new,) = Path(scratch).iterdir()
+        wanted = {file.relative_to(new) for file in new.rglob("*") if file.is_file()}
+        for file in [file for file in folder.rglob("*") if file.is_file()]:
+            relative = file.relative_to(folder)
+            if relative not in wanted and relative.parts[0] != "build":
+                file.unlink()
+        for relative in wanted:
+            source, target = new / relative, folder / relative
+            if not (target.is_file() and target.read_bytes() == source.read_bytes()):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
+    return folder
 
 
 def _wheel() -> Path:

@@ -1,11 +1,13 @@
-# The CUDA kernels: libonnx_cbp_cuda.so, beside libonnx_cbp.so, which loads it when a session uses the CUDA provider.
+# The CUDA kernels: libonnx_cbp_cuda.so, which libonnx_cbp.so loads when a session uses the CUDA provider. It is a wheel
+# of its own (cmake/cuda_wheel): who has no GPU neither compiles nor carries it.
 # Nothing is linked against the driver, and the CUDA runtime is linked in, so the library loads on every machine.
 #
-# ONNX_CBP_CUDA is AUTO (where nvcc works), ON (nvcc has to work) or OFF. HOST is for tests without a GPU: the C++ compiler
+# ONNX_CBP_CUDA is OFF, ON (nvcc has to work) or AUTO (where nvcc works). HOST is for tests without a GPU: the C++ compiler
 # makes the kernels, on memory of the processor, and the CUDA ops are the CPU provider's.
 
-set(ONNX_CBP_CUDA AUTO CACHE STRING "Build the CUDA kernels: AUTO (where nvcc is found), ON, OFF, or HOST for tests")
-set_property(CACHE ONNX_CBP_CUDA PROPERTY STRINGS AUTO ON OFF HOST)
+set(ONNX_CBP_CUDA OFF CACHE STRING "Build the CUDA kernels: OFF, ON, AUTO (where nvcc is found), or HOST for tests")
+set_property(CACHE ONNX_CBP_CUDA PROPERTY STRINGS OFF ON AUTO HOST)
+set(ONNX_CBP_CUDA_DESTINATION onnx_cbp/custom_ops CACHE STRING "Folder of a wheel that the library is installed into")
 set(_cuda ${CMAKE_CURRENT_LIST_DIR}/../custom_ops/native/cuda)
 file(GLOB_RECURSE _cuda_sources CONFIGURE_DEPENDS ${_cuda}/*.cu)
 set(_cuda_exports ${CMAKE_CURRENT_LIST_DIR}/cuda_exports.map)
@@ -35,6 +37,7 @@ if(DEFINED ENV{CUDAARCHS} OR (DEFINED CMAKE_CUDA_ARCHITECTURES
 else()
   set(_wished FALSE)
 endif()
+include(CheckLanguage)
 if(NOT CMAKE_CUDA_COMPILER)
   unset(CMAKE_CUDA_COMPILER CACHE) # it may have been installed since
 endif()
@@ -55,7 +58,7 @@ if(DEFINED _missing)
     message(STATUS "The CUDA kernels are left out: ${_missing}")
     return()
   endif()
-  message(FATAL_ERROR " ONNX_CBP_CUDA is '${ONNX_CBP_CUDA}' and ${_missing}: install the CUDA toolkit (11.8 or newer), name its compiler with CMAKE_CUDA_COMPILER or CUDACXX, or leave the option at AUTO")
+  message(FATAL_ERROR " ONNX_CBP_CUDA is '${ONNX_CBP_CUDA}' and ${_missing}: install the CUDA toolkit (11.8 or newer), name its compiler with CMAKE_CUDA_COMPILER or CUDACXX, or leave the option at OFF")
 endif()
 
 add_library(onnx_cbp_cuda SHARED ${_cuda_sources})
@@ -86,4 +89,4 @@ set_target_properties(
              CUDA_VISIBILITY_PRESET hidden
              LINK_DEPENDS ${_cuda_exports})
 target_link_options(onnx_cbp_cuda PRIVATE ${_cuda_link})
-install(TARGETS onnx_cbp_cuda LIBRARY DESTINATION onnx_cbp/custom_ops)
+install(TARGETS onnx_cbp_cuda LIBRARY DESTINATION ${ONNX_CBP_CUDA_DESTINATION})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib.util
+import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -15,6 +17,9 @@ from onnx_cbp.custom_ops.operator import STRUCTURAL_ATTRIBUTES, Arrays, Binding,
 from onnx_cbp.errors import OnnxCbpError
 
 _FILE_NAME = "libonnx_cbp.so"
+_CUDA_FILE_NAME = "libonnx_cbp_cuda.so"
+#: Names the library of CUDA kernels to ours (ort/cuda_library.cc).
+_CUDA_VARIABLE = "ONNX_CBP_CUDA_LIBRARY"
 _C_TYPES: dict[type, Any] = {int: ctypes.c_int, float: ctypes.c_double, str: ctypes.c_char_p}
 
 
@@ -38,6 +43,29 @@ def get_library_path() -> str:
             "register(session_options, backend='python')"
         )
     return str(path)
+
+
+def find_cuda_library() -> Path | None:
+    """The library of CUDA kernels: a build's own, or that of the package onnx_cbp_cuda; None where neither is there."""
+    for package in ("onnx_cbp.custom_ops", "onnx_cbp_cuda"):
+        if importlib.util.find_spec(package) is not None:
+            path = resources.files(package) / _CUDA_FILE_NAME
+            if path.is_file():
+                return Path(str(path))
+    return None
+
+
+def name_cuda_library() -> None:
+    """Tell the native library where the package onnx_cbp_cuda is, if it would not find that by itself.
+
+    It looks beside its own file and beside its own package; an installation may have several folders of packages.
+    """
+    library, kernels = find_library(), find_cuda_library()
+    if library is None or kernels is None:
+        return
+    looked_at = (library.parent, library.parent.parent.parent / "onnx_cbp_cuda")
+    if not any((folder / _CUDA_FILE_NAME).is_file() for folder in looked_at):
+        os.environ.setdefault(_CUDA_VARIABLE, str(kernels))
 
 
 @functools.cache

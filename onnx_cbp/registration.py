@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx
 
-from onnx_cbp.custom_ops.library import find_library, get_library_path
+from onnx_cbp.custom_ops.library import find_library, get_library_path, name_cuda_library
 from onnx_cbp.distributed import lifecycle
 from onnx_cbp.errors import OnnxCbpError
 
@@ -49,6 +49,7 @@ def register(session_options: Any, backend: str = "auto") -> None:
             f"these session options have the {earlier} ops already; use new SessionOptions for backend {backend!r}"
         )
     if backend == "native":
+        name_cuda_library()
         session_options.register_custom_ops_library(get_library_path())
     else:
         from onnx_cbp.custom_ops.python_ops import python_library_path

@@ -37,7 +37,7 @@ print(open("/proc/self/maps").read())
 def library():
     path = installed_library()
     if path is None:
-        pytest.skip(f"this installation has no {CUDA_LIBRARY}: there was no nvcc where it was built")
+        pytest.skip(f"this installation has no {CUDA_LIBRARY}: nox -s cuda installs it where nvcc is")
     return path
 
 

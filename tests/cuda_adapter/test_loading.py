@@ -21,9 +21,11 @@ INTERFACE = int(re.search(r"#define ONNX_CBP_CUDA_INTERFACE (\d+)", C_API)[1])
 
 @pytest.fixture
 def adapter(tmp_path):
-    """A copy of the adapter in a folder of its own, without the kernels."""
-    shutil.copy(needed_folder() / "libonnx_cbp.so", tmp_path)
-    return tmp_path
+    """A copy of the adapter, where it is in an installation, without the kernels."""
+    folder = tmp_path / "onnx_cbp" / "custom_ops"
+    folder.mkdir(parents=True)
+    shutil.copy(needed_folder() / "libonnx_cbp.so", folder)
+    return folder
 
 
 def _session(folder, case):
@@ -42,11 +44,21 @@ def _refusal(folder):
     return message
 
 
-def test_the_kernels_lie_beside_the_adapter(adapter):
-    shutil.copy(needed_folder() / KERNELS, adapter)
+@pytest.mark.parametrize("place", [".", "../../onnx_cbp_cuda"])
+def test_where_the_kernels_lie(adapter, place):
+    (adapter / place).mkdir(exist_ok=True)
+    shutil.copy(needed_folder() / KERNELS, adapter / place)
     case = make_case("ChannelStats", (2, 3, 4))
     for got, want in zip(_session(adapter, case).run(None, feeds_of(case)), run(case, "native"), strict=True):
         np.testing.assert_array_equal(got, want)
+
+
+def test_kernels_that_the_environment_names(adapter, tmp_path, monkeypatch):
+    monkeypatch.setenv("ONNX_CBP_CUDA_LIBRARY", str(tmp_path / "other.so"))
+    with pytest.raises(Exception, match=re.escape(str(tmp_path / "other.so"))):
+        _session(adapter, make_case("ChannelStats", (2, 3, 4)))
+    shutil.copy(needed_folder() / KERNELS, tmp_path / "other.so")
+    _session(adapter, make_case("ChannelStats", (2, 3, 4)))
 
 
 def test_no_kernels(adapter):

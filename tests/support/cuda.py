@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnx_cbp.custom_ops.library import function_name, number_arguments
+from onnx_cbp.custom_ops.library import find_cuda_library, function_name, number_arguments
 from support import cuda_adapter
 from support.ops import WITH_BODIES, Case
 
@@ -32,12 +32,8 @@ _LEFT_OVER = 0xFF
 
 
 def installed_library() -> Path | None:
-    """The CUDA library of this installation; None where it was built without."""
-    # Not find_library, which answers the build that takes the installed library's place.
-    from importlib import resources
-
-    path = Path(str(resources.files("onnx_cbp.custom_ops") / CUDA_LIBRARY))
-    return path if path.is_file() else None
+    """The CUDA library of this installation: that of the package onnx_cbp_cuda; None where it is not installed."""
+    return find_cuda_library()
 
 
 class Device:
@@ -233,7 +229,7 @@ def why_no_gpu() -> str | None:
     if not torch.cuda.is_available():
         return f"PyTorch {torch.__version__} finds no GPU here"
     if installed_library() is None:
-        return f"this installation has no {CUDA_LIBRARY}: install it where there is an nvcc"
+        return f"this installation has no {CUDA_LIBRARY}: install onnx-cbp-cuda, cmake/cuda_wheel"
     return None
 
 

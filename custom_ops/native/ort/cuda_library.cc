@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <string>
 
 #include "ort_api.h"
@@ -11,14 +12,21 @@ namespace onnx_cbp {
 namespace {
 
 constexpr char kFile[] = "libonnx_cbp_cuda.so";
-constexpr char kMend[] = "reinstall onnx-cbp, or run the session without CUDAExecutionProvider";
+constexpr char kVariable[] = "ONNX_CBP_CUDA_LIBRARY";
+constexpr char kMend[] = "reinstall onnx-cbp-cuda, or run the session without CUDAExecutionProvider";
 
-// Beside the file that this code is in.
+bool Readable(const std::string& path) { return access(path.c_str(), R_OK) == 0; }
+
+// What the environment names; else beside the file that this code is in, which a Python installation has as
+// onnx_cbp/custom_ops/libonnx_cbp.so; else in the package onnx_cbp_cuda beside that of onnx_cbp.
 std::string Path() {
+  if (const char* named = std::getenv(kVariable)) return named;
   Dl_info own{};
   if (dladdr(reinterpret_cast<const void*>(&CudaLibrary::Present), &own) == 0 || own.dli_fname == nullptr) return kFile;
   const std::string file = own.dli_fname;
-  return file.substr(0, file.find_last_of('/') + 1) + kFile;
+  const std::string folder = file.substr(0, file.find_last_of('/') + 1);
+  const std::string packaged = folder + "../../onnx_cbp_cuda/" + kFile;
+  return !Readable(folder + kFile) && Readable(packaged) ? packaged : folder + kFile;
 }
 
 [[noreturn]] void Fail(const std::string& path, const std::string& why) {
@@ -33,7 +41,8 @@ void Find(void* library, const std::string& path, const char* name, F* function)
 
 }  // namespace
 
-bool CudaLibrary::Present() { return access(Path().c_str(), R_OK) == 0; }
+// What is named and not there is an error of the session that wants it: nobody shall take it for a CPU's slowness.
+bool CudaLibrary::Present() { return std::getenv(kVariable) != nullptr || Readable(Path()); }
 
 const CudaLibrary& CudaLibrary::Get() {
   // An exception leaves the variable unmade, and the next call tries again.

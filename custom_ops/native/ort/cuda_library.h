@@ -6,7 +6,7 @@
 namespace onnx_cbp {
 
 struct CudaLibrary {
-  // Whether the file lies beside this library. Loads nothing.
+  // Whether there is such a file (docs/cuda.md says where it is looked for). Loads nothing.
   static bool Present();
   // The library, loaded by the first call and kept: users of the processor never load it. Throws Ort::Exception with
   // one line that names the file.
