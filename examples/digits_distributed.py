@@ -188,7 +188,7 @@ def plot(results: dict[str, dict[str, Any]], output: Path) -> None:
 @click.option("--epochs", default=10, show_default=True, type=click.IntRange(1))
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="Of split and batches.")
 @click.option(
-    *("--output", "output"),
+    *("--output-name", "output"),
     default="demo-distributed.png",
     show_default=True,
     type=click.Path(dir_okay=False, writable=True, path_type=Path),

@@ -104,7 +104,7 @@ def show(runs: dict[str, Run], differences: StepDifferences, test: tuple[np.ndar
     help="Seed of the split and of the batches.",
 )
 @click.option(
-    *("--output", "output"),
+    *("--output-name", "output"),
     default="demo.png",
     show_default=True,
     type=click.Path(dir_okay=False, writable=True, path_type=Path),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from onnx_cbp.finalizing import Finalized, finalize
     from onnx_cbp.registration import register
     from onnx_cbp.rewriting import Finding, inspect, rewrite
+    from onnx_cbp.synchronizing import convert_sync_batchnorm
     from onnx_cbp.updating import update_bn
     from onnx_cbp.version import __version__
 
@@ -28,6 +29,7 @@ __all__ = [
     "Finding",
     "OnnxCbpError",
     "__version__",
+    "convert_sync_batchnorm",
     "finalize",
     "get_library_path",
     "inspect",
@@ -44,6 +46,7 @@ _HOMES = {
     "Finding": "onnx_cbp.rewriting",
     "OnnxCbpError": "onnx_cbp.errors",
     "__version__": "onnx_cbp.version",
+    "convert_sync_batchnorm": "onnx_cbp.synchronizing",
     "finalize": "onnx_cbp.finalizing",
     "get_library_path": "onnx_cbp.custom_ops.library",
     "inspect": "onnx_cbp.rewriting",

@@ -270,12 +270,12 @@ def _refuse_other_ops(model: ir.Model) -> None:
         if node.domain == "" and node.op_type in RANDOM:  # a Dropout as such lets all through by now
             raise OnnxCbpError(
                 f"node '{label(node)}' ({node.op_type}) makes the result random, as a dropout that an exporter has "
-                "taken apart does: export the model in evaluation mode, or name other outputs with --output"
+                "taken apart does: export the model in evaluation mode, or name other outputs with --output-name"
             )
         if node.domain in _NOT_ONNX:
             raise OnnxCbpError(
                 f"node '{label(node)}' ({node.domain}.{node.op_type}) is none of ONNX's ops, and the outputs need it: "
-                "name others with --output"
+                "name others with --output-name"
             )
 
 

@@ -40,8 +40,9 @@ from onnx_cbp.graph_passes import (
     label,
 )
 from onnx_cbp.graph_passes.core.inference import mend_shapes
+from onnx_cbp.graph_passes.core.layers import forwards
 from onnx_cbp.graph_passes.core.naming import module_path
-from onnx_cbp.graph_passes.core.sites import in_graph
+from onnx_cbp.graph_passes.core.sites import Rewritten, in_graph
 from onnx_cbp.graph_passes.core.splice import is_used
 from onnx_cbp.graph_passes.core.types import Types
 from onnx_cbp.graph_passes.dialects import is_cumulative, is_frozen_forward, is_rewritten_forward, rewritten_site
@@ -67,7 +68,10 @@ class Finding:
         shape: shape of X as text, "?" where it is not known.
         rewritten: whether `rewrite` replaces it.
         explanation: what replaces it, or why nothing does.
+        state: "rewritten", or, of what is left alone, "frozen" (it normalises with running statistics), "done" (it is
+            rewritten already) or "refused" (it cannot be).
         module: path of the PyTorch module that it was exported from, where the default exporter wrote that; else "".
+        forward: of a gradient, the name of the node whose gradient it is, where that is known; else "".
     """
 
     node: str
@@ -75,11 +79,13 @@ class Finding:
     shape: str
     rewritten: bool
     explanation: str
+    state: str
     module: str = ""
+    forward: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """The finding as JSON-ready values; the module only where it is known."""
-        return {name: value for name, value in asdict(self).items() if name != "module" or value}
+        """The finding as JSON-ready values; module and forward only where they are known."""
+        return {name: value for name, value in asdict(self).items() if name not in ("module", "forward") or value}
 
 
 def inspect(model: ModelSource) -> list[Finding]:
@@ -255,7 +261,8 @@ class _Choices:
 
 def _findings(model: ir.Model, sites: list[Site], choices: _Choices | None = None) -> list[Finding]:
     types = Types(model)
-    return [_finding(site, _shape(site, types), choices or _Choices()) for site in sites]
+    of = forwards(sites)
+    return [_finding(site, _shape(site, types), choices or _Choices(), of.get(site.node)) for site in sites]
 
 
 def _shape(site: Site, types: Types) -> str | None:
@@ -266,20 +273,30 @@ def _shape(site: Site, types: Types) -> str | None:
     return None if shape is None else str(ir.Shape(shape))
 
 
-def _finding(site: Site, shape: str | None, choices: _Choices) -> Finding:
+def _finding(site: Site, shape: str | None, choices: _Choices, forward: ir.Node | None) -> Finding:
     return Finding(
         node=label(site.node),
         form=site.form,
         shape=shape or "?",
         rewritten=_is_rewritten(site),
         explanation=_explain(site, choices) + _merging(site),
+        state=_state(site),
         module=module_path(site.node),
+        forward="" if forward is None else label(forward),
     )
 
 
 def _is_rewritten(site: Site) -> bool:
     mended = isinstance(site, InferenceSite) and bool(site.superfluous)
     return mended or isinstance(site, ForwardSite | BackwardSite)
+
+
+def _state(site: Site) -> str:
+    if _is_rewritten(site):
+        return "rewritten"
+    if isinstance(site, LeftAlone):
+        return "done" if isinstance(site, Rewritten) else "refused"
+    return "frozen"
 
 
 def _explain(site: Site, choices: _Choices) -> str:

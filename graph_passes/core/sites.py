@@ -150,6 +150,11 @@ class Entangled(LeftAlone):
 
 
 @dataclass(frozen=True)
+class Rewritten(LeftAlone):
+    """A batch norm that is ops of this project already."""
+
+
+@dataclass(frozen=True)
 class Folded(LeftAlone):
     """A layer that holds a batch norm which an exporter folded into it."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnx_cbp.custom_ops import DOMAIN
-from onnx_cbp.graph_passes.core.sites import ForwardSite, LeftAlone, Site
+from onnx_cbp.graph_passes.core.sites import ForwardSite, Rewritten, Site
 from onnx_cbp.graph_passes.core.splice import origin
 from onnx_cbp.graph_passes.dialects._reading import optional_input
 
@@ -137,7 +137,7 @@ def recognise(node: ir.Node, opset: int) -> Site | None:  # noqa: ARG001 - one s
         kind = "backward, frozen"
     elif is_frozen_forward(node):
         kind = "forward, frozen"
-    return LeftAlone(node, f"{DOMAIN} ops ({kind})", "it is rewritten already")
+    return Rewritten(node, f"{DOMAIN} ops ({kind})", "it is rewritten already")
 
 
 def rewritten_site(node: ir.Node) -> tuple[ForwardSite, bool] | None:

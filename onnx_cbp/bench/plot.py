@@ -11,7 +11,7 @@ from onnx_cbp.bench.results import Row
 from onnx_cbp.bench.step_results import StepRow
 from onnx_cbp.errors import OnnxCbpError
 
-_NEEDED = "a plot needs matplotlib: pip install 'onnx-cbp[demo]'"
+_NEEDED = "a plot needs matplotlib: pip install matplotlib"
 
 
 def check_plot(path: str) -> None:

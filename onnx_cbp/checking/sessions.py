@@ -76,7 +76,8 @@ def _onnxruntime() -> Any:
         import onnxruntime
     except ImportError:
         raise OnnxCbpError(
-            "ONNX Runtime is not installed: pip install 'onnx-cbp[cpu]', or 'onnx-cbp[training]' for training artifacts"
+            "ONNX Runtime is not installed: pip install onnxruntime, or onnxruntime-training-cpu==1.19.2 for its "
+            "training artifacts"
         ) from None
     return onnxruntime
 
@@ -129,6 +130,6 @@ def _explain(what: str, message: str, version: str) -> str:
     if unknown:
         return (
             f"{what} uses com.microsoft.{unknown[1]}, which onnxruntime {version} does not have: training artifacts "
-            "need the training build, pip install 'onnx-cbp[training]'"
+            "need the training build: pip install onnxruntime-training-cpu==1.19.2 in an environment of its own"
         )
     return f"{what} cannot be run: {' '.join(message.split())}"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from onnx_cbp.cli.bench_steps import bench_steps
-from onnx_cbp.cli.measuring import check_outputs, milliseconds, progress, say_machine, write_json
+from onnx_cbp.cli.document import STDOUT, write_document
+from onnx_cbp.cli.measuring import check_outputs, milliseconds, progress, say_machine
 
 if TYPE_CHECKING:
     from onnx_cbp.bench import Row, Settings
@@ -63,7 +66,13 @@ _OF_STEPS = {"batch": "--batch"}
 )
 @click.option("--rounds", type=click.IntRange(min=1), default=9, show_default=True, help="Medians are of so many.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random inputs.")
-@click.option("--json", "json_file", type=click.Path(dir_okay=False), metavar="FILE", help="Write all results there.")
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(dir_okay=False, allow_dash=True),
+    metavar="FILE",
+    help="Write all results there; - is standard output, and the tables go to standard error then.",
+)
 @click.option("--plot", "plot_file", type=click.Path(dir_okay=False), metavar="FILE", help="Draw the ratios there.")
 @click.option("--quick", is_flag=True, help="Little data, short rounds: shows that it runs, and no speed.")
 @click.pass_context
@@ -110,10 +119,14 @@ def bench(
     counts = tuple(dict.fromkeys(threads))
     if models:
         steps = StepSettings(tuple(dict.fromkeys(models)), batch, counts, rounds, seed, quick)
-        agree = bench_steps(steps, json_file, plot_file)
+        measure = partial(bench_steps, steps, plot_file)
     else:
         kernels = Settings(tuple(dict.fromkeys(ops)) or _OPS, counts, rounds, data, seed, quick)
-        agree = _bench_kernels(sets, _named(runtimes), kernels, json_file, plot_file)
+        measure = partial(_bench_kernels, sets, _named(runtimes), kernels, plot_file)
+    with redirect_stdout(sys.stderr) if json_file == STDOUT else nullcontext():
+        agree, document = measure()
+    if json_file is not None:
+        write_document(json_file, document)
     sys.exit(0 if agree else _DIFFERENT)
 
 
@@ -121,10 +134,13 @@ def _bench_kernels(
     sets: tuple[str, ...],
     named: Mapping[str, str],
     settings: Settings,
-    json_file: str | None,
     plot_file: str | None,
-) -> bool:
-    """Measure, print and write; whether every peer computes what our kernels do."""
+) -> tuple[bool, Mapping[str, Any]]:
+    """Measure, print and draw.
+
+    Returns:
+        Whether every peer computes what our kernels do, and all results as a document.
+    """
     from onnx_cbp.bench import Bench, Runtime, as_document, find_runtimes, load_shapes, machine
     from onnx_cbp.bench.plot import draw
     from onnx_cbp.custom_ops.library import get_library_path
@@ -147,12 +163,10 @@ def _bench_kernels(
             rows += of_set
             _print(shapes.name, shapes.description, of_set)
         versions = candidates.versions
-    if json_file is not None:
-        write_json(json_file, as_document(rows, settings.as_dict(), versions, on))
     if plot_file is not None:
         draw(rows, plot_file)
     _say_missing(rows)
-    return all(row.agrees for row in rows)
+    return all(row.agrees for row in rows), as_document(rows, settings.as_dict(), versions, on)
 
 
 def _named(runtimes: Sequence[str]) -> dict[str, str]:

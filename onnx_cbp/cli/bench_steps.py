@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from onnx_cbp.cli.measuring import milliseconds, progress, say_machine, write_json
+from onnx_cbp.cli.measuring import milliseconds, progress, say_machine
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -17,8 +17,12 @@ _TIMES = ("model", "threads", "original ms", "rewritten ms", "ratio", "spread", 
 _MEMORY = ("model", "threads", "original MB", "rewritten MB", "original MB, no arena", "rewritten MB, no arena")
 
 
-def bench_steps(settings: StepSettings, json_file: str | None, plot_file: str | None) -> bool:
-    """Measure, print and write; whether each rewritten step computes what the original does."""
+def bench_steps(settings: StepSettings, plot_file: str | None) -> tuple[bool, Mapping[str, Any]]:
+    """Measure, print and draw.
+
+    Returns:
+        Whether each rewritten step computes what the original does, and all results as a document.
+    """
     import onnxruntime
 
     from onnx_cbp.bench import StepBench, as_document, check_step_model, machine
@@ -37,11 +41,9 @@ def bench_steps(settings: StepSettings, json_file: str | None, plot_file: str | 
                 rows.append(row)
                 done()
     _print(rows)
-    if json_file is not None:
-        write_json(json_file, as_document(rows, settings.as_dict(), bench.versions, on))
     if plot_file is not None:
         draw_steps(rows, plot_file)
-    return all(row.agrees for row in rows)
+    return all(row.agrees for row in rows), as_document(rows, settings.as_dict(), bench.versions, on)
 
 
 def _print(rows: Sequence[StepRow]) -> None:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from onnx_cbp.cli.document import STDOUT, JsonIsOptional, json_option, write_document
 from onnx_cbp.cli.progress import steps
 
 if TYPE_CHECKING:
     from onnx_cbp.checking import Difference, FusionEffects
 
 _TOO_FAR_APART = 1
+_ROUNDING = "ok *"
+_ROUNDING_NOTE = "* as far as rounding lets one see"
 
 
-@click.command(short_help="Compare what two models compute.")
+@click.command(cls=JsonIsOptional, short_help="Compare what two models compute.")
 @click.argument("model", type=click.Path(readable=False))
 @click.argument("out", type=click.Path(readable=False))
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random inputs.")
@@ -34,8 +36,10 @@ _TOO_FAR_APART = 1
     default=True,
     help="Also rewrite MODEL with each fusion of OUT on in turn, and show what it does (the default).",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON document instead of a table.")
-def check(model: str, out: str, seed: int, batch: int, rtol: float | None, fusions: bool, as_json: bool) -> None:
+@json_option
+def check(
+    model: str, out: str, seed: int, batch: int, rtol: float | None, fusions: bool, json_file: str | None
+) -> None:
     """Run MODEL and its rewritten form OUT on the same random inputs, and compare what they compute.
 
     Compares every graph output and, in training graphs, what the models write in place: gradients and running
@@ -78,7 +82,7 @@ def check(model: str, out: str, seed: int, batch: int, rtol: float | None, fusio
     rewritten = load_model(out, external_data=False)
     convention = NOTE if is_unbiased(rewritten) else None
     modes = (effects.modes if fusions else changed_modes(load_model(model), rewritten)).note()
-    if as_json:
+    if json_file is not None:
         from onnx_cbp.cli.fusions import fusions_document
 
         document = {"original": model, "rewritten": out, "seed": seed, "batch": batch, "within_tolerance": good}
@@ -88,8 +92,8 @@ def check(model: str, out: str, seed: int, batch: int, rtol: float | None, fusio
         document["blame"] = blame
         document["convention"] = convention
         document["modes"] = modes
-        click.echo(json.dumps(document, indent=2))
-    else:
+        write_document(json_file, document)
+    if json_file != STDOUT:
         _print(differences, effects, (effects.note, convention, modes, blame), rtol)
     sys.exit(0 if good else _TOO_FAR_APART)
 
@@ -112,7 +116,7 @@ def _print(
 
     # Flags say only that an accumulator has run: where they agree, they are not worth a row.
     flags = [d for d in differences if d.dtype == "bool" and d.within(rtol)]
-    rows: list[tuple[str | Text, ...]] = []
+    rows: list[tuple[str, str, str, str, str, Text]] = []
     for d in (d for d in differences if d not in flags):
         verdict = _judged(d, rtol)
         rows.append(
@@ -128,7 +132,10 @@ def _print(
     headings = ("result", "kind", "largest", "difference", "relative", "")
     out = console()
     if rows:
-        out.print(table(headings, rows, right=("largest", "difference", "relative")))
+        right = ("largest", "difference", "relative")
+        out.print(table(headings, rows, right=right, cut=("result", out.width)))
+    if any(row[-1].plain == _ROUNDING for row in rows):
+        say(out, _ROUNDING_NOTE)
     if effects.rows:
         columns = fusions_columns(effects)
         say(out, FUSIONS_TITLE)
@@ -146,7 +153,7 @@ def _judged(difference: Difference, rtol: float | None) -> str:
         return difference.problem or "too far apart"
     if difference.within(default_tolerance(difference.dtype)) or rtol is not None:
         return "ok"
-    return "ok, as far as rounding lets one see"
+    return _ROUNDING
 
 
 def _verdict(differences: list[Difference], flags: int, rtol: float | None) -> str:

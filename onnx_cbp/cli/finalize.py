@@ -9,7 +9,9 @@ from onnx_cbp.cli.progress import steps
 
 @click.command(short_help="Make a model for inference of a training graph.")
 @click.argument("model", type=click.Path(readable=False))
-@click.option("-o", "out", type=click.Path(readable=False), required=True, metavar="OUT", help="File to write.")
+@click.option(
+    "-o", "--output", "out", type=click.Path(readable=False), required=True, metavar="OUT", help="File to write."
+)
 @click.option(
     "--checkpoint",
     type=click.Path(readable=False),
@@ -17,7 +19,7 @@ from onnx_cbp.cli.progress import steps
     help="A checkpoint with the parameters' values: of onnx_cbp.training, or ONNX Runtime's.",
 )
 @click.option(
-    "--output",
+    "--output-name",
     "names",
     multiple=True,
     metavar="NAME",

@@ -1,38 +1,140 @@
-"""The table of a model's batch norms, which `inspect` and `rewrite` both print."""
+"""What `inspect` and `rewrite` print of a model's batch norms: a row a layer, or a row a kind of layer."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import onnx
-from rich.table import Table
+from rich.console import Console
 from rich.text import Text
 
-from onnx_cbp.cli.text import printable, table
+from onnx_cbp.cli.text import printable, shortened, table, wrapped
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.rewriting import Finding
 
 _COLLECTIVES = ("AllGather", "AllReduce", "AllReduceBucket")
+#: More layers than that are summed up, unless the rows are asked for.
+_FEW = 10
+_STATES = {
+    "rewritten": "onnx_cbp ops",
+    "frozen": "left alone: frozen",
+    "done": "left alone: done",
+    "refused": "left alone",
+}
+#: Forms, so short that a row fits 80 columns.
+_SHORT = (
+    ("BatchNormalizationGrad", "BatchNormGrad"),
+    ("BatchNormalization", "BatchNorm"),
+    ("training_mode = 1", "trains"),
+    ("inference form", "inference"),
+    (" statistics)", ")"),
+)
+_WIDEST_SHAPE = 16
 
 
-def findings_table(findings: Sequence[Finding], last: str) -> Table:
-    """One row a batch norm; `last` heads the column of what happens to it."""
-    rows = [
-        (
-            Text(printable(_name(f)), style="bold" if f.rewritten else ""),
-            f.form,
-            f.shape,
-            Text(printable(f.explanation), style="" if f.rewritten else "yellow"),
+@dataclass(frozen=True)
+class _Layer:
+    """A batch norm, forward and, where both become the same, backward."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def name(self) -> str:
+        """The name of the node, with the path of its module where that is known; an option takes either."""
+        first = self.findings[0]
+        return f"{first.node} ({first.module})" if first.module else first.node
+
+    @property
+    def form(self) -> str:
+        form = self.findings[0].form
+        for long, short in _SHORT:
+            form = form.replace(long, short)
+        return form + (" + Grad" if len(self.findings) > 1 else "")
+
+    @property
+    def state(self) -> str:
+        return self.findings[0].state
+
+    @property
+    def shape(self) -> str:
+        return self.findings[0].shape
+
+
+def _layers(findings: Sequence[Finding]) -> list[_Layer]:
+    """Gradients beside their forward nodes, where the same is done to both."""
+    by_name = {finding.node: finding for finding in findings if not finding.forward}
+    gradients: dict[str, Finding] = {}
+    for finding in findings:
+        of = by_name.get(finding.forward)
+        if of is not None and of.state == finding.state:
+            gradients.setdefault(of.node, finding)
+    joined = {id(finding) for finding in gradients.values()}
+    return [
+        _Layer(
+            (finding, gradients[finding.node])
+            if by_name.get(finding.node) is finding and finding.node in gradients
+            else (finding,)
         )
-        for f in findings
+        for finding in findings
+        if id(finding) not in joined
     ]
-    return table(("node", "form", "shape of X", last), rows)
 
 
-def _name(finding: Finding) -> str:
-    """The name of the node, with the path of its module where that is known; an option takes either."""
-    return f"{finding.node} ({finding.module})" if finding.module else finding.node
+def print_findings(out: Console, findings: Sequence[Finding], last: str, *, verbose: bool) -> None:
+    """The table, and why; `last` heads the column of what happens to them."""
+    layers = _layers(findings)
+    if not layers:
+        return
+    if verbose or len(layers) <= _FEW:
+        rows: list[Sequence[str | Text]] = [
+            (
+                Text(printable(layer.name), style="bold" if layer.state == "rewritten" else ""),
+                shortened(layer.form, 30),
+                shortened(layer.shape, _WIDEST_SHAPE),
+                _becomes(layer.state),
+            )
+            for layer in layers
+        ]
+        out.print(table(("node", "form", "X", last), rows, cut=("node", out.width)))
+    else:
+        kinds: dict[tuple[str, str], list[_Layer]] = {}
+        for layer in layers:
+            kinds.setdefault((layer.form, layer.state), []).append(layer)
+        rows = [
+            (str(len(alike)), shortened(form, 30), _shapes(alike), _becomes(state))
+            for (form, state), alike in kinds.items()
+        ]
+        out.print(table(("layers", "form", "X", last), rows, right=("layers",)))
+    for line in _reasons(findings):
+        wrapped(out, line, indent="  ")
+    if len(layers) > _FEW and not verbose:
+        wrapped(out, "--verbose lists the layers, and --json all that is known of them")
+
+
+def _becomes(state: str) -> Text:
+    return Text(_STATES[state], style="" if state == "rewritten" else "yellow")
+
+
+def _shapes(layers: Sequence[_Layer]) -> str:
+    first, last = (shortened(layer.shape, _WIDEST_SHAPE) for layer in (layers[0], layers[-1]))
+    return first if first == last else f"{first} to {last}"
+
+
+def _reasons(findings: Sequence[Finding]) -> list[str]:
+    """What is done to each node or why nothing is, where it is the same in one line; a name stands for all."""
+    alike: dict[str, list[Finding]] = {}
+    for finding in findings:
+        alike.setdefault(finding.explanation.replace(f"'{finding.node}'", "''"), []).append(finding)
+    lines = []
+    for nodes in alike.values():
+        if len(nodes) == 1:
+            lines.append(f"'{nodes[0].node}': {nodes[0].explanation}")
+        else:
+            such_as = f", as '{nodes[0].node}'" if nodes[0].state != "rewritten" else ""
+            lines.append(f"{len(nodes)} nodes{such_as}: {nodes[0].explanation}")
+    return lines
 
 
 def counts(findings: Sequence[Finding]) -> dict[str, int]:

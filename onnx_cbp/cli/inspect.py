@@ -2,41 +2,42 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 
+from onnx_cbp.cli.document import STDOUT, JsonIsOptional, json_option, write_document
 from onnx_cbp.cli.progress import steps
 from onnx_cbp.cli.report import page_options, write_page
 
 
-@click.command(short_help="Show the batch norms of a model.")
+@click.command(cls=JsonIsOptional, short_help="Show the batch norms of a model.")
 @click.argument("model", type=click.Path(readable=False))
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON document instead of a table.")
+@click.option("-v", "--verbose", is_flag=True, help="A row a layer, however many there are.")
+@json_option
 @page_options
-def inspect(model: str, as_json: bool, **page: Any) -> None:
+def inspect(model: str, verbose: bool, json_file: str | None, **page: Any) -> None:
     """Show the batch norms of MODEL, and what rewrite would do to each or why not.
 
-    Changes nothing.
+    Changes nothing. More than ten layers are summed up, a row a kind.
     """
     import onnx_cbp
-    from onnx_cbp.cli.findings import counts, findings_table, summary
+    from onnx_cbp.cli.findings import counts, print_findings, summary
     from onnx_cbp.cli.text import console, say
 
     with steps([f"reading {model}"]) as step:
         next(step)
         findings = onnx_cbp.inspect(model)
     write_page(model, **page)
-    if as_json:
+    if json_file is not None:
         document = {
             "model": model,
             "counts": counts(findings),
             "findings": [f.as_dict() for f in findings],
         }
-        click.echo(json.dumps(document, indent=2))
-        return
+        write_document(json_file, document)
+        if json_file == STDOUT:
+            return
     out = console()
-    if findings:
-        out.print(findings_table(findings, "what rewrite does"))
+    print_findings(out, findings, "would become", verbose=verbose)
     say(out, summary(findings, "would be rewritten"))

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import click
+
+from onnx_cbp.cli.document import STDOUT
+
+_SECONDS_A_LINE = 10.0
 #: Load average above which others take enough of the machine to spoil a figure.
 _BUSY = 0.5
 
@@ -25,7 +30,7 @@ def check_outputs(json_file: str | None, plot_file: str | None) -> None:
     if plot_file is not None:
         check_plot(plot_file)
     for path in (json_file, plot_file):
-        if path is not None and not Path(path).absolute().parent.is_dir():
+        if path not in (None, STDOUT) and not Path(path).absolute().parent.is_dir():
             raise OnnxCbpError(f"'{path}' cannot be written: there is no such folder")
 
 
@@ -39,16 +44,11 @@ def say_machine(machine: Mapping[str, Any], versions: str) -> None:
         say(out, f"the machine is busy (load {machine['load_average']:.1f}): trust no figure of this run alone")
 
 
-def write_json(path: str, document: Mapping[str, Any]) -> None:
-    """The document as a file."""
-    Path(path).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-
-
 @contextmanager
 def progress(name: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar on stderr, if that is a terminal."""
+    """A bar on stderr; if that is no terminal, a line there every ten seconds."""
     if not sys.stderr.isatty():
-        yield lambda: None
+        yield _lines(name, total)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -57,6 +57,19 @@ def progress(name: str, total: int) -> Iterator[Callable[[], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(f"measuring {name}", total=total)
         yield lambda: bar.advance(task)
+
+
+def _lines(name: str, total: int) -> Callable[[], None]:
+    done, last = 0, time.monotonic()
+
+    def advance() -> None:
+        nonlocal done, last
+        done += 1
+        if done < total and time.monotonic() - last >= _SECONDS_A_LINE:
+            last = time.monotonic()
+            click.echo(f"measuring {name}: {done} of {total}", err=True)
+
+    return advance
 
 
 def milliseconds(seconds: float) -> str:

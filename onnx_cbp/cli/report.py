@@ -19,8 +19,8 @@ _OPTIONS = (
     click.option(
         "--data",
         type=click.Path(readable=False),
-        help="With --html: a .npz file of arrays named as MODEL's inputs, or a folder of such files, to hold the "
-        "running statistics against.",
+        help="With --html: a .npz file of arrays named as MODEL's inputs (others are not read), or a folder of such "
+        "files, to hold the running statistics against.",
     ),
     click.option("--batch-size", type=click.IntRange(min=1), help="Cut each file of --data into batches."),
     click.option(
@@ -53,9 +53,13 @@ def write_page(
         return
     from onnx_cbp.cli.progress import steps
     from onnx_cbp.cli.update_bn import batches_of
+    from onnx_cbp.model_io import load_model
     from onnx_cbp.report import write_report
 
-    batches = None if data is None else batches_of(Path(data), batch_size)
+    batches = None
+    if data is not None:
+        inputs = {value.name for value in load_model(model, external_data=False).graph.input}
+        batches = batches_of(Path(data), batch_size, inputs)
     with steps([f"writing {page}"]) as step:
         next(step)
         write_report(model, page, batches=batches, checkpoint=checkpoint, check=check)

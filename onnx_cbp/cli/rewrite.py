@@ -71,6 +71,7 @@ from onnx_cbp.cli.told import warned
     help="The part of a running statistic that a step keeps (1 minus PyTorch's momentum), or the average over all "
     "batches (PyTorch's momentum=None); of the batch norms with these names, or of all; may be repeated.",
 )
+@click.option("-v", "--verbose", is_flag=True, help="A row a layer, however many there are.")
 def rewrite(
     model: str,
     output: str,
@@ -86,13 +87,14 @@ def rewrite(
     unbiased_running_var: bool,
     train: tuple[str, ...],
     momenta: tuple[str, ...],
+    verbose: bool,
 ) -> None:
     """Put channel ops in the place of every batch norm of MODEL that trains, and write the result to OUT.
 
     OUT is written whole or not at all. A model with nothing to rewrite comes out unchanged.
     """
     import onnx_cbp
-    from onnx_cbp.cli.findings import findings_table, messages, summary
+    from onnx_cbp.cli.findings import messages, print_findings, summary
     from onnx_cbp.cli.text import console, say
     from onnx_cbp.model_io import load_model, save_model
 
@@ -124,8 +126,7 @@ def rewrite(
         next(step)
         save_model(result, output)
     out = console()
-    if findings:
-        out.print(findings_table(findings, "what was done"))
+    print_findings(out, findings, "became", verbose=verbose)
     say(out, summary(findings, "rewritten"))
     for line in warnings:
         say(out, line)

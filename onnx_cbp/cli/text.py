@@ -1,9 +1,11 @@
-"""Text for people: names whole, one line where one line is promised."""
+"""Text for people: never wider than where it is read, one line where one line is promised."""
 
 from __future__ import annotations
 
 import math
+import re
 import sys
+import textwrap
 from collections.abc import Sequence
 
 from rich import box
@@ -11,7 +13,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-_AS_WIDE_AS_IT_TAKES = 100_000
+#: Columns in a pipe, where nobody says how many there are.
+_IN_A_PIPE = 100
+#: What separates two columns of a table, and what stands around all of them.
+_BETWEEN, _AROUND = 3, 2
+#: How narrow the column whose texts are cut may become.
+_NARROWEST = 12
+#: What is copied from a text and so is broken nowhere: an option with its value, a quoted name.
+_COPIED = re.compile(r"--[\w-]+ '[^']*'|'[^']*'")
 
 
 def one_line(text: str) -> str:
@@ -25,20 +34,74 @@ def printable(text: str) -> str:
 
 
 def console() -> Console:
-    """Standard output. In a pipe every row stays on one line, however long."""
-    width = None if sys.stdout.isatty() else _AS_WIDE_AS_IT_TAKES
+    """Standard output: as wide as the terminal, or 100 columns."""
+    width = None if sys.stdout.isatty() else _IN_A_PIPE
     return Console(width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], right: Sequence[str] = ()) -> Table:
-    """A table; on a narrow terminal cells are folded, never cut short."""
+def table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str | Text]],
+    right: Sequence[str] = (),
+    *,
+    cut: tuple[str, int] | None = None,
+) -> Table:
+    """A table; what is wider than its column is folded.
+
+    Args:
+        columns: the headings.
+        rows: a cell each.
+        right: headings of columns of figures.
+        cut: the heading of a column of names, which are cut in the middle until the table is so many columns wide.
+    """
     result = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    cells = [[Text(printable(c)) if isinstance(c, str) else c for c in row] for row in rows]
+    if cut is not None:
+        _cut(columns, cells, *cut)
     for name in columns:
         result.add_column(name, overflow="fold", justify="right" if name in right else "left")
-    for row in rows:
+    for row in cells:
         # Text, because a str is read as markup: a shape like [N,3] would vanish.
-        result.add_row(*(Text(printable(c)) if isinstance(c, str) else c for c in row))
+        result.add_row(*row)
     return result
+
+
+def _cut(columns: Sequence[str], cells: list[list[Text]], name: str, width: int) -> None:
+    """Cut the texts of a column so that the table is not wider."""
+    widths = [max([len(head), *(len(row[i].plain) for row in cells)]) for i, head in enumerate(columns)]
+    at = columns.index(name)
+    room = width - _AROUND - _BETWEEN * (len(columns) - 1) - (sum(widths) - widths[at])
+    for row in cells:
+        row[at].plain = shortened(row[at].plain, max(room, _NARROWEST))
+
+
+def shortened(name: str, width: int) -> str:
+    """A name of so many characters at most: its longest part between slashes is cut in the middle first."""
+    if len(name) <= width:
+        return name
+    parts = name.split("/")
+    longest = max(range(len(parts)), key=lambda i: len(parts[i]))
+    room = len(parts[longest]) - (len(name) - width)
+    if room >= 3:
+        parts[longest] = _middle_cut(parts[longest], room)
+        return "/".join(parts)
+    return _middle_cut(name, width)
+
+
+def _middle_cut(text: str, width: int) -> str:
+    kept = width - 1
+    return f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
+
+
+def wrapped(out: Console, text: str, indent: str = "") -> None:
+    """A sentence in lines that are no wider than where they are read; what is to be copied stays whole."""
+    # The space inside is one that does not break, until the lines are made.
+    unbroken = _COPIED.sub(lambda found: found[0].replace(" ", "\0"), printable(text))
+    lines = textwrap.TextWrapper(
+        out.width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    ).wrap(unbroken)
+    for line in lines:
+        out.print(Text(line.replace("\0", " ")), soft_wrap=True)
 
 
 def number(value: float) -> str:
@@ -50,4 +113,4 @@ def number(value: float) -> str:
 
 def say(out: Console, line: str) -> None:
     """One line of plain text, which only a terminal may wrap."""
-    out.print(Text(printable(line)))
+    out.print(Text(printable(line)), soft_wrap=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     "--data",
     type=click.Path(readable=False),
     required=True,
-    help="A .npz file of arrays named as MODEL's inputs, or a folder of such files.",
+    help="A .npz file of arrays named as MODEL's inputs (others are not read), or a folder of such files.",
 )
 @click.option(
     "-o",
@@ -72,7 +72,7 @@ def update_bn(
             copy = _copied(checkpoint, Path(folder))
             result = onnx_cbp.update_bn(
                 source,
-                batches_of(Path(data), batch_size),
+                batches_of(Path(data), batch_size, {value.name for value in source.graph.input}),
                 checkpoint=copy,
                 momentum=momentum,
                 exact=exact,
@@ -87,13 +87,13 @@ def update_bn(
     say(console(), f"wrote {output}")
 
 
-def batches_of(data: Path, batch_size: int | None) -> Iterator[dict[str, np.ndarray]]:
-    """What a .npz file, or each one of a folder, has, cut along the first axis."""
+def batches_of(data: Path, batch_size: int | None, inputs: Collection[str]) -> Iterator[dict[str, np.ndarray]]:
+    """What a .npz file, or each one of a folder, has for the inputs, cut along the first axis."""
     files = sorted(data.glob("*.npz")) if data.is_dir() else [data]
     if not files:
         raise OnnxCbpError(f"'{data}' is a folder without .npz files")
     for file in files:
-        arrays = _arrays(file)
+        arrays = _arrays(file, inputs)
         lengths = {len(array) for array in arrays.values() if array.ndim}
         if batch_size is None or not lengths:
             yield arrays
@@ -105,19 +105,36 @@ def batches_of(data: Path, batch_size: int | None) -> Iterator[dict[str, np.ndar
             yield {name: array[part] if array.ndim else array for name, array in arrays.items()}
 
 
-def _arrays(file: Path) -> dict[str, np.ndarray]:
+def _arrays(file: Path, inputs: Collection[str]) -> dict[str, np.ndarray]:
+    """The arrays with the names of inputs; a file may hold labels, say, beside them.
+
+    Raises:
+        OnnxCbpError: there is no such file, or none of its arrays is for an input.
+    """
     import numpy as np
 
     try:
         loaded = np.load(file)
         if not isinstance(loaded, np.ndarray):
             with loaded as arrays:
-                return dict(arrays)
+                found = {name: arrays[name] for name in arrays.files if name in inputs}
+                if not found:
+                    raise OnnxCbpError(
+                        f"'{file}' has {_quoted(arrays.files)}, and the model's inputs are {_quoted(sorted(inputs))}: "
+                        "save arrays by their names"
+                    )
+                return found
+    except OnnxCbpError:
+        raise
     except FileNotFoundError:
         raise OnnxCbpError(f"'{file}' does not exist") from None
     except (ValueError, EOFError, zipfile.BadZipFile):
         raise OnnxCbpError(f"'{file}' is no .npz file of arrays") from None
     raise OnnxCbpError(f"'{file}' is one array: save it by the input's name, numpy.savez(file, name=array)")
+
+
+def _quoted(names: Collection[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names) or "nothing"
 
 
 def _copied(checkpoint: str | None, folder: Path) -> Path | None:

@@ -34,7 +34,7 @@ def _load() -> Any:
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # the latter: mpi4py without an MPI library
-        raise OnnxCbpError(f"initialize('mpi') needs mpi4py ({error}): pip install 'onnx-cbp[mpi]'") from error
+        raise OnnxCbpError(f"initialize('mpi') needs mpi4py ({error}): pip install mpi4py mpich") from error
     return MPI
 
 

@@ -26,7 +26,7 @@ def _load() -> tuple[Any, Any]:
         import torch
         import torch.distributed
     except ImportError as error:
-        raise OnnxCbpError(f"initialize('torch') needs PyTorch ({error}): pip install 'onnx-cbp[torch]'") from error
+        raise OnnxCbpError(f"initialize('torch') needs PyTorch ({error}): pip install torch") from error
     if not torch.distributed.is_available():
         raise OnnxCbpError("initialize('torch'): this PyTorch was built without torch.distributed; install another")
     return torch, torch.distributed

@@ -71,15 +71,15 @@ def _load(module: str) -> Any:
             # Left behind, it would let `import onnxruntime.training` succeed with nothing in it.
             del sys.modules[_PACKAGE]
         raise OnnxCbpError(
-            f"the installed onnxruntime cannot train ({error}): pip install 'onnx-cbp[training]' in an environment "
-            "that has no other onnxruntime"
+            f"the installed onnxruntime cannot train ({error}): pip install onnxruntime-training-cpu==1.19.2 in an "
+            "environment that has no other onnxruntime"
         ) from error
 
 
 def _bare_package() -> types.ModuleType:
     spec = importlib.util.find_spec("onnxruntime")
     if spec is None or spec.origin is None:
-        raise OnnxCbpError("onnxruntime is not installed: pip install 'onnx-cbp[training]'")
+        raise OnnxCbpError("onnxruntime is not installed: pip install onnxruntime-training-cpu==1.19.2")
     package = types.ModuleType(_PACKAGE)
     package.__path__ = [str(Path(spec.origin).parent / "training")]
     package.__spec__ = importlib.machinery.ModuleSpec(_PACKAGE, None, is_package=True)

@@ -122,7 +122,7 @@ def test_plot(tiny, tmp_path):
 def test_plot_without_matplotlib(tiny, tmp_path):
     result = run("--shapes", tiny, "--plot", tmp_path / "out.png")
     assert result.exit_code == 2
-    assert "pip install 'onnx-cbp[demo]'" in result.stderr
+    assert "pip install matplotlib" in result.stderr
 
 
 @pytest.mark.parametrize(

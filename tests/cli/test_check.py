@@ -393,7 +393,7 @@ def test_stock_onnxruntime_has_no_training_artifacts(run, tmp_path, artifact):
     assert result.exit_code == 2
     (line,) = result.stderr.splitlines()
     assert "com.microsoft." in line
-    assert "pip install 'onnx-cbp[training]'" in line
+    assert "pip install onnxruntime-training-cpu" in line
 
 
 @pytest.mark.training

@@ -64,7 +64,7 @@ def test_output_chooses_what_is_kept(run, tmp_path):
     model = onnx.load(SAMPLE / "eval_model.onnx")
     name = next(node.output[0] for node in model.graph.node if node.op_type == "ReduceMean")
     out = tmp_path / "out.onnx"
-    arguments = ("--checkpoint", SAMPLE / "checkpoint", "--output", "logits", "--output", name)
+    arguments = ("--checkpoint", SAMPLE / "checkpoint", "--output-name", "logits", "--output-name", name)
     assert run("finalize", SAMPLE / "eval_model.onnx", *arguments, "-o", out).exit_code == 0
     assert [value.name for value in onnx.load(out).graph.output] == ["logits", name]
 
@@ -79,7 +79,7 @@ def _fails(result, *said: str) -> None:
 def test_errors_are_one_line_and_leave_no_file(run, trained, tmp_path):
     out = tmp_path / "out.onnx"
     _fails(run("finalize", SAMPLE / "eval_model.onnx", "-o", out), "--checkpoint")
-    _fails(run("finalize", trained, "--output", "nowhere", "-o", out), "'nowhere'", "'y'")
+    _fails(run("finalize", trained, "--output-name", "nowhere", "-o", out), "'nowhere'", "'y'")
     _fails(run("finalize", tmp_path / "missing.onnx", "-o", out), "does not exist")
     _fails(run("finalize", trained, "-o", tmp_path / "no" / "out.onnx"), "does not exist")
     assert not out.exists()

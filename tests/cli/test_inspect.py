@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -7,8 +8,12 @@ import sys
 
 import onnx
 import pytest
+from rich.console import Console
 
+import onnx_cbp
+from onnx_cbp.cli.findings import print_findings
 from support.models import parse
+from support.training import MODELS
 
 MIXED = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -45,7 +50,8 @@ def test_json(run, mixed):
     assert document["model"] == str(mixed)
     assert document["counts"] == {"total": 2, "rewritten": 1, "left_alone": 1}
     assert [f["node"] for f in document["findings"]] == ["trains", "frozen"]
-    assert set(document["findings"][0]) == {"node", "form", "shape", "rewritten", "explanation"}
+    assert set(document["findings"][0]) == {"node", "form", "shape", "rewritten", "explanation", "state"}
+    assert [f["state"] for f in document["findings"]] == ["rewritten", "frozen"]
     assert [f["rewritten"] for f in document["findings"]] == [True, False]
 
 
@@ -75,17 +81,75 @@ def test_nothing_found(run, plain):
 @pytest.mark.parametrize(
     ("name", "shown"),
     [
-        ("/layer" * 60 + "/bn", "/layer" * 60 + "/bn"),
         ("bn[bold]:smile:[/bold]", "bn[bold]:smile:[/bold]"),  # no markup
         ("bn\x1b[31m\nred", r"bn\x1b[31m\nred"),  # no control over the terminal, one line
         ("bn\N{GREEK SMALL LETTER GAMMA}", "bn\N{GREEK SMALL LETTER GAMMA}"),
     ],
 )
-def test_names_come_out_whole(run, tmp_path, mixed, name, shown):
+def test_names_are_shown_as_text(run, tmp_path, mixed, name, shown):
     model = onnx.load(mixed)
     model.graph.node[0].name = name
     onnx.save(model, tmp_path / "named.onnx")
     assert any(shown in line for line in run("inspect", tmp_path / "named.onnx").stdout.splitlines())
+
+
+def test_long_names_are_cut_in_the_middle_and_whole_with_json(run, tmp_path, mixed):
+    name = "/first" + "/layer" * 60 + "/bn"
+    model = onnx.load(mixed)
+    model.graph.node[0].name = name
+    onnx.save(model, tmp_path / "named.onnx")
+    lines = run("inspect", tmp_path / "named.onnx").stdout.splitlines()
+    row = next(line for line in lines if "[N,3,4]" in line)
+    assert row.split()[0].startswith("/first/")
+    assert row.split()[0].endswith("/bn")
+    assert "…" in row
+    assert len(row) <= 100
+    document = json.loads(run("inspect", tmp_path / "named.onnx", "--json").stdout)
+    assert document["findings"][0]["node"] == name
+
+
+TRAINED = MODELS / "resnet_digits" / "training_model.onnx"
+
+
+@pytest.mark.parametrize("width", [80, 100, 132])
+@pytest.mark.parametrize("sample", ["resnet_digits", "mobilenet_digits", "unet_digits"])
+@pytest.mark.parametrize("verbose", [True, False])
+def test_it_fits_a_terminal(width, sample, verbose):
+    written = io.StringIO()
+    findings = onnx_cbp.inspect(MODELS / sample / "training_model.onnx")
+    print_findings(Console(file=written, width=width, color_system=None), findings, "would become", verbose=verbose)
+    lines = written.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    rows = [line for line in lines if "[N," in line]
+    layers = sum(not f.forward for f in findings)
+    assert len(rows) == (layers if verbose or layers <= 10 else 1)
+    assert all("+ Grad" in row and "onnx_cbp ops" in row for row in rows)
+
+
+def test_layers_are_summed_up_and_listed_when_asked(run):
+    short, long = (run("inspect", TRAINED, *more).stdout.splitlines() for more in ((), ("--verbose",)))
+    assert [line.split()[:4] for line in short if "[N," in line] == [["15", "BatchNormInternal", "+", "Grad"]]
+    assert len([line for line in long if "[N," in line]) == 15
+    assert short[-1] == long[-1] == "30 batch norm nodes: 30 would be rewritten, 0 left alone"
+
+
+def test_a_gradient_names_its_forward_node(run, tmp_path):
+    rewritten = tmp_path / "rewritten.onnx"
+    assert run("rewrite", TRAINED, "-o", rewritten).exit_code == 0
+    for model, state in ((TRAINED, "rewritten"), (rewritten, "done")):
+        findings = json.loads(run("inspect", model, "--json").stdout)["findings"]
+        forward = [f["node"] for f in findings if "forward" not in f]
+        assert sorted(f["forward"] for f in findings if "forward" in f) == sorted(forward)
+        assert {f["state"] for f in findings} == {state}
+
+
+def test_a_hint_can_be_copied(run, tmp_path, mixed):
+    name = "a layer that is far longer than what is left of the line" * 2
+    model = onnx.load(mixed)
+    model.graph.node[1].name = name
+    onnx.save(model, tmp_path / "named.onnx")
+    assert any(f"--train '{name}'" in line for line in run("inspect", tmp_path / "named.onnx").stdout.splitlines())
+    assert run("rewrite", tmp_path / "named.onnx", "-o", tmp_path / "out.onnx", "--train", name).exit_code == 0
 
 
 def test_names_survive_an_encoding_that_lacks_them(tmp_path, mixed):

@@ -56,21 +56,36 @@ def test_a_folder_of_batches_and_the_options(model, tmp_path, run):
     np.testing.assert_allclose(_statistics(out)[0], 0.5 * x[:3].mean(axis=0), rtol=1e-5)
 
 
+def test_inputs_of_different_lengths_are_not_cut(tmp_path, run):
+    model = tmp_path / "model.onnx"
+    onnx.save(parse(MODEL.replace("(float[N, 2] x)", "(float[N, 2] x, float[M] z)")), model)
+    np.savez(tmp_path / "uneven.npz", x=np.zeros((2, 2), np.float32), z=np.zeros(3))
+    result = run("update-bn", model, "--data", tmp_path / "uneven.npz", "-o", model, "--batch-size", 2)
+    assert result.exit_code == 2
+    assert "arrays of [2, 3] samples" in result.stderr
+
+
+def test_other_arrays_of_a_file_are_not_read(model, tmp_path, run):
+    x = np.random.default_rng(0).normal(3.0, 2.0, (6, 2)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=x, labels=np.arange(5), names=np.array(["a", "b"]))
+    result = run("update-bn", model, "--data", tmp_path / "data.npz", "-o", model, "--batch-size", 3)
+    assert result.exit_code == 0, result.output
+    np.testing.assert_allclose(_statistics(model)[0], x.mean(axis=0), rtol=1e-5)
+
+
 def test_bad_data_is_one_line_and_nothing_is_written(model, tmp_path, run):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.npz").write_text("nonsense")
     np.save(tmp_path / "one.npy", np.zeros(3))
     np.savez(tmp_path / "other.npz", z=np.zeros((2, 2), np.float32))
     np.savez(tmp_path / "double.npz", x=np.zeros((2, 2)))
-    np.savez(tmp_path / "uneven.npz", x=np.zeros((2, 2), np.float32), y=np.zeros(3))
     for name, message in {
         "nowhere.npz": "does not exist",
         "empty": "is a folder without .npz files",
         "text.npz": "is no .npz file of arrays",
         "one.npy": "is one array",
-        "other.npz": "'z' is no input of the model; it has 'x'",
+        "other.npz": "has 'z', and the model's inputs are 'x'",
         "double.npz": "batch 0: the model cannot be run",
-        "uneven.npz": "arrays of [2, 3] samples",
     }.items():
         result = run("update-bn", model, "--data", tmp_path / name, "-o", tmp_path / "out.onnx", "--batch-size", 2)
         assert result.exit_code == 2, name
