@@ -1,11 +1,29 @@
 #include "caches.h"
 
+#include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <string>
 
 namespace onnx_cbp {
 namespace {
+
+// No processor has more of its last cache for each thread. A virtual machine of a few cores names the cache of the
+// whole socket, of which its neighbours have the most (2 cores that name 260 MB: BatchNormGrad of ResNet-50's shapes
+// is 1.2 to 1.5 times as fast if it counts on 32).
+constexpr size_t kMostForOne = size_t{16} << 20;
+
+// How many processors a list such as "0-1,4" has.
+size_t InList(std::istream& list) {
+  size_t count = 0;
+  for (std::string range; std::getline(list, range, ',');) {
+    unsigned long first = 0, last = 0;
+    const int read = std::sscanf(range.c_str(), "%lu-%lu", &first, &last);
+    count += read == 2 && last >= first ? last - first + 1 : read > 0 ? 1 : 0;
+  }
+  return count;
+}
 
 // From Linux, which knows which cores share a cache: sysconf() on some virtual machines says the sum of all.
 size_t LargestCache() {
@@ -16,13 +34,15 @@ size_t LargestCache() {
   }
   size_t largest = 0;
   for (int index = 0; index < 8; ++index) {
-    std::ifstream file("/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(index) + "/size");
+    const std::string folder = "/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(index);
+    std::ifstream file(folder + "/size"), sharing(folder + "/shared_cpu_list");
     size_t size = 0;
     char unit = 0;
     if (!(file >> size)) continue;
     file >> unit;
     size *= unit == 'K' ? 1024 : unit == 'M' ? 1024 * 1024 : 1;
-    if (size > largest) largest = size;
+    if (const size_t processors = InList(sharing)) size = std::min(size, processors * kMostForOne);
+    largest = std::max(largest, size);
   }
   return largest > 0 ? largest : size_t{32} << 20;
 }
