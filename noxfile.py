@@ -60,10 +60,25 @@ ELSEWHERE = (
     "variants",
     "web",
 )
+#: What is run without the native library: graphs are the same with it and without.
+WITHOUT_LIBRARY = (
+    "ops",
+    "cli",
+    "passes/test_fusions.py",
+    "passes/test_portable.py",
+    "training_stock/test_api.py",
+    "distributed/test_threads.py",
+)
 #: Programs that run the kernels as other processors would, a folder each.
 VARIANTS = ROOT / "build" / "variants"
-#: Many tests of standard ops, which the oldest and the newest versions run; those in between do not run them again.
-BETWEEN = {"training": ("differentiating",)}
+#: What an environment does not run, since others do and nothing there could be otherwise. The benchmark has the most
+#: peers in 'training'; standard ops, files and exporters' models are tried with the oldest and the newest versions; and
+#: replicas on threads with the oldest in the session 'cuda'.
+ONCE = {
+    "stock": ("bench",),
+    "training": ("differentiating", "exporters", "files"),
+    "oldest": ("bench", "distributed"),
+}
 #: Where each environment puts models that it rewrote, for the others to run.
 EXCHANGE = ROOT / ".nox" / "exchange"
 #: Models as they are deployed, and the runtime for JavaScript that is to run them.
@@ -105,7 +120,7 @@ def test(session: nox.Session, environment: str) -> None:
     extras, more = ENVIRONMENTS[environment]
     _install(session, extras, *more, *TEST_TOOLS)
     session.run("python", "tests/exchange/write.py", str(EXCHANGE / environment))
-    session.run(*PYTEST, *(session.posargs or [f"--ignore=tests/{name}" for name in ELSEWHERE]))
+    session.run(*PYTEST, *(session.posargs or [f"--ignore=tests/{name}" for name in (*ELSEWHERE, *ONCE[environment])]))
 
 
 @nox.session(requires=["build"])
@@ -210,12 +225,9 @@ def cuda(session: nox.Session) -> None:
 
 @nox.session
 def test_pure_python(session: nox.Session) -> None:
-    """Run the tests of the ops, the passes and the command line on an installation without the native library."""
+    """Run what meets the ops, or asks for the library, on an installation without the native library."""
     session.install("-C", "cmake.define.ONNX_CBP_NATIVE=OFF", ".[cpu]", *TEST_TOOLS)
-    session.run(
-        *PYTEST,
-        *(session.posargs or ["tests/ops", "tests/passes", "tests/differentiating", "tests/cli", "tests/distributed"]),
-    )
+    session.run(*PYTEST, *(session.posargs or [f"tests/{name}" for name in WITHOUT_LIBRARY]))
 
 
 @nox.session(name="mpi-torch", requires=["build"])
