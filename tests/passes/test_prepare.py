@@ -128,8 +128,8 @@ def test_zeros_that_are_no_vector_are_no_bias(shape):
 <ir_version: 8, opset_import: ["" : 18]>
 agraph (float[N, 2, 5, 5] x, float[4, 2, 3, 3] w) => (float[N, 4, 3, 3] y)
 <float zero = {{0}}, int64[2] sizes = {{4, 2}}, float[4] flat = {{0, 0, 0, 0}}, int64[1] one = {{1}},
-
- float[0] none = {{}}, double[4, 1] wide = {{0, 0, 0, 0}}, float[4] kept = {{0, 0, 0, 0}}, float[4, 2] other = {{0, 0, 0, 0, 0, 0, 0, 1}}>
+ float[0] none = {{}}, double[4, 1] wide = {{0, 0, 0, 0}}, float[4] kept = {{0, 0, 0, 0}},
+ float[4, 2] other = {{0, 0, 0, 0, 0, 0, 0, 1}}>
 {{ b = {shape} y = Conv (x, w, b) proper = Conv (x, w, kept) full = Conv (x, w, other) }}
 """)
     changed = ir.from_proto(model)
