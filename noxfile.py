@@ -76,8 +76,8 @@ VARIANTS = ROOT / "build" / "variants"
 #: replicas on threads with the oldest in the session 'cuda'.
 ONCE = {
     "stock": ("bench",),
-    "training": ("differentiating", "exporters", "files"),
-    "oldest": ("bench", "distributed"),
+    "training": ("differentiating", "exporters", "files", "house"),
+    "oldest": ("bench", "distributed", "house"),
 }
 #: Where each environment puts models that it rewrote, for the others to run.
 EXCHANGE = ROOT / ".nox" / "exchange"
