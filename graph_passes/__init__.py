@@ -18,6 +18,7 @@ from onnx_cbp.graph_passes.preparing.fold_shapes import FoldShapesPass
 from onnx_cbp.graph_passes.preparing.inline_branches import InlineBranchesPass
 from onnx_cbp.graph_passes.preparing.inline_functions import InlineAllFunctionsPass, InlineFunctionsPass
 from onnx_cbp.graph_passes.preparing.restore_biases import RestoreBiasesPass
+from onnx_cbp.graph_passes.preparing.scalar_ranges import ScalarRangesPass
 from onnx_cbp.graph_passes.preparing.separate_merged import SeparateMergedPass
 from onnx_cbp.graph_passes.preparing.spell_out import SpellOutPass
 from onnx_cbp.graph_passes.preparing.split_squares import SplitSquaresPass
@@ -65,6 +66,7 @@ __all__ = [
     "ReplaceBackwardPass",
     "ReplaceForwardPass",
     "RestoreBiasesPass",
+    "ScalarRangesPass",
     "SeparateMergedPass",
     "SetOutputsPass",
     "Site",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from onnx_cbp.errors import OnnxCbpError
@@ -82,6 +83,43 @@ class Replacement:
         _synchronize(written)
         with contextlib.suppress(FileNotFoundError):
             written.chmod(stat.S_IMODE(self.file.stat().st_mode))
+
+
+def put_all(written: Sequence[Path], folder: Path, scratch: Path) -> None:
+    """Put files in their places in a folder, all of them or none: where one cannot be put, those before it go back.
+
+    Args:
+        written: the files, in the order in which they are put, on the file system of the folder.
+        folder: where they go, under their names.
+        scratch: an empty folder for what they replace, until all are in place.
+
+    Raises:
+        OnnxCbpError: one line: a place that cannot be written. What was in the folder is there as it was.
+    """
+    places = [Replacement(folder / file.name) for file in written]
+    put: list[tuple[Replacement, Path | None]] = []
+    for place, file in zip(places, written, strict=True):
+        try:
+            put.append((place, _kept(place.file, scratch / file.name)))
+            place.put(file)
+        except BaseException as error:
+            for before, kept in reversed(put):
+                with contextlib.suppress(OSError):
+                    before.file.unlink() if kept is None else shutil.move(kept, before.file)
+            if not isinstance(error, OSError):
+                raise
+            raise OnnxCbpError(f"'{folder / file.name}' cannot be written: {error.strerror or error}") from None
+
+
+def _kept(file: Path, kept: Path) -> Path | None:
+    """Another name of a file, or a copy where the file system has none; None where there is no file."""
+    if not file.exists():
+        return None
+    try:
+        kept.hardlink_to(file)
+    except OSError:
+        shutil.copy2(file, kept)
+    return kept
 
 
 def _synchronize(path: Path) -> None:

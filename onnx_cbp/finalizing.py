@@ -29,7 +29,9 @@ from onnx_cbp.graph_passes import (
     FoldConstantsPass,
     InferenceSite,
     InlineAllFunctionsPass,
+    InlineBranchesPass,
     RemoveUnusedPass,
+    ScalarRangesPass,
     SetOutputsPass,
     ToInferencePass,
     UnpackSequencesPass,
@@ -132,6 +134,10 @@ def finalize(
     infer_shapes(result)
     FoldConstantsPass()(result)  # axes that are computed hide the shape of what is reduced over them
     UnpackSequencesPass()(result)
+    if InlineBranchesPass()(result).modified:  # ONNX Runtime refuses some whose condition is a constant
+        infer_shapes(result)
+        FoldConstantsPass()(result)
+    ScalarRangesPass()(result)
     known = parameters(result, {*values, *ours.parameters})
     read = inputs_of_outputs(result)
     kept = _outputs(result, known, (outputs,) if isinstance(outputs, str) else outputs)

@@ -54,7 +54,8 @@ def inference_outputs(model: ir.Model, known: set[ir.Value]) -> list[ir.Value]:
     """What feeds the loss, once each, and the graph's other outputs that are no loss, gradient or statistic.
 
     A loss is read by its form: what it judges the scores by is an input that meets no parameter on its way to the loss,
-    and the scores are what meets it there. Without a loss: all outputs but running statistics.
+    and the scores are what meets it there. Without a loss, or of a model that is nothing but a loss: all outputs but
+    running statistics.
 
     Args:
         model: the model.
@@ -75,7 +76,7 @@ def inference_outputs(model: ir.Model, known: set[ir.Value]) -> list[ir.Value]:
         if scores:
             judged = flow.dependants(targets)
             result += dict.fromkeys(_merged(scores, set(graph.outputs), known))
-        elif _trains(graph) or _is_loss_op(loss):
+        elif _trains(graph) or (_is_loss_op(loss) and not _is_alone(loss)):
             raise OnnxCbpError(
                 f"what feeds the loss '{loss.name}' cannot be told: name the outputs to keep with --output"
             )
@@ -104,6 +105,12 @@ def _trains(graph: ir.Graph) -> bool:
 def _is_loss_op(value: ir.Value) -> bool:
     producer = value.producer()
     return producer is not None and producer.domain in ("", "com.microsoft") and producer.op_type in _LOSSES
+
+
+def _is_alone(loss: ir.Value) -> bool:
+    """Whether nothing is computed in front of a loss's op: the model is a loss, and no network that has one."""
+    producer = loss.producer()
+    return producer is not None and all(value is None or value.producer() is None for value in producer.inputs)
 
 
 def _training_values(model: ir.Model, flow: _Flow) -> set[ir.Value]:

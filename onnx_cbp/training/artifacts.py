@@ -19,7 +19,7 @@ from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.custom_ops.gradients import GRADIENTS, register_gradients
 from onnx_cbp.custom_ops.library import get_library_path
 from onnx_cbp.errors import OnnxCbpError
-from onnx_cbp.files import Replacement
+from onnx_cbp.files import put_all
 from onnx_cbp.graph_passes import (
     CompleteGradientsPass,
     DropTrainingOutputsPass,
@@ -225,8 +225,17 @@ def _write(made: Made, folder: Path, prefix: str, *, nominal: bool) -> None:
     if not isinstance(prefix, str):
         raise OnnxCbpError(f"prefix: {prefix!r} is no text: give what the names of the files begin with")
     with tempfile.TemporaryDirectory(dir=folder, prefix=".onnx_cbp_") as work:
-        made.write(Path(work), prefix, nominal=nominal)
-        _put_all(Path(work), folder)
+        done = Path(work) / "artifacts"
+        done.mkdir()
+        made.write(done, prefix, nominal=nominal)
+        _put_all(done, folder)
+
+
+def _put_all(done: Path, folder: Path) -> None:
+    """Move what is in a folder to its place; data files first: nothing names them yet."""
+    replaced = done.parent / "replaced"
+    replaced.mkdir()
+    put_all(sorted(done.iterdir(), key=lambda file: (file.suffix != ".data", file.name)), folder, replaced)
 
 
 @dataclass(frozen=True)
@@ -356,15 +365,6 @@ def _name(nodes: Sequence[ir.Node], names: Names) -> None:
         if not node.name or node.name in seen:
             node.name = names.fresh(label(node))
         seen.add(node.name)
-
-
-def _put_all(written: Path, folder: Path) -> None:
-    """Move what is in a folder to its place; data files first: nothing names them yet."""
-    for file in sorted(written.iterdir(), key=lambda file: (file.suffix != ".data", file.name)):
-        try:
-            Replacement(folder / file.name).put(file)
-        except OSError as error:
-            raise OnnxCbpError(f"'{folder / file.name}' cannot be written: {error.strerror or error}") from None
 
 
 def _hand_over(prepared: onnx.ModelProto, given: ModelSource, limit: int, folder: Path) -> onnx.ModelProto | str:

@@ -20,7 +20,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnx_cbp
-from onnx_cbp import model_io
+from onnx_cbp import files, model_io
 from onnx_cbp.model_io import load_model, save_model
 
 ELEMENTS = 2000
@@ -245,6 +245,57 @@ save_model(model(2), {str(tmp_path / "model.onnx")!r}, largest={largest})
     assert "OnnxCbpError" in stderr.splitlines()[-1]
     assert "cannot be written: File too large" in stderr.splitlines()[-1]
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def _content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("failing", range(3))
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["disk", "user"])
+def test_several_files_are_put_in_place_together(failing, error, links, tmp_path, monkeypatch):
+    new, folder = tmp_path / "new", tmp_path / "folder"
+    for each in (new, folder):
+        each.mkdir()
+        for name in ("a", "b", "c"):
+            (each / name).write_text(f"{name} of {each.name}")
+    (folder / "b").unlink()
+    before = _content(folder)
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", lambda *_: (_ for _ in ()).throw(OSError(1, "no links")))
+    put = files.Replacement.put
+
+    def fails(self, written):
+        if written.name == "abc"[failing]:
+            raise error
+        put(self, written)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files.Replacement, "put", fails)
+        scratch = tmp_path / "first"
+        scratch.mkdir()
+        kind = onnx_cbp.OnnxCbpError if isinstance(error, OSError) else KeyboardInterrupt
+        with pytest.raises(kind, match="cannot be written: No space" if isinstance(error, OSError) else None):
+            files.put_all([new / name for name in "abc"], folder, scratch)
+    assert _content(folder) == before
+    for name in "abc":
+        (new / name).write_text(f"{name} of new")
+    scratch = tmp_path / "second"
+    scratch.mkdir()
+    files.put_all([new / name for name in "abc"], folder, scratch)
+    assert _content(folder) == {name: f"{name} of new".encode() for name in "abc"}
+
+
+def test_a_folder_in_the_place_of_a_file_changes_no_other(tmp_path):
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a").write_text("as it was")
+    for name in "ab":
+        (tmp_path / "scratch" / name).write_text("new")
+    with pytest.raises(onnx_cbp.OnnxCbpError, match=r"'.*b' is a folder"):
+        files.put_all([tmp_path / "scratch" / name for name in "ab"], tmp_path, tmp_path / "scratch")
+    assert (tmp_path / "a").read_text() == "as it was"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

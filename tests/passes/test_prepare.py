@@ -10,6 +10,7 @@ from onnx.reference import ReferenceEvaluator
 
 from onnx_cbp.graph_passes.preparing.drop_zero_bias import DropZeroBiasPass
 from onnx_cbp.graph_passes.preparing.fold_constants import FoldConstantsPass
+from onnx_cbp.graph_passes.preparing.scalar_ranges import ScalarRangesPass
 from onnx_cbp.graph_passes.preparing.unshare_fixed import UnshareFixedPass
 from support.models import parse
 
@@ -137,6 +138,29 @@ agraph (float[N, 2, 5, 5] x, float[4, 2, 3, 3] w) => (float[N, 4, 3, 3] y)
     read = {node.outputs[0].name: len(node.inputs) for node in changed.graph if node.op_type == "Conv"}
     assert read == {"y": 2, "proper": 3, "full": 3}
     assert not DropZeroBiasPass(misshapen=True)(changed).modified
+
+
+@pytest.mark.parametrize("rank", [1, 0])
+def test_a_range_gets_single_numbers(rank):
+    shape = "[1]" if rank else ""
+    model = parse(f"""
+<ir_version: 8, opset_import: ["" : 18]>
+agraph (int64{shape} limit, bool b) => (int64[K] y, int64[L] z)
+<int64{shape} start = {{0}}, int64 step = {{1}}>
+{{
+    y = Range (start, limit, step)
+    z = If (b) < then_branch = t () => (int64[A] p) {{ p = Range (limit, start, step) }},
+                 else_branch = e () => (int64[B] q) {{ q = Range (start, limit, step) }} >
+}}
+""")
+    changed = ir.from_proto(model)
+    assert ScalarRangesPass()(changed).modified == bool(rank)
+    result = ir.to_proto(changed)
+    onnx.checker.check_model(result, full_check=True)
+    feeds = {"limit": np.full((1,) * rank, 4), "b": np.array(False)}
+    for value in ReferenceEvaluator(result).run(None, feeds):
+        np.testing.assert_array_equal(value, range(4))
+    assert not ScalarRangesPass()(changed).modified
 
 
 def test_a_gemm_keeps_what_its_opset_asks_for():

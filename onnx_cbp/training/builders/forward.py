@@ -16,6 +16,7 @@ from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes import (
     DropTrainingOutputsPass,
     DropZeroBiasPass,
+    ExplicitPadsPass,
     FoldShapesPass,
     ForwardSite,
     InferenceSite,
@@ -121,6 +122,8 @@ def prepare(
     if InlineBranchesPass()(model).modified:
         FoldShapesPass()(model)
     UnpackSequencesPass()(model)
+    # ONNX Runtime computes SAME with dilations nowhere, and says so in words of its own.
+    ExplicitPadsPass([node for node in all_nodes(model) if _is_dilated(node)])(model)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     wanted = list(requires_grad) if requires_grad is not None else [n for n in parameters if n not in frozen_params]
     DropZeroBiasPass(wanted)(model)
@@ -272,3 +275,9 @@ def _array(model: ir.Model, name: str) -> np.ndarray:
 def arrays_of(model: ir.Model, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Copies of initializers."""
     return {name: np.array(_array(model, name)) for name in names}
+
+
+def _is_dilated(node: ir.Node) -> bool:
+    """Whether a convolution or a pool looks at elements that are not side by side."""
+    given = node.attributes.get("dilations") if node.domain == "" else None
+    return given is not None and any(size != 1 for size in given.as_ints())
