@@ -19,12 +19,21 @@ SLOPE = Tensor("slope", "U", "C", "scale * inv_std of every channel, as Y was ma
 OFFSET = Tensor("offset", "U", "C", "B of every channel, and what rounding took from its mean.")
 COUNT = Tensor("count", "int64", "", "Elements per channel (M).")
 
+X_OF_WINDOWS = Tensor("X", "T", "X", "Input data [N, C, ...] with one to three axes of space.")
+DY_OF_WINDOWS = Tensor("dY", "T", "windows", "Gradient of the loss with respect to the convolution's result.")
+DW = Tensor("dW", "T", "kernel", "Gradient of the loss with respect to W [C * m, 1, k...].")
+
 AXIS = Attribute("axis", 1, "Axis of the channels, in [-rank, rank - 1]. -1 is NHWC.")
 EPSILON = Attribute("epsilon", 1e-5, "Added to the variance before the square root.")
 MOMENTUM = Attribute("momentum", 0.9, "Part of the running value that is kept.")
 UNBIASED = Attribute("unbiased", 0, "1: the batch's variance is made unbiased.")
 RELU = Attribute("relu", 0, "1: what is negative in Y becomes 0.")
 STASH_TYPE = Attribute("stash_type", 1, "Type of the statistics: 1 float, 11 double.")
+
+KERNEL_SHAPE = Attribute("kernel_shape", (), "Elements of a window along each axis of space.")
+STRIDES = Attribute("strides", (), "From window to window, along each axis of space; 1 by default.")
+PADS = Attribute("pads", (), "Zeros around X: at the beginning of each axis of space, then at the end; 0 by default.")
+DILATIONS = Attribute("dilations", (), "From element to element of a window, along each axis; 1 by default.")
 
 GROUP = Attribute(
     "group", "world", "Replicas that take part: 'world', 'size:K' (K consecutive ranks), or a defined name."

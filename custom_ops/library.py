@@ -131,7 +131,8 @@ def number_arguments(
     formals = zip(operator.inputs + operator.outputs, (*inputs, *outputs), strict=True)
     numbers = {t.type: ir.DataType.from_numpy(value.dtype).value for t, value in formals}
     arguments: list[Any] = [ctypes.c_int(numbers[name]) for name in ("T", "U") if name in numbers]
-    arguments += [ctypes.c_int64(size) for size in binding.sizes]
+    for size in binding.sizes:
+        arguments.append((ctypes.c_int64 * len(size))(*size) if isinstance(size, tuple) else ctypes.c_int64(size))
     stored = {
         name: value.encode() if isinstance(value, str) else value
         for name, value in operator.as_stored(attributes).items()

@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 import onnx
 
+from onnx_cbp.custom_ops.windows import WINDOW_ATTRIBUTES, Windows, windows_of
+
 DOMAIN = "onnx_cbp"
 OPSET_VERSION = 1
 
 #: ONNX's numbers of the types that statistics, scale and B may have (U in the op table).
 STATISTICS_TYPES = {onnx.TensorProto.FLOAT: np.float32, onnx.TensorProto.DOUBLE: np.float64}
 
-#: Attributes that say how to read X and what type to answer in: the layout and the types hold them.
-STRUCTURAL_ATTRIBUTES = ("axis", "stash_type")
+#: Attributes that say how to read X and what type to answer in: the sizes and the types hold them.
+STRUCTURAL_ATTRIBUTES = ("axis", "stash_type", *WINDOW_ATTRIBUTES)
 
 Arrays = tuple[np.ndarray, ...]
 
@@ -33,7 +35,8 @@ class Tensor:
     Attributes:
         name: the formal name.
         type: "T" (type of X), "U" (type of the statistics) or "int64".
-        shape: "X" (shape of X), or a letter for each dimension: "C" channels, "R" replicas; "" is a scalar.
+        shape: "X" (shape of X), "windows" (one place a window of a convolution of X), "kernel" (the weight of that
+            convolution), or a letter for each dimension: "C" channels, "R" replicas; "" is a scalar.
         doc: one line for the schema.
     """
 
@@ -45,10 +48,10 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Attribute:
-    """One attribute; its type is that of its default (int, float or str)."""
+    """One attribute; its type is that of its default: int, float, str, or a list of int, for which () stands."""
 
     name: str
-    default: int | float | str
+    default: int | float | str | tuple[int, ...]
     doc: str
 
 
@@ -76,15 +79,18 @@ class Binding:
 
     Attributes:
         layout: of X; [1, channels, 1] for an op that sees per-channel vectors only.
-        sizes: what the C function is told: those of the layout, or of the dimensions of the first input.
+        sizes: what the C function is told: those of the layout, or of the dimensions of the first input; of a
+            convolution batch, channels, results of a channel, axes of space, and lists with a number for each axis.
+        windows: of a convolution.
         output_shapes: in order.
         output_dtypes: in order.
     """
 
     layout: Layout
-    sizes: tuple[int, ...]
+    sizes: tuple[int | tuple[int, ...], ...]
     output_shapes: tuple[tuple[int, ...], ...]
     output_dtypes: tuple[np.dtype, ...]
+    windows: Windows | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,8 @@ class Operator:
         inputs, outputs: in order; arity is fixed.
         attributes: in order; the order in which the C function takes those it needs.
         reference: the float64 oracle: float64 arrays (X and dY as [outer, channels, inner]) and int64 count in, then
-            the layout (where the op sees X) and the other attributes by name -> a tuple of float64 arrays.
+            the layout (where the op sees X) and the other attributes by name -> a tuple of float64 arrays. That of a
+            convolution gets arrays as they are, and the windows.
         body: statements of the function body in ONNX's textual syntax, for a given opset of the default domain; None
             where standard ONNX has nothing like it.
         gradient: the rule that differentiates it, see `derivatives`; None where it has none.
@@ -118,6 +125,11 @@ class Operator:
         return any(t.shape == "X" for t in self.inputs)
 
     @property
+    def has_windows(self) -> bool:
+        """Whether the op looks at X through the windows of a convolution."""
+        return any(a.name == "kernel_shape" for a in self.attributes)
+
+    @property
     def is_collective(self) -> bool:
         """Whether the op exchanges values with other replicas."""
         return any(a.name == "group" for a in self.attributes)
@@ -134,7 +146,8 @@ class Operator:
             raise ValueError(f"{self}: {len(inputs)} inputs, expected {len(self.inputs)}: {names}")
         arrays = dict(zip((t.name for t in self.inputs), inputs, strict=True))
         self._check_attributes(attributes)
-        layout, shapes, sizes = self._shapes(arrays, attributes)
+        windows = self._windows(arrays, attributes) if self.has_windows else None
+        layout, shapes, sizes = self._shapes(arrays, attributes) if windows is None else self._shapes_of(windows)
         types = self._check_types(arrays, attributes)
         for t in self.inputs:
             if arrays[t.name].shape != shapes[t.shape]:
@@ -149,6 +162,7 @@ class Operator:
             sizes,
             tuple(shapes[t.shape] for t in self.outputs),
             tuple(types[t.type] for t in self.outputs),
+            windows,
         )
 
     def evaluate(self, *inputs: np.ndarray, **attributes: Any) -> Arrays:
@@ -160,13 +174,17 @@ class Operator:
             value if t.type == "int64" else np.asarray(value, np.float64)
             for t, value in zip(self.inputs, inputs, strict=True)
         ]
-        layout = binding.layout
+        layout, seen = binding.layout, {}
+        if binding.windows is not None:
+            seen = {"windows": binding.windows}
+        elif self.has_data:
+            seen = {"layout": layout}
         planes = [
-            value.reshape(layout.outer, layout.channels, layout.inner) if t.shape == "X" else value
+            value.reshape(layout.outer, layout.channels, layout.inner) if t.shape == "X" and "layout" in seen else value
             for t, value in zip(self.inputs, wide, strict=True)
         ]
         with np.errstate(all="ignore"):  # NaN and Inf in the data are the caller's affair
-            results = self.reference(*planes, **({"layout": layout} if self.has_data else {}), **computed)
+            results = self.reference(*planes, **seen, **computed)
         return tuple(
             np.asarray(value).reshape(shape) for value, shape in zip(results, binding.output_shapes, strict=True)
         )
@@ -180,7 +198,12 @@ class Operator:
 
     def as_stored(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
         """The attributes as ONNX stores them: a float has 32 bits there, so a momentum of 0.9 is not quite 0.9."""
-        kinds: dict[type, Callable[[Any], Any]] = {int: int, float: lambda value: float(np.float32(value)), str: str}
+        kinds: dict[type, Callable[[Any], Any]] = {
+            int: int,
+            float: lambda value: float(np.float32(value)),
+            str: str,
+            tuple: lambda value: tuple(map(int, value)),
+        }
         return {a.name: kinds[type(a.default)](attributes[a.name]) for a in self.attributes}
 
     def __str__(self) -> str:
@@ -188,7 +211,7 @@ class Operator:
 
     def _shapes(
         self, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]
-    ) -> tuple[Layout, dict[str, tuple[int, ...]], tuple[int, ...]]:
+    ) -> tuple[Layout, dict[str, tuple[int, ...]], tuple[int | tuple[int, ...], ...]]:
         """The layout, the shape that each kind of tensor has, and the sizes for the C function."""
         if not self.has_data:
             first = self.inputs[0]
@@ -218,6 +241,24 @@ class Operator:
         layout = Layout(math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]))
         kinds = {"X": shape, "C": (layout.channels,), "": ()}
         return layout, kinds, (layout.outer, layout.channels, layout.inner)
+
+    def _windows(self, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> Windows:
+        """The windows on X; what has one place for each of them tells the results of a channel."""
+        results = next(arrays[t.name].shape for t in self.inputs if t.shape == "windows")
+        try:
+            return windows_of(arrays["X"].shape, results, {name: attributes[name] for name in WINDOW_ATTRIBUTES})
+        except ValueError as error:
+            raise ValueError(f"{self}: {error}") from None
+
+    def _shapes_of(
+        self, windows: Windows
+    ) -> tuple[Layout, dict[str, tuple[int, ...]], tuple[int | tuple[int, ...], ...]]:
+        """As `_shapes`, of a convolution."""
+        layout = Layout(windows.batch, windows.channels, math.prod(windows.size))
+        kinds = {"X": windows.data_shape, "windows": windows.result_shape, "kernel": windows.weight_shape}
+        lists = (windows.size, windows.kernel, windows.strides, windows.pads, windows.dilations)
+        numbers = (windows.batch, windows.channels, windows.multiplier, len(windows.size))
+        return layout, kinds, (*numbers, *lists)
 
     def _check_attributes(self, attributes: Mapping[str, Any]) -> None:
         expected = {a.name for a in self.attributes}
@@ -250,6 +291,8 @@ class Operator:
     def _shape_reason(self, tensor: Tensor, attributes: Mapping[str, Any]) -> str:
         if tensor.shape == "X":
             return ", the shape of X"
+        if tensor.shape == "windows":
+            return ", one place a window on X, and the channels of X or a multiple"
         if tensor.shape == "C":
             return ", one value a channel" + (f" (axis {attributes['axis']} of X)" if "axis" in attributes else "")
         return ", a scalar" if not tensor.shape else f" ([{','.join(tensor.shape)}]: R replicas, C channels)"

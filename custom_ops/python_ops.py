@@ -23,6 +23,9 @@ from onnx_cbp.custom_ops.own_extensions import OwnExtensions
 from onnx_cbp.distributed import membership
 from onnx_cbp.errors import OnnxCbpError
 
+#: Python ops have no attributes that are lists (onnxruntime-extensions 0.15).
+WITHOUT_PYTHON_OPS = [o.name for o in OPERATORS.values() if any(isinstance(a.default, tuple) for a in o.attributes)]
+
 _lock = threading.Lock()
 _log = logging.getLogger("onnx_cbp")
 #: The first error of each thread: replicas that are threads have errors of their own.
@@ -151,6 +154,8 @@ def _define(add: Callable[[str, list[int], list[int], dict[str, int], Callable[.
         str: PyCustomOpDef.dt_string,
     }
     for operator in OPERATORS.values():
+        if operator.name in WITHOUT_PYTHON_OPS:
+            continue
         for types in _overloads(operator):
             declared = {name: numbers[kind] for name, kind in types.items()}
             declared["int64"] = PyCustomOpDef.dt_int64

@@ -38,7 +38,9 @@ def make_schema(operator: Operator) -> OpSchema:
         outputs=[_formal(t) for t in operator.outputs],
         type_constraints=[(name, _TYPES[name], _TYPE_DOCS[name]) for name in used],
         attributes=[
-            OpSchema.Attribute(a.name, onnx.helper.make_attribute(a.name, a.default), a.doc)
+            OpSchema.Attribute(a.name, OpSchema.AttrType.INTS, a.doc, required=False)
+            if isinstance(a.default, tuple)  # whose default depends on the rank
+            else OpSchema.Attribute(a.name, onnx.helper.make_attribute(a.name, a.default), a.doc)
             for a in operator.attributes
         ],
     )
@@ -91,7 +93,9 @@ def _shapes(
         if t.shape != "X" and len(proto.tensor_type.shape.dim) == len(t.shape):
             for letter, dim in zip(t.shape, proto.tensor_type.shape.dim, strict=True):
                 letters.setdefault(letter, dim)
-    if "X" in shapes:
+    if operator.has_windows:
+        shapes.update(_shape_of_kernel(operator, shapes, context))
+    elif "X" in shapes:
         attribute = context.get_attribute("axis")
         axis = attribute.i if attribute is not None else 1
         rank = len(shapes["X"].dim)
@@ -100,7 +104,22 @@ def _shapes(
             raise onnx.shape_inference.InferenceError(error)
         letters["C"] = shapes["X"].dim[axis % rank]
     for t in operator.outputs:
-        if t.shape != "X":
+        if t.shape not in ("X", "windows", "kernel"):
             dims = [letters.get(letter, onnx.TensorShapeProto.Dimension()) for letter in t.shape]
             shapes.setdefault(t.shape, onnx.TensorShapeProto(dim=dims))
     return shapes
+
+
+def _shape_of_kernel(
+    operator: Operator, shapes: dict[str, onnx.TensorShapeProto], context: Any
+) -> dict[str, onnx.TensorShapeProto]:
+    """The shape of the weight of a depthwise convolution, where its results are known."""
+    attribute = context.get_attribute("kernel_shape")
+    if attribute is None or "windows" not in shapes:
+        return {}
+    results = shapes["windows"].dim
+    if len(results) != 2 + len(attribute.ints):
+        error = f"{operator}: attribute 'kernel_shape' is {list(attribute.ints)}, for a rank of {len(results)}"
+        raise onnx.shape_inference.InferenceError(error)
+    dimensions = [onnx.TensorShapeProto.Dimension(dim_value=size) for size in (1, *attribute.ints)]
+    return {"kernel": onnx.TensorShapeProto(dim=[results[1], *dimensions])}

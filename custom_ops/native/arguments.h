@@ -5,6 +5,7 @@
 #include <initializer_list>
 
 #include "kernels/element_types.h"
+#include "kernels/window_attributes.h"
 
 namespace onnx_cbp {
 
@@ -48,6 +49,49 @@ inline const char* MissingTensor(std::initializer_list<Tensors> all) {
     if (tensors.Missing()) return "a pointer is null, and its tensor is not empty";
   }
   return nullptr;
+}
+
+// What a plain C function is told of the data of a convolution.
+struct WindowData {
+  int64_t batch, channels, multiplier;
+  int64_t axes;
+  const int64_t* size;
+};
+
+// Elements of its tensors.
+struct WindowSizes {
+  int64_t data, results, weight;
+};
+
+// The windows of a depthwise convolution, and how many elements its tensors have. Null, or what is wrong.
+inline const char* WindowsOf(const WindowData& data, const WindowAttributes& attributes, Windows* windows,
+                             WindowSizes* sizes) {
+  int64_t elements = 0;
+  if (const char* reason = Product({data.batch, data.channels, data.multiplier, data.axes}, &elements)) return reason;
+  for (const int64_t* list : {data.size, attributes.kernel_shape, attributes.strides, attributes.pads,
+                              attributes.dilations}) {
+    if (list == nullptr) return "a pointer is null, and its list is not empty";
+  }
+  windows->batch = data.batch;
+  windows->channels = data.channels;
+  windows->multiplier = data.multiplier;
+  if (const char* reason = SetWindows(data.axes, data.size, attributes, windows)) return reason;
+  const WindowAxis* axes = windows->axes;
+  int64_t padded = 0;  // what is copied has room for the padding
+  if (const char* reason = Product({data.batch, data.channels, data.multiplier, axes[0].padded(), axes[1].padded(),
+                                    axes[2].padded()}, &padded)) {
+    return reason;
+  }
+  const int64_t results = data.channels * data.multiplier;
+  if (const char* reason = Product({data.batch, data.channels, axes[0].size, axes[1].size, axes[2].size},
+                                   &sizes->data)) {
+    return reason;
+  }
+  if (const char* reason = Product({data.batch, results, axes[0].count, axes[1].count, axes[2].count},
+                                   &sizes->results)) {
+    return reason;
+  }
+  return Product({results, axes[0].kernel, axes[1].kernel, axes[2].kernel}, &sizes->weight);
 }
 
 }  // namespace onnx_cbp

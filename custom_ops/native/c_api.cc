@@ -14,6 +14,7 @@
 #include "kernels/channel_normalize.h"
 #include "kernels/channel_stats.h"
 #include "kernels/channel_stats_merge.h"
+#include "kernels/depthwise_conv_grad_weight.h"
 #include "kernels/running_stats.h"
 #include "kernels/targets.h"
 
@@ -106,6 +107,25 @@ const char* onnx_cbp_channel_backprop(int x_type, int stats_type, int64_t outer,
                        return onnx_cbp::ChannelBackprop(x_type, stats_type, executor, layout, dy, x, scale, mean,
                                                         inv_std, scale_grad, bias_grad, count, dx);
                      });
+}
+
+const char* onnx_cbp_depthwise_conv_grad_weight(int x_type, int64_t batch, int64_t channels, int64_t multiplier,
+                                                int64_t axes, const int64_t* size, const int64_t* kernel_shape,
+                                                const int64_t* strides, const int64_t* pads, const int64_t* dilations,
+                                                const void* x, const void* dy, void* dw) {
+  if (!onnx_cbp::IsElementType(x_type)) return onnx_cbp::kUnknownType;
+  onnx_cbp::WindowSizes sizes;
+  onnx_cbp::Windows windows;
+  if (const char* reason = onnx_cbp::WindowsOf({batch, channels, multiplier, axes, size},
+                                               {kernel_shape, strides, pads, dilations}, &windows, &sizes)) {
+    return reason;
+  }
+  if (const char* reason = onnx_cbp::MissingTensor({{sizes.data, {x}}, {sizes.results, {dy}}, {sizes.weight, {dw}}})) {
+    return reason;
+  }
+  return Guard([&] {
+    return onnx_cbp::DepthwiseConvGradWeight(x_type, onnx_cbp::ONNX_CBP_C_EXECUTOR{}, windows, x, dy, dw);
+  });
 }
 
 const char* onnx_cbp_running_stats(int stats_type, int64_t channels, double momentum, int unbiased, const void* running,

@@ -78,6 +78,13 @@ ONNX_CBP_EXPORT const char* onnx_cbp_batch_norm_grad(int x_type, int stats_type,
                                                      const void* mean, const void* inv_std, void* dx, void* scale_grad,
                                                      void* bias_grad);
 
+/* axes: of space, one to three; size, kernel_shape, strides and dilations have a number for each of them, pads two. */
+ONNX_CBP_EXPORT const char* onnx_cbp_depthwise_conv_grad_weight(int x_type, int64_t batch, int64_t channels,
+                                                                int64_t multiplier, int64_t axes, const int64_t* size,
+                                                                const int64_t* kernel_shape, const int64_t* strides,
+                                                                const int64_t* pads, const int64_t* dilations,
+                                                                const void* x, const void* dy, void* dw);
+
 ONNX_CBP_EXPORT const char* onnx_cbp_running_stats(int stats_type, int64_t channels, double momentum, int unbiased,
                                                    const void* running, const void* batch, const int64_t* count,
                                                    void* updated);

@@ -19,6 +19,7 @@ from onnx_cbp.custom_ops.ops import (
     channel_normalize,
     channel_stats,
     channel_stats_merge,
+    depthwise_conv_grad_weight,
     running_stats,
 )
 
@@ -39,6 +40,7 @@ OPERATORS: dict[str, Operator] = {
         batch_norm_relu_grad,
         batch_norm_relu_train_update,
         batch_norm_recompute_relu_grad,
+        depthwise_conv_grad_weight,
         all_gather,
         all_reduce,
         all_reduce_bucket,

@@ -43,11 +43,14 @@ class Builder:
     Attributes:
         opset: of ONNX's own domain.
         wanted: the inputs of the node under work whose gradients are asked for (`wants`).
+        own_ops: whether ops of ours may be written where standard ones are slower; gradients of those that
+            stand in the graph already are made of ours either way.
     """
 
     ZERO = ZERO  # for rules that lie beside the descriptions of our ops
 
-    def __init__(self, model: ir.Model) -> None:
+    def __init__(self, model: ir.Model, *, own_ops: bool = False) -> None:
+        self.own_ops = own_ops
         self.opset = onnx_opset(model.opset_imports)
         self.wanted: Collection[ir.Value | None] = ()
         self.model = model

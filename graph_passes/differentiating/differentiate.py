@@ -31,7 +31,11 @@ _QUANTIZES = ("DynamicQuantizeLinear", "QuantizeLinear")
 
 
 def differentiate(
-    model: ir.Model, loss: ir.Value | Mapping[ir.Value, ir.Value], values: Sequence[ir.Value]
+    model: ir.Model,
+    loss: ir.Value | Mapping[ir.Value, ir.Value],
+    values: Sequence[ir.Value],
+    *,
+    own_ops: bool = False,
 ) -> list[ir.Value | None]:
     """Append the nodes that compute d loss / d value for each value of the main graph.
 
@@ -43,6 +47,8 @@ def differentiate(
         loss: a floating-point value with one element; or the values to begin at, each with the gradient of some further
             loss with respect to it (same type and shape), which gives a vector-Jacobian product.
         values: floating-point values: inputs, initializers, or what nodes make.
+        own_ops: write ops of this project (DepthwiseConvGradWeight) where they are faster than standard ones: the graph
+            then needs the native library. Otherwise gradients of standard ops are standard ops.
 
     Returns:
         For each value its gradient, of the value's type and shape; None where the loss does not depend on it.
@@ -55,7 +61,7 @@ def differentiate(
     register_schemas()  # inference goes through our ops by them, where onnx is new enough
     infer_all_of_ours(model)
     seeds = dict(loss) if isinstance(loss, Mapping) else {loss: None}
-    builder = Builder(model)
+    builder = Builder(model, own_ops=own_ops)
     tape = _Tape(model, [*seeds], values)
     try:
         sweep = _Sweep(builder, tape)

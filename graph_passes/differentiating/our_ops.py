@@ -15,7 +15,10 @@ def infer_ours(node: ir.Node, types: Types) -> None:
     shapes = {each.shape: types.shape(value) for each, value in given if value is not None}
     kinds = {each.type: types.of(value) for each, value in given if value is not None}
     data = shapes.get("X")
-    if data is not None and shapes.get("C") is None:
+    results = shapes.get("windows")
+    if operator.has_windows and results is not None:
+        shapes["kernel"] = (results[1], 1, *node.attributes["kernel_shape"].as_ints())
+    elif data is not None and shapes.get("C") is None:
         axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 1
         shapes["C"] = (data[axis],)
     merged = shapes.get("RC")

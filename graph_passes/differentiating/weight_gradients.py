@@ -6,8 +6,8 @@ is itself a convolution: of X, with the batch as channels, by dY as the kernel, 
 What is left is where to put the channels of X, which have to stay apart:
 
 - a window of one element needs none of that: one product of matrices;
-- a depthwise convolution has one channel a group: a product and a sum for each element of the window, where there are
-  few. (A kernel of its own would be faster here; this is its place.);
+- a depthwise convolution has one channel a group: an op of ours, where such may be written (2 to 20 times as fast as
+  what follows); a product and a sum for each element of the window, where there are few;
 - otherwise, without dilation along the last axis, the channels go innermost: the last axis has W * C elements, of which
   those of one channel lie C apart, so the rank stays what it was;
 - otherwise they become one axis of space more.
@@ -21,6 +21,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from onnx_cbp.custom_ops.windows import MOST_AXES
 from onnx_cbp.graph_passes.differentiating.builder import Builder, Read
 from onnx_cbp.graph_passes.differentiating.windows import Windows
 
@@ -41,6 +42,8 @@ def weight_gradient(g: Builder, X: Read, dY: Read, W: Read, windows: Windows, gr
     shape = g.fixed(W, range(g.rank(W)))
     if all(k == 1 for k in windows.kernel) and not any(windows.pads):
         return _of_one_element(g, X, dY, windows, groups, shape)
+    if shape[1] == 1 and groups > 1 and g.own_ops and _is_plain(windows):
+        return _by_own_op(g, X, dY, windows)
     if shape[1] == 1 and shape[0] == groups and math.prod(windows.kernel) <= _FEW:
         return _depthwise(g, X, dY, windows, shape)
     X, windows = _trimmed(g, X, windows)
@@ -77,6 +80,25 @@ def _depthwise(g: Builder, X: Read, dY: Read, windows: Windows, shape: Sequence[
         sums.append(g.sum(g.Mul(seen, dY), [0, *axes], keepdims=0))
     together = g.Concat(*(g.Unsqueeze(each, [1]) for each in sums), axis=1) if len(sums) > 1 else sums[0]
     return g.Reshape(together, list(shape))
+
+
+def _is_plain(windows: Windows) -> bool:
+    """Whether attributes and data alone tell how many windows there are: a ConvTranspose may have fewer."""
+    whole = all(0 <= r < s for r, s in zip(windows.rest, windows.strides, strict=True))
+    return whole and len(windows.size) <= MOST_AXES and min(windows.pads) >= 0
+
+
+def _by_own_op(g: Builder, X: Read, dY: Read, windows: Windows) -> ir.Value:
+    (dW,) = g.ours(
+        "DepthwiseConvGradWeight",
+        X,
+        dY,
+        kernel_shape=list(windows.kernel),
+        strides=list(windows.strides),
+        pads=windows.pads,
+        dilations=list(windows.dilations),
+    )
+    return dW
 
 
 def _trimmed(g: Builder, X: Read, windows: Windows) -> tuple[Read, Windows]:

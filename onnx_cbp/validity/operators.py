@@ -165,7 +165,7 @@ def _ours(op_type: str) -> _Signature | None:
     operator = OPERATORS.get(op_type)
     if operator is None:
         return None
-    kinds = {int: _Type.INT, float: _Type.FLOAT, str: _Type.STRING}
+    kinds = {int: _Type.INT, float: _Type.FLOAT, str: _Type.STRING, tuple: _Type.INTS}
     inputs, outputs = len(operator.inputs), len(operator.outputs)
     attributes = {each.name: kinds[type(each.default)] for each in operator.attributes}
     return _Signature((inputs, inputs), (outputs, outputs), inputs, attributes, frozenset(attributes))

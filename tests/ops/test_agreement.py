@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnx_cbp.custom_ops import OPERATORS
-from support.ops import WITH_BODIES, exact, make_case, run, run_reference, skip_where_types_are_refused
+from support.ops import WITH_BODIES, WITH_PYTHON_OPS, exact, make_case, run, run_reference, skip_where_types_are_refused
 
 SHAPES = [
     ((4, 3), 1),
@@ -29,7 +29,7 @@ NATIVE = pytest.param("native", marks=pytest.mark.native)
 WAYS = [
     pytest.param(backend, name, marks=[pytest.mark.native] if backend == "native" else [])
     for backend in ("reference", "bodies", "python", "native")
-    for name in (WITH_BODIES if backend == "bodies" else OPERATORS)
+    for name in {"bodies": WITH_BODIES, "python": WITH_PYTHON_OPS}.get(backend, OPERATORS)
 ]
 
 #: Largest difference to float64, relative to the largest value of the output.
@@ -137,7 +137,7 @@ def test_nan_and_inf_spread_as_in_the_reference(name, poison, shape):
     data[1, 1] = poison
     case = make_case(name, shape)
     if "X" in case.feeds:
-        case = case.replace(X=data.astype(np.float32))
+        case = case.replace(X=data.astype(np.float32).reshape(case.feeds["X"].shape))
     for got, want in zip(run(case, "native"), exact(case), strict=True):
         # An infinite sum may come out as NaN where the reference's order of terms says Inf, never as a number.
         np.testing.assert_array_equal(np.isfinite(got), np.isfinite(want))

@@ -13,10 +13,20 @@ import onnx_cbp
 from onnx_cbp.custom_ops import DOMAIN, OPERATORS, python_ops
 from onnx_cbp.custom_ops.library import call_native
 from support import cuda_adapter
-from support.ops import NUMBERS, make_case, op_model, session
+from support.ops import NUMBERS, WITH_PYTHON_OPS, make_case, op_model, session
 
 NATIVE = pytest.param("native", marks=pytest.mark.native)
-INPUTS = [(name, t.name) for name, op in OPERATORS.items() for t in op.inputs]
+#: Where each op is: what has no Python op is native only.
+PLACES = [
+    pytest.param(backend, name, marks=[pytest.mark.native] if backend == "native" else [])
+    for backend, names in (("python", WITH_PYTHON_OPS), ("native", OPERATORS))
+    for name in names
+]
+INPUTS = [
+    pytest.param(*place.values, t.name, marks=place.marks)
+    for place in PLACES
+    for t in OPERATORS[place.values[1]].inputs
+]
 
 
 def _loose_model(case, **attributes):
@@ -66,8 +76,7 @@ def _quiet():
     logging.getLogger("onnx_cbp").setLevel(logging.NOTSET)
 
 
-@pytest.mark.parametrize("backend", ["python", NATIVE])
-@pytest.mark.parametrize(("name", "wrong"), INPUTS)
+@pytest.mark.parametrize(("backend", "name", "wrong"), INPUTS)
 def test_a_wrong_shape_names_op_and_input(backend, name, wrong):
     case = make_case(name, (2, 3, 4))
     value = case.feeds[wrong]
@@ -87,7 +96,7 @@ def test_a_wrong_shape_names_op_and_input(backend, name, wrong):
 
 @pytest.mark.parametrize("backend", ["python", NATIVE])
 @pytest.mark.parametrize("axis", [3, -4, 99])
-@pytest.mark.parametrize("name", [n for n, op in OPERATORS.items() if op.has_data])
+@pytest.mark.parametrize("name", [n for n, op in OPERATORS.items() if any(a.name == "axis" for a in op.attributes)])
 def test_an_axis_out_of_range(backend, name, axis):
     case = make_case(name, (2, 3, 4))
     message = _error(backend, case, case.feeds, axis=axis)
@@ -104,8 +113,7 @@ def test_a_negative_count(backend):
     assert "'count'" in _error(backend, case, feeds)
 
 
-@pytest.mark.parametrize("backend", ["python", NATIVE])
-@pytest.mark.parametrize(("name", "wrong"), INPUTS)
+@pytest.mark.parametrize(("backend", "name", "wrong"), INPUTS)
 def test_a_type_that_no_overload_takes_is_refused_when_the_session_is_made(backend, name, wrong):
     case = make_case(name, (2, 3, 4))
     model = _loose_model(case)
@@ -116,8 +124,7 @@ def test_a_type_that_no_overload_takes_is_refused_when_the_session_is_made(backe
         session(model, backend)
 
 
-@pytest.mark.parametrize("name", OPERATORS)
-@pytest.mark.parametrize("backend", ["python", NATIVE])
+@pytest.mark.parametrize(("backend", "name"), PLACES)
 def test_a_missing_input_is_refused_when_the_session_is_made(backend, name):
     case = make_case(name, (2, 3, 4))
     model = _loose_model(case)
@@ -127,6 +134,40 @@ def test_a_missing_input_is_refused_when_the_session_is_made(backend, name):
         del model.graph.node[0].input[-1]
     with pytest.raises(Exception, match=rf"{name}|the_node"):
         session(model, backend)
+
+
+@pytest.mark.native
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("kernel_shape", [3]),
+        ("kernel_shape", [3, 0]),
+        ("kernel_shape", [9, 9]),
+        ("strides", [0, 1]),
+        ("strides", [1]),
+        ("pads", [1, 1]),
+        ("pads", [1, 1, -1, 1]),
+        ("dilations", [-1, 1]),
+        ("dilations", [2**40, 1]),
+    ],
+)
+def test_windows_that_do_not_fit(name, value):
+    """The native op and the description say the same, but for their order of words."""
+    case = make_case("DepthwiseConvGradWeight", (2, 3, 4, 5))
+    with pytest.raises(ValueError, match="'kernel_shape'|'" + name + "'") as described:
+        case.operator.bind(case.inputs, {**case.attributes, name: value})
+    message = _error("native", case, case.feeds, **{name: value})
+    for text in (str(described.value), message):
+        assert "\n" not in text.strip()
+        assert "shape [2, 3, 4, 5]" in text.replace(",", ", ").replace("  ", " ")
+
+
+@pytest.mark.native
+def test_a_rank_without_space_or_with_too_much():
+    case = make_case("DepthwiseConvGradWeight", (2, 3, 4))
+    for shape in ((2, 3), (2, 3, 1, 1, 1, 1)):
+        feeds = dict.fromkeys(case.feeds, np.ones(shape, np.float32))
+        assert "one to three axes of space" in _error("native", case, feeds)
 
 
 @pytest.mark.native
@@ -181,7 +222,7 @@ def test_the_schema_refuses_what_it_does_not_know():
 
 
 @pytest.mark.parametrize("data", ["float16", "bfloat16"])
-@pytest.mark.parametrize("name", [n for n, op in OPERATORS.items() if op.has_data])
+@pytest.mark.parametrize("name", [name for name in WITH_PYTHON_OPS if OPERATORS[name].has_data])
 def test_python_ops_refuse_16_bit_data_when_the_session_is_made(name, data):
     # At run time such a tensor would end the process.
     with pytest.raises(Exception, match=name) as caught:
@@ -191,7 +232,7 @@ def test_python_ops_refuse_16_bit_data_when_the_session_is_made(name, data):
 
 
 @pytest.mark.parametrize("error", [MemoryError(), KeyboardInterrupt(), SystemExit(3), ValueError("two\nlines")])
-@pytest.mark.parametrize("name", list(OPERATORS))
+@pytest.mark.parametrize("name", WITH_PYTHON_OPS)
 def test_a_python_op_answers_where_nan_cannot_be_made(name, error, monkeypatch):
     """Nothing leaves it: not what its kernel raises, and not what is raised while NaN is made of it."""
     operator, case = OPERATORS[name], make_case(name, (2, 3, 4))

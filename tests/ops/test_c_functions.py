@@ -24,7 +24,9 @@ FUNCTIONS = {
     for name, parameters in re.findall(r"const char\* (onnx_cbp_\w+)\(([^)]*)\);", HEADER.read_text())
     if parameters != "void"
 }
-SIZES = {"outer": 2, "channels": 3, "inner": 4, "replicas": 1, "elements": 6}
+SIZES = {"outer": 2, "channels": 3, "inner": 4, "replicas": 1, "elements": 6, "batch": 2, "multiplier": 2, "axes": 2}
+#: Lists that tell sizes.
+LISTS = {"size": [4, 5], "kernel_shape": [3, 2], "strides": [1, 2], "pads": [1, 0, 1, 0], "dilations": [1, 1]}
 UNKNOWN, NEGATIVE, MANY, NULL = "unknown type", "a size is negative", "more elements than", "is null"
 
 #: Calls functions with arguments by name, in the order of a list, and prints the answers.
@@ -37,7 +39,7 @@ answers = []
 for name, parameters, values in json.load(sys.stdin):
     function = getattr(library, name)
     function.restype = ctypes.c_char_p
-    arguments = []
+    arguments, kept = [], []
     for number, (kind, parameter) in enumerate(parameters):
         if kind in KINDS:
             arguments.append(KINDS[kind](values[parameter]))
@@ -46,7 +48,11 @@ for name, parameters, values in json.load(sys.stdin):
             arguments.append(ctypes.c_char_p(None if text is None else text.encode()))
         else:
             missing = parameter in values.get("null", [])
-            arguments.append(ctypes.c_void_p(None if missing else ctypes.addressof(ROOM[number])))
+            place = ROOM[number]
+            if parameter in values:
+                place = (ctypes.c_int64 * len(values[parameter]))(*values[parameter])
+                kept.append(place)
+            arguments.append(ctypes.c_void_p(None if missing else ctypes.addressof(place)))
     answer = function(*arguments)
     answers.append(None if answer is None else answer.decode())
 print(json.dumps(answers))
@@ -65,7 +71,12 @@ def _answers(calls: list[tuple[str, dict[str, object]]]) -> list[str | None]:
 
 def _usual(name: str) -> dict[str, object]:
     numbers = {"int": 1, "double": 0.5, "int64_t": 0}
-    return {p: SIZES.get(p, numbers[kind]) for kind, p in FUNCTIONS[name] if kind in numbers}
+    usual = {p: SIZES.get(p, numbers[kind]) for kind, p in FUNCTIONS[name] if kind in numbers}
+    return usual | {p: LISTS[p] for p in _lists(name)}
+
+
+def _lists(name: str) -> list[str]:
+    return [p for kind, p in FUNCTIONS[name] if kind == "const int64_t*" and p in LISTS]
 
 
 def _names(name: str, *kinds: str) -> list[str]:
@@ -73,11 +84,11 @@ def _names(name: str, *kinds: str) -> list[str]:
 
 
 def _tensors(name: str) -> list[str]:
-    return [p for kind, p in FUNCTIONS[name] if kind.endswith("*") and kind != "const char*"]
+    return [p for kind, p in FUNCTIONS[name] if kind.endswith("*") and kind != "const char*" and p not in LISTS]
 
 
 def test_the_header_is_read():
-    assert len(FUNCTIONS) == 16
+    assert len(FUNCTIONS) == 17
     assert all(_tensors(name) for name in FUNCTIONS)
 
 
@@ -122,8 +133,38 @@ def test_null_for_an_empty_tensor():
     calls = []
     for name in FUNCTIONS:
         tensors = [t for t in _tensors(name) if "count" not in t]
-        calls.append((name, {"null": tensors, **dict.fromkeys(_names(name, "int64_t"), 0), "replicas": 1}))
+        sizes = dict.fromkeys(_names(name, "int64_t"), 0) | ({"axes": 2} if _lists(name) else {})
+        calls.append((name, {"null": tensors, **sizes, "replicas": 1}))
     assert _answers(calls) == [None] * len(calls)
+
+
+def test_null_for_a_list():
+    calls = [(name, {"null": [p]}) for name in FUNCTIONS for p in _lists(name)]
+    assert len(calls) == 5
+    for (name, values), answer in zip(calls, _answers(calls), strict=True):
+        assert NULL in (answer or ""), (name, values, answer)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"axes": 0}, "one to three axes"),
+        ({"axes": 4}, "one to three axes"),
+        ({"kernel_shape": [9, 2]}, "larger than the padded data"),
+        ({"size": [0, 5]}, "larger than the padded data"),
+        ({"kernel_shape": [0, 2]}, "1 or more"),
+        ({"strides": [1, 0]}, "1 or more"),
+        ({"dilations": [0, 1]}, "1 or more"),
+        ({"pads": [1, 0, -1, 0]}, NEGATIVE),
+        ({"size": [-4, 5]}, NEGATIVE),
+        ({"size": [2**40, 2**40]}, MANY),
+        ({"pads": [2**62, 0, 0, 0]}, MANY),
+        ({"kernel_shape": [2**30, 2], "dilations": [2**30, 1]}, MANY),
+    ],
+)
+def test_windows_that_are_none(values, says):
+    (answer,) = _answers([("onnx_cbp_depthwise_conv_grad_weight", values)])
+    assert says in (answer or "")
 
 
 def test_null_for_a_text():

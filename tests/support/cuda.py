@@ -197,7 +197,8 @@ class Prepared:
         self._names = [t.name for t in operator.inputs + operator.outputs]
         self._arrays = (*case.inputs, *empty)
         self._outputs = [Buffer(device, v.nbytes, offset=offset * v.itemsize) for v in empty]
-        sizes = binding.sizes if operator.has_data else (1, binding.sizes[-1], 1)
+        layout = binding.layout
+        sizes = (layout.outer, layout.channels, layout.inner) if operator.has_data else (1, binding.sizes[-1], 1)
         size = kernels.workspace(*sizes)
         assert size >= 0, "the device cannot be used"
         self._workspace = Buffer(device, size, alignment=_WORKSPACE_ALIGNMENT, fill=_LEFT_OVER)

@@ -69,7 +69,8 @@ def run_on_host(
 
 
 def _record(case: Case, shift: int) -> bytes:
-    sizes = case.operator.bind(case.inputs, case.attributes).sizes
-    shape = sizes if case.operator.has_data else (1, sizes[-1], 1)
+    binding = case.operator.bind(case.inputs, case.attributes)
+    layout = binding.layout
+    shape = (layout.outer, layout.channels, layout.inner) if case.operator.has_data else (1, binding.sizes[-1], 1)
     name = function_name(case.operator).replace("onnx_cbp_", "onnx_cbp_cuda_", 1)
     return record(case, name=name, first=struct.pack("=3q", *shape), shift=shift)

@@ -579,6 +579,21 @@ CHANNEL_OPS = [
         domain=DOMAIN,
     ),
     Case("ChannelStatsMerge", (In((3, 2)), In((3, 2)), ints(4, 0, 1)), {}, 3, (1,), since=15, domain=DOMAIN),
+    *(
+        Case(
+            "DepthwiseConvGradWeight",
+            (In((N, 2, *size)), In((N, 2 * multiplier, *count))),
+            {"kernel_shape": kernel, "strides": strides, "pads": pads, "dilations": dilations},
+            since=15,
+            domain=DOMAIN,
+        )
+        for size, count, multiplier, kernel, strides, pads, dilations in (
+            ((6,), (3,), 2, (3,), (2,), (0, 1), (1,)),
+            ((5, 4), (5, 3), 1, (3, 2), (1, 1), (1, 0, 1, 0), (1, 1)),
+            ((6, 5), (2, 3), 1, (2, 2), (3, 2), (0, 1, 0, 1), (2, 1)),
+            ((2, 3, 4), (2, 1, 2), 1, (1, 3, 2), (1, 1, 2), (0, 0, 0, 0, 0, 0), (1, 1, 1)),
+        )
+    ),
 ]
 
 CASES = [

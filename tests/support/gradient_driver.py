@@ -74,6 +74,8 @@ def _ours(case: Case, dtype: type) -> list[onnx.ValueInfoProto]:
     operator = OPERATORS[case.op]
     shapes = {each.shape: given.shape for each, given in zip(operator.inputs, case.inputs, strict=True)}
     shapes.setdefault("C", shapes.get("RC", (0, 3))[-1:] if "X" not in shapes else (3,))
+    if operator.has_windows:
+        shapes["kernel"] = (shapes["windows"][1], 1, *case.attributes["kernel_shape"])
     return [
         helper.make_tensor_value_info(
             f"y{i}", onnx.TensorProto.INT64 if each.type == "int64" else _NUMBERS[dtype], shapes.get(each.shape, ())

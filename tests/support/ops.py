@@ -16,7 +16,9 @@ from onnx.reference import ReferenceEvaluator
 import onnx_cbp
 from onnx_cbp.custom_ops import DOMAIN, OPERATORS, Operator
 from onnx_cbp.custom_ops.functions import make_function
+from onnx_cbp.custom_ops.python_ops import WITHOUT_PYTHON_OPS
 from onnx_cbp.custom_ops.references import OP_RUNS
+from onnx_cbp.custom_ops.windows import windows_of
 
 NUMBERS = {
     "float32": TensorProto.FLOAT,
@@ -35,6 +37,8 @@ DTYPES = {
 
 #: Ops that have a function body; collectives have none.
 WITH_BODIES = [name for name, operator in OPERATORS.items() if operator.body is not None]
+#: Ops that there are Python ops for.
+WITH_PYTHON_OPS = [name for name in OPERATORS if name not in WITHOUT_PYTHON_OPS]
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,8 @@ def make_case(
 ) -> Case:
     """Random inputs for an op; the statistics given to it belong to X, as they do in a network."""
     operator = OPERATORS[name]
+    if operator.has_windows:
+        return _make_windows_case(operator, shape, axis=axis, data=data, seed=seed, X=X, **attributes)
     rng = np.random.default_rng(seed)
     channels = shape[axis]
     U = DTYPES[statistics]
@@ -113,6 +119,43 @@ def make_case(
         defaults["stash_type"] = NUMBERS[statistics]
     defaults.update(attributes)
     return Case(operator, tuple(values[t.name] for t in operator.inputs), defaults)
+
+
+def _make_windows_case(
+    operator: Operator,
+    shape: tuple[int, ...],
+    *,
+    axis: int,
+    data: str,
+    seed: int,
+    X: np.ndarray | None = None,
+    **attributes: Any,
+) -> Case:
+    """Random inputs for the gradient of a depthwise convolution of X.
+
+    Its channels are the second axis whatever the shape says, and it has one to three axes of space, none of them
+    empty: others are joined, or put behind. What no attribute says, the shape decides.
+    """
+    sizes = list(shape) if X is None else list(X.shape)
+    channels = sizes.pop(axis)
+    batch, *space = sizes or [1]
+    space = [max(1, size) for size in space] or [1]
+    space = [int(np.prod(space[:-2])), *space[-2:]] if len(space) > 3 else space
+    axes = len(space)
+    rng = np.random.default_rng(seed)
+    kind = (sum(shape) + seed) % 3
+    defaults = {
+        "kernel_shape": tuple(min(3, 2 + (size > 2) + (i == kind)) for i, size in enumerate(space)),
+        "strides": tuple(1 + (kind == 1 and i % 2 == 0) for i in range(axes)),
+        "pads": tuple(1 + (i >= axes and kind == 2) for i in range(2 * axes)),
+        "dilations": tuple(1 + (kind == 2 and size > 5) for size in space),
+    }
+    defaults.update(attributes)
+    values = rng.normal(1.0, 2.0, (batch, channels, *space)) if X is None else np.moveaxis(X, axis, 1)
+    values = values.reshape(batch, channels, *space).astype(DTYPES[data])
+    of_windows = windows_of(values.shape, (batch, channels * (1 + (kind == 0)), *space), defaults)
+    dY = rng.normal(0.1, 1.0, of_windows.result_shape).astype(DTYPES[data])
+    return Case(operator, (values, dY), defaults)
 
 
 def op_model(case: Case, *, opset: int = 17, bodies: bool = False) -> onnx.ModelProto:

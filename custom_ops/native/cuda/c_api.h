@@ -107,6 +107,12 @@ ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_batch_norm_recompute_relu_grad(
     const void* dy, const void* x, const void* scale, const void* mean, const void* inv_std, const void* slope,
     const void* offset, void* dx, void* scale_grad, void* bias_grad);
 
+/* Needs no workspace; the lists are in the processor's memory. */
+ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_depthwise_conv_grad_weight(
+    onnx_cbp_cuda_queue queue, int x_type, int64_t batch, int64_t channels, int64_t multiplier, int64_t axes,
+    const int64_t* size, const int64_t* kernel_shape, const int64_t* strides, const int64_t* pads,
+    const int64_t* dilations, const void* x, const void* dy, void* dw);
+
 ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_running_stats(onnx_cbp_cuda_queue queue, int stats_type,
                                                              int64_t channels, double momentum, int unbiased,
                                                              const void* running, const void* batch,

@@ -18,6 +18,21 @@ class CudaCall {
                     call.layout.inner, arguments...);
   }
 
+  // A function of a depthwise convolution: queue, type and windows come first.
+  template <typename F, typename... Arguments>
+  const char* OnWindows(F function, Arguments... arguments) const {
+    const Windows& windows = *call.windows;
+    int64_t lists[6][Windows::kAxes];
+    for (int i = 0; i < Windows::kAxes; ++i) {
+      const WindowAxis& axis = windows.axes[i];
+      const int64_t numbers[] = {axis.size, axis.kernel, axis.stride, axis.before, axis.after, axis.dilation};
+      for (int list = 0; list < 6; ++list) lists[list][i] = numbers[list];
+    }
+    // The two lists of pads lie behind one another.
+    return function(queue_, call.data_type, windows.batch, windows.channels, windows.multiplier, Windows::kAxes,
+                    lists[0], lists[1], lists[2], lists[3], lists[5], arguments...);
+  }
+
   // A function of per-channel vectors alone: queue and type come first.
   template <typename F, typename... Arguments>
   const char* OnVectors(F function, Arguments... arguments) const {

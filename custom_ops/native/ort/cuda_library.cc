@@ -81,6 +81,7 @@ CudaLibrary CudaLibrary::Load() {
   ONNX_CBP_FIND(batch_norm_grad);
   ONNX_CBP_FIND(batch_norm_relu_grad);
   ONNX_CBP_FIND(batch_norm_recompute_relu_grad);
+  ONNX_CBP_FIND(depthwise_conv_grad_weight);
   ONNX_CBP_FIND(running_stats);
 #undef ONNX_CBP_FIND
   return library;

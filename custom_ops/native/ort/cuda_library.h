@@ -28,6 +28,7 @@ struct CudaLibrary {
   decltype(&onnx_cbp_cuda_batch_norm_grad) batch_norm_grad;
   decltype(&onnx_cbp_cuda_batch_norm_relu_grad) batch_norm_relu_grad;
   decltype(&onnx_cbp_cuda_batch_norm_recompute_relu_grad) batch_norm_recompute_relu_grad;
+  decltype(&onnx_cbp_cuda_depthwise_conv_grad_weight) depthwise_conv_grad_weight;
   decltype(&onnx_cbp_cuda_running_stats) running_stats;
 
  private:

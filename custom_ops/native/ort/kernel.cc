@@ -1,10 +1,13 @@
 #include "kernel.h"
 
+#include <algorithm>
 #include <cmath>
 #include <new>
 #include <variant>
+#include <vector>
 
 #include "../kernels/element_types.h"
+#include "../kernels/window_attributes.h"
 
 namespace onnx_cbp {
 namespace {
@@ -27,9 +30,23 @@ OrtStatusPtr Get(const OrtKernelInfo* info, const char* name, std::string* value
   return nullptr;
 }
 
+OrtStatusPtr Get(const OrtKernelInfo* info, const char* name, std::vector<int64_t>* value) {
+  const OrtApi& api = Ort::GetApi();
+  size_t size = 0;
+  if (OrtStatusPtr status = api.KernelInfoGetAttributeArray_int64(info, name, nullptr, &size)) return status;
+  std::vector<int64_t> list(size);
+  if (size > 0) {
+    if (OrtStatusPtr status = api.KernelInfoGetAttributeArray_int64(info, name, list.data(), &size)) return status;
+  }
+  *value = list;
+  return nullptr;
+}
+
 struct AttributeField {
   const char* name;
-  std::variant<int64_t Attributes::*, float Attributes::*, std::string Attributes::*> field;
+  std::variant<int64_t Attributes::*, float Attributes::*, std::string Attributes::*,
+               std::vector<int64_t> Attributes::*>
+      field;
 };
 
 // Where each attribute of an op is kept.
@@ -37,6 +54,8 @@ const AttributeField kAttributeFields[] = {
     {"axis", &Attributes::axis},         {"stash_type", &Attributes::stash_type}, {"epsilon", &Attributes::epsilon},
     {"momentum", &Attributes::momentum}, {"unbiased", &Attributes::unbiased},     {"relu", &Attributes::relu},
     {"group", &Attributes::group},       {"layer", &Attributes::layer},           {"reduction", &Attributes::reduction},
+    {"strides", &Attributes::strides},   {"pads", &Attributes::pads},             {"dilations", &Attributes::dilations},
+    {"kernel_shape", &Attributes::kernel_shape},
 };
 
 // Whether an attribute is there, of whatever type: ONNX Runtime answers the same status for one that is absent and for
@@ -63,6 +82,20 @@ bool IsThere(const OrtKernelInfo* info, const char* name) {
 const char* TypeName(const int64_t&) { return "an int"; }
 const char* TypeName(const float&) { return "a float"; }
 const char* TypeName(const std::string&) { return "a string"; }
+const char* TypeName(const std::vector<int64_t>&) { return "a list of ints"; }
+
+std::string TextOf(const std::vector<int64_t>& list) {
+  std::string text = "[";
+  for (size_t i = 0; i < list.size(); ++i) text += (i ? "," : "") + std::to_string(list[i]);
+  return text + "]";
+}
+
+// Two sizes, and one of each axis of space that a tensor of the rank has.
+Shape OfWindows(const Shape& first, size_t rank, const WindowAxis* axes, int64_t WindowAxis::*size) {
+  Shape shape = first;
+  for (size_t i = Windows::kAxes + 2 - rank; i < Windows::kAxes; ++i) shape.Append(axes[i].*size);
+  return shape;
+}
 
 }  // namespace
 
@@ -76,6 +109,10 @@ Shape Kernel::Shapes::of(ShapeOf kind) const {
       return {replicas};
     case ShapeOf::kReplicaChannels:
       return {replicas, layout.channels};
+    case ShapeOf::kWindows:
+      return OfWindows({windows.batch, windows.results()}, data.size(), windows.axes, &WindowAxis::count);
+    case ShapeOf::kKernel:
+      return OfWindows({windows.results(), 1}, data.size(), windows.axes, &WindowAxis::kernel);
     case ShapeOf::kScalar:
       break;
   }
@@ -95,7 +132,7 @@ Kernel::Kernel(const OpSpec& spec, int data_type, int statistics_type, const Ort
   if (attributes_.stash_type != 1 && attributes_.stash_type != 11) {
     Fail("attribute 'stash_type' is " + std::to_string(attributes_.stash_type) + "; use 1 (float) or 11 (double)");
   }
-  if (!spec_.has_statistics_input() && attributes_.stash_type != statistics_type_) {
+  if (spec_.has_statistics() && !spec_.has_statistics_input() && attributes_.stash_type != statistics_type_) {
     // Before 1.19 the outputs' types come from the first overload that takes the inputs, whatever
     // an attribute says.
     Fail("attribute 'stash_type' is " + std::to_string(attributes_.stash_type) +
@@ -161,7 +198,7 @@ void Kernel::Compute(Ort::KernelContext& context) const {
   const SerialExecutor executor;
   Run(context, shapes,
       {data_type_, statistics_type_, shapes.layout, shapes.replicas, attributes_, inputs, outputs, executor,
-       collective_.get()});
+       collective_.get(), spec_.has_windows() ? &shapes.windows : nullptr});
 }
 
 void Kernel::RunOnProcessor(const Call& call) const {
@@ -176,6 +213,41 @@ void Kernel::RunOnProcessor(const Call& call) const {
   if (!spec_.run(call)) Fail("no kernel for these types");
 }
 
+Windows Kernel::WindowsOf(const std::vector<Shape>& actual) const {
+  const Shape& data = actual[static_cast<size_t>(spec_.data_input())];
+  if (data.size() < 3 || data.size() > 2 + Windows::kAxes) {
+    Fail("input 'X' has shape " + data.ToString() + "; it needs a batch, channels, and one to three axes of space");
+  }
+  const size_t axes = data.size() - 2;
+  const Attributes& a = attributes_;
+  const auto check = [&](const char* name, const std::vector<int64_t>& list, size_t length, int64_t least) {
+    const bool fits = list.size() == length && *std::min_element(list.begin(), list.end()) >= least;
+    if (!fits && (!list.empty() || &list == &a.kernel_shape)) {
+      Fail("attribute '" + std::string(name) + "' is " + TextOf(list) + "; X of shape " + data.ToString() + " needs " +
+           std::to_string(length) + " numbers, " + std::to_string(least) + " or more");
+    }
+  };
+  check("kernel_shape", a.kernel_shape, axes, 1);
+  check("strides", a.strides, axes, 1);
+  check("pads", a.pads, 2 * axes, 0);
+  check("dilations", a.dilations, axes, 1);
+  const auto list = [](const std::vector<int64_t>& numbers) { return numbers.empty() ? nullptr : numbers.data(); };
+  Windows windows;
+  windows.batch = data[0];
+  windows.channels = data[1];
+  for (size_t i = 0; i < spec_.inputs.size(); ++i) {  // the results of each channel are the other tensor's to tell
+    if (spec_.inputs[i].shape != ShapeOf::kWindows || actual[i].size() != data.size() || data[1] == 0) continue;
+    windows.multiplier = std::max<int64_t>(1, actual[i][1] / data[1]);
+  }
+  const char* reason = SetWindows(static_cast<int64_t>(axes), data.data() + 2,
+                                  {list(a.kernel_shape), list(a.strides), list(a.pads), list(a.dilations)}, &windows);
+  if (reason != nullptr) {
+    Fail("attribute 'kernel_shape' is " + TextOf(a.kernel_shape) + ", for X of shape " + data.ToString() + ": " +
+         reason + "; use a smaller one");
+  }
+  return windows;
+}
+
 Kernel::Shapes Kernel::CheckInputs(const Ort::KernelContext& context) const {
   std::vector<Shape> actual;
   actual.reserve(spec_.inputs.size());
@@ -186,7 +258,7 @@ Kernel::Shapes Kernel::CheckInputs(const Ort::KernelContext& context) const {
            "; the most is " + std::to_string(Shape::kMaxRank) + ": join dimensions");
     }
   }
-  Shapes shapes{{}, Layout(1, 0, 1)};
+  Shapes shapes{{}, Layout(1, 0, 1), 0, {}};
   const int x = spec_.data_input();
   if (x < 0) {
     const bool replicas = spec_.inputs[0].shape == ShapeOf::kReplicaChannels;
@@ -203,6 +275,7 @@ Kernel::Shapes Kernel::CheckInputs(const Ort::KernelContext& context) const {
     if (rank < 2) {
       Fail("input 'X' has shape " + shapes.data.ToString() + "; it needs a batch and a channel axis, rank 2 or more");
     }
+    if (spec_.has_windows()) shapes.windows = WindowsOf(actual);
     if (attributes_.axis < -rank || attributes_.axis >= rank) {
       Fail("attribute 'axis' is " + std::to_string(attributes_.axis) + ", out of range for X of shape " +
            shapes.data.ToString() + "; use " + std::to_string(-rank) + " to " + std::to_string(rank - 1));
@@ -219,6 +292,7 @@ Kernel::Shapes Kernel::CheckInputs(const Ort::KernelContext& context) const {
     const std::string expected = formal.shape == ShapeOf::kData       ? ", the shape of X"
                                  : formal.shape == ShapeOf::kChannels ? ", one value a channel" + of_x
                                  : formal.shape == ShapeOf::kScalar   ? ", a scalar"
+                                 : formal.shape == ShapeOf::kWindows  ? ", one place a window on X, and its channels or a multiple"
                                                                       : " (R replicas, C channels)";
     Fail("input '" + std::string(formal.name) + "' has shape " + actual[i].ToString() + ", expected " +
          shapes.of(formal.shape).ToString() + expected);

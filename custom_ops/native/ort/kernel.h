@@ -27,6 +27,7 @@ class Kernel {
     Shape data;
     Layout layout;
     int64_t replicas = 0;
+    Windows windows{};  // of an op that has some
 
     Shape of(ShapeOf kind) const;
   };
@@ -43,6 +44,8 @@ class Kernel {
  private:
   void ReadAttribute(const OrtKernelInfo* info, const std::string& name);
   void Compute(Ort::KernelContext& context) const;
+  // Of inputs with these shapes.
+  Windows WindowsOf(const std::vector<Shape>& actual) const;
   Shapes CheckInputs(const Ort::KernelContext& context) const;
 
   const OpSpec& spec_;

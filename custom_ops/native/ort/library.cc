@@ -31,14 +31,17 @@ void Append(Provider provider, std::vector<std::unique_ptr<ChannelOp>>* ops) {
   for (const OpSpec* spec : {&kChannelStats, &kChannelStatsMerge, &kChannelNormalize, &kChannelBackpropStats,
                              &kChannelBackprop, &kChannelBackpropStatsGrad, &kRunningStats, &kBatchNormTrain,
                              &kBatchNormGrad, &kBatchNormTrainUpdate, &kBatchNormReluGrad, &kBatchNormReluTrainUpdate,
-                             &kBatchNormRecomputeReluGrad, &kAllGather, &kAllReduce, &kAllReduceBucket}) {
+                             &kBatchNormRecomputeReluGrad, &kDepthwiseConvGradWeight, &kAllGather, &kAllReduce, &kAllReduceBucket}) {
     const std::vector<int> data_types =
         spec->data_input() < 0 ? std::vector<int>{kFloat} : std::vector<int>{kFloat, kDouble, kFloat16, kBFloat16};
     for (int data : data_types) {
       // Where no input tells the type of the statistics, ONNX Runtime before 1.19 takes the first
       // that it finds.
       const bool double_first = !spec->has_statistics_input() && data == kDouble;
-      for (int statistics : double_first ? std::vector<int>{kDouble, kFloat} : std::vector<int>{kFloat, kDouble}) {
+      std::vector<int> statistics_types = {kFloat, kDouble};
+      if (double_first) statistics_types = {kDouble, kFloat};
+      if (!spec->has_statistics()) statistics_types = {kFloat};
+      for (int statistics : statistics_types) {
         ops->push_back(std::make_unique<ChannelOp>(*spec, provider, data, statistics));
       }
     }

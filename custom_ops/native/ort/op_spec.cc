@@ -6,6 +6,13 @@
 #include "../kernels/element_types.h"
 
 namespace onnx_cbp {
+namespace {
+
+bool HasStatistics(const std::vector<Formal>& formals) {
+  return std::any_of(formals.begin(), formals.end(), [](const Formal& f) { return f.type == TypeOf::kStatistics; });
+}
+
+}  // namespace
 
 int OpSpec::TypeNumber(const Formal& formal, int data_type, int statistics_type) {
   switch (formal.type) {
@@ -26,8 +33,12 @@ int OpSpec::data_input() const {
   return -1;
 }
 
-bool OpSpec::has_statistics_input() const {
-  return std::any_of(inputs.begin(), inputs.end(), [](const Formal& f) { return f.type == TypeOf::kStatistics; });
+bool OpSpec::has_statistics_input() const { return HasStatistics(inputs); }
+
+bool OpSpec::has_statistics() const { return HasStatistics(inputs) || HasStatistics(outputs); }
+
+bool OpSpec::has_windows() const {
+  return std::any_of(inputs.begin(), inputs.end(), [](const Formal& f) { return f.shape == ShapeOf::kWindows; });
 }
 
 }  // namespace onnx_cbp

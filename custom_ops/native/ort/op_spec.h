@@ -8,12 +8,13 @@
 #include "../collectives/communicator.h"
 #include "../kernels/executor.h"
 #include "../kernels/partition.h"
+#include "../kernels/windows.h"
 
 namespace onnx_cbp {
 
 enum class TypeOf { kData, kStatistics, kCount };  // T, U, int64
-// The shape of X, [C], [], [R], [R, C].
-enum class ShapeOf { kData, kChannels, kScalar, kReplicas, kReplicaChannels };
+// The shape of X, [C], [], [R], [R, C]; one place a window of a convolution of X, the shape of its weight.
+enum class ShapeOf { kData, kChannels, kScalar, kReplicas, kReplicaChannels, kWindows, kKernel };
 
 struct Formal {
   const char* name;
@@ -32,6 +33,7 @@ struct Attributes {
   std::string group = "world";
   std::string reduction = "sum";
   std::string layer;
+  std::vector<int64_t> kernel_shape, strides, pads, dilations;  // empty where the node has none
 };
 
 struct Call {
@@ -44,6 +46,7 @@ struct Call {
   const std::vector<void*>& outputs;
   const Executor& executor;
   const Collective* collective;  // null where the op is none
+  const Windows* windows;        // null where the op has none
 
   template <typename T>
   const T* input(size_t index) const {
@@ -55,12 +58,12 @@ struct Call {
   }
   // The same call with other threads.
   Call On(const Executor& other) const {
-    return {data_type, statistics_type, layout, replicas, attributes, inputs, outputs, other, collective};
+    return {data_type, statistics_type, layout, replicas, attributes, inputs, outputs, other, collective, windows};
   }
   // The same call of other memory.
   Call With(const std::vector<const void*>& other_inputs, const std::vector<void*>& other_outputs) const {
-    return {data_type,    statistics_type, layout,   replicas,  attributes,
-            other_inputs, other_outputs,   executor, collective};
+    return {data_type,     statistics_type, layout,     replicas, attributes, other_inputs,
+            other_outputs, executor,        collective, windows};
   }
 };
 
@@ -84,6 +87,10 @@ struct OpSpec {
   int data_input() const;
   // Whether an input tells the type of the statistics; otherwise the attribute stash_type does.
   bool has_statistics_input() const;
+  // Whether an input or output has that type.
+  bool has_statistics() const;
+  // Whether the op looks at X through the windows of a convolution.
+  bool has_windows() const;
 };
 
 // Formals that several ops share.
@@ -105,6 +112,8 @@ constexpr Formal kSlope{"slope", TypeOf::kStatistics, ShapeOf::kChannels};
 constexpr Formal kOffset{"offset", TypeOf::kStatistics, ShapeOf::kChannels};
 constexpr Formal kScaleGrad{"scale_grad", TypeOf::kStatistics, ShapeOf::kChannels};
 constexpr Formal kBiasGrad{"bias_grad", TypeOf::kStatistics, ShapeOf::kChannels};
+constexpr Formal kDYOfWindows{"dY", TypeOf::kData, ShapeOf::kWindows};
+constexpr Formal kDW{"dW", TypeOf::kData, ShapeOf::kKernel};
 constexpr Formal kCount{"count", TypeOf::kCount, ShapeOf::kScalar};
 }  // namespace formal
 
@@ -114,6 +123,7 @@ extern const OpSpec kChannelNormalize;
 extern const OpSpec kChannelBackpropStats;
 extern const OpSpec kChannelBackprop;
 extern const OpSpec kChannelBackpropStatsGrad;
+extern const OpSpec kDepthwiseConvGradWeight;
 extern const OpSpec kRunningStats;
 extern const OpSpec kBatchNormTrain;
 extern const OpSpec kBatchNormTrainUpdate;

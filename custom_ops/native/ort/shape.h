@@ -38,6 +38,8 @@ class Shape {
   int64_t back() const { return sizes_[rank_ - 1]; }
   bool operator==(const Shape& other) const { return std::equal(begin(), end(), other.begin(), other.end()); }
 
+  void Append(int64_t size) { sizes_[rank_++] = size; }
+
   int64_t Product(size_t first, size_t last) const {
     int64_t product = 1;
     for (size_t i = first; i < last; ++i) product *= sizes_[i];

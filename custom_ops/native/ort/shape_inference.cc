@@ -61,6 +61,18 @@ int64_t IntAttribute(const OrtShapeInferContext* context, const char* name, int6
   return read.IsOK() ? value : fallback;
 }
 
+std::vector<int64_t> IntsAttribute(const OrtShapeInferContext* context, const char* name) {
+  const OrtApi& api = Ort::GetApi();
+  const OrtOpAttr* attribute = nullptr;
+  Ort::Status found{api.ShapeInferContext_GetAttribute(context, name, &attribute)};
+  if (!found.IsOK() || attribute == nullptr) return {};
+  size_t bytes = 0;
+  Ort::Status asked{api.ReadOpAttr(attribute, ORT_OP_ATTR_INTS, nullptr, 0, &bytes)};  // it says the size, and fails
+  std::vector<int64_t> values(bytes / sizeof(int64_t));
+  Ort::Status read{api.ReadOpAttr(attribute, ORT_OP_ATTR_INTS, values.data(), bytes, &bytes)};
+  return read.IsOK() ? values : std::vector<int64_t>{};
+}
+
 void SetOutput(OrtShapeInferContext* context, size_t index, ONNXTensorElementDataType type,
                const Dimensions& dimensions) {
   const OrtApi& api = Ort::GetApi();
@@ -79,11 +91,12 @@ void SetOutput(OrtShapeInferContext* context, size_t index, ONNXTensorElementDat
 }  // namespace
 
 void InferShapes(const OpSpec& spec, OrtShapeInferContext* context) {
-  Known data, statistics;
+  Known data, statistics, windows;
   for (size_t i = 0; i < spec.inputs.size(); ++i) {
     const Formal& formal = spec.inputs[i];
     const bool is_x = static_cast<int>(i) == spec.data_input();
     if (is_x) data = InputOf(context, i);
+    if (formal.shape == ShapeOf::kWindows) windows = InputOf(context, i);
     if (formal.type != TypeOf::kStatistics || !statistics.dimensions.numbers.empty()) continue;
     statistics = InputOf(context, i);
     if (formal.shape == ShapeOf::kReplicaChannels && statistics.dimensions.numbers.size() == 2) {
@@ -91,7 +104,7 @@ void InferShapes(const OpSpec& spec, OrtShapeInferContext* context) {
       statistics.dimensions.names.erase(statistics.dimensions.names.begin());
     }
   }
-  if (!spec.has_statistics_input()) {
+  if (spec.has_statistics() && !spec.has_statistics_input()) {
     // Any other value is refused when the node's kernel is made, with a better text.
     const bool is_double = IntAttribute(context, "stash_type", 1) == ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE;
     statistics.type = is_double ? ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
@@ -120,6 +133,13 @@ void InferShapes(const OpSpec& spec, OrtShapeInferContext* context) {
     } else if (formal.shape == ShapeOf::kChannels || formal.shape == ShapeOf::kReplicaChannels) {
       dimensions.Append(statistics.dimensions.numbers[0], statistics.dimensions.names[0].c_str());
       SetOutput(context, i, statistics.type, dimensions);
+    } else if (formal.shape == ShapeOf::kKernel) {
+      const std::vector<int64_t> sizes = IntsAttribute(context, "kernel_shape");
+      if (windows.dimensions.numbers.size() != sizes.size() + 2) continue;
+      dimensions.Append(windows.dimensions.numbers[1], windows.dimensions.names[1].c_str());
+      dimensions.Append(1, "");
+      for (const int64_t size : sizes) dimensions.Append(size, "");
+      SetOutput(context, i, data.type, dimensions);
     } else if (rank > 0) {
       SetOutput(context, i, data.type, data.dimensions);
     }

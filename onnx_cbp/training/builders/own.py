@@ -12,6 +12,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedOpsetsPass
 
+from onnx_cbp.custom_ops.library import find_library
 from onnx_cbp.custom_ops.schemas import register_schemas
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes import (
@@ -138,6 +139,11 @@ def _averaged(wanted: Wanted) -> tuple[Momenta, Freezing]:
     return Momenta.of(options.get("momentum")), Freezing.of(options.get("freeze", ()))
 
 
+def _own_ops(wanted: Wanted) -> bool:
+    """Whether ops of ours may be written that have no Python op, in the place of standard ones."""
+    return not wanted.rewrite_options.get("portable") and find_library() is not None
+
+
 def _training(prepared: onnx.ModelProto, forward: Forward, wanted: Wanted) -> tuple[onnx.ModelProto, TrainingGraph]:
     model = to_ir(prepared)
     InternalBatchNormsPass()(model)
@@ -145,7 +151,8 @@ def _training(prepared: onnx.ModelProto, forward: Forward, wanted: Wanted) -> tu
     random(model)
     loss, values, terms = _loss(model, forward, wanted)
     parameters = [model.graph.initializers[name] for name in forward.trained]
-    gradients = dict(zip(forward.trained, differentiate(model, loss, parameters), strict=True))
+    found = differentiate(model, loss, parameters, own_ops=_own_ops(wanted))
+    gradients = dict(zip(forward.trained, found, strict=True))
     untrained = [name for name, gradient in gradients.items() if gradient is None]
     if untrained and forward.chosen:
         raise OnnxCbpError(f"requires_grad: the loss does not depend on '{untrained[0]}': leave it out")

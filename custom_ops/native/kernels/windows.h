@@ -1,0 +1,41 @@
+// The windows of a convolution, along three axes of space: those that a tensor lacks are in front, with one element.
+#pragma once
+
+#include <cstdint>
+
+#include "targets.h"
+
+namespace onnx_cbp {
+
+struct WindowAxis {
+  int64_t size = 1;    // elements of the data
+  int64_t count = 1;   // windows
+  int64_t kernel = 1;  // elements of a window
+  int64_t stride = 1, dilation = 1;
+  int64_t before = 0, after = 0;  // padding, of zeros
+
+  // From the first element of a window to its last, both counted.
+  ONNX_CBP_INLINE int64_t extent() const { return dilation * (kernel - 1) + 1; }
+  // Of the padded data, what windows or data reach.
+  ONNX_CBP_INLINE int64_t padded() const {
+    const int64_t seen = (count - 1) * stride + extent(), there = before + size;
+    return seen > there ? seen : there;
+  }
+};
+
+struct Windows {
+  static constexpr int kAxes = 3;
+
+  int64_t batch = 0;
+  int64_t channels = 0;    // of the data
+  int64_t multiplier = 1;  // results of each of them
+  WindowAxis axes[kAxes];
+
+  ONNX_CBP_INLINE int64_t results() const { return channels * multiplier; }
+  // Of one channel of one sample.
+  ONNX_CBP_INLINE int64_t size() const { return axes[0].size * axes[1].size * axes[2].size; }
+  ONNX_CBP_INLINE int64_t count() const { return axes[0].count * axes[1].count * axes[2].count; }
+  ONNX_CBP_INLINE int64_t kernel() const { return axes[0].kernel * axes[1].kernel * axes[2].kernel; }
+};
+
+}  // namespace onnx_cbp
