@@ -42,6 +42,8 @@ def _recorded(argument: Any) -> bytes:
     if isinstance(argument, ctypes.c_char_p):
         text = argument.value + b"\0"
         return struct.pack("=qq", len(text), 0) + text
+    if isinstance(argument, ctypes.Array):
+        return struct.pack("=qq", ctypes.sizeof(argument), 0) + bytes(argument)
     return struct.pack("=d" if isinstance(argument, ctypes.c_double) else "=q", argument.value)
 
 
