@@ -64,8 +64,8 @@ ELSEWHERE = (
 WITHOUT_LIBRARY = (
     "ops",
     "cli",
-    "passes/test_fusions.py",
-    "passes/test_portable.py",
+    "passes/rewriting/test_fusions.py",
+    "passes/rewriting/test_portable.py",
     "training_stock/test_api.py",
     "distributed/test_threads.py",
 )

@@ -542,7 +542,7 @@ def test_updated_statistics_leave_a_subgraph(kind, rewritten):
 def _files():
     data = Path(onnx.__file__).parent / "backend" / "test" / "data"
     return [
-        *Path(__file__).parents[2].glob("models/*/*.onnx"),
+        *Path(__file__).parents[3].glob("models/*/*.onnx"),
         *data.glob("light/*.onnx"),
         *data.glob("simple/*/*.onnx"),
     ]

@@ -274,7 +274,7 @@ threads = [threading.Thread(target=work) for _ in range(8)]
 [t.join() for t in threads]
 assert not errors, errors
 """
-    tests = Path(__file__).parent.parent
+    tests = Path(__file__).parents[2]
     for _ in range(3):
         subprocess.run([sys.executable, "-c", script], cwd=tests, check=True)
 
