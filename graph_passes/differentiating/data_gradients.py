@@ -31,6 +31,18 @@ def data_gradient(g: Builder, dY: ir.Value, W: Read, seen: Windows, groups: int,
 
 def transposed(g: Builder, dY: ir.Value, W: Read, seen: Windows, groups: int, like: Read) -> ir.Value:
     """The same by ConvTranspose, for any strides and groups."""
+    if seen.loose:  # as much as any size could need, and what is too much of it is cut off
+        whole = g.ConvTranspose(
+            dY,
+            W,
+            group=groups,
+            strides=list(seen.strides),
+            dilations=list(seen.dilations),
+            pads=seen.pads,
+            output_padding=[s - 1 for s in seen.strides],
+        )
+        axes = list(seen.axes)
+        return g.Slice(whole, [0] * len(axes), g.sizes_of(like, axes), axes, like=like)
     return g.ConvTranspose(
         dY,
         W,

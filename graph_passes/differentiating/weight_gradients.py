@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -28,16 +29,17 @@ from onnx_cbp.graph_passes.differentiating.windows import Windows
 #: Elements of a depthwise window up to which products and sums are faster than a convolution: those of 3x3 are, by a
 #: third, and those of 5x5 take up to 4 times as long.
 _FEW = 9
+_END = np.iinfo(np.int64).max
 
 
 def weight_gradient(g: Builder, X: Read, dY: Read, W: Read, windows: Windows, groups: int) -> ir.Value:
     """The gradient of W [O, C / groups, k...] for Y [N, O, ...] = Conv(X [N, C, ...], W).
 
     Raises:
-        OnnxCbpError: the kernel, or the space of X, has no fixed size.
+        OnnxCbpError: the kernel has no fixed size.
     """
     if not all(isinstance(size, int) for size in g.shape(W)):  # a gradient, where a gradient is differentiated again
-        X, windows = _trimmed(g, X, windows)
+        X, windows = _trimmed(g, X, dY, windows)
         return _one_axis_more(g, X, dY, W, windows, groups)
     shape = g.fixed(W, range(g.rank(W)))
     if all(k == 1 for k in windows.kernel) and not any(windows.pads):
@@ -46,7 +48,7 @@ def weight_gradient(g: Builder, X: Read, dY: Read, W: Read, windows: Windows, gr
         return _by_own_op(g, X, dY, windows)
     if shape[1] == 1 and shape[0] == groups and math.prod(windows.kernel) <= _FEW:
         return _depthwise(g, X, dY, windows, shape)
-    X, windows = _trimmed(g, X, windows)
+    X, windows = _trimmed(g, X, dY, windows)
     if windows.dilations[-1] == 1:
         return _innermost(g, X, dY, windows, groups, shape)
     return _one_axis_more(g, X, dY, W, windows, groups)
@@ -54,14 +56,16 @@ def weight_gradient(g: Builder, X: Read, dY: Read, W: Read, windows: Windows, gr
 
 def _of_one_element(g: Builder, X: Read, dY: Read, windows: Windows, groups: int, shape: Sequence[int]) -> ir.Value:
     """For each sample and group the product of dY [O, L] with X [C, L] transposed, and their sum."""
-    if any(s != 1 for s in windows.strides) or any(windows.rest):
-        last = [(c - 1) * s + 1 for c, s in zip(windows.count, windows.strides, strict=True)]
+    if windows.loose or any(s != 1 for s in windows.strides) or any(windows.rest):
+        last = [_END if c is None else (c - 1) * s + 1 for c, s in zip(windows.count, windows.strides, strict=True)]
         X = g.Slice(X, [0] * len(last), last, list(windows.axes), list(windows.strides))
-    places = int(np.prod(windows.count))
     rows, columns = shape[0] // groups, shape[1]
     apart = [groups] if groups > 1 else []
-    left = g.Reshape(dY, [-1, *apart, rows, places])
-    right = g.Reshape(X, [-1, *apart, columns, places])
+    if windows.fixed:
+        places = math.prod(c for c in windows.count if c is not None)
+        left, right = (g.Reshape(each, [-1, *apart, size, places]) for each, size in ((dY, rows), (X, columns)))
+    else:
+        left, right = (g.Reshape(each, [0, *apart, size, -1]) for each, size in ((dY, rows), (X, columns)))
     order = [*range(1 + len(apart)), 2 + len(apart), 1 + len(apart)]
     products = g.MatMul(left, g.Transpose(right, perm=order))
     return g.Reshape(g.sum(products, [0], keepdims=0), list(shape))
@@ -72,11 +76,12 @@ def _depthwise(g: Builder, X: Read, dY: Read, windows: Windows, shape: Sequence[
     axes = list(windows.axes)
     if any(windows.pads):
         X = g.Pad(X, [0, 0, *windows.before, 0, 0, *windows.after])
+    # From the first element that an element of the window sees to the last.
+    spans = _covered(g, dY, windows, [1] * len(axes))
     sums = []
     for place in np.ndindex(*windows.kernel):
         first = [int(i) * d for i, d in zip(place, windows.dilations, strict=True)]
-        last = [f + (c - 1) * s + 1 for f, c, s in zip(first, windows.count, windows.strides, strict=True)]
-        seen = g.Slice(X, first, last, axes, list(windows.strides))
+        seen = g.Slice(X, first, g.computed("Add", spans, first), axes, list(windows.strides))
         sums.append(g.sum(g.Mul(seen, dY), [0, *axes], keepdims=0))
     together = g.Concat(*(g.Unsqueeze(each, [1]) for each in sums), axis=1) if len(sums) > 1 else sums[0]
     return g.Reshape(together, list(shape))
@@ -84,7 +89,7 @@ def _depthwise(g: Builder, X: Read, dY: Read, windows: Windows, shape: Sequence[
 
 def _is_plain(windows: Windows) -> bool:
     """Whether attributes and data alone tell how many windows there are: a ConvTranspose may have fewer."""
-    whole = all(0 <= r < s for r, s in zip(windows.rest, windows.strides, strict=True))
+    whole = windows.loose or all(0 <= r < s for r, s in zip(windows.rest, windows.strides, strict=True))
     return whole and len(windows.size) <= MOST_AXES and min(windows.pads) >= 0
 
 
@@ -101,35 +106,43 @@ def _by_own_op(g: Builder, X: Read, dY: Read, windows: Windows) -> ir.Value:
     return dW
 
 
-def _trimmed(g: Builder, X: Read, windows: Windows) -> tuple[Read, Windows]:
+def _covered(g: Builder, dY: Read, windows: Windows, extent: Sequence[int]) -> ir.Value:
+    """How many elements there are from the first of the first window to the last of the last one."""
+    more = [e - s for e, s in zip(extent, windows.strides, strict=True)]
+    return g.computed("Add", g.computed("Mul", g.sizes_of(dY, list(windows.axes)), list(windows.strides)), more)
+
+
+def _trimmed(g: Builder, X: Read, dY: Read, windows: Windows) -> tuple[Read, Windows]:
     """X and its windows without what no window reaches, so that a convolution by dY has the places of W, no more."""
+    axes, nothing = list(windows.axes), (0,) * len(windows.axes)
+    if windows.loose:
+        if any(windows.pads):
+            X = g.Pad(X, [0, 0, *windows.before, 0, 0, *windows.after])
+        X = g.Slice(X, [0] * len(axes), _covered(g, dY, windows, windows.extent), axes)
+        return X, replace(windows, size=(None,) * len(axes), before=nothing, after=nothing)
     after = [a - r for a, r in zip(windows.after, windows.rest, strict=True)]
+    size = windows.size
     if any(a < 0 for a in after):
-        ends = [n + min(a, 0) for n, a in zip(windows.size, after, strict=True)]
-        X = g.Slice(X, [0] * len(ends), ends, list(windows.axes))
-    else:
-        ends = list(windows.size)
-    return X, Windows(
-        tuple(ends),
-        windows.count,
-        windows.kernel,
-        windows.strides,
-        windows.dilations,
-        windows.before,
-        tuple(max(a, 0) for a in after),
-    )
+        size = tuple(None if n is None else n + min(a, 0) for n, a in zip(size, after, strict=True))
+        X = g.Slice(X, [0] * len(axes), [_END if n is None else n for n in size], axes)
+    return X, replace(windows, size=size, after=tuple(max(a, 0) for a in after))
 
 
 def _innermost(g: Builder, X: Read, dY: Read, windows: Windows, groups: int, shape: Sequence[int]) -> ir.Value:
     """X as [1, groups * N, ..., W * C], dY as [O, N, ...]: the result is [1, O, k..., k * C]."""
     rank, channels = len(windows.size), shape[1]
     space = list(windows.axes)
+    *outer, last = windows.size
+    rows, sizes = g.sizes_of(X, space[:-1]), g.sizes_of(X, space)
     if groups == 1:
         data = g.Transpose(X, perm=[0, *space, 1])
     else:
-        apart = g.Reshape(X, [-1, groups, channels, *windows.size])
+        split = (None, groups, channels, *windows.size)
+        apart = g.Reshape(X, g.joined([[-1, groups, channels], sizes]), shape=split)
         data = g.Transpose(apart, perm=[1, 0, *(axis + 1 for axis in space), 2])
-    data = g.Reshape(data, [1, -1, *windows.size[:-1], windows.size[-1] * channels])
+    width = g.computed("Mul", g.sizes_of(X, space[-1:]), [channels])
+    flat = (1, None, *outer, None if last is None else last * channels)
+    data = g.Reshape(data, g.joined([[1, -1], rows, width]), shape=flat)
     scale = [*[1] * (rank - 1), channels]
     result = g.Conv(
         data,
@@ -149,12 +162,12 @@ def _one_axis_more(g: Builder, X: Read, dY: Read, W: Read, windows: Windows, gro
     if groups == 1:
         data = g.Unsqueeze(X, [0])
     else:
-        sizes = list(windows.size)
+        sizes = g.sizes_of(X, space)
         apart = g.joined([g.sizes_of(X, [0]), [groups, -1], sizes])
-        grouped = g.Reshape(X, apart, shape=(g.shape(X)[0], groups, channels, *sizes))
+        grouped = g.Reshape(X, apart, shape=(g.shape(X)[0], groups, channels, *windows.size))
         data = g.Transpose(grouped, perm=[1, 0, 2, *(axis + 1 for axis in space)])
         behind = g.joined([[1, -1], g.sizes_of(W, [1]), sizes])
-        data = g.Reshape(data, behind, shape=(1, None, channels, *sizes))
+        data = g.Reshape(data, behind, shape=(1, None, channels, *windows.size))
     result = g.Conv(
         data,
         g.Unsqueeze(g.Transpose(dY, perm=[1, 0, *space]), [2]),

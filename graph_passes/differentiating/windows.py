@@ -17,16 +17,16 @@ class Windows:
     """One entry an axis of space.
 
     Attributes:
-        size: elements of the data.
-        count: windows.
+        size: elements of the data; None where that is known at run time only.
+        count: windows; None likewise.
         kernel: elements of a window.
         strides: from window to window.
         dilations: from element to element of a window.
         before, after: padding.
     """
 
-    size: tuple[int, ...]
-    count: tuple[int, ...]
+    size: tuple[int | None, ...]
+    count: tuple[int | None, ...]
     kernel: tuple[int, ...]
     strides: tuple[int, ...]
     dilations: tuple[int, ...]
@@ -44,11 +44,21 @@ class Windows:
         return tuple(d * (k - 1) + 1 for d, k in zip(self.dilations, self.kernel, strict=True))
 
     @property
+    def fixed(self) -> bool:
+        """Whether all sizes are known."""
+        return not any(each is None for each in (*self.size, *self.count))
+
+    @property
+    def loose(self) -> bool:
+        """Whether `rest` is known at run time only. With steps of 1 there is none, whatever the size is."""
+        return not self.fixed and any(s > 1 for s in self.strides)
+
+    @property
     def rest(self) -> tuple[int, ...]:
         """Elements at the end of the padded data that no window reaches; negative where the last one goes beyond."""
-        covered = [(c - 1) * s + e for c, s, e in zip(self.count, self.strides, self.extent, strict=True)]
-        padded = [b + n + a for b, n, a in zip(self.before, self.size, self.after, strict=True)]
-        return tuple(p - c for p, c in zip(padded, covered, strict=True))
+        assert not self.loose
+        sizes = zip(self.size, self.count, self.strides, self.extent, self.before, self.after, strict=True)
+        return tuple(0 if n is None or c is None else b + n + a - (c - 1) * s - e for n, c, s, e, b, a in sizes)
 
     @property
     def pads(self) -> list[int]:
@@ -65,10 +75,10 @@ def windows(g: Builder, node: ir.Node, data: Read, result: Read, kernel: Sequenc
     """The windows of a node whose attributes are those of Conv: `data` is looked at, `result` has one place a window.
 
     Raises:
-        OnnxCbpError: an axis of space has no fixed size.
+        OnnxCbpError: an axis of space has no fixed size, and auto_pad asks for it.
     """
     rank = len(kernel)
-    size, count = (g.fixed(value, range(2, 2 + rank)) for value in (data, result))
+    size, count = sizes(g, data, rank), sizes(g, result, rank)
     strides, dilations = (ints(node, name, [1] * rank) for name in ("strides", "dilations"))
     pads = ints(node, "pads", [0] * 2 * rank)
     before, after = pads[:rank], pads[rank:]
@@ -76,8 +86,20 @@ def windows(g: Builder, node: ir.Node, data: Read, result: Read, kernel: Sequenc
     if auto == "VALID":
         before = after = [0] * rank
     elif auto != "NOTSET":
-        before, after = _same(size, count, strides, dilations, kernel, upper=auto == "SAME_UPPER")
-    return Windows(*map(tuple, (size, count, kernel, strides, dilations, before, after)))
+        before, after = _same(
+            *(g.fixed(value, range(2, 2 + rank)) for value in (data, result)),
+            strides,
+            dilations,
+            kernel,
+            upper=auto == "SAME_UPPER",
+        )
+    vectors = (tuple(each) for each in (kernel, strides, dilations, before, after))
+    return Windows(tuple(size), tuple(count), *vectors)
+
+
+def sizes(g: Builder, value: Read, rank: int) -> list[int | None]:
+    """The sizes of the axes of space of a value, None where they are known at run time only."""
+    return [size if isinstance(size, int) else None for size in g.shape(value)[2 : 2 + rank]]
 
 
 def _same(

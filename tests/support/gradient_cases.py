@@ -317,6 +317,23 @@ CONVOLUTIONS = [
     _conv("ConvTranspose", (N, 4, 3, 3), (4, 2, 3, 2), group=2, strides=[2, 1], dilations=[1, 2]),
     _conv("ConvTranspose", (N, 2, 3, 4), (2, 2, 3, 3), strides=[2, 2], output_shape=[6, 8]),
     _conv("ConvTranspose", (N, 2, 5), (2, 3, 3), strides=[3], bias=True),
+    *(
+        _conv("Conv", (N, 4, "M", "M"), (4, 4 // groups, *kernel), bias=True, group=groups, **attributes)
+        for groups in (1, 2, 4)
+        for kernel, attributes in (
+            ((3, 3), {"pads": [1, 1, 1, 1]}),
+            ((3, 3), {"pads": [1, 1, 1, 1], "strides": [2, 2]}),
+            ((2, 3), {"pads": [0, 1, 1, 1], "strides": [1, 2], "dilations": [2, 1]}),
+            ((1, 1), {"strides": [2, 2]}),
+            ((1, 1), {}),
+            ((1, 2), {"pads": [0, 2, 0, 2], "dilations": [1, 2]}),
+        )
+    ),
+    _conv("Conv", (N, 64, "M"), (65, 64, 2), note="many channels"),
+    _conv("Conv", (N, 2, "M", 5), (3, 2, 2, 2), strides=[2, 2]),
+    _conv("ConvTranspose", (N, 2, "M", "M"), (2, 3, 3, 3), strides=[2, 2], pads=[1, 1, 1, 1], output_padding=[1, 1]),
+    _conv("ConvTranspose", (N, 4, "M", "M"), (4, 2, 2, 2), group=2, strides=[2, 2], bias=True),
+    _conv("ConvTranspose", (N, 2, "M"), (2, 3, 3), dilations=[2]),
     _conv("ConvTranspose", (N, 2, 2, 3, 2), (2, 2, 2, 2, 2), strides=[2, 2, 2]),
 ]
 
@@ -336,6 +353,8 @@ def _pools(op: str, **more: Any) -> list[Case]:
         case((N, 2, 5, 5), [2, 2], strides=[2, 2]),
         case((N, 2, 5, 5), [3, 3], strides=[1, 1], auto_pad="SAME_UPPER"),
         case((N, 2, 6), [3], strides=[2], pads=[1, 0]),
+        case((N, 2, "M", "M"), [2, 2], strides=[2, 2]),
+        case((N, 2, "M", "M"), [3, 2], strides=[2, 1], pads=[1, 1, 1, 0]),
         case((N, 1, 3, 4, 3), [2, 2, 2], strides=[1, 2, 1]),
     ]
 

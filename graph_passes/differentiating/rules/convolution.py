@@ -10,7 +10,7 @@ from onnx_cbp.graph_passes.differentiating.builder import Builder, Read
 from onnx_cbp.graph_passes.differentiating.data_gradients import data_gradient
 from onnx_cbp.graph_passes.differentiating.registry import InputGradient, rule
 from onnx_cbp.graph_passes.differentiating.weight_gradients import weight_gradient
-from onnx_cbp.graph_passes.differentiating.windows import Windows, group, windows
+from onnx_cbp.graph_passes.differentiating.windows import Windows, group, sizes, windows
 
 
 @rule("Conv")
@@ -31,13 +31,14 @@ def conv_transpose(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradien
     """ConvTranspose: the transposed of Conv, so dX is the convolution of dY by W, and dW that of dY by X."""
     X, W = node.inputs[0], node.inputs[1]
     seen = _transposed_windows(g, node, X, node.outputs[0], g.fixed(W, range(2, g.rank(W))))
-    rest = [max(r - s + 1, 0) for r, s in zip(seen.rest, seen.strides, strict=True)]
     dX = dW = None
     if g.wants(X):
-        after = [a - r for a, r in zip(seen.after, rest, strict=True)]
-        data = dY
+        after, data = [*seen.after], dY
+        if not seen.loose:  # otherwise output_padding is all that is left over, and that is less than a step
+            rest = [max(r - s + 1, 0) for r, s in zip(seen.rest, seen.strides, strict=True)]
+            after = [a - r for a, r in zip(seen.after, rest, strict=True)]
         if any(a < 0 for a in after):  # ONNX Runtime takes no negative padding
-            ends = [n + min(a, 0) for n, a in zip(seen.size, after, strict=True)]
+            ends = [n + min(a, 0) for n, a in zip(g.fixed(dY, seen.axes), after, strict=True)]
             data = g.Slice(dY, [0] * len(ends), ends, list(seen.axes))
         dX = g.Conv(
             data,
@@ -56,21 +57,25 @@ def conv_transpose(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradien
 def _transposed_windows(g: Builder, node: ir.Node, X: Read, Y: Read, kernel: list[int]) -> Windows:
     """The windows on Y; padding is what takes the whole result of every window to the size that Y has."""
     rank = len(kernel)
-    size, count = (g.fixed(value, range(2, 2 + rank)) for value in (Y, X))
+    size, count = sizes(g, Y, rank), sizes(g, X, rank)
     strides, dilations = (ints(node, name, [1] * rank) for name in ("strides", "dilations"))
     extra = ints(node, "output_padding", [0] * rank)
     pads = ints(node, "pads", [0] * 2 * rank)
     before, after = pads[:rank], pads[rank:]
     auto = text(node, "auto_pad", "NOTSET")
+    if any(e >= s for e, s in zip(extra, strides, strict=True)):  # then it is not what steps leave over
+        size, count = [*g.fixed(Y, range(2, 2 + rank))], [*g.fixed(X, range(2, 2 + rank))]
     if auto == "VALID":
         before = after = [0] * rank
     elif auto != "NOTSET" or "output_shape" in node.attributes:
+        outer, inner = (g.fixed(value, range(2, 2 + rank)) for value in (Y, X))
         for i in range(rank):
-            whole = (count[i] - 1) * strides[i] + dilations[i] * (kernel[i] - 1) + 1 + extra[i]
-            total = max(whole - size[i], 0)
+            whole = (inner[i] - 1) * strides[i] + dilations[i] * (kernel[i] - 1) + 1 + extra[i]
+            total = max(whole - outer[i], 0)
             before[i] = total // 2 if auto == "SAME_UPPER" else total - total // 2
             after[i] = total - before[i]
-    return Windows(*map(tuple, (size, count, kernel, strides, dilations, before, after)))
+    vectors = (tuple(each) for each in (kernel, strides, dilations, before, after))
+    return Windows(tuple(size), tuple(count), *vectors)
 
 
 def _bias_gradient(g: Builder, node: ir.Node, dY: ir.Value) -> InputGradient:

@@ -30,8 +30,9 @@ def max_pool(g: Builder, node: ir.Node, dY: ir.Value, _: ir.Value | None = None)
     apart = [math.ceil(e / s) for e, s in zip(seen.extent, seen.strides, strict=True)]
     axes, parts = list(seen.axes), []
     for first in itertools.product(*map(range, apart)):
-        if all(f < c for f, c in zip(first, seen.count, strict=True)):
-            part, places = (g.Slice(each, first, list(seen.count), axes, apart) for each in (dY, indices))
+        if all(c is None or f < c for f, c in zip(first, seen.count, strict=True)):
+            ends = g.sizes_of(dY, axes)
+            part, places = (g.Slice(each, list(first), ends, axes, apart) for each in (dY, indices))
             parts.append(_put(g, part, places, X, add=False))
     return [parts[0] if len(parts) == 1 else g.Sum(*parts)]
 
@@ -53,6 +54,8 @@ def average_pool(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]
 def _shared(g: Builder, node: ir.Node, dY: ir.Value, seen: Windows) -> ir.Value:
     """DY over the count that each window was divided by."""
     whole = math.prod(seen.kernel)
+    if not seen.fixed:
+        return g.Div(dY, _count(g, node, seen, whole))
     inside = _elements_inside(seen)
     if not (any(seen.pads) or any(r < 0 for r in seen.rest)):
         return g.Div(dY, whole)
@@ -62,17 +65,32 @@ def _shared(g: Builder, node: ir.Node, dY: ir.Value, seen: Windows) -> ir.Value:
         return g.Div(dY, whole)
     # Implementations differ in what a window counts that goes beyond the padding, so the op itself is asked: its mean
     # of ones is the number of elements inside over what it counts.
-    ones = g.constant(np.ones((1, 1, *seen.size)).astype(g.dtype(dY).numpy()), g.dtype(dY))
+    ones = g.constant(np.ones([1, 1, *g.fixed(node.inputs[0], seen.axes)]).astype(g.dtype(dY).numpy()), g.dtype(dY))
     means = g.op("AveragePool", ones, **{name: value.value for name, value in node.attributes.items()})
     return g.Mul(dY, g.Div(means, g.constant(inside.astype(g.dtype(dY).numpy()), g.dtype(dY))))
 
 
+def _count(g: Builder, node: ir.Node, seen: Windows, whole: int) -> ir.Value:
+    """What each window is divided by, where sizes are found at run time: by a convolution of ones by ones."""
+    X = node.inputs[0]
+    if attribute(node, "ceil_mode", 0):
+        raise g.refuse("ceil_mode = 1 needs fixed sizes: export the model with only the batch dynamic")
+    if attribute(node, "count_include_pad", 0) or not any(seen.pads):
+        return g.scalar(whole, X)
+    dtype = g.dtype(X)
+    one, kernel = (g.constant(np.ones(shape).astype(dtype.numpy()), dtype) for shape in ([1], [1, 1, *seen.kernel]))
+    ones = g.Expand(one, g.joined([[1, 1], g.sizes_of(X, list(seen.axes))]), shape=(1, 1, *seen.size))
+    return g.Conv(ones, kernel, pads=seen.pads, strides=list(seen.strides), dilations=list(seen.dilations))
+
+
 def _elements_inside(seen: Windows) -> np.ndarray:
     """For each window, how many of its elements are data: [1, 1, windows]."""
-    result = np.ones((1, 1, *seen.count))
+    result = np.ones((1,) * (2 + len(seen.count)))
     for axis, (n, c, k, s, d, b) in enumerate(
         zip(seen.size, seen.count, seen.kernel, seen.strides, seen.dilations, seen.before, strict=True)
     ):
+        assert n is not None
+        assert c is not None
         places = np.arange(c)[:, None] * s + np.arange(k)[None, :] * d - b
         inside = ((places >= 0) & (places < n)).sum(axis=1)
         result = result * inside.reshape([-1 if i == axis + 2 else 1 for i in range(result.ndim)])
@@ -82,15 +100,18 @@ def _elements_inside(seen: Windows) -> np.ndarray:
 def _spread(g: Builder, share: ir.Value, seen: Windows, X: Read) -> ir.Value:
     """A share of each window to each of its elements."""
     tiles = not seen.overlap and seen.extent == seen.strides == seen.kernel and not any(seen.pads)
-    if tiles and not any(seen.rest):
+    if tiles and not seen.loose and not any(seen.rest):
         apart = g.Unsqueeze(share, [axis + i + 1 for i, axis in enumerate(seen.axes)])
-        sizes = [size for pair in zip(seen.count, seen.kernel, strict=True) for size in pair]
-        repeated = g.Expand(apart, g.joined([g.sizes_of(share, [0, 1]), sizes]))
+        sizes: list[ir.Value | list[int]] = []
+        for axis, k in zip(seen.axes, seen.kernel, strict=True):
+            sizes += [g.sizes_of(share, [axis]), [k]]
+        repeated = g.Expand(apart, g.joined([g.sizes_of(share, [0, 1]), *sizes]))
         return g.reshape_like(repeated, X)
     # Each channel by itself, as samples of one channel.
     kernel = g.constant(np.ones((1, 1, *seen.kernel)).astype(g.dtype(share).numpy()), g.dtype(share))
-    alone = g.Reshape(share, [-1, 1, *seen.count], shape=(None, 1, *seen.count))
-    data = g.Reshape(g.there(X), [-1, 1, *seen.size], shape=(None, 1, *seen.size))
+    axes = list(seen.axes)
+    alone = g.Reshape(share, g.joined([[-1, 1], g.sizes_of(share, axes)]), shape=(None, 1, *seen.count))
+    data = g.Reshape(g.there(X), g.joined([[-1, 1], g.sizes_of(X, axes)]), shape=(None, 1, *seen.size))
     return g.reshape_like(transposed(g, alone, kernel, seen, 1, data), X)
 
 
