@@ -86,13 +86,8 @@ def windows(g: Builder, node: ir.Node, data: Read, result: Read, kernel: Sequenc
     if auto == "VALID":
         before = after = [0] * rank
     elif auto != "NOTSET":
-        before, after = _same(
-            *(g.fixed(value, range(2, 2 + rank)) for value in (data, result)),
-            strides,
-            dilations,
-            kernel,
-            upper=auto == "SAME_UPPER",
-        )
+        inner, outer = (g.fixed(value, range(2, 2 + rank)) for value in (data, result))
+        before, after = _same(inner, outer, strides, dilations, kernel, upper=auto == "SAME_UPPER")
     vectors = (tuple(each) for each in (kernel, strides, dilations, before, after))
     return Windows(tuple(size), tuple(count), *vectors)
 
