@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from onnx_cbp.bench import StepRow, StepSettings
     from onnx_cbp.bench.step_results import Memory
 
-_TIMES = ("model", "threads", "original ms", "rewritten ms", "ratio", "spread", "BN ms", "BN share", "step faster by")
-_MEMORY = ("model", "threads", "original MB", "rewritten MB", "original MB, no arena", "rewritten MB, no arena")
+_TIMES = ("model", "threads", "original ms", "rewritten ms", "ratio", "spread")
+_PARTS = ("model", "threads", "BN ms", "BN share", "step faster by")
+_MEMORY = ("model", "threads", "original MB", "rewritten MB", "original, no arena", "rewritten, no arena")
 
 
 def bench_steps(settings: StepSettings, plot_file: str | None) -> tuple[bool, Mapping[str, Any]]:
@@ -50,12 +51,15 @@ def _print(rows: Sequence[StepRow]) -> None:
     from onnx_cbp.cli.text import console, say, table
 
     out = console()
+    cut = ("model", out.width)
     for step in dict.fromkeys(row.step for row in rows):
         of_kind = [row for row in rows if row.step == step]
         say(out, f"time of a step ({step}), batch {of_kind[0].batch}")
-        out.print(table(_TIMES, [_times(row) for row in of_kind], right=_TIMES[1:]))
+        out.print(table(_TIMES, [_times(row) for row in of_kind], right=_TIMES[1:], cut=cut))
+        say(out, "the part of batch norms and of what is folded into them")
+        out.print(table(_PARTS, [_parts(row) for row in of_kind], right=_PARTS[1:], cut=cut))
     say(out, "peak memory of the steps, beyond that of the loaded session")
-    out.print(table(_MEMORY, [_memory(row) for row in rows], right=_MEMORY[1:]))
+    out.print(table(_MEMORY, [_memory(row) for row in rows], right=_MEMORY[1:], cut=cut))
     for row in rows:
         if not row.agrees:
             say(out, f"'{row.model}' was not measured: {row.missing}; 'onnx-cbp check' compares all that they compute")
@@ -64,9 +68,8 @@ def _print(rows: Sequence[StepRow]) -> None:
 def _times(row: StepRow) -> list[str | Text]:
     from rich.text import Text
 
-    before, after = row.original.batch_norm, row.rewritten.batch_norm
-    if row.ratio is None or row.saved is None or before is None or after is None:
-        return [row.model, str(row.threads), "-", "-", Text("differs", style="bold red"), "-", "-", "-", "-"]
+    if row.ratio is None:
+        return [row.model, str(row.threads), "-", "-", Text("differs", style="bold red"), "-"]
     return [
         row.model,
         str(row.threads),
@@ -74,6 +77,16 @@ def _times(row: StepRow) -> list[str | Text]:
         milliseconds(row.rewritten.times.median),
         Text(f"{row.ratio:.3f}", style="green" if row.ratio >= 1 else "yellow"),
         f"{min(row.ratios):.3f} to {max(row.ratios):.3f}",
+    ]
+
+
+def _parts(row: StepRow) -> list[str | Text]:
+    before, after = row.original.batch_norm, row.rewritten.batch_norm
+    if row.saved is None or before is None or after is None:
+        return [row.model, str(row.threads), "-", "-", "-"]
+    return [
+        row.model,
+        str(row.threads),
         f"{milliseconds(before.seconds)} to {milliseconds(after.seconds)}",
         f"{'at least ' if before.unseen else ''}{before.share:.1%}",
         f"{row.saved:.1%}",

@@ -39,5 +39,5 @@ def inspect(model: str, verbose: bool, json_file: str | None, **page: Any) -> No
         if json_file == STDOUT:
             return
     out = console()
-    print_findings(out, findings, "would become", verbose=verbose)
+    print_findings(out, findings, "what rewrite does", verbose=verbose)
     say(out, summary(findings, "would be rewritten"))

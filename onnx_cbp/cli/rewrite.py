@@ -16,6 +16,12 @@ from onnx_cbp.cli.told import warned
 )
 @click.option("--portable", is_flag=True, help="Attach function bodies: OUT also runs where onnx-cbp is not installed.")
 @click.option(
+    "--standard-ops",
+    is_flag=True,
+    help="Put the function bodies in the places of the ops: what to hold a model that was made with ops of onnx-cbp "
+    "against, in 'onnx-cbp check'.",
+)
+@click.option(
     "--one-pass/--no-one-pass",
     default=True,
     help="One op for statistics and normalisation (the default), or the ops between which to synchronise.",
@@ -76,6 +82,7 @@ def rewrite(
     model: str,
     output: str,
     portable: bool,
+    standard_ops: bool,
     one_pass: bool,
     fold_relu: bool,
     recompute_relu: bool,
@@ -97,6 +104,7 @@ def rewrite(
     from onnx_cbp.cli.findings import messages, print_findings, summary
     from onnx_cbp.cli.text import console, say
     from onnx_cbp.model_io import load_model, save_model
+    from onnx_cbp.twin import inlined
 
     with steps([f"reading {model}", "rewriting", f"writing {output}"]) as step:
         next(step)
@@ -108,7 +116,7 @@ def rewrite(
         with warned("momentum") as warnings:
             result = onnx_cbp.rewrite(
                 source,
-                portable=portable,
+                portable=portable or standard_ops,
                 one_pass=one_pass,
                 fold_relu=fold_relu,
                 recompute_relu=recompute_relu,
@@ -122,17 +130,21 @@ def rewrite(
                 report=findings.extend,
             )
         bodies = len(result.functions) - functions
+        if standard_ops:
+            result = inlined(result)
         del source  # large models: writing one needs memory, too
         next(step)
         save_model(result, output)
     out = console()
-    print_findings(out, findings, "became", verbose=verbose)
+    print_findings(out, findings, "what was done", verbose=verbose)
     say(out, summary(findings, "rewritten"))
     for line in warnings:
         say(out, line)
     if sent := messages(result):
         say(out, f"each replica takes part in {sent} a step")
     attached = f", with {bodies} function bodies attached" if bodies else ""
+    if standard_ops:
+        attached = ", in ONNX's own ops"
     if any(f.rewritten for f in findings) or bodies or before != sent:
         say(out, f"wrote {output}{attached}")
     else:

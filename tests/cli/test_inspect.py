@@ -117,7 +117,9 @@ TRAINED = MODELS / "resnet_digits" / "training_model.onnx"
 def test_it_fits_a_terminal(width, sample, verbose):
     written = io.StringIO()
     findings = onnx_cbp.inspect(MODELS / sample / "training_model.onnx")
-    print_findings(Console(file=written, width=width, color_system=None), findings, "would become", verbose=verbose)
+    print_findings(
+        Console(file=written, width=width, color_system=None), findings, "what rewrite does", verbose=verbose
+    )
     lines = written.getvalue().splitlines()
     assert max(map(len, lines)) <= width
     rows = [line for line in lines if "[N," in line]

@@ -1,0 +1,42 @@
+"""The twin of a model with ops of this project: what they compute, in ONNX's own ops."""
+
+from __future__ import annotations
+
+import onnx
+import onnx.inliner
+
+from onnx_cbp.custom_ops import DOMAIN
+from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.ir_models import ModelSource
+from onnx_cbp.rewriting import rewrite
+
+
+def in_standard_ops(model: ModelSource) -> onnx.ModelProto:
+    """A model with the function bodies of our ops in their places.
+
+    `check` and `bench` hold a rewritten model against what it was made of; of artifacts that were made with our ops in
+    them there is nothing else to hold them against. Batch norms that are not rewritten yet are, first.
+
+    Args:
+        model: a model or the path of one; it is not changed.
+
+    Raises:
+        OnnxCbpError: as `rewrite(model, portable=True)`, or an op has no body: collectives.
+    """
+    return inlined(rewrite(model, portable=True))
+
+
+def inlined(portable: onnx.ModelProto) -> onnx.ModelProto:
+    """A portable model with its function bodies in the places of the ops.
+
+    Raises:
+        OnnxCbpError: an op has no body.
+    """
+    twin = onnx.inliner.inline_local_functions(portable)
+    left = next((node for node in twin.graph.node if node.domain == DOMAIN), None)
+    if left is not None:
+        raise OnnxCbpError(
+            f"node '{left.name}' is {left.op_type}, which no op of ONNX's computes: make the artifacts without "
+            "synchronize and data_parallel"
+        )
+    return twin
