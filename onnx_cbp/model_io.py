@@ -8,20 +8,26 @@ import math
 import mmap
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import onnx
-from google.protobuf.message import DecodeError, EncodeError
+from google.protobuf.message import DecodeError, EncodeError, Message
 
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.external_data import check_external_data, load_external_data, locations
 from onnx_cbp.files import Replacement
-from onnx_cbp.model_tensors import Large, without_large
+from onnx_cbp.model_tensors import Large, is_large, without_large
 
 #: What one protobuf message may have.
 _LARGEST_MESSAGE = 2**31 - 1
 #: Where ONNX wants the data of each tensor to begin, so that a runtime can map them into memory: a page.
 _ALIGNMENT = 4096
+#: Bytes of a model's large tensors from which on it is written tensor by tensor.
+_MUCH = 2**26
+#: Fields of a tensor that has its data in one, and says nothing unusual.
+_USUAL = ("dims", "data_type", "name", "doc_string", "raw_data", "metadata_props")
 #: Elements of a model that should not lie in memory more often than it must.
 _MANY = 2**26
 
@@ -79,7 +85,10 @@ def save_model(model: onnx.ModelProto, path: str | os.PathLike[str], *, largest:
             if sum(math.prod(each.tensor.dims) for each in large) > _MANY:
                 gc.collect()  # onnx-ir's graphs are circles, and may still hold the model that this one was made of
             if _size(skeleton, large) <= limit:
-                onnx.save_model(model, str(scratch / file.name))
+                if sum(_bytes(each.tensor) for each in large) > _MUCH:
+                    _write_whole(skeleton, large, scratch / file.name)
+                else:
+                    onnx.save_model(model, str(scratch / file.name))
                 replacement.put(scratch / file.name)
             else:
                 data = scratch / replacement.fresh_name(".data")
@@ -148,6 +157,80 @@ def _chosen(skeleton: onnx.ModelProto, large: Sequence[Large], limit: int) -> li
     for each in attributes:
         each.place.CopyFrom(each.tensor)
     return [each for each in large if each.holder != "node"]
+
+
+def _write_whole(skeleton: onnx.ModelProto, large: Sequence[Large], path: Path) -> None:
+    """Write a model in one file, tensor by tensor: protobuf would lay all of it into memory once more.
+
+    A message is its fields one after the other, in any order, so the graph goes behind the model's other fields, and
+    its initializers, in their order, behind its other fields: each is a tag, the length, and the content.
+    """
+    for each in large:
+        if each.holder != "graph":
+            each.place.CopyFrom(each.tensor)
+    graph, heavy = skeleton.graph, iter([each.tensor for each in large if each.holder == "graph"])
+    tensors = [_Encoded.of(place, next(heavy) if is_large(place) else None) for place in graph.initializer]
+    del graph.initializer[:]
+    rest = graph.SerializeToString()
+    skeleton.ClearField("graph")
+    with path.open("wb") as file:
+        file.write(skeleton.SerializeToString())
+        file.write(_tag(skeleton, "graph", len(rest) + sum(each.total for each in tensors)))
+        file.write(rest)
+        for each in tensors:
+            each.write(file)
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """An initializer as it is written.
+
+    Attributes:
+        begin: all of it but its data, where these are written apart.
+        data: the tensor that has the data; None where `begin` is everything.
+    """
+
+    begin: bytes
+    data: onnx.TensorProto | None
+
+    @classmethod
+    def of(cls, place: onnx.TensorProto, tensor: onnx.TensorProto | None) -> _Encoded:
+        """What is written for a tensor whose place in the skeleton has all but its data."""
+        if tensor is None or any(field.name not in _USUAL for field, _ in tensor.ListFields()):
+            content = (place if tensor is None else tensor).SerializeToString()
+            return cls(_tag(onnx.GraphProto(), "initializer", len(content)) + content, None)
+        head, size = place.SerializeToString(), len(tensor.raw_data)
+        of_data = _tag(tensor, "raw_data", size)
+        return cls(_tag(onnx.GraphProto(), "initializer", len(head) + len(of_data) + size) + head + of_data, tensor)
+
+    @property
+    def total(self) -> int:
+        """Bytes."""
+        return len(self.begin) + (0 if self.data is None else len(self.data.raw_data))
+
+    def write(self, file: BinaryIO) -> None:
+        """Write it."""
+        file.write(self.begin)
+        if self.data is not None:
+            file.write(self.data.raw_data)
+
+
+def _tag(message: Message, field: str, length: int) -> bytes:
+    """What stands in front of a field of a message that has a length, as protobuf's encoding has it."""
+    number = message.DESCRIPTOR.fields_by_name[field].number
+    return _varint(number << 3 | _HAS_LENGTH) + _varint(length)
+
+
+_HAS_LENGTH = 2
+
+
+def _varint(value: int) -> bytes:
+    """Seven bits a byte, the lowest first; all but the last have the highest bit set."""
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*encoded, value])
 
 
 def _write_data(large: Sequence[Large], data: Path) -> None:

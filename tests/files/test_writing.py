@@ -247,6 +247,73 @@ save_model(model(2), {str(tmp_path / "model.onnx")!r}, largest={largest})
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def _of_every_kind() -> onnx.ModelProto:
+    """Large and small tensors, in raw data and in fields, in nodes and branches, and texts behind the graph."""
+    rng = np.random.default_rng(7)
+    nodes = [
+        helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(rng.normal(size=ELEMENTS))),
+        helper.make_node("Add", ["x", "w"], ["s"]),
+    ]
+    inner = numpy_helper.from_array(rng.normal(size=ELEMENTS).astype(np.float32), "inner")
+    branch = helper.make_graph(
+        [helper.make_node("Add", ["s", "inner"], ["b"])],
+        "branch",
+        [],
+        [helper.make_tensor_value_info("b", TensorProto.FLOAT, [None])],
+        [inner],
+    )
+    nodes.append(helper.make_node("If", ["yes"], ["y"], then_branch=branch, else_branch=branch))
+    tensors = [
+        numpy_helper.from_array(np.array(True), "yes"),
+        numpy_helper.from_array(rng.normal(size=ELEMENTS).astype(np.float32), "w"),
+        numpy_helper.from_array(np.arange(3), "small"),
+        helper.make_tensor("fields", TensorProto.FLOAT, [ELEMENTS], rng.normal(size=ELEMENTS)),
+        helper.make_tensor("texts", TensorProto.STRING, [2], [b"a", b"b"]),
+        numpy_helper.from_array(rng.normal(size=(2, ELEMENTS)).astype(np.float16), "half"),
+    ]
+    tensors[1].doc_string = "of the module"
+    model = _of_nodes(nodes, tensors)
+    model.graph.doc_string = model.doc_string = "told"
+    model.metadata_props.add(key="k", value="v")
+    return model
+
+
+@pytest.mark.parametrize("from_bytes_on", [0, 10_000, 2**26])
+def test_tensor_by_tensor_the_file_is_the_same_model(from_bytes_on, tmp_path, monkeypatch):
+    model = _of_every_kind()
+    monkeypatch.setattr(model_io, "_MUCH", from_bytes_on)
+    save_model(model, tmp_path / "model.onnx")
+    assert onnx.load(tmp_path / "model.onnx") == model
+    assert model == _of_every_kind(), "what is saved is not changed"
+    onnx.checker.check_model(str(tmp_path / "model.onnx"))
+    assert _results(tmp_path / "model.onnx").shape == (ELEMENTS,)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells and forgets what a process had")
+def test_a_model_is_not_laid_into_memory_once_more_to_be_written(tmp_path):
+    """Of 96 MiB in 12 tensors: what a process has more while it writes is one of them."""
+    code = f"""
+import numpy as np
+from onnx import numpy_helper
+from onnx_cbp.model_io import save_model
+tensors = [numpy_helper.from_array(np.full(2**21, index, np.float32), f"w{{index}}") for index in range(12)]
+made = module._of_nodes([], tensors)
+made.graph.node.add(op_type="Sum", input=[t.name for t in tensors], output=["y"])
+del tensors
+def told(name):
+    return int(next(line for line in open("/proc/self/status") if line.startswith(name)).split()[1]) / 1024
+open("/proc/self/clear_refs", "w").write("5")
+before = told("VmRSS")
+save_model(made, {str(tmp_path / "model.onnx")!r})
+print(told("VmHWM") - before)
+"""
+    process = _python(code)
+    stdout, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    assert float(stdout.split()[-1]) < 40
+    assert (tmp_path / "model.onnx").stat().st_size > 96 * 2**20
+
+
 def _content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
