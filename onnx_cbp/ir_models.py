@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from onnx_cbp.errors import OnnxCbpError, foreign
 from onnx_cbp.external_data import refuse_external_data
+from onnx_cbp.graph_passes.core.inference import subgraphs
 from onnx_cbp.graph_passes.core.scopes import all_nodes, scopes
 from onnx_cbp.map_types import restore_map_types, without_map_types
 from onnx_cbp.model_io import load_model
@@ -53,7 +54,9 @@ def to_ir(model: onnx.ModelProto) -> ir.Model:
     disabled, serde.disabled = serde.disabled, True  # it does not know sparse initializers, and says so of each use
     try:
         with foreign("the model is not valid ONNX"):
-            result = ir.from_proto(without_map_types(model))
+            source = without_map_types(model)
+            result = ir.from_proto(source)
+            _say_of_inputs(result.graph, source.graph)
             if not in_order:
                 for scope in scopes(result):
                     scope.sort()
@@ -62,6 +65,17 @@ def to_ir(model: onnx.ModelProto) -> ir.Model:
     _spell_domains(result)
     _own_tensors(result)
     return result
+
+
+def _say_of_inputs(graph: ir.Graph, source: onnx.GraphProto) -> None:
+    """Let an input that is an output, too, be what the graph says of the input: onnx-ir goes by the output."""
+    for value, info in zip(graph.inputs, source.input, strict=True):
+        if value.is_graph_output():
+            value.type, value.shape = None, None
+            ir.serde.deserialize_value_info_proto(info, value)
+    for node, proto in zip(graph, source.node, strict=True):
+        for inner, its in subgraphs(node, proto):
+            _say_of_inputs(inner, its)
 
 
 def _spell_domains(model: ir.Model) -> None:

@@ -139,7 +139,7 @@ def _take(graph: ir.Graph, inferred: onnx.GraphProto) -> None:
     for node, proto in zip(graph, inferred.node, strict=True):
         for value in node.outputs:
             _write(value, found)
-        for inner, its in _subgraphs(node, proto):
+        for inner, its in subgraphs(node, proto):
             _take(inner, its)
 
 
@@ -162,7 +162,7 @@ def _is_complete(proto: onnx.TypeProto) -> bool:
     return which in ("tensor_type", "sparse_tensor_type") and getattr(proto, which).elem_type != 0
 
 
-def _subgraphs(node: ir.Node, proto: onnx.NodeProto) -> Iterator[tuple[ir.Graph, onnx.GraphProto]]:
+def subgraphs(node: ir.Node, proto: onnx.NodeProto) -> Iterator[tuple[ir.Graph, onnx.GraphProto]]:
     """The graphs that a node's attributes hold, each with its inferred one."""
     for attribute in proto.attribute:
         own = node.attributes[attribute.name]

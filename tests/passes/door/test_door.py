@@ -557,3 +557,33 @@ def test_models_that_are_valid_pass_in_no_time(file):
     back = to_proto(there, made)
     assert made.SerializeToString(deterministic=True) == before
     assert [node.output for node in back.graph.node] == [node.output for node in made.graph.node]
+
+
+@pytest.mark.parametrize("initializer", [True, False])
+@pytest.mark.parametrize("inside", [True, False])
+def test_an_input_that_is_an_output_too_is_what_is_said_of_the_input(inside, initializer):
+    """ONNX Runtime goes by the input, and refuses another shape of what has its own."""
+    given, said = value("s", (C,)), value("s", (2, 2, 4))
+    made = model([batch_norm()], inputs=[value("x"), given], outputs=[value("y"), said])
+    if not initializer:
+        made = model([batch_norm()], inputs=[value("x"), given], outputs=[value("y"), said], initializers=vectors()[1:])
+    if inside:
+        body = helper.make_graph(
+            [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Neg", ["k"], ["z"])],
+            "body",
+            [value("i", (), TensorProto.INT64), value("go", (), TensorProto.BOOL), value("k", ("N", C, 4))],
+            [value("on", (), TensorProto.BOOL), value("k", (7,)), value("z", ("N", C, 4))],
+        )
+        trips = numpy_helper.from_array(np.array(2), "trips")
+        loop = helper.make_node("Loop", ["trips", "", "y"], ["last", "every"], body=body)
+        made = model([batch_norm(), loop], initializers=[*vectors(), trips])
+    before = made.SerializeToString(deterministic=True)
+    graph = onnx_cbp.rewrite(made, train="*").graph
+    assert made.SerializeToString(deterministic=True) == before
+    if inside:
+        (kept,) = (attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g"))
+        shapes = [each.type.tensor_type.shape for each in (kept.input[2], kept.output[1])]
+        assert [len(shape.dim) for shape in shapes] == [3, 3]
+    else:
+        shapes = [each.type.tensor_type.shape for each in (graph.input[1], graph.output[1])]
+        assert [[dim.dim_value for dim in shape.dim] for shape in shapes] == [[C], [C]]
