@@ -19,7 +19,7 @@ def test_modules_import_on_first_use():
 import sys, onnx_cbp
 assert not {"numpy", "onnx", "onnx_ir", "onnxruntime", "click"} & set(sys.modules), "an import of it alone is quick"
 listed = dir(onnx_cbp)
-for name in ("bench", "checking", "cli", "custom_ops", "distributed", "errors", "graph_passes", "training"):
+for name in ("bench", "checking", "cli", "custom_ops", "distributed", "errors", "graph_passes", "report", "training"):
     assert name in listed, name
     assert getattr(onnx_cbp, name).__name__ == f"onnx_cbp.{name}"
 for name in ("bodies", "double_backward", "functions", "gradients", "library", "references", "schemas"):
