@@ -3,7 +3,7 @@ PYTHON ?= python3
 TOOLS = .venv-tools
 NOX = $(TOOLS)/bin/nox --non-interactive
 
-.PHONY: test fuzz test-aarch64 lint demo demo-web demo-ort-training demo-distributed gpu-check clean
+.PHONY: test docs fuzz test-aarch64 lint demo demo-web demo-ort-training demo-distributed gpu-check clean
 
 test: $(TOOLS)/ready
 	$(NOX) --session test stranger fuzz exchange deployment variants cuda_kernels cuda test_pure_python mpi-torch
@@ -15,6 +15,10 @@ fuzz: $(TOOLS)/ready
 # The kernels for AArch64: minutes of compiling for what rarely breaks.
 test-aarch64: $(TOOLS)/ready
 	$(NOX) --session aarch64
+
+# The site of docs/, in build/site.
+docs: $(TOOLS)/ready
+	$(NOX) --session docs
 
 lint: $(TOOLS)/ready
 	$(NOX) --session lint

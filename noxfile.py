@@ -84,6 +84,8 @@ EXCHANGE = ROOT / ".nox" / "exchange"
 #: Models as they are deployed, and the runtime for JavaScript that is to run them.
 DEPLOYMENT = ROOT / ".nox" / "deployment-models"
 WEB = ROOT / ".nox" / "onnxruntime-web"
+#: The site that docs/ becomes.
+SITE = ROOT / "build" / "site"
 
 
 @nox.session
@@ -265,6 +267,17 @@ def lint(session: nox.Session) -> None:
     folders = (ROOT / "custom_ops" / "native", ROOT / "tests")
     sources = [str(p) for folder in folders for p in folder.rglob("*") if p.suffix in (".h", ".cc", ".cu")]
     session.run("clang-format", "--dry-run", "--Werror", *sources)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the site of docs/; warnings are errors, and so is a link to nowhere."""
+    # No native library: only docstrings are read.
+    session.install("-C", "cmake.define.ONNX_CBP_NATIVE=OFF", ".[cpu]", "sphinx>=8", "myst-parser>=4", "furo")
+    for script in ("ops_page.py", "picture.py"):
+        session.run("python", f"docs/tools/{script}")
+    session.run("sphinx-build", "-q", "-W", "--keep-going", "-b", "html", "docs", str(SITE))
+    session.log(f"open {SITE / 'index.html'}")
 
 
 @nox.session

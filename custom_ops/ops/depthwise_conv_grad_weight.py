@@ -152,7 +152,8 @@ OPERATOR = Operator(
     dW[c * m + j, 0, k] = sum over n and i of dY[n, c * m + j, i] * X[n, c, strides * i + dilations * k - pads]
 
 where X is 0 beyond its ends. Attributes are those of the convolution; there are one to three axes of space. PyTorch
-calls it conv_depthwise2d_grad_weight, TensorFlow DepthwiseConv2dNativeBackpropFilter.""",
+calls it conv_depthwise2d_grad_weight, TensorFlow DepthwiseConv2dNativeBackpropFilter. Sums go on in double after every
+64 products in the type of the elements (float where these have 16 bits).""",
     inputs=(formals.X_OF_WINDOWS, formals.DY_OF_WINDOWS),
     outputs=(formals.DW,),
     attributes=(formals.KERNEL_SHAPE, formals.STRIDES, formals.PADS, formals.DILATIONS),

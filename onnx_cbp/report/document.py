@@ -10,7 +10,6 @@ from typing import Any
 import onnx
 
 import onnx_cbp
-from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes import InlineFunctionsPass, Site, find_sites
 from onnx_cbp.graph_passes.core.naming import given_name
@@ -103,10 +102,9 @@ def _part(part: Part, pair: Rewrite, number: int) -> dict[str, Any]:
 
 
 def _state(parts: Sequence[Part]) -> str:
-    """What becomes of a layer in one word or two."""
-    if any(part.finding.rewritten for part in parts):
-        return "rewritten"
-    return "done" if all(part.site.node.domain == DOMAIN for part in parts) else "left alone"
+    """What becomes of a layer, in the words of `Finding.state`."""
+    states = [part.finding.state for part in parts]
+    return "rewritten" if "rewritten" in states else states[0]
 
 
 def _finite(value: float | None) -> float | None:

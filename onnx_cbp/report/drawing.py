@@ -27,19 +27,27 @@ Drawing = dict[str, Any]
 class Rewrite:
     """A model and what became of it; the nodes of both are told apart by the names of their results."""
 
-    def __init__(self, before: ir.Model, after: ir.Model | None, sites: Iterable[Site]) -> None:
+    def __init__(self, before: ir.Model, after: ir.Model | None, sites: Iterable[Site], reach: int = REACH) -> None:
+        self._reach = reach
         self._sites = {site.node for site in sites}
         self._before, self._after = _by_output(before), _by_output(after)
         self._old, self._new = _nodes_of(self._before), _nodes_of(self._after)
         self._kept = set(self._old) & set(self._new)
         self._same = {key for key in self._kept if _op(self._old[key]) == _op(self._new[key])}
 
-    def draw(self, site: Site) -> tuple[Drawing, Drawing | None]:
-        """A batch norm before the rewrite and after it; None where it is left as it is, or nothing was rewritten."""
-        core = self._replaced(site)
+    def draw(self, *sites: Site) -> tuple[Drawing, Drawing | None]:
+        """A batch norm before the rewrite and after it; None where it is left as it is, or nothing was rewritten.
+
+        Several sites are drawn together: a batch norm and its gradient.
+        """
+        core = {node for site in sites for node in self._replaced(site)}
         made = self._put_there(core)
-        before = _draw(core, lambda node: ("old" if made else "own") if node in core else self._other(node))
-        return before, _draw(made, lambda node: "new" if node in made else self._other(node)) if made else None
+        before = _draw(
+            core, self._reach, lambda node: ("old" if made else "own") if node in core else self._other(node)
+        )
+        return before, _draw(
+            made, self._reach, lambda node: "new" if node in made else self._other(node)
+        ) if made else None
 
     def _other(self, node: ir.Node) -> str:
         """What is said of a node beside the batch norm: whether it is another batch norm, or of one's rewrite."""
@@ -113,7 +121,7 @@ def _readers(node: ir.Node) -> list[ir.Node]:
 
 
 def _neighbourhood(
-    core: Collection[ir.Node], state: Callable[[ir.Node], str]
+    core: Collection[ir.Node], reach: int, state: Callable[[ir.Node], str]
 ) -> tuple[list[ir.Node], dict[ir.Node, int]]:
     """The core and what is near to it in the order of the graph, and how many readers of each are not shown.
 
@@ -121,11 +129,11 @@ def _neighbourhood(
     """
     chosen = dict.fromkeys(core)
     above: Iterable[ir.Node] = core
-    for _ in range(REACH):
+    for _ in range(reach):
         above = dict.fromkeys(maker for node in above for maker in _makers(node) if maker not in chosen)
         chosen |= above
     below, left_out = list(core), {}
-    for _ in range(REACH):
+    for _ in range(reach):
         next_ones: dict[ir.Node, None] = {}
         for node in below:
             if state(node) == "other":
@@ -141,9 +149,9 @@ def _neighbourhood(
     return sorted(chosen, key=lambda node: order.get(node, -1)), left_out
 
 
-def _draw(core: Collection[ir.Node], state: Callable[[ir.Node], str]) -> Drawing:
+def _draw(core: Collection[ir.Node], reach: int, state: Callable[[ir.Node], str]) -> Drawing:
     """A graph as JSON-ready values: boxes with their places, and lines between them."""
-    nodes, left_out = _neighbourhood(core, state)
+    nodes, left_out = _neighbourhood(core, reach, state)
     at = {node: number for number, node in enumerate(nodes)}
     lines: dict[tuple[int, int], list[ir.Value]] = {}
     boxes = []
@@ -167,6 +175,7 @@ def _draw(core: Collection[ir.Node], state: Callable[[ir.Node], str]) -> Drawing
         box["x"], box["y"] = round(x, 1), round(y, 1)
     drawn = [
         {
+            "ends": edge,
             "points": [[round(x, 1), round(y, 1)] for x, y in route],
             "values": [[value.name or "", _shape(value)] for value in lines[edge]],
         }

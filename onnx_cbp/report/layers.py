@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnx_cbp.graph_passes import BackwardSite, LeftAlone, Site
+from onnx_cbp.graph_passes import Site
+from onnx_cbp.graph_passes.core.layers import forwards
 from onnx_cbp.rewriting import Finding
 
 
@@ -22,31 +23,15 @@ class Part:
 def layers_of(sites: Sequence[Site], findings: Sequence[Finding]) -> list[list[Part]]:
     """The layers in the order of the graph, the gradient of each behind its forward node.
 
-    A gradient is that of the batch norm whose saved statistics it reads. One whose forward node is not found is a
-    layer by itself.
+    A gradient whose forward node is not found is a layer by itself.
     """
-    parts = [Part(site, finding) for site, finding in zip(sites, findings, strict=True)]
-    home: dict[ir.Node, list[Part]] = {}
+    of = forwards(sites)
+    homes: dict[ir.Node, list[Part]] = {}
     layers: list[list[Part]] = []
-    for part in parts:
-        node = part.site.node
-        saved_by = None
-        if _is_gradient(part.site):
-            saved_by = next((maker for maker in map(_saver, node.inputs) if maker in home), None)
-        if saved_by is None:
-            layers.append([part])
-        else:
-            home[saved_by].append(part)
-        home[node] = layers[-1] if saved_by is None else home[saved_by]
+    for site, finding in zip(sites, findings, strict=True):
+        home = homes.get(of[site.node]) if site.node in of else None
+        if home is None:
+            home = homes[site.node] = []
+            layers.append(home)
+        home.append(Part(site, finding))
     return layers
-
-
-def _is_gradient(site: Site) -> bool:
-    """Whether a batch norm is a gradient; one that is rewritten already is told by the name of its op."""
-    return isinstance(site, BackwardSite) or (isinstance(site, LeftAlone) and site.node.op_type.endswith("Grad"))
-
-
-def _saver(value: ir.Value | None) -> ir.Node | None:
-    """The node that made a value as another result than its first, which is Y."""
-    node = None if value is None else value.producer()
-    return node if node is not None and value is not node.outputs[0] else None

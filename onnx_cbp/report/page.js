@@ -48,9 +48,8 @@ const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
 
 // The table.
 
-const PILLS = { rewritten: "rewritten", done: "done", "left alone": "left" };
-const WORDS = { rewritten: "rewritten", done: "rewritten already", "left alone": "left alone" };
-const STATES = Object.keys(PILLS).filter((state) => data.layers.some((layer) => layer.state === state));
+const WORDS = { rewritten: "rewritten", done: "rewritten already", frozen: "frozen", refused: "refused" };
+const STATES = Object.keys(WORDS).filter((state) => data.layers.some((layer) => layer.state === state));
 const measured = data.layers.some((layer) => layer.statistics && layer.statistics.mean_off !== undefined);
 const checked = data.layers.some((layer) => layer.check.length > 0);
 const worst = (layer) => layer.check.length ? Math.max(...layer.check.map((row) => row.relative ?? Infinity)) : null;
@@ -72,7 +71,7 @@ const view = { text: "", state: "all", column: 0, down: false, chosen: null, ord
 function cell(column, layer) {
   const value = column.value(layer);
   if (column.title === "state") {
-    return make("td", {}, make("span", { class: `pill ${PILLS[layer.state]}`, title: WORDS[layer.state] }, value));
+    return make("td", {}, make("span", { class: `pill ${layer.state}`, title: WORDS[layer.state] }, value));
   }
   if (column.kind === "name") return make("td", { class: "name", title: layer.name }, cut(value, 33));
   if (column.kind !== "number") return make("td", {}, value || "?");

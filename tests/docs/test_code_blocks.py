@@ -22,7 +22,7 @@ from click.testing import CliRunner
 import onnx_cbp
 from onnx_cbp.cli import cli
 from onnx_cbp.custom_ops.library import find_library
-from support.documents import DOCUMENTS, Block, blocks, inline_code, unfenced_code
+from support.documents import DOCUMENTS, ROOT, Block, blocks, inline_code, unfenced_code
 from support.finetuning import network, parameters
 from support.models import INFERENCE, parse
 from support.replicas import mpiexec
@@ -58,6 +58,7 @@ def files(tmp_path_factory):
         shutil.copy(sample / source, folder / name)
     onnx.save(parse(INFERENCE.replace("3, H, W]", "3, L]")), folder / "model.onnx")
     onnx.save(network(parameters(0), ()), folder / "forward.onnx")
+    shutil.copy(MODELS / "exporters" / "networks" / "keras_training_image.onnx", folder / "keras.onnx")
     rng = np.random.default_rng(0)
     np.savez(folder / "FILE.npz", x=rng.normal(size=(8, 3, 37)).astype(np.float32))
     (folder / "train.py").write_text(TRAIN)
@@ -88,7 +89,7 @@ def test_it_is_json(block: Block):
     json.loads(block.code)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_all_code_is_fenced(document: Path):
     """Else nothing would run it."""
     assert list(unfenced_code(document)) == []
@@ -97,7 +98,7 @@ def test_all_code_is_fenced(document: Path):
         assert set(block.needs) <= set(NEEDS), f"{block}: 'needs' names what no test knows"
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_names_are_there(document: Path):
     """Names of the package that a text mentions, by `import onnx_cbp` alone."""
     for line, code in inline_code(document):
@@ -113,7 +114,7 @@ def _module(package: object, name: str) -> object | None:
     return import_module(f"{inside}.{name}") if find_spec(f"{inside}.{name}") else None
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_commands_and_options_are_there(document: Path):
     context = click.Context(cli)
     for line, code in inline_code(document):

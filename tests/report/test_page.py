@@ -75,7 +75,7 @@ def test_the_table_is_filtered_sorted_and_walked(browser):
     assert browser.find_element("id", "none").is_displayed()
     browser.execute_script("arguments[0].value = ''; arguments[0].dispatchEvent(new Event('input'))", search)
     states = [row.find_element("class name", "pill").text for row in _rows(browser)]
-    assert states == ["rewritten", "left alone"]
+    assert states == ["rewritten", "frozen"]
     heading = next(e for e in browser.find_elements("css selector", "#layers th button") if e.text == "state")
     heading.click()
     assert [row.find_element("class name", "pill").text for row in _rows(browser)] == states[::-1]

@@ -60,7 +60,7 @@ def test_statistics_are_held_against_data():
     model = parse(INFERENCE)
     document = collect(model, [x])
     (layer,) = document["layers"]
-    assert (layer["state"], document["check"]["state"]) == ("left alone", "not run")
+    assert (layer["state"], document["check"]["state"]) == ("frozen", "not run")
     mean, var = x.astype(float).mean((0, 2, 3)), x.astype(float).var((0, 2, 3), ddof=1)
     off = np.abs(np.array([1, -2, 0.25]) - mean) / np.sqrt(var + 1e-3)
     factor = (var + 1e-3) / (np.array([0.5, 4, 1]) + 1e-3)
