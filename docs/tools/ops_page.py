@@ -54,8 +54,7 @@ def _section(operator: Operator) -> str:
     lines += [f"| input | {tensor.name} | {_type(tensor)} | {tensor.doc} |" for tensor in operator.inputs]
     lines += [f"| output | {tensor.name} | {_type(tensor)} | {tensor.doc} |" for tensor in operator.outputs]
     lines += [
-        f"| attribute | {attribute.name} | {_kind(attribute.default)} | "
-        f"{attribute.doc} |"
+        f"| attribute | {attribute.name} | {_kind(attribute.default)} | {attribute.doc} |"
         for attribute in operator.attributes
     ]
     if any(isinstance(attribute.default, tuple) for attribute in operator.attributes):
