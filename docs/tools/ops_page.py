@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
 
 from onnx_cbp.custom_ops import OPERATORS, Operator
@@ -50,7 +51,7 @@ def _first_sentence(operator: Operator) -> str:
 
 
 def _section(operator: Operator) -> str:
-    lines = [f"## {operator.name}", "", operator.doc, "", "| | name | type | |", "|---|---|---|---|"]
+    lines = [f"## {operator.name}", "", _wrapped(operator.doc), "", "| | name | type | |", "|---|---|---|---|"]
     lines += [f"| input | {tensor.name} | {_type(tensor)} | {tensor.doc} |" for tensor in operator.inputs]
     lines += [f"| output | {tensor.name} | {_type(tensor)} | {tensor.doc} |" for tensor in operator.outputs]
     lines += [
@@ -60,6 +61,12 @@ def _section(operator: Operator) -> str:
     if any(isinstance(attribute.default, tuple) for attribute in operator.attributes):
         lines += ["", "It has no Python op: those of onnxruntime-extensions have no attributes that are lists."]
     return "\n".join([*lines, ""])
+
+
+def _wrapped(text: str) -> str:
+    """Paragraphs in lines of 100 columns; what is indented is code."""
+    parts = text.split("\n\n")
+    return "\n\n".join(p if p.startswith(" ") else textwrap.fill(p, 100, break_on_hyphens=False) for p in parts)
 
 
 #: Shapes that have names; the others are letters, one a dimension.
