@@ -282,6 +282,9 @@ CONVOLUTIONS = [
     Case("Conv", (In((N, 9, 2, 2)), In((10, 9, 1, 1)))),  # one product over the batch
     _conv("Conv", (N, 2, 5, 4), (3, 2, 3, 3), bias=True, pads=[1, 1, 1, 1]),
     _conv("Conv", (N, 2, 5, 4), (3, 2, 3, 2)),
+    _conv("Conv", (N, 2, 5, 4), (4, 1, 3, 2), group=2, pads=[1, 0, 2, 1], note="depthwise"),
+    _conv("Conv", (N, 2, 7), (2, 1, 3), group=2, dilations=[2], note="depthwise"),
+    _conv("Conv", (N, 3, 5), (6, 1, 1), group=3, note="depthwise"),
     _conv("Conv", (N, 2, 5, 4), (3, 2, 1, 1), bias=True, note="one element"),
     _conv("Conv", (N, 2, 5, 4), (3, 2, 1, 1), strides=[2, 2], note="one element"),
     _conv("Conv", (N, 4, 5, 4), (6, 2, 1, 1), group=2, note="one element"),

@@ -244,7 +244,8 @@ def clip(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
     Y = node.outputs[0]
     bounds = [None if known is None else known.tolist() for known in (g.known(low), g.known(high))]
     if bounds == [0, 6]:
-        return [g.Mul(dY, g.nonzero(g.Mul(Y, g.Sub(high, Y))))]
+        inside = g.And(g.Greater(Y, 0.0), g.Less(Y, high))
+        return [g.Mul(dY, g.Cast(inside, to=g.dtype(X).value))]
     zero = g.scalar(0, X)
     d_low = None if low is None else g.unbroadcast(g.Where(g.Less(X, low), dY, zero), low)
     d_high = None if high is None else g.unbroadcast(g.Where(g.Greater(X, high), dY, zero), high)
