@@ -177,8 +177,8 @@ def _write_whole(skeleton: onnx.ModelProto, large: Sequence[Large], path: Path) 
         file.write(skeleton.SerializeToString())
         file.write(_tag(skeleton, "graph", len(rest) + sum(each.total for each in tensors)))
         file.write(rest)
-        for each in tensors:
-            each.write(file)
+        for tensor in tensors:
+            tensor.write(file)
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,8 @@ def _check_initializers(graph: onnx.GraphProto) -> None:
 
 def _attributes(node: onnx.NodeProto) -> Iterator[TensorProto]:
     for attribute in node.attribute:
-        if attribute.HasField("t"):
+        is_said = attribute.type == onnx.AttributeProto.TENSOR and not attribute.ref_attr_name
+        if attribute.HasField("t") or is_said:  # one that is not there has no type
             yield attribute.t
         yield from attribute.tensors
 

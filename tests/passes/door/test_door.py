@@ -587,3 +587,16 @@ def test_an_input_that_is_an_output_too_is_what_is_said_of_the_input(inside, ini
     else:
         shapes = [each.type.tensor_type.shape for each in (graph.input[1], graph.output[1])]
         assert [[dim.dim_value for dim in shape.dim] for shape in shapes] == [[C], [C]]
+
+
+@pytest.mark.parametrize("domain", ["nowhere", "com.microsoft", "onnx_cbp", ""])
+@pytest.mark.parametrize("kind", onnx.AttributeProto.AttributeType.values())
+def test_an_attribute_without_the_value_that_its_type_says(kind, domain):
+    for op_type in ("Relu", "Constant", "BatchNormalization", "Some"):
+        nodes = [helper.make_node(op_type, ["x"], ["h"], domain=domain), batch_norm("h")]
+        nodes[0].attribute.add(name="value", type=kind)
+        made = model(nodes, imports=[("", 17), *([(domain, 1)] if domain else [])])
+        for verb, call in VERBS.items():
+            if verb != "update_bn":  # what ONNX Runtime says of it
+                with contextlib.suppress(onnx_cbp.OnnxCbpError):
+                    call(made)
