@@ -106,7 +106,7 @@ def print_findings(out: Console, findings: Sequence[Finding], last: str, *, verb
             (str(len(alike)), shortened(form, 30), _shapes(alike), _becomes(state))
             for (form, state), alike in kinds.items()
         ]
-        out.print(table(("layers", "form", "X", last), rows, right=("layers",)))
+        out.print(table(("layers", "form", "X", last), rows, right=("layers",), cut=("form", out.width)))
     for line in _reasons(findings):
         wrapped(out, line, indent="  ")
     if len(layers) > _FEW and not verbose:

@@ -137,7 +137,8 @@ def test_shows_what_inspect_shows_with_one_analysis(run, forward, tmp_path, monk
     read = []
     to_ir = onnx_cbp.rewriting.to_ir
     monkeypatch.setattr(onnx_cbp.rewriting, "to_ir", lambda model: read.append(model) or to_ir(model))
-    assert row in run("rewrite", forward, "-o", tmp_path / "out.onnx").stdout.splitlines()
+    shown = run("rewrite", forward, "-o", tmp_path / "out.onnx").stdout.splitlines()
+    assert row.split() in [line.split() for line in shown]  # another heading may take more room
     assert len(read) == 1
     assert "minus" not in {value.name for value in onnx.load(tmp_path / "out.onnx").graph.value_info}
 
