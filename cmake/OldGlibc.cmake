@@ -5,7 +5,10 @@
 # had in an old version at all is in custom_ops/native/glibc.
 
 set(_glibc_folder ${CMAKE_CURRENT_LIST_DIR}/../custom_ops/native/glibc)
-set(_old_dl dladdr dladdr1 dlclose dlerror dlinfo dlmopen dlopen dlsym dlvsym)
+set(_old_dl dladdr dlclose dlerror dlopen dlsym dlvsym)
+# Their old versions are later ones; all others have that of the beginning.
+set(_later_dl dladdr1 dlinfo dlmopen)
+set(_versions_dl "GLIBC_2.3.3 { global: dladdr1; dlinfo; } GLIBC_2.2.5;\nGLIBC_2.3.4 { global: dlmopen; } GLIBC_2.3.3;\n")
 set(_old_rt shm_open shm_unlink)
 set(_old_pthread
     __pthread_key_create
@@ -24,12 +27,12 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$" AND ONNX_CBP_GLIBC)
   foreach(_library dl.so.2 rt.so.1 pthread.so.0)
     string(REGEX REPLACE "[.].*" "" _name ${_library})
     set(_code "")
-    foreach(_function IN LISTS _old_${_name})
+    foreach(_function IN LISTS _old_${_name} _later_${_name})
       string(APPEND _code "extern \"C\" void ${_function}() {}\n")
     endforeach()
     list(JOIN _old_${_name} "; " _exported)
     file(CONFIGURE OUTPUT ${_old_folder}/${_name}.cc CONTENT "${_code}")
-    file(CONFIGURE OUTPUT ${_old_folder}/${_name}.map CONTENT "GLIBC_2.2.5 { global: ${_exported}; local: *; };\n")
+    file(CONFIGURE OUTPUT ${_old_folder}/${_name}.map CONTENT "GLIBC_2.2.5 { global: ${_exported}; local: *; };\n${_versions_${_name}}")
     add_library(old_${_name} SHARED EXCLUDE_FROM_ALL ${_old_folder}/${_name}.cc)
     target_compile_options(old_${_name} PRIVATE -w -fno-builtin)
     set_target_properties(
