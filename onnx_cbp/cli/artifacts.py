@@ -77,8 +77,10 @@ _FILES = ("training_model.onnx", "eval_model.onnx", "optimizer_model.onnx", "che
 @click.option(
     "--builder",
     type=click.Choice(["onnx_cbp", "onnxruntime"]),
-    help="Whose gradients: ours, for any onnxruntime, or those of ONNX Runtime's training build.  "
-    "[default: the second where it is installed]",
+    default="onnx_cbp",
+    show_default=True,
+    help="Whose gradients: ours, for any onnxruntime, or those of ONNX Runtime's training build, "
+    "which wants --requires-grad.",
 )
 def artifacts(
     model: str,
@@ -94,7 +96,7 @@ def artifacts(
     portable: bool,
     synchronize: str | None,
     data_parallel: bool,
-    builder: str | None,
+    builder: str,
 ) -> None:
     """Make a training, an evaluation and an optimiser's graph of MODEL, a forward graph, and a checkpoint.
 

@@ -28,7 +28,7 @@ def normalised(tmp_path):
 @pytest.fixture
 def make(run, tmp_path):
     """Make artifacts with our builder."""
-    return lambda model, *options: run("artifacts", model, "-o", tmp_path / "made", "--builder", "onnx_cbp", *options)
+    return lambda model, *options: run("artifacts", model, "-o", tmp_path / "made", *options)
 
 
 USUAL = ("--loss", "CrossEntropyLoss", "--optimizer", "SGD")
