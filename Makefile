@@ -6,7 +6,7 @@ NOX = $(TOOLS)/bin/nox --non-interactive
 .PHONY: test docs fuzz test-aarch64 lint demo demo-web demo-ort-training demo-distributed gpu-check clean
 
 test: $(TOOLS)/ready
-	$(NOX) --session test stranger fuzz exchange deployment variants cuda_kernels cuda test_pure_python mpi-torch
+	$(NOX) --session test stranger fuzz exchange deployment variants cuda_kernels cuda test_pure_python mpi-torch docs
 
 # 20,000 mutated models and 20,000 hostile calls; `make test` tries as many as there is half a minute for.
 fuzz: $(TOOLS)/ready
