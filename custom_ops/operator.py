@@ -174,7 +174,8 @@ class Operator:
             value if t.type == "int64" else np.asarray(value, np.float64)
             for t, value in zip(self.inputs, inputs, strict=True)
         ]
-        layout, seen = binding.layout, {}
+        layout = binding.layout
+        seen: dict[str, Any] = {}
         if binding.windows is not None:
             seen = {"windows": binding.windows}
         elif self.has_data:
