@@ -183,6 +183,8 @@ def compare(name: str, exporter: str) -> str:
         by_torch(copy.deepcopy(net).to(memory_format=torch.channels_last), x, labels),
         by_torch(copy.deepcopy(net), x.flip(0), labels.flip(0)),
     ]
+    first = {id(parameter): key for key, parameter in net.named_parameters()}
+    alias = {key: first[id(p)] for key, p in net.named_parameters(remove_duplicate=False)}
     with tempfile.TemporaryDirectory() as folder:
         model = export(net, size, exporter, Path(folder))
         normalises = any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in net.modules())
@@ -194,7 +196,7 @@ def compare(name: str, exporter: str) -> str:
             optimizer="SGD",
             artifact_directory=folder,
             builder="onnx_cbp",
-            requires_grad=[each.name for each in model.graph.initializer if each.name in want],
+            requires_grad=[each.name for each in model.graph.initializer if alias.get(each.name) in want],
             **arguments,
         )
         built = time.perf_counter() - started
@@ -202,6 +204,9 @@ def compare(name: str, exporter: str) -> str:
         module = Module(Path(folder) / "training_model.onnx", state)
         loss = float(module(x.numpy(), labels.numpy()))
         got = {key: p.grad for key, p in state.parameters if p.requires_grad}
+    for other, name_of_it in alias.items():  # a tied parameter may have the name of any module that has it
+        if other in got and other != name_of_it:
+            got[name_of_it] = got.get(name_of_it, 0) + got.pop(other)
     missing = sorted(set(want) - set(got))
     largest = max(np.abs(gradient).max() for gradient in want.values())
     worst = worst_single = 0.0

@@ -24,8 +24,8 @@ def infer_shapes(model: ir.Model, *, as_far_as_possible: bool = False) -> None:
     Args:
         model: changed.
         as_far_as_possible: write what is enough to decide by: where inference cannot follow a node
-            (MeanVarianceNormalization, in versions of onnx), what it finds of the others, and the ranks of Reshapes to
-            computed shapes, which some versions leave open.
+            (MeanVarianceNormalization, in versions of onnx), what it finds of the others, the ranks of Reshapes to
+            computed shapes, which some versions leave open, and group norms, of which it infers nothing.
     """
     declared = without_weights(model)
     inferred = _inferred(declared)
@@ -36,10 +36,11 @@ def infer_shapes(model: ir.Model, *, as_far_as_possible: bool = False) -> None:
         inferred = _inferred(declared, is_strict=False)
     given: dict[str, onnx.ValueInfoProto] = {}
     while as_far_as_possible and inferred is not None:
-        ranks = [info for info in _ranks_of_reshaped(inferred.graph) if info.name not in given]
-        if not ranks:
+        more = (*_ranks_of_reshaped(inferred.graph), *_like_what_is_read(inferred.graph))
+        more = tuple(info for info in more if info.name not in given)
+        if not more:
             break
-        given.update((info.name, info) for info in ranks)
+        given.update((info.name, info) for info in more)
         kept = [info for info in declared.graph.value_info if info.name not in given]
         del declared.graph.value_info[:]
         declared.graph.value_info.extend([*kept, *given.values()])
@@ -105,6 +106,18 @@ def _ranks_of_reshaped(graph: onnx.GraphProto) -> Iterator[onnx.ValueInfoProto]:
 
 
 _RESHAPE_INPUTS = 2
+
+
+def _like_what_is_read(graph: onnx.GraphProto) -> Iterator[onnx.ValueInfoProto]:
+    """The results of group norms, which onnx infers nothing of: they have the type and shape of what is normalised."""
+    known = {info.name: info.type for info in (*graph.value_info, *graph.input, *graph.output)}
+    for node in graph.node:
+        if (node.domain, node.op_type) != ("", "GroupNormalization") or not node.input:
+            continue
+        kind, result = known.get(node.input[0]), known.get(node.output[0])
+        there = result is not None and result.tensor_type.HasField("shape")
+        if kind is not None and kind.tensor_type.HasField("shape") and not there:
+            yield onnx.ValueInfoProto(name=node.output[0], type=kind)
 
 
 def without_weights(model: ir.Model) -> onnx.ModelProto:

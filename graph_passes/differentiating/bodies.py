@@ -1,4 +1,4 @@
-"""Ops without a rule, by what they are made of: model-local functions, and the bodies in ONNX's specification."""
+"""Ops without a rule, by what they are made of: model-local functions, bodies in ONNX's specification, and steps."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.differentiating.recurrent import is_recurrent, unrolled
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,9 @@ def _function(
         )
     if node.domain != "":
         return None
+    if is_recurrent(node):
+        given = iter(inputs)
+        return unrolled(node, [None if value is None else next(given) for value in node.inputs])
     try:
         schema: Any = onnx.defs.get_schema(node.op_type, opset, "")
     except onnx.defs.SchemaError:

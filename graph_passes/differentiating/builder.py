@@ -349,6 +349,9 @@ class Builder:
         pairs = list(zip(small, large[lead:], strict=True))
         if all(isinstance(a, int) or (a is not None and a == b) for a, b in pairs):
             stretched = [lead + i for i, (a, b) in enumerate(pairs) if a == 1 and b != 1]
+            if lead + len(stretched) == len(large) > 1:
+                # To one number: a part of the axes first, so that no sum is so long that its roundings add up.
+                gradient = self.sum(gradient, range(len(large) // 2, len(large)))
             if lead and stretched:
                 return self.reshape_like(self.sum(gradient, [*range(lead), *stretched], keepdims=0), value)
             return self.reduce("ReduceSum", gradient, [*range(lead), *stretched], keepdims=int(not lead), like=value)

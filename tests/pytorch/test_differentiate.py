@@ -27,7 +27,7 @@ SEED = 20
 #: The default exporter takes seconds for a network.
 BY_DEFAULT_EXPORTER = (
     *("mobile, squeeze and excitation, hard swish", "shuffles", "ceil mode, overlapping", "group norm, SiLU"),
-    *("attention", "patches and a token", "instance norm, PReLU, reflection"),
+    *("attention", "patches and a token", "instance norm, PReLU, reflection", "recurrent"),
 )
 RUNS = [(name, "legacy") for name in architectures.ARCHITECTURES] + [(name, "default") for name in BY_DEFAULT_EXPORTER]
 

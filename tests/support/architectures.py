@@ -248,6 +248,14 @@ ARCHITECTURES: dict[str, Architecture] = {
         sample=(7,),
         tokens=11,
     ),
+    "recurrent": Architecture(
+        lambda: Function(
+            lambda x, gru, lstm, head: head(lstm(gru(x)[0])[0].mean(1)),
+            nn.GRU(3, 4, batch_first=True, bidirectional=True),
+            *(nn.LSTM(8, 4, num_layers=2, batch_first=True), nn.Linear(4, 5)),
+        ),
+        sample=(5, 3),
+    ),
     "activations": Architecture(lambda: Function(_activations, *(nn.Linear(6, 6) for _ in range(10))), sample=(6,)),
     "pixel shuffle": Architecture(
         lambda: nn.Sequential(

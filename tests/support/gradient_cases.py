@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import onnx
 
 from onnx_cbp.custom_ops import DOMAIN, OPERATORS
 
@@ -491,6 +492,8 @@ NORMALIZATIONS = [
     Case("RMSNormalization", (In((N, 3, 4)), In((3, 4))), {"axis": 1, "epsilon": 0.1}, since=23),
     Case("InstanceNormalization", (In((N, 2, 3, 4)), In((2,)), In((2,)))),
     Case("InstanceNormalization", (In((N, 3, 5)), In((3,)), In((3,))), {"epsilon": 0.1}),
+    Case("GroupNormalization", (In((N, 4, 3, 2)), In((2,)), In((2,))), {"num_groups": 2}, since=18, until=20),
+    Case("GroupNormalization", (In((N, 4, "M")), In((1,)), In((1,))), {"num_groups": 1}, since=18, until=20),
     Case("GroupNormalization", (In((N, 4, 3, 2)), In((4,)), In((4,))), {"num_groups": 2, "stash_type": 11}, since=21),
     Case(
         "GroupNormalization",
@@ -619,6 +622,30 @@ CHANNEL_OPS = [
     ),
 ]
 
+
+def _recurrent(op: str, *more: In | None, directions: int = 1, outputs: int = 1, **attributes: Any) -> Case:
+    """Three steps of two elements, with a hidden state of two."""
+    gates = {"RNN": 1, "GRU": 3, "LSTM": 4}[op] * 2
+    weights = (In((directions, gates, 2)), In((directions, gates, 2)))
+    seeded = tuple(range(outputs))
+    return Case(op, (In((3, N, 2)), *weights, *more), {"hidden_size": 2, **attributes}, outputs, seeded, since=14)
+
+
+_REFERENCE_KNOWS_RECURRENT = 25  # opset of an onnx that was tried
+_BOTH = (In((2, N, 2)), In((2, N, 2)))
+RECURRENT = [
+    _recurrent("RNN"),
+    _recurrent("RNN", In((1, 4)), None, In((1, N, 2)), outputs=2),
+    _recurrent("GRU"),
+    _recurrent("GRU", In((1, 12)), outputs=2, direction="reverse"),
+    _recurrent("GRU", In((1, 12)), linear_before_reset=1),
+    _recurrent("GRU", In((2, 12)), None, _BOTH[0], directions=2, linear_before_reset=1, direction="bidirectional"),
+    _recurrent("GRU", In((1, 12)), None, In((1, N, 2)), outputs=2),
+    _recurrent("LSTM"),
+    _recurrent("LSTM", In((1, 16)), outputs=3),
+    _recurrent("LSTM", In((2, 16)), None, *_BOTH, directions=2, outputs=3, direction="bidirectional"),
+]
+
 CASES = [
     *ELEMENTWISE,
     *ACTIVATIONS,
@@ -633,4 +660,6 @@ CASES = [
     *NORMALIZATIONS,
     *LOSSES,
     *CHANNEL_OPS,
+    # The reference of older versions knows neither directions nor states that are left out.
+    *(RECURRENT if onnx.defs.onnx_opset_version() >= _REFERENCE_KNOWS_RECURRENT else []),
 ]

@@ -11,6 +11,8 @@ from onnx_cbp.graph_passes.dialects._reading import attribute, optional_input, o
 from onnx_cbp.graph_passes.differentiating.builder import Builder, Read
 from onnx_cbp.graph_passes.differentiating.registry import ZERO, InputGradient, rule
 
+_SCALED_BY_CHANNEL_SINCE = 21  # GroupNormalization
+
 
 def _normal(g: Builder, X: Read, axes: Sequence[int], epsilon: float) -> tuple[ir.Value, ir.Value]:
     """X normalized over some axes, and what it was multiplied by."""
@@ -76,23 +78,25 @@ def instance_normalization(g: Builder, node: ir.Node, dY: ir.Value) -> list[Inpu
 
 @rule("GroupNormalization")
 def group_normalization(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """GroupNormalization: Y = scale normal + B over space and the channels of a group, scale and B by channel."""
-    if g.opset < 21:
-        raise g.refuse("before opset 21 its scale is that of a group, which ONNX withdrew: convert to opset 21")
-    X, scale = node.inputs[0], node.inputs[1]
+    """GroupNormalization: Y = scale normal + B over space and the channels of a group.
+
+    Scale and B are by channel; before opset 21 by group.
+    """
+    X, scale, B = node.inputs
     groups, rank = attribute(node, "num_groups", 1), g.rank(X)
     (channels,) = g.fixed(X, [1])
+    by_channel = g.opset >= _SCALED_BY_CHANNEL_SINCE
     space = list(range(2, rank))
     apart = g.joined([g.sizes_of(X, [0]), [groups, channels // groups], g.sizes_of(X, space)])
     shape = (g.shape(X)[0], groups, channels // groups, *g.shape(X)[2:])
     axes = list(range(2, rank + 1))
     grouped, d_grouped = (g.Reshape(each, apart, shape=shape) for each in (X, dY))
     normal, inv_std = _normal(g, grouped, axes, attribute(node, "epsilon", 1e-5))
-    factor = g.Reshape(scale, [1, groups, channels // groups, *[1] * len(space)])
+    factor = g.Reshape(scale, [1, groups, channels // groups if by_channel else 1, *[1] * len(space)])
     dX = _through(g, g.Mul(d_grouped, factor), normal, inv_std, axes)
-    d_scale = g.sum(g.Mul(d_grouped, normal), [0, *axes[1:]], keepdims=0)
-    d_bias = g.sum(dY, [0, *space], keepdims=0)
-    return [g.reshape_like(dX, X), g.reshape_like(d_scale, scale), d_bias]
+    summed = [0, *axes[1:]] if by_channel else [0, *axes]
+    d_scale, d_bias = (g.sum(each, summed, keepdims=0) for each in (g.Mul(d_grouped, normal), d_grouped))
+    return [g.reshape_like(dX, X), g.reshape_like(d_scale, scale), g.reshape_like(d_bias, B)]
 
 
 @rule("LpNormalization")

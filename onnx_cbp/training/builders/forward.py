@@ -212,12 +212,8 @@ def _is_weight(value: ir.Value) -> bool:
         return kind == "PARAMETER"
     if value.shape is not None and value.shape.is_static() and not np.prod(value.shape.numpy()):
         return False
-    for node, index in value.uses():
-        if node.op_type in _WEIGHTS and index in _WEIGHTS[node.op_type]:
-            return True
-        made = node.outputs[0] if node.op_type in ("Transpose", "Reshape", "Identity", "Cast", "Unsqueeze") else None
-        if made is not None and any(u.idx in _WEIGHTS.get(u.node.op_type, ()) for u in made.uses()):
-            return True
+    if _stands_where_weights_do(value):
+        return True
     # A bias that is added, or a scale. Single numbers are constants, and so is what an exporter made up a name for,
     # unless it is added to what a layer made: tf2onnx gives a bias that it reshaped such a name.
     size = 0 if value.shape is None else int(np.prod(value.shape.numpy()))
@@ -225,6 +221,33 @@ def _is_weight(value: ir.Value) -> bool:
         return True
     made_up = _MADE_UP.match(value.name or "") is not None
     return size > 1 and not made_up and any(node.op_type in ("Add", "Mul") for node, _ in value.uses())
+
+
+def _stands_where_weights_do(value: ir.Value) -> bool:
+    """Whether an op reads it, or what is cut and put together of it and of other initializers, as its weight.
+
+    PyTorch's exporters bring the gates of LSTM and GRU into ONNX's order that way.
+    """
+    for node, index in value.uses():
+        if index in _WEIGHTS.get(node.op_type, ()):
+            return True
+        moved = (node.op_type in _MOVES and index == 0) or (
+            node.op_type == "Concat" and all(map(_is_made, node.inputs))
+        )
+        if moved and any(_stands_where_weights_do(each) for each in node.outputs):
+            return True
+    return False
+
+
+_MOVES = ("Cast", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze")
+
+
+def _is_made(value: ir.Value | None) -> bool:
+    """Whether a value is an initializer, or moved of initializers alone."""
+    if value is None or value.is_initializer():
+        return value is not None
+    node = value.producer()
+    return node is not None and node.op_type in (*_MOVES, "Concat") and all(map(_is_made, node.inputs))
 
 
 def _is_layers(value: ir.Value | None) -> bool:
