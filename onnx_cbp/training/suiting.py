@@ -110,9 +110,18 @@ def _obstacle(node: ir.Node) -> str | None:
         groups = node.attributes["group"].as_int()
         if groups > 1:
             return f"has a wrong gradient for it with {groups} groups and three spatial axes"
+    if node.op_type == "MaxPool" and not _fixed_space(node.inputs[0]):
+        # Its kernel takes open sizes for 0: gradients are zero, or it writes past the memory it has.
+        return "has a wrong gradient for it where height and width are not fixed"
     if node.op_type == "Pad" and len(node.inputs) > 3 and node.inputs[3] is not None:
         return "has no gradient for it with axes and pads that are not known"
     return None
+
+
+def _fixed_space(value: ir.Value | None) -> bool:
+    """Whether all sizes behind the channels are known."""
+    shape = None if value is None else value.shape
+    return shape is not None and all(isinstance(size, int) for size in shape[2:])
 
 
 def _rank(node: ir.Node) -> int | None:
