@@ -68,8 +68,8 @@ inline const char* WindowsOf(const WindowData& data, const WindowAttributes& att
                              WindowSizes* sizes) {
   int64_t elements = 0;
   if (const char* reason = Product({data.batch, data.channels, data.multiplier, data.axes}, &elements)) return reason;
-  for (const int64_t* list : {data.size, attributes.kernel_shape, attributes.strides, attributes.pads,
-                              attributes.dilations}) {
+  for (const int64_t* list :
+       {data.size, attributes.kernel_shape, attributes.strides, attributes.pads, attributes.dilations}) {
     if (list == nullptr) return "a pointer is null, and its list is not empty";
   }
   windows->batch = data.batch;
@@ -78,17 +78,18 @@ inline const char* WindowsOf(const WindowData& data, const WindowAttributes& att
   if (const char* reason = SetWindows(data.axes, data.size, attributes, windows)) return reason;
   const WindowAxis* axes = windows->axes;
   int64_t padded = 0;  // what is copied has room for the padding
-  if (const char* reason = Product({data.batch, data.channels, data.multiplier, axes[0].padded(), axes[1].padded(),
-                                    axes[2].padded()}, &padded)) {
+  if (const char* reason =
+          Product({data.batch, data.channels, data.multiplier, axes[0].padded(), axes[1].padded(), axes[2].padded()},
+                  &padded)) {
     return reason;
   }
   const int64_t results = data.channels * data.multiplier;
-  if (const char* reason = Product({data.batch, data.channels, axes[0].size, axes[1].size, axes[2].size},
-                                   &sizes->data)) {
+  if (const char* reason =
+          Product({data.batch, data.channels, axes[0].size, axes[1].size, axes[2].size}, &sizes->data)) {
     return reason;
   }
-  if (const char* reason = Product({data.batch, results, axes[0].count, axes[1].count, axes[2].count},
-                                   &sizes->results)) {
+  if (const char* reason =
+          Product({data.batch, results, axes[0].count, axes[1].count, axes[2].count}, &sizes->results)) {
     return reason;
   }
   return Product({results, axes[0].kernel, axes[1].kernel, axes[2].kernel}, &sizes->weight);

@@ -123,9 +123,8 @@ const char* onnx_cbp_depthwise_conv_grad_weight(int x_type, int64_t batch, int64
   if (const char* reason = onnx_cbp::MissingTensor({{sizes.data, {x}}, {sizes.results, {dy}}, {sizes.weight, {dw}}})) {
     return reason;
   }
-  return Guard([&] {
-    return onnx_cbp::DepthwiseConvGradWeight(x_type, onnx_cbp::ONNX_CBP_C_EXECUTOR{}, windows, x, dy, dw);
-  });
+  return Guard(
+      [&] { return onnx_cbp::DepthwiseConvGradWeight(x_type, onnx_cbp::ONNX_CBP_C_EXECUTOR{}, windows, x, dy, dw); });
 }
 
 const char* onnx_cbp_running_stats(int stats_type, int64_t channels, double momentum, int unbiased, const void* running,

@@ -22,7 +22,7 @@ struct WindowPlan {
   int64_t inner_size = 1, inner_count = 1;  // of the axes behind the lead: elements of the data, and windows
   int64_t rows = 1;                         // windows of a band along the lead
   int64_t bands = 1;
-  int64_t samples = 1;                      // of a step; 1 where there are several bands
+  int64_t samples = 1;                         // of a step; 1 where there are several bands
   int64_t data_places = 0, window_places = 0;  // of one sample in a step, padding counted
   int64_t steps = 0, steps_per_part = 1;
   const int64_t* places = nullptr;   // of a band's elements, among its padded ones

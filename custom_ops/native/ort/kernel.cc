@@ -51,10 +51,18 @@ struct AttributeField {
 
 // Where each attribute of an op is kept.
 const AttributeField kAttributeFields[] = {
-    {"axis", &Attributes::axis},         {"stash_type", &Attributes::stash_type}, {"epsilon", &Attributes::epsilon},
-    {"momentum", &Attributes::momentum}, {"unbiased", &Attributes::unbiased},     {"relu", &Attributes::relu},
-    {"group", &Attributes::group},       {"layer", &Attributes::layer},           {"reduction", &Attributes::reduction},
-    {"strides", &Attributes::strides},   {"pads", &Attributes::pads},             {"dilations", &Attributes::dilations},
+    {"axis", &Attributes::axis},
+    {"stash_type", &Attributes::stash_type},
+    {"epsilon", &Attributes::epsilon},
+    {"momentum", &Attributes::momentum},
+    {"unbiased", &Attributes::unbiased},
+    {"relu", &Attributes::relu},
+    {"group", &Attributes::group},
+    {"layer", &Attributes::layer},
+    {"reduction", &Attributes::reduction},
+    {"strides", &Attributes::strides},
+    {"pads", &Attributes::pads},
+    {"dilations", &Attributes::dilations},
     {"kernel_shape", &Attributes::kernel_shape},
 };
 
@@ -91,7 +99,7 @@ std::string TextOf(const std::vector<int64_t>& list) {
 }
 
 // Two sizes, and one of each axis of space that a tensor of the rank has.
-Shape OfWindows(const Shape& first, size_t rank, const WindowAxis* axes, int64_t WindowAxis::*size) {
+Shape OfWindows(const Shape& first, size_t rank, const WindowAxis* axes, int64_t WindowAxis::* size) {
   Shape shape = first;
   for (size_t i = Windows::kAxes + 2 - rank; i < Windows::kAxes; ++i) shape.Append(axes[i].*size);
   return shape;
@@ -292,8 +300,9 @@ Kernel::Shapes Kernel::CheckInputs(const Ort::KernelContext& context) const {
     const std::string expected = formal.shape == ShapeOf::kData       ? ", the shape of X"
                                  : formal.shape == ShapeOf::kChannels ? ", one value a channel" + of_x
                                  : formal.shape == ShapeOf::kScalar   ? ", a scalar"
-                                 : formal.shape == ShapeOf::kWindows  ? ", one place a window on X, and its channels or a multiple"
-                                                                      : " (R replicas, C channels)";
+                                 : formal.shape == ShapeOf::kWindows
+                                     ? ", one place a window on X, and its channels or a multiple"
+                                     : " (R replicas, C channels)";
     Fail("input '" + std::string(formal.name) + "' has shape " + actual[i].ToString() + ", expected " +
          shapes.of(formal.shape).ToString() + expected);
   }

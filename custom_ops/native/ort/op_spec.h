@@ -62,8 +62,8 @@ struct Call {
   }
   // The same call of other memory.
   Call With(const std::vector<const void*>& other_inputs, const std::vector<void*>& other_outputs) const {
-    return {data_type,     statistics_type, layout,     replicas, attributes, other_inputs,
-            other_outputs, executor,        collective, windows};
+    return {data_type,    statistics_type, layout,   replicas,   attributes,
+            other_inputs, other_outputs,   executor, collective, windows};
   }
 };
 

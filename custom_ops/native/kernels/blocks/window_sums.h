@@ -7,10 +7,10 @@
 
 namespace onnx_cbp {
 
-#define ONNX_CBP_DECLARE(target)                                                                                   \
-  namespace target {                                                                                               \
-  template <typename T, typename V>                                                                                \
-  void WindowSums(const WindowPlan& plan, int64_t task, const T* x, const T* dy, V* scratch, double* sums);        \
+#define ONNX_CBP_DECLARE(target)                                                                            \
+  namespace target {                                                                                        \
+  template <typename T, typename V>                                                                         \
+  void WindowSums(const WindowPlan& plan, int64_t task, const T* x, const T* dy, V* scratch, double* sums); \
   }
 ONNX_CBP_FOR_EACH_TARGET(ONNX_CBP_DECLARE)
 #undef ONNX_CBP_DECLARE
