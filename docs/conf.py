@@ -32,8 +32,13 @@ napoleon_use_ivar = True
 suppress_warnings = ["myst.header"]
 
 #: Files beside this folder that are pages here, too.
-_PAGES = {"models/README": "sample_models", "benchmarks/README": "recorded_benchmarks", "CHANGELOG": "changelog"}
-_BESIDE = re.compile(r"\]\((?:\.\./)+(models/README|benchmarks/README|CHANGELOG)\.md")
+_PAGES = {
+    "models/README": "sample_models",
+    "benchmarks/README": "recorded_benchmarks",
+    "CHANGELOG": "changelog",
+    "SECURITY": "security",
+}
+_BESIDE = re.compile(rf"\]\((?:\.\./)+({'|'.join(_PAGES)})\.md")
 
 
 def _links(app, name, source):  # noqa: ARG001 - what Sphinx calls
@@ -42,7 +47,7 @@ def _links(app, name, source):  # noqa: ARG001 - what Sphinx calls
 
 
 def _links_back(app, relative_path, parent_docname, content):  # noqa: ARG001 - what Sphinx calls
-    content[0] = content[0].replace("](../docs/", "](")
+    content[0] = re.sub(r"\]\((?:\.\./)?docs/", "](", content[0])
 
 
 def _as_restructured_text(app, what, name, obj, options, lines):  # noqa: ARG001 - what Sphinx calls
