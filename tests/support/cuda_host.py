@@ -24,11 +24,12 @@ class HostDevice:
     shared: int = 115_200
     backwards: bool = False
     grid: int = 2**31 - 1
+    slow_double: bool = False
 
     @property
     def environment(self) -> dict[str, str]:
         """The variable that tells a program."""
-        numbers = (self.multiprocessors, self.shared, int(self.backwards), self.grid)
+        numbers = (self.multiprocessors, self.shared, int(self.backwards), self.grid, int(self.slow_double))
         return {"ONNX_CBP_CUDA_HOST_DEVICE": ",".join(map(str, numbers))}
 
 
@@ -36,7 +37,7 @@ class HostDevice:
 DEVICES = {
     "H100": HostDevice(),
     "one multiprocessor, small grids": HostDevice(multiprocessors=1, grid=3),
-    "many multiprocessors": HostDevice(multiprocessors=5000),
+    "slow in double": HostDevice(multiprocessors=40, shared=32_256, slow_double=True),
     "without shared memory": HostDevice(multiprocessors=3, shared=32 * 1024 + 64 - 1024),
 }
 

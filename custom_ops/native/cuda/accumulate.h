@@ -15,30 +15,89 @@ struct Term {
   A weight, shifted;
 };
 
+// Arithmetic on floats that loses nothing which double would keep: for GPUs on which double is a 32nd or a 64th as fast.
+struct Exact {};
+template <>
+struct Term<Exact> {
+  float weight = 0.0f, shifted = 0.0f, rest = 0.0f;  // rest: what rounding took from shifted
+};
+
+// a + b, and what rounding took from it (Knuth).
+struct RoundedSum {
+  float sum, rest;
+
+  ONNX_CBP_DEVICE static RoundedSum Of(float a, float b) {
+    const float sum = a + b, of_b = sum - a;
+    return {sum, (a - (sum - of_b)) + (b - of_b)};
+  }
+};
+
+// A sum of a few floats, with all that rounding took from it.
+struct CompensatedSum {
+  float sum = 0.0f, rest = 0.0f;
+
+  // Adds value + more.
+  ONNX_CBP_DEVICE void Add(float value, float more) {
+    const RoundedSum next = RoundedSum::Of(sum, value);
+    sum = next.sum;
+    rest += next.rest + more;
+  }
+  ONNX_CBP_DEVICE double wide() const { return static_cast<double>(sum) + static_cast<double>(rest); }
+};
+
+// In float, which does not take the GPU's units for double.
+ONNX_CBP_DEVICE bool IsFinite(float value) { return value - value == 0.0f; }
+
 // The two sums. Those of a batch, of up to 16 additions to a lane, are made in type A and then go on in double.
 struct TermSums {
   double product = 0.0, plain = 0.0;
 
-  // terms(A{}, i) is term i in type A.
+  // terms(A{}, i) is term i in type A. False where a float did not hold a sum that is to be finite.
   template <int kCount, typename A, typename Terms>
-  ONNX_CBP_DEVICE static TermSums Of(Terms&& terms) {
+  ONNX_CBP_DEVICE bool AddIn(Terms&& terms) {
     constexpr int kLanes = kCount < 8 ? kCount < 2 ? 1 : 2 : 4;
-    A product[kLanes] = {}, plain[kLanes] = {};
+    A products[kLanes] = {}, plains[kLanes] = {};
 #if defined(__CUDACC__)
 #pragma unroll
 #endif
     for (int i = 0; i < kCount; ++i) {
       const int lane = i % kLanes;
       const Term<A> term = terms(A{}, i);
-      product[lane] = MulAdd(term.weight, term.shifted, product[lane]);
-      plain[lane] += term.weight;
+      products[lane] = MulAdd(term.weight, term.shifted, products[lane]);
+      plains[lane] += term.weight;
     }
     const auto plus = [](A a, A b) { return a + b; };
-    return {static_cast<double>(ReduceArray<kLanes>(product, plus)),
-            static_cast<double>(ReduceArray<kLanes>(plain, plus))};
+    const A of_products = ReduceArray<kLanes>(products, plus), of_plains = ReduceArray<kLanes>(plains, plus);
+    if constexpr (std::is_same_v<A, float>) {
+      if (!IsFinite(of_products) || !IsFinite(of_plains)) return false;
+    }
+    product += static_cast<double>(of_products);
+    plain += static_cast<double>(of_plains);
+    return true;
   }
 
-  ONNX_CBP_DEVICE bool finite() const { return product - product == 0.0 && plain - plain == 0.0; }
+  // The same in exact arithmetic. False also where products are so small that floats do not hold what is taken from them.
+  template <int kCount, typename Terms>
+  ONNX_CBP_DEVICE bool AddExactly(Terms&& terms) {
+    constexpr float kSmall = 0x1p-80f;
+    CompensatedSum products, plains;
+    float largest = 0.0f;
+#if defined(__CUDACC__)
+#pragma unroll
+#endif
+    for (int i = 0; i < kCount; ++i) {
+      const Term<Exact> term = terms(Exact{}, i);
+      const float rounded = term.weight * term.shifted;
+      products.Add(rounded, MulAdd(term.weight, term.rest, MulAdd(term.weight, term.shifted, -rounded)));
+      plains.Add(term.weight, 0.0f);
+      largest = fmaxf(largest, fabsf(rounded));
+    }
+    if (!(largest >= kSmall) || !IsFinite(products.sum) || !IsFinite(plains.sum)) return false;
+    product += products.wide();
+    plain += plains.wide();
+    return true;
+  }
+
   ONNX_CBP_DEVICE TermSums operator+(const TermSums& other) const {
     return {product + other.product, plain + other.plain};
   }
@@ -56,14 +115,16 @@ struct Own {
   ONNX_CBP_DEVICE const Channel& operator()(int i) const { return of[i]; }
 };
 
-// Adds kCount terms. What overflows float need not overflow double, and Inf and NaN get the answer of double.
+// Adds kCount terms, in A where this is so and in double where not. What overflows float need not overflow double, and
+// Inf and NaN get the answer of double.
 template <typename A, int kCount, typename Terms>
-ONNX_CBP_DEVICE void AddBatch(Terms&& terms, TermSums* sums) {
-  TermSums added = TermSums::Of<kCount, A>(terms);
-  if constexpr (std::is_same_v<A, float>) {
-    if (!added.finite()) added = TermSums::Of<kCount, double>(terms);
+ONNX_CBP_DEVICE void AddBatch(bool in_a, Terms&& terms, TermSums* sums) {
+  if constexpr (std::is_same_v<A, Exact>) {
+    if (in_a && sums->template AddExactly<kCount>(terms)) return;
+  } else if constexpr (std::is_same_v<A, float>) {
+    if (in_a && sums->template AddIn<kCount, float>(terms)) return;
   }
-  *sums = *sums + added;
+  sums->template AddIn<kCount, double>(terms);
 }
 
 // Mean and sum of squared deviations of some elements.

@@ -71,23 +71,36 @@ struct ReadsGradient {
 template <typename T, typename V>
 struct SumsOf : ReadsGradient<T, V> {
   using Compute = V;
-  // Products are summed in double, but for 16-bit data, whose products are as good as exact in float.
-  using Narrow = std::conditional_t<std::is_same_v<V, float> && sizeof(T) < sizeof(float), float, double>;
+  // Products of floats are summed in double, or where that is slow exactly; those of 16-bit data are as good as exact in
+  // float.
+  using Narrow = std::conditional_t<std::is_same_v<V, double>, double,
+                                    std::conditional_t<sizeof(T) < sizeof(float), float, Exact>>;
   using Merged = MergedSums;
   static constexpr bool kPivots = false;
   template <int kWidth>
   using Kept = typename ReadsGradient<T, V>::template Kept<kWidth>;
 
+  bool in_narrow;
+
   struct Channel {
-    Narrow mean;
+    V mean;  // what V takes from it, the finish adds (WithoutRounding)
     NormalizeCoefficients<V> forward;
   };
 
   ONNX_CBP_DEVICE Channel Of(int64_t channel) const {
-    return {static_cast<Narrow>(this->mean[channel]), this->Forward(channel)};
+    return {static_cast<V>(this->mean[channel]), this->Forward(channel)};
   }
   template <typename A, int kWidth>
   ONNX_CBP_DEVICE Term<A> TermOf(const Kept<kWidth>& kept, int i, const Channel& channel) const {
+    if constexpr (std::is_same_v<A, Exact>) {
+      const RoundedSum shifted = RoundedSum::Of(Widen<float>(kept.x.At(i)), -channel.mean);
+      return {Widen<float>(kept.dy.At(i)), shifted.sum, shifted.rest};
+    } else {
+      return TermIn<A>(kept, i, channel);
+    }
+  }
+  template <typename A, int kWidth>
+  ONNX_CBP_DEVICE Term<A> TermIn(const Kept<kWidth>& kept, int i, const Channel& channel) const {
     return {Widen<A>(kept.dy.At(i)), Widen<A>(kept.x.At(i)) - static_cast<A>(channel.mean)};
   }
   ONNX_CBP_DEVICE Pair Partial(const TermSums& sums, const Channel&, double) const {

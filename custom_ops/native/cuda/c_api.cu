@@ -31,7 +31,9 @@ const char* WithTensors(const char* function, const onnx_cbp_cuda_queue& where, 
   Call call{Layout{outer, channels, inner}, stats_type};
   const bool known = Dispatch(x_type, stats_type, [&](auto t, auto u) {
     using T = decltype(t);
-    run(&queue, call, t, ComputeType<T, decltype(u)>{});
+    // What 16 bits hold of y and dx is the same from float and from double; sums follow the type of the statistics.
+    using V = std::conditional_t<sizeof(T) < sizeof(float), float, ComputeType<T, decltype(u)>>;
+    run(&queue, call, t, V{});
   });
   if (!known) queue.Fail(kUnknownType);
   return queue.result();
@@ -163,7 +165,7 @@ const char* onnx_cbp_cuda_check(int device) { return WhyUnusable(device); }
 int64_t onnx_cbp_cuda_workspace(int64_t outer, int64_t channels, int64_t inner) {
   Device device{};
   if (CurrentDevice(&device) != nullptr || WrongShape(outer, channels, inner) != nullptr) return -1;
-  return WorkspaceBytes(device, onnx_cbp::Layout{outer, channels, inner});
+  return WorkspaceBytes(onnx_cbp::Layout{outer, channels, inner});
 }
 
 const char* onnx_cbp_cuda_channel_stats(onnx_cbp_cuda_queue queue, int x_type, int stats_type, int64_t outer,

@@ -71,14 +71,28 @@ struct FinishTrain {
     if (slope.values == nullptr) {
       return MakeNormalizeCoefficients<V>(merged.mean, inv_std, scale[channel], b[channel]);
     }
-    const Coefficients kept = slope.type == kDouble
-                                  ? AsKept<double, V>(merged.mean, inv_std, scale[channel], b[channel])
-                                  : AsKept<float, V>(merged.mean, inv_std, scale[channel], b[channel]);
+    return slope.type == kDouble ? Keep(double{}, channel, merged.mean, inv_std)
+                                 : Keep(float{}, channel, merged.mean, inv_std);
+  }
+
+ private:
+  // y is made from what the outputs hold, in their type.
+  template <typename U>
+  ONNX_CBP_DEVICE Coefficients Keep(U, int64_t channel, double mean, double inv_std) const {
+    const NormalizeCoefficients<U> kept = MakeNormalizeCoefficients<U>(mean, inv_std, scale[channel], b[channel]);
     slope.Set(channel, static_cast<double>(kept.slope));
     offset.Set(channel, static_cast<double>(kept.offset));
-    return kept;
+    return {static_cast<V>(kept.center), static_cast<V>(kept.slope), static_cast<V>(kept.offset)};
   }
 };
+
+// Sum of dy * (x - mean), from the one in which the mean was rounded to V.
+template <typename V>
+ONNX_CBP_DEVICE double WithoutRounding(const MergedSums& merged, double mean) {
+  const double lost = mean - static_cast<double>(static_cast<V>(mean));
+  const bool counts = lost != 0.0 && lost - lost == 0.0;
+  return counts ? merged.product - lost * merged.gradient : merged.product;
+}
 
 // ChannelBackpropStats and, where coefficients are wanted, the gradient of x.
 template <typename V>
@@ -91,7 +105,7 @@ struct FinishSums {
   ONNX_CBP_DEVICE Coefficients operator()(int64_t channel, const MergedSums& merged) const {
     const double s = inv_std[channel];
     // Nothing was summed: 0, also where inv_std is not finite.
-    const double of_scale = merged.count == 0.0 ? 0.0 : merged.product * s;
+    const double of_scale = merged.count == 0.0 ? 0.0 : WithoutRounding<V>(merged, mean[channel]) * s;
     scale_grad.Set(channel, of_scale);
     bias_grad.Set(channel, merged.gradient);
     if (scale.values == nullptr) return {};
@@ -110,11 +124,11 @@ struct FinishStatsGrad {
 
   ONNX_CBP_DEVICE NoCoefficients operator()(int64_t channel, const MergedSums& merged) const {
     const double a = d_scale_grad[channel], s = inv_std[channel];
-    d_inv_std.Set(channel, merged.product * a);
+    d_inv_std.Set(channel, WithoutRounding<V>(merged, mean[channel]) * a);
     d_mean.Set(channel, merged.gradient * (-a * s));
     const V slope = static_cast<V>(a * s);
     of_dy[channel] = {V(0), slope, V(0)};
-    of_x[channel] = {static_cast<V>(mean[channel]), slope, static_cast<V>(d_bias_grad[channel])};
+    of_x[channel] = MakeNormalizeCoefficients<V>(mean[channel], s, a, d_bias_grad[channel]);
     return {};
   }
 };

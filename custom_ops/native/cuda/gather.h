@@ -7,12 +7,14 @@
 
 namespace onnx_cbp::cuda {
 
-// Vectors of every tensor that a thread has under way, about 64 bytes of them in all.
+// Vectors of every tensor that a thread has under way: about 64 bytes of them in all, and no more than 16 elements.
 template <typename Op, int kWidth>
-constexpr int kUnroll =
-    kWidth == 1 ? 8 / Op::kTensors : static_cast<int>(64 / (Op::kTensors * kWidth * sizeof(typename Op::Element)));
+constexpr int kUnroll = static_cast<int>(kWidth == 1 && sizeof(typename Op::Element) < 8
+                                             ? 16 / Op::kTensors
+                                             : 64 / (Op::kTensors * kWidth * sizeof(typename Op::Element)));
 
-// The same in Tiles, whose threads keep numbers of several channels.
+// The same in Tiles, whose threads keep numbers of several channels. Where sums are exact, rows are summed by four before
+// they go on in double.
 template <typename Op, int kWidth>
 constexpr int kUnrollRows = kUnroll<Op, kWidth> < 4 ? kUnroll<Op, kWidth> : 4;
 
@@ -55,7 +57,7 @@ ONNX_CBP_DEVICE TermSums GatherUnits(const Op& op, const Planes& planes, int64_t
     constexpr int kAtOnce = kBatch * kWidth < kTerms ? kBatch * kWidth : kTerms;
     for (int first = 0; first < kBatch * kWidth; first += kAtOnce) {
       AddBatch<Narrow, kAtOnce>(
-          [&](auto a, int i) {
+          op.in_narrow, [&](auto a, int i) {
             using A = decltype(a);
             const int u = (first + i) / kWidth;
             return u < there ? op.template TermOf<A>(kept[u], (first + i) % kWidth, of) : Term<A>{};
@@ -146,7 +148,7 @@ struct GatherTiles {
 
   template <typename Block>
   ONNX_CBP_DEVICE void operator()(Block& block) const {
-    constexpr int kBatch = kUnrollRows<Op, kWidth>;
+    constexpr int kBatch = std::is_same_v<Narrow, Exact> ? 4 : kUnrollRows<Op, kWidth>;
     const int64_t begin = tiles.begin(block.index()), end = tiles.end(block.index());
     const auto column_of = [&](int thread) { return tiles.column(block.index(), thread % kWarp); };
     struct Channels {
@@ -203,7 +205,7 @@ struct GatherTiles {
           }
           for (int v = 0; v < kWidth; ++v) {
             AddBatch<Narrow, kBatch>(
-                [&](auto a, int u) {
+                op.in_narrow, [&](auto a, int u) {
                   using A = decltype(a);
                   return u < there ? op.template TermOf<A>(kept[u], v, of.of[v]) : Term<A>{};
                 },
@@ -215,7 +217,7 @@ struct GatherTiles {
           const auto kept = op.Keep(op.template ReadFirst<kWidth>(at, tiles.size - at), channel_of);
           for (int v = 0; v < kWidth; ++v) {
             if (at + v >= tiles.size) continue;
-            AddBatch<Narrow, 1>([&](auto a, int) { return op.template TermOf<decltype(a)>(kept, v, of.of[v]); },
+            AddBatch<Narrow, 1>(op.in_narrow, [&](auto a, int) { return op.template TermOf<decltype(a)>(kept, v, of.of[v]); },
                                 &sums[v]);
           }
         }

@@ -10,10 +10,11 @@ struct HostDeviceTraits {
   int64_t shared = 115200;    // bytes of dynamic shared memory that two blocks on a multiprocessor may have each
   bool backwards = false;     // threads run from the last to the first
   int64_t grid = 0x7fffffff;  // the most blocks of a launch
+  bool slow_double = false;   // arithmetic in double is a small part as fast as in float
 };
 
 // The defaults are an H100's. The environment variable
-// ONNX_CBP_CUDA_HOST_DEVICE="MULTIPROCESSORS,SHARED,BACKWARDS,GRID" says otherwise; it is read once.
+// ONNX_CBP_CUDA_HOST_DEVICE="MULTIPROCESSORS,SHARED,BACKWARDS,GRID,SLOW_DOUBLE" says otherwise; it is read once.
 const HostDeviceTraits& HostDevice();
 
 }  // namespace onnx_cbp::cuda

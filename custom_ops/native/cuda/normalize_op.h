@@ -51,6 +51,7 @@ template <typename T, typename V>
 struct MomentsOf : ReadsX<T> {
   using Compute = V;
   using Narrow = V;  // what a batch is summed in
+  bool in_narrow;    // or in double: statistics in double keep its digits, whatever the data are
   using Merged = MergedMoments;
   static constexpr bool kPivots = true;
   template <int kWidth>

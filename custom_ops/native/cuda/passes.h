@@ -49,6 +49,6 @@ struct Passes {
 };
 
 // Bytes of workspace that every function is content with.
-int64_t WorkspaceBytes(const Device& device, const Layout& layout);
+int64_t WorkspaceBytes(const Layout& layout);
 
 }  // namespace onnx_cbp::cuda

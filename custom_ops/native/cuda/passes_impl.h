@@ -24,14 +24,14 @@ void WithWidth(const Plan& plan, F&& f) {
 }
 
 template <typename T>
-Plan PlanOf(const Queue& queue, const Call& call) {
+Plan PlanOf(const Call& call) {
   constexpr uintptr_t kBytes = sizeof(T) * kVectorWidth<T>;
   bool aligned = true;
   for (const void* tensor :
        {call.x, call.dy, call.y_of_relu, static_cast<const void*>(call.out), static_cast<const void*>(call.out_dy)}) {
     aligned = aligned && reinterpret_cast<uintptr_t>(tensor) % kBytes == 0;
   }
-  return MakePlan(queue.device(), call.layout, kVectorWidth<T>, aligned);
+  return MakePlan(call.layout, kVectorWidth<T>, aligned);
 }
 
 // The workspace: coefficients of every channel, then the partial sums.
@@ -83,18 +83,16 @@ void QueueMap(Queue* queue, const Plan& plan, const Map& map) {
 // the device idle, unless there is so little to do that three launches would take longer. Two blocks have to fit a
 // multiprocessor: one alone would leave memory idle while it sums.
 template <typename Gather, typename Finish, typename Map>
-bool QueuedOnePass(Queue* queue, Plan plan, const Gather& gather, const Finish& finish, const Map& map) {
+bool QueuedOnePass(Queue* queue, const Plan& plan, const Gather& gather, const Finish& finish, const Map& map) {
   constexpr int64_t kLittle = 16 * 1024;
   if (!plan.by_plane) return false;
-  Planes& planes = plan.planes;
+  const Planes& planes = plan.planes;
   bool queued = false;
   WithWidth<typename Gather::Element>(plan, [&](auto width) {
     using Kernel = OnePass<Gather, Finish, Map, decltype(width)::value>;
     const int64_t shared = Kernel::Shared(planes);
     const bool fills = planes.channels >= queue->device().multiprocessors / 2 || shared <= kLittle;
-    if (shared > queue->device().shared || !fills) return;
-    planes.parts = 1;
-    planes.per_part = planes.units();
+    if (shared > queue->device().shared || planes.parts > Kernel::kMostParts || !fills) return;
     queue->Launch(Kernel{gather, finish, map, planes}, planes.channels, static_cast<size_t>(shared));
     queued = true;
   });
@@ -108,7 +106,7 @@ void QueueEmpty(Queue* queue, const Layout& layout, const Finish& finish) {
 
 template <typename T, typename V>
 MomentsOf<T, V> Moments(const Call& call) {
-  return {{static_cast<const T*>(call.x)}};
+  return {{static_cast<const T*>(call.x)}, call.stats_type == kFloat};
 }
 
 template <typename T, typename V>
@@ -128,18 +126,23 @@ ReadsGradient<T, V> Gradient(const Call& call, const Statistics& mean, const Sta
 }
 
 template <typename T, typename V>
+SumsOf<T, V> GradientSums(const Queue& queue, const Call& call, const ReadsGradient<T, V>& reads) {
+  return {reads, call.stats_type == kFloat && (sizeof(T) < sizeof(float) || queue.device().slow_double)};
+}
+
+template <typename T, typename V>
 void Passes<T, V>::Stats(Queue* queue, const Call& call, const StatsOutputs& outputs) {
   const FinishStats finish{outputs};
   if (call.layout.empty()) return QueueEmpty(queue, call.layout, finish);
   const Workspace<NormalizeCoefficients<V>> space(*queue, call.layout);
-  QueueGather(queue, PlanOf<T>(*queue, call), Moments<T, V>(call), finish, space.partials,
+  QueueGather(queue, PlanOf<T>(call), Moments<T, V>(call), finish, space.partials,
               static_cast<NoCoefficients*>(nullptr));
 }
 
 template <typename T, typename V>
 void Passes<T, V>::Train(Queue* queue, const Call& call, const FinishTrain<V>& finish) {
   if (call.layout.empty()) return QueueEmpty(queue, call.layout, finish);
-  const Plan plan = PlanOf<T>(*queue, call);
+  const Plan plan = PlanOf<T>(call);
   const Workspace<NormalizeCoefficients<V>> space(*queue, call.layout);
   const MomentsOf<T, V> gather = Moments<T, V>(call);
   const NormalizeTo<T, V> map = Normalized<T, V>(call, space.coefficients);
@@ -168,14 +171,14 @@ void Passes<T, V>::Normalize(Queue* queue, const Call& call, double epsilon, con
   const Workspace<NormalizeCoefficients<V>> space(*queue, call.layout);
   QueueForEachChannel(queue, call.layout.channels,
                       PrepareNormalize<V>{epsilon, scale, b, mean, var, space.coefficients});
-  QueueMap(queue, PlanOf<T>(*queue, call), Normalized<T, V>(call, space.coefficients));
+  QueueMap(queue, PlanOf<T>(call), Normalized<T, V>(call, space.coefficients));
 }
 
 template <typename T, typename V>
 void Passes<T, V>::Sums(Queue* queue, const Call& call, const FinishSums<V>& finish) {
   if (call.layout.empty()) return QueueEmpty(queue, call.layout, finish);
   const Workspace<BackpropCoefficients<V>> space(*queue, call.layout);
-  QueueGather(queue, PlanOf<T>(*queue, call), SumsOf<T, V>{Gradient<T, V>(call, finish.mean, {}, {})}, finish,
+  QueueGather(queue, PlanOf<T>(call), GradientSums(*queue, call, Gradient<T, V>(call, finish.mean, {}, {})), finish,
               space.partials, static_cast<BackpropCoefficients<V>*>(nullptr));
 }
 
@@ -183,10 +186,10 @@ template <typename T, typename V>
 void Passes<T, V>::Grad(Queue* queue, const Call& call, const FinishSums<V>& finish, const Statistics& slope,
                         const Statistics& offset) {
   if (call.layout.empty()) return QueueEmpty(queue, call.layout, finish);
-  const Plan plan = PlanOf<T>(*queue, call);
+  const Plan plan = PlanOf<T>(call);
   const Workspace<BackpropCoefficients<V>> space(*queue, call.layout);
   const ReadsGradient<T, V> reads = Gradient<T, V>(call, finish.mean, slope, offset);
-  const SumsOf<T, V> gather{reads};
+  const SumsOf<T, V> gather = GradientSums(*queue, call, reads);
   const BackpropTo<T, V> map{reads, static_cast<T*>(call.out), space.coefficients};
   if (QueuedOnePass(queue, plan, gather, finish, map)) return;
   QueueGather(queue, plan, gather, finish, space.partials, space.coefficients);
@@ -215,7 +218,7 @@ void Passes<T, V>::Backprop(Queue* queue, const Call& call, const Statistics& sc
   const Workspace<BackpropCoefficients<V>> space(*queue, call.layout);
   QueueForEachChannel(queue, call.layout.channels,
                       PrepareBackprop<V>{scale, mean, inv_std, scale_grad, bias_grad, count, space.coefficients});
-  QueueMap(queue, PlanOf<T>(*queue, call),
+  QueueMap(queue, PlanOf<T>(call),
            BackpropTo<T, V>{Gradient<T, V>(call, mean, {}, {}), static_cast<T*>(call.out), space.coefficients});
 }
 
@@ -229,8 +232,8 @@ void Passes<T, V>::StatsGrad(Queue* queue, const Call& call, FinishStatsGrad<V> 
   finish.of_dy = reinterpret_cast<NormalizeCoefficients<V>*>(space.coefficients);
   finish.of_x = finish.of_dy + call.layout.channels;
   if (call.layout.empty()) return QueueEmpty(queue, call.layout, finish);
-  const Plan plan = PlanOf<T>(*queue, call);
-  QueueGather(queue, plan, SumsOf<T, V>{Gradient<T, V>(call, finish.mean, {}, {})}, finish, space.partials,
+  const Plan plan = PlanOf<T>(call);
+  QueueGather(queue, plan, GradientSums(*queue, call, Gradient<T, V>(call, finish.mean, {}, {})), finish, space.partials,
               static_cast<NoCoefficients*>(nullptr));
   QueueMap(queue, plan,
            NormalizeTo<T, V>{{static_cast<const T*>(call.dy)}, static_cast<T*>(call.out), finish.of_dy, false});

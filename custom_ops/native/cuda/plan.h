@@ -1,5 +1,5 @@
-// How a tensor [outer, channels, inner] is divided among the blocks of a launch. The division depends on the shape, the
-// width of vectors and the device, never on time: results are the same bits every time on the same device.
+// How a tensor [outer, channels, inner] is divided among the blocks of a launch. The division depends on the shape and the
+// width of vectors, never on time or on the device: results are the same bits every time on every GPU.
 #pragma once
 
 #include <cstddef>
@@ -133,9 +133,9 @@ constexpr int kVectorWidth = sizeof(T) == 8 ? 2 : 4;
 
 // For a tensor that is not empty. vector_width is that of its type, `aligned` whether all tensors of the call are at
 // multiples of so many elements.
-Plan MakePlan(const Device& device, const Layout& layout, int vector_width, bool aligned);
+Plan MakePlan(const Layout& layout, int vector_width, bool aligned);
 
 // Bytes of the partial sums of any plan for the layout.
-int64_t PartialBytes(const Device& device, const Layout& layout);
+int64_t PartialBytes(const Layout& layout);
 
 }  // namespace onnx_cbp::cuda

@@ -35,34 +35,36 @@ cudaError_t Attribute(int64_t* value, cudaDeviceAttr attribute, int device) {
 }
 
 cudaError_t Ask(int number, Device* device) {
-  int64_t multiprocessors = 0, most = 0, of_multiprocessor = 0, reserved = 0;
+  int64_t multiprocessors = 0, most = 0, of_multiprocessor = 0, reserved = 0, ratio = 0;
   cudaError_t error = Attribute(&multiprocessors, cudaDevAttrMultiProcessorCount, number);
   if (error == cudaSuccess) error = Attribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, number);
   if (error == cudaSuccess) {
     error = Attribute(&of_multiprocessor, cudaDevAttrMaxSharedMemoryPerMultiprocessor, number);
   }
   if (error == cudaSuccess) error = Attribute(&reserved, cudaDevAttrReservedSharedMemoryPerBlock, number);
+  if (error == cudaSuccess) error = Attribute(&ratio, cudaDevAttrSingleToDoublePrecisionPerfRatio, number);
   const int64_t half = of_multiprocessor / 2 - reserved;
-  *device = {static_cast<int>(multiprocessors), (most < half ? most : half) - kStaticShared};
+  *device = {static_cast<int>(multiprocessors), (most < half ? most : half) - kStaticShared, ratio > 4};
   return error;
 }
 
 }  // namespace
 
 const char* CurrentDevice(Device* device) {
-  // Multiprocessors above, bytes of shared memory below; 0: not asked yet.
+  // Multiprocessors above, bytes of shared memory below, the last bit for slow_double; 0: not asked yet.
   static std::atomic<uint64_t> known[kDevices];
   int number = 0;
   cudaError_t error = cudaGetDevice(&number);
   const uint64_t both = error == cudaSuccess && number < kDevices ? known[number].load(std::memory_order_relaxed) : 0;
   if (both != 0) {
-    *device = {static_cast<int>(both >> 32), static_cast<int64_t>(both & 0xffffffffu)};
+    *device = {static_cast<int>(both >> 32), static_cast<int64_t>(both >> 1 & 0x7fffffffu), (both & 1) != 0};
     return nullptr;
   }
   if (error == cudaSuccess) error = Ask(number, device);
   if (error != cudaSuccess) return cudaGetErrorString(Told(error));
   if (number < kDevices) {
-    const uint64_t asked = static_cast<uint64_t>(device->multiprocessors) << 32 | static_cast<uint32_t>(device->shared);
+    const uint64_t asked = static_cast<uint64_t>(device->multiprocessors) << 32 |
+                           static_cast<uint32_t>(device->shared) << 1 | (device->slow_double ? 1 : 0);
     known[number].store(asked, std::memory_order_relaxed);
   }
   return nullptr;
@@ -176,18 +178,20 @@ const HostDeviceTraits& HostDevice() {
     HostDeviceTraits read;
     if (const char* given = std::getenv("ONNX_CBP_CUDA_HOST_DEVICE")) {
       long shared = 0, grid = 0;
-      int backwards = 0;
-      if (std::sscanf(given, "%d,%ld,%d,%ld", &read.multiprocessors, &shared, &backwards, &grid) != 4 ||
+      int backwards = 0, slow_double = 0;
+      if (std::sscanf(given, "%d,%ld,%d,%ld,%d", &read.multiprocessors, &shared, &backwards, &grid, &slow_double) !=
+              5 ||
           read.multiprocessors < 1 || shared < 0 || grid < 1) {
         std::fprintf(stderr,
-                     "ONNX_CBP_CUDA_HOST_DEVICE is '%s': write MULTIPROCESSORS,SHARED,BACKWARDS,GRID, for example "
-                     "132,115200,0,2147483647\n",
+                     "ONNX_CBP_CUDA_HOST_DEVICE is '%s': write MULTIPROCESSORS,SHARED,BACKWARDS,GRID,SLOW_DOUBLE, for "
+                     "example 132,115200,0,2147483647,0\n",
                      given);
         std::abort();
       }
       read.shared = shared;
       read.backwards = backwards != 0;
       read.grid = grid;
+      read.slow_double = slow_double != 0;
     }
     return read;
   }();
@@ -195,7 +199,7 @@ const HostDeviceTraits& HostDevice() {
 }
 
 const char* CurrentDevice(Device* device) {
-  *device = {HostDevice().multiprocessors, HostDevice().shared};
+  *device = {HostDevice().multiprocessors, HostDevice().shared, HostDevice().slow_double};
   return nullptr;
 }
 

@@ -19,6 +19,7 @@ namespace onnx_cbp::cuda {
 struct Device {
   int multiprocessors;
   int64_t shared;  // bytes of dynamic shared memory that two blocks on a multiprocessor may have each
+  bool slow_double;  // arithmetic in double is a small part as fast as in float
 };
 
 // The current device; asked of CUDA once a device. Null on success, otherwise CUDA's words.
