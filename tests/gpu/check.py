@@ -77,7 +77,7 @@ def install() -> bool:
 def steps(python: Path, rows: Path, device: str = "cuda") -> list[Step]:
     """What is run once the package is installed, where `python` is."""
     # Not -m pytest: that puts this folder first, where the folder onnx_cbp is only a part of the package.
-    pytest = [str(python), str(python.parent / "pytest"), "-q", "-W", "default"]
+    pytest = [str(python), str(python.parent / "pytest"), "-q", "-rs", "-W", "default"]
     found = [Step("Every kernel against float64", [*pytest, "tests/gpu", "tests/cuda_adapter/test_library.py"])]
     sanitizer = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
     if sanitizer is None:

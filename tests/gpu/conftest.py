@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+import onnxruntime as ort
 import pytest
 
 from support import cuda_adapter
-from support.cuda import open_device, why_no_gpu
+from support.cuda import TorchDevice, open_device, why_no_gpu
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -34,3 +35,13 @@ def kernels(opened):
 @pytest.fixture
 def device(opened):
     return opened[1]
+
+
+@pytest.fixture
+def provider(device):
+    """The execution provider of ONNX Runtime's on the device's memory."""
+    if isinstance(device, TorchDevice) and device.name == "cuda":
+        if "CUDAExecutionProvider" not in ort.get_available_providers():
+            pytest.skip(f"onnxruntime {ort.__version__} has no CUDA provider: install onnxruntime-gpu")
+        return "CUDAExecutionProvider"
+    return "CPUExecutionProvider"

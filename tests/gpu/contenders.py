@@ -37,12 +37,16 @@ class Work:
     outputs: Sequence[Any]
     torch: Callable[[], Sequence[Any]]
     relu: bool = False
+    #: cuDNN's call for the same, which PyTorch has for GPUs alone.
+    cudnn: Callable[[], Sequence[Any]] | None = None
 
 
 class Shape:
-    """Arrays of one shape [N, C, ...] and type on a device, and the work on them."""
+    """Arrays of one shape [N, C, H, W] and type on a device, in memory as that or channels last, and work on them."""
 
-    def __init__(self, kernels: Kernels, device: str, shape: tuple[int, ...], dtype: str) -> None:
+    def __init__(
+        self, kernels: Kernels, device: str, shape: tuple[int, ...], dtype: str, *, channels_last: bool = False
+    ) -> None:
         import torch
 
         self._torch, self._kernels, self._device = torch, kernels, device
@@ -55,7 +59,10 @@ class Shape:
 
         channels = shape[1]
         element = getattr(torch, dtype)
-        self.x, self.dy = (normal(*shape) * 2 + 0.5).to(element), normal(*shape).to(element)
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        made = normal(*shape) * 2 + 0.5, normal(*shape)
+        self.x, self.dy = (values.to(element).contiguous(memory_format=layout) for values in made)
+        del made
         self.out, self.y = torch.empty_like(self.x), torch.relu(self.x)
         self.scale, self.bias, self.running_mean = (normal(channels) for _ in range(3))
         self.running_var = normal(channels).abs() + 0.5
@@ -68,7 +75,8 @@ class Shape:
         self.count = torch.full((1,), self.x.numel() // channels, dtype=torch.int64, device=device)
         # With these, what is normalized is X itself, whose ReLU is Y.
         self.slope, self.offset = torch.ones(channels, device=device), self.mean
-        self._sizes = (shape[0], channels, self.x.numel() // (shape[0] * channels))
+        pixels = self.x.numel() // (shape[0] * channels)
+        self._sizes = (shape[0] * pixels, channels, 1) if channels_last else (shape[0], channels, pixels)
         size = kernels.workspace(*self._sizes)
         self._workspace = torch.empty(max(size, 1), dtype=torch.uint8, device=device)
 
@@ -156,6 +164,9 @@ class Shape:
         def train() -> Sequence[Any]:
             return torch.native_batch_norm(*inputs[:3], *running, True, 1 - MOMENTUM, EPSILON)
 
+        def cudnn() -> Sequence[Any]:
+            return torch.cudnn_batch_norm(*inputs[:3], *running, True, 1 - MOMENTUM, EPSILON)
+
         def train_relu() -> Sequence[Any]:
             y, *rest = train()
             return [torch.relu_(y), *rest]
@@ -163,7 +174,7 @@ class Shape:
         update = "batch_norm_train_update"
         relu_update = "batch_norm_relu_train_update"
         return [
-            Work(update, 2, 1, self._call(update, *numbers, 0, *inputs, *outputs), outputs[:3], train),
+            Work(update, 2, 1, self._call(update, *numbers, 0, *inputs, *outputs), outputs[:3], train, cudnn=cudnn),
             Work(
                 *(f"{update}, relu", 2, 1),
                 self._call(update, *numbers, 1, *inputs, *outputs),
@@ -192,13 +203,31 @@ class Shape:
                 of, self.x, self.scale, *statistics, True, EPSILON, [True, True, True]
             )
 
+        reserved: list[Any] = []
+
+        def cudnn() -> Sequence[Any]:
+            if not reserved:  # what its forward pass keeps for the gradient
+                made = self._torch.cudnn_batch_norm(
+                    self.x, self.scale, self.bias, *(value.clone() for value in running), True, 1 - MOMENTUM, EPSILON
+                )
+                reserved.append(made[3])
+            return self._torch.ops.aten.cudnn_batch_norm_backward(
+                self.x, dy, self.scale, *running, self.mean, self.inv_std, EPSILON, reserved[0]
+            )
+
         def relu_gradient() -> Sequence[Any]:
             return gradient(aten.threshold_backward(dy, self.y, 0))
 
         plain, relu, recompute = "batch_norm_grad", "batch_norm_relu_grad", "batch_norm_recompute_relu_grad"
         mask = (self.slope, self.offset)
         return [
-            Work(plain, 4, 1, self._call(plain, dy, *inputs, *outputs), outputs, lambda: gradient(dy)),
+            Work(
+                *(plain, 4, 1),
+                self._call(plain, dy, *inputs, *outputs),
+                outputs,
+                lambda: gradient(dy),
+                cudnn=cudnn,
+            ),
             Work(relu, 6, 1, self._call(relu, dy, self.y, *inputs, *outputs), outputs, relu_gradient, relu=True),
             Work(
                 *(recompute, 4, 1),

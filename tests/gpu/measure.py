@@ -45,6 +45,10 @@ class Row:
     relu: bool
     #: Whether the results are PyTorch's, to rounding; None where PyTorch does not have it on this device.
     right: bool | None
+    #: "NCHW" or "NHWC".
+    layout: str = "NCHW"
+    #: cuDNN's time over ours; None where it has no such call.
+    against_cudnn: float | None = None
 
     @property
     def reached(self) -> dict[str, bool]:
@@ -62,7 +66,9 @@ def measure(kernels: Kernels, device: str, dtypes: Sequence[str], *, batch: int,
     for dtype in dtypes:
         for entry in load_shapes("resnet50").shapes:
             dimensions = (batch, *(entry.quick() if quick else entry).dimensions[1:])
-            rows += _rows(entry.name, dimensions, dtype, Shape(kernels, device, dimensions, dtype), device, rounds)
+            for layout in ("NCHW", "NHWC"):
+                shape = Shape(kernels, device, dimensions, dtype, channels_last=layout == "NHWC")
+                rows += _rows(f"{entry.name} {layout}", dimensions, dtype, shape, device, rounds)
     return rows
 
 
@@ -74,6 +80,8 @@ def _rows(name: str, dimensions: tuple[int, ...], dtype: str, shape: Shape, devi
         right = shape.is_right(work) if compared else None
         if compared:
             contenders["torch"] = work.torch
+        if work.cudnn is not None and device == "cuda":
+            contenders["cudnn"] = work.cudnn
         time = medians(device, contenders, rounds=rounds, budget=TURN)
         reference, passes = ("copy", 2) if work.writes else ("read", 1)
         needed = (work.reads + work.writes) * shape.bytes
@@ -85,6 +93,8 @@ def _rows(name: str, dimensions: tuple[int, ...], dtype: str, shape: Shape, devi
                 against_torch=time["torch"] / time["ours"] if "torch" in time else None,
                 relu=work.relu,
                 right=right,
+                layout=name.split()[-1],
+                against_cudnn=time["cudnn"] / time["ours"] if "cudnn" in time else None,
             )
         )
     return rows
@@ -109,13 +119,14 @@ def show(rows: Sequence[Row], title: str) -> None:
     table = Table(title=title)
     for column in ("shape", "type", "kernel"):
         table.add_column(column, no_wrap=True)
-    for column in ("ms", "GB/s", "of bandwidth", "against PyTorch", "reached"):
+    for column in ("ms", "GB/s", "of bandwidth", "against PyTorch", "against cuDNN", "reached"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         against = "-" if row.against_torch is None else f"{row.against_torch:.2f}x"
+        cudnn = "-" if row.against_cudnn is None else f"{row.against_cudnn:.2f}x"
         table.add_row(
             *(f"{row.shape} {list(row.dimensions)}", row.dtype, row.kernel, f"{row.milliseconds:.3f}"),
-            *(f"{row.gigabytes_per_second:.0f}", f"{row.of_bandwidth:.0%}", against),
+            *(f"{row.gigabytes_per_second:.0f}", f"{row.of_bandwidth:.0%}", against, cudnn),
             " ".join("yes" if value else "no" for value in row.reached.values()) if row.right is not False else "WRONG",
         )
     Console(width=None if sys.stdout.isatty() else 160).print(table)

@@ -27,7 +27,7 @@ def test_a_table_and_a_file(measure, kernels, device, tmp_path, capsys):
         pytest.skip("what is measured is in PyTorch's tensors")
     rows = measure.measure(kernels, device.name, ["float32", "bfloat16"], batch=2, quick=True, rounds=1)
     names = {row.kernel for row in rows}
-    assert len(rows) == len(names) * 5 * 2
+    assert len(rows) == len(names) * 5 * 2 * 2
     assert len(names) == 10
     for row in rows:
         assert row.milliseconds > 0
@@ -35,12 +35,12 @@ def test_a_table_and_a_file(measure, kernels, device, tmp_path, capsys):
         assert row.reached
     # PyTorch has these on every device.
     everywhere = [row for row in rows if row.kernel.startswith("batch_norm_")]
-    assert len(everywhere) == 6 * 5 * 2
+    assert len(everywhere) == 6 * 5 * 2 * 2
     assert all(row.against_torch and row.right for row in everywhere), [row for row in everywhere if not row.right]
     measure.show(rows, "a title")
     table = capsys.readouterr().out
     assert "batch_norm_recompute_relu_grad" in table
-    assert "of 100 rows" in table
+    assert "of 200 rows" in table
     measure.save(rows, tmp_path / "rows.json", {"gpu": "none"})
     saved = json.loads((tmp_path / "rows.json").read_text())
     assert len(saved["rows"]) == len(rows)

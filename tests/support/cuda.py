@@ -123,6 +123,12 @@ class _Queue(ctypes.Structure):
     _fields_ = (("stream", ctypes.c_void_p), ("workspace", ctypes.c_void_p))
 
 
+class _Copy(ctypes.Structure):
+    """onnx_cbp_cuda_copy."""
+
+    _fields_ = (("to", ctypes.c_void_p), ("source", ctypes.c_void_p), ("bytes", ctypes.c_size_t))
+
+
 class Kernels:
     """A library of the kernels: the one for GPUs, or the one for the processor."""
 
@@ -161,15 +167,32 @@ class Kernels:
         if error is not None:
             raise RuntimeError(error.decode())
 
-    def copy(self, direction: str, stream: int, to: int, source: int, size: int) -> None:
-        """Copy bytes, "to_host" or "to_device", and wait for it.
+    def to_host(self, stream: int, *copies: tuple[int, int, int]) -> None:
+        """Copy bytes (to, from, how many) to the processor's memory, and wait for all.
 
         Raises:
             RuntimeError: the function answered an error.
         """
-        function = getattr(self._library, f"onnx_cbp_cuda_{direction}")
+        self._checked("to_host", ctypes.c_void_p(stream), (_Copy * len(copies))(*copies), ctypes.c_size_t(len(copies)))
+
+    def to_device(self, stream: int, to: int, content: bytes) -> None:
+        """Copy bytes to a device's memory by way of pinned memory, without a wait.
+
+        Raises:
+            RuntimeError: a function answered an error.
+        """
+        staging, memory = ctypes.c_void_p(), ctypes.c_void_p()
+        self._checked("staging_new", ctypes.byref(staging))
+        self._checked("staging_reserve", staging, ctypes.c_size_t(len(content)), ctypes.byref(memory))
+        ctypes.memmove(memory, content, len(content))
+        copy = (_Copy * 1)((to, memory, len(content)))
+        self._checked("to_device", ctypes.c_void_p(stream), staging, copy, ctypes.c_size_t(1))
+        self._library.onnx_cbp_cuda_staging_delete(staging)
+
+    def _checked(self, name: str, *arguments: Any) -> None:
+        function = getattr(self._library, f"onnx_cbp_cuda_{name}")
         function.restype = ctypes.c_char_p
-        error = function(*map(ctypes.c_void_p, (stream, to, source)), ctypes.c_size_t(size))
+        error = function(*arguments)
         if error is not None:
             raise RuntimeError(error.decode())
 

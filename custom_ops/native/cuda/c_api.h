@@ -118,9 +118,28 @@ ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_running_stats(onnx_cbp_cuda_queue
                                                              const void* running, const void* batch,
                                                              const int64_t* count, void* updated);
 
-/* For collectives, whose messages the processor sends: queued on the stream, and waited for. */
-ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_to_host(void* stream, void* host, const void* device, size_t bytes);
-ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_to_device(void* stream, void* device, const void* host, size_t bytes);
+/* Memory of the processor that a GPU reads and writes by itself (pinned). One call at a time may use it. */
+typedef struct onnx_cbp_cuda_staging onnx_cbp_cuda_staging;
+/* Null, and in *staging what onnx_cbp_cuda_staging_delete() takes back; or one line of text. */
+ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_staging_new(onnx_cbp_cuda_staging** staging);
+ONNX_CBP_CUDA_EXPORT void onnx_cbp_cuda_staging_delete(onnx_cbp_cuda_staging* staging);
+/* *memory: so many bytes, aligned to 16, once the last onnx_cbp_cuda_to_device() from there is through; they hold
+ * anything. */
+ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_staging_reserve(onnx_cbp_cuda_staging* staging, size_t bytes,
+                                                               void** memory);
+
+/* One of several copies between the processor's memory and a device's. */
+typedef struct onnx_cbp_cuda_copy {
+  void* to;
+  const void* from;
+  size_t bytes;
+} onnx_cbp_cuda_copy;
+
+/* Queues copies to the processor's memory on the stream, behind what is there, and waits once for all of them. */
+ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_to_host(void* stream, const onnx_cbp_cuda_copy* copies, size_t count);
+/* Queues copies from a staging's memory to a device's, and does not wait. */
+ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_to_device(void* stream, onnx_cbp_cuda_staging* staging,
+                                                         const onnx_cbp_cuda_copy* copies, size_t count);
 
 #ifdef __cplusplus
 }

@@ -7,14 +7,14 @@
 
 namespace onnx_cbp::cuda {
 
-// Vectors of every tensor that a thread has under way: about 64 bytes of them in all, and no more than 16 elements.
+// Vectors of every tensor that a thread has under way: about 64 bytes of them in all, and no more than 12 elements
+// one by one, for which there are registers.
 template <typename Op, int kWidth>
 constexpr int kUnroll = static_cast<int>(kWidth == 1 && sizeof(typename Op::Element) < 8
-                                             ? 16 / Op::kTensors
+                                             ? 12 / Op::kTensors
                                              : 64 / (Op::kTensors * kWidth * sizeof(typename Op::Element)));
 
-// The same in Tiles, whose threads keep numbers of several channels. Where sums are exact, rows are summed by four before
-// they go on in double.
+// The same in Tiles, whose threads keep numbers of several channels.
 template <typename Op, int kWidth>
 constexpr int kUnrollRows = kUnroll<Op, kWidth> < 4 ? kUnroll<Op, kWidth> : 4;
 
@@ -148,7 +148,7 @@ struct GatherTiles {
 
   template <typename Block>
   ONNX_CBP_DEVICE void operator()(Block& block) const {
-    constexpr int kBatch = std::is_same_v<Narrow, Exact> ? 4 : kUnrollRows<Op, kWidth>;
+    constexpr int kBatch = kUnrollRows<Op, kWidth>;
     const int64_t begin = tiles.begin(block.index()), end = tiles.end(block.index());
     const auto column_of = [&](int thread) { return tiles.column(block.index(), thread % kWarp); };
     struct Channels {

@@ -9,7 +9,8 @@
 
 namespace onnx_cbp {
 
-enum class Provider { kCpu, kCuda };
+// kCudaPlugin: the CUDA provider as a plugin of ONNX Runtime, in a library of its own, which has another name.
+enum class Provider { kCpu, kCuda, kCudaPlugin };
 
 class ChannelOp : public Ort::CustomOpBase<ChannelOp, Kernel, true> {
  public:
@@ -23,7 +24,15 @@ class ChannelOp : public Ort::CustomOpBase<ChannelOp, Kernel, true> {
 
   const char* GetName() const { return spec_.name; }
   const char* GetExecutionProviderType() const {
-    return provider_ == Provider::kCuda ? ONNX_CBP_CUDA_PROVIDER : nullptr;
+    switch (provider_) {
+      case Provider::kCuda:
+        return ONNX_CBP_CUDA_PROVIDER;
+      case Provider::kCudaPlugin:
+        return "CudaPluginExecutionProvider";
+      case Provider::kCpu:
+        break;
+    }
+    return nullptr;
   }
   size_t GetInputTypeCount() const { return spec_.inputs.size(); }
   size_t GetOutputTypeCount() const { return spec_.outputs.size(); }
@@ -33,7 +42,7 @@ class ChannelOp : public Ort::CustomOpBase<ChannelOp, Kernel, true> {
   OrtStatusPtr CreateKernelV2(const OrtApi&, const OrtKernelInfo* info, void** kernel) const {
     return StatusOf([&] {
       Kernel* made = nullptr;
-      if (provider_ == Provider::kCuda) {
+      if (provider_ != Provider::kCpu) {
         made = new CudaKernel(spec_, data_type_, statistics_type_, info);
       } else {
         made = new CpuKernel(spec_, data_type_, statistics_type_, info);

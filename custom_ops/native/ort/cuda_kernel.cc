@@ -17,8 +17,12 @@ size_t Padded(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAl
 }  // namespace
 
 CudaKernel::CudaKernel(const OpSpec& spec, int data_type, int statistics_type, const OrtKernelInfo* info)
-    : Kernel(spec, data_type, statistics_type, info), library_(CudaLibrary::Get()), memory_(info) {
+    : Kernel(spec, data_type, statistics_type, info), library_(CudaLibrary::Get()), memory_(info), staging_(nullptr, Delete{library_.staging_delete}) {
   CheckDevice();
+  if (spec.run_on_cuda != nullptr) return;
+  onnx_cbp_cuda_staging* staging = nullptr;
+  Check(library_.staging_new(&staging));
+  staging_.reset(staging);
 }
 
 void CudaKernel::Run(const Ort::KernelContext& context, const Shapes& shapes, const Call& call) const {
@@ -33,7 +37,8 @@ void CudaKernel::Run(const Ort::KernelContext& context, const Shapes& shapes, co
   }
   const auto wait = [&](void* memory) {
     std::byte byte;
-    Check(library_.to_host(stream, &byte, memory, sizeof byte));
+    const onnx_cbp_cuda_copy copy{&byte, memory, sizeof byte};
+    Check(library_.to_host(stream, &copy, 1));
   };
   memory_.With(context, stream, static_cast<size_t>(bytes), wait,
                [&](void* workspace) { Check(spec().run_on_cuda(CudaCall(library_, {stream, workspace}, call))); });
@@ -51,24 +56,26 @@ void CudaKernel::RunStaged(void* stream, const Shapes& shapes, const Call& call)
       total += Padded(sizes.back());
     }
   }
-  const std::unique_ptr<std::byte[]> host(new std::byte[total]);
+  const std::lock_guard<std::mutex> lock(staging_in_use_);
+  void* host = nullptr;
+  Check(library_.staging_reserve(staging_.get(), total, &host));
   std::vector<const void*> inputs;
   std::vector<void*> outputs;
-  std::byte* next = host.get();
+  std::vector<onnx_cbp_cuda_copy> in, out;
+  std::byte* next = static_cast<std::byte*>(host);
   for (size_t i = 0; i < sizes.size(); ++i) {
     if (i < call.inputs.size()) {
-      if (sizes[i] > 0) Check(library_.to_host(stream, next, call.inputs[i], sizes[i]));
+      in.push_back({next, call.inputs[i], sizes[i]});
       inputs.push_back(next);
     } else {
+      out.push_back({call.outputs[outputs.size()], next, sizes[i]});
       outputs.push_back(next);
     }
     next += Padded(sizes[i]);
   }
+  Check(library_.to_host(stream, in.data(), in.size()));
   RunOnProcessor(call.With(inputs, outputs));
-  for (size_t i = 0; i < outputs.size(); ++i) {
-    const size_t bytes = sizes[inputs.size() + i];
-    if (bytes > 0) Check(library_.to_device(stream, call.outputs[i], outputs[i], bytes));
-  }
+  Check(library_.to_device(stream, staging_.get(), out.data(), out.size()));
 }
 
 void CudaKernel::CheckDevice() const {

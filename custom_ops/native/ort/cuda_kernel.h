@@ -1,6 +1,9 @@
 // A node on the CUDA provider: its tensors are in the memory of a GPU, and its work is queued on ONNX Runtime's stream.
 #pragma once
 
+#include <memory>
+#include <mutex>
+
 #include "cuda_library.h"
 #include "device_memory.h"
 #include "kernel.h"
@@ -19,7 +22,7 @@ class CudaKernel final : public Kernel {
 
  private:
   void Run(const Ort::KernelContext& context, const Shapes& shapes, const Call& call) const override;
-  // Runs a collective on copies in the processor's memory.
+  // Runs a collective on copies in pinned memory of the processor's; waits once, for the inputs.
   void RunStaged(void* stream, const Shapes& shapes, const Call& call) const;
   void Check(const char* error) const;
   // Fails where CUDA cannot run the kernels on the provider's GPU.
@@ -27,6 +30,13 @@ class CudaKernel final : public Kernel {
 
   const CudaLibrary& library_;
   const DeviceMemory memory_;
+  // A collective's. One run at a time uses it, so one that comes from another thread waits.
+  struct Delete {
+    void (*function)(onnx_cbp_cuda_staging*);
+    void operator()(onnx_cbp_cuda_staging* staging) const { function(staging); }
+  };
+  mutable std::mutex staging_in_use_;
+  std::unique_ptr<onnx_cbp_cuda_staging, Delete> staging_;
 };
 
 }  // namespace onnx_cbp

@@ -67,6 +67,9 @@ CudaLibrary CudaLibrary::Load() {
 #define ONNX_CBP_FIND(function) Find(handle, path, "onnx_cbp_cuda_" #function, &library.function)
   ONNX_CBP_FIND(check);
   ONNX_CBP_FIND(workspace);
+  ONNX_CBP_FIND(staging_new);
+  ONNX_CBP_FIND(staging_delete);
+  ONNX_CBP_FIND(staging_reserve);
   ONNX_CBP_FIND(to_host);
   ONNX_CBP_FIND(to_device);
   ONNX_CBP_FIND(channel_stats);

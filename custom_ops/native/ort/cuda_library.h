@@ -14,6 +14,9 @@ struct CudaLibrary {
 
   decltype(&onnx_cbp_cuda_check) check;
   decltype(&onnx_cbp_cuda_workspace) workspace;
+  decltype(&onnx_cbp_cuda_staging_new) staging_new;
+  decltype(&onnx_cbp_cuda_staging_delete) staging_delete;
+  decltype(&onnx_cbp_cuda_staging_reserve) staging_reserve;
   decltype(&onnx_cbp_cuda_to_host) to_host;
   decltype(&onnx_cbp_cuda_to_device) to_device;
   decltype(&onnx_cbp_cuda_channel_stats) channel_stats;

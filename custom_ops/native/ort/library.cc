@@ -54,6 +54,7 @@ std::vector<std::unique_ptr<ChannelOp>> MakeOps() {
   // The processor's first: ONNX Runtime takes an op's schema from the first of its name.
   if (!kCudaOpsStandIn) Append(Provider::kCpu, &ops);
   if (kCudaOpsStandIn || CudaLibrary::Present()) Append(Provider::kCuda, &ops);
+  if (!kCudaOpsStandIn && CudaLibrary::Present()) Append(Provider::kCudaPlugin, &ops);
   return ops;
 }
 
