@@ -1,6 +1,8 @@
 #include "cuda_kernel.h"
 
 #include <cstddef>
+#include <mutex>
+#include <utility>
 #include <vector>
 
 #include "../kernels/element_types.h"
@@ -17,12 +19,8 @@ size_t Padded(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAl
 }  // namespace
 
 CudaKernel::CudaKernel(const OpSpec& spec, int data_type, int statistics_type, const OrtKernelInfo* info)
-    : Kernel(spec, data_type, statistics_type, info), library_(CudaLibrary::Get()), memory_(info), staging_(nullptr, Delete{library_.staging_delete}) {
+    : Kernel(spec, data_type, statistics_type, info), library_(CudaLibrary::Get()), memory_(info) {
   CheckDevice();
-  if (spec.run_on_cuda != nullptr) return;
-  onnx_cbp_cuda_staging* staging = nullptr;
-  Check(library_.staging_new(&staging));
-  staging_.reset(staging);
 }
 
 void CudaKernel::Run(const Ort::KernelContext& context, const Shapes& shapes, const Call& call) const {
@@ -56,9 +54,9 @@ void CudaKernel::RunStaged(void* stream, const Shapes& shapes, const Call& call)
       total += Padded(sizes.back());
     }
   }
-  const std::lock_guard<std::mutex> lock(staging_in_use_);
+  Staging staging = TakeStaging();
   void* host = nullptr;
-  Check(library_.staging_reserve(staging_.get(), total, &host));
+  Check(library_.staging_reserve(staging.get(), total, &host));
   std::vector<const void*> inputs;
   std::vector<void*> outputs;
   std::vector<onnx_cbp_cuda_copy> in, out;
@@ -75,7 +73,24 @@ void CudaKernel::RunStaged(void* stream, const Shapes& shapes, const Call& call)
   }
   Check(library_.to_host(stream, in.data(), in.size()));
   RunOnProcessor(call.With(inputs, outputs));
-  Check(library_.to_device(stream, staging_.get(), out.data(), out.size()));
+  Check(library_.to_device(stream, staging.get(), out.data(), out.size()));
+  // For the next run; after a failure it is gone.
+  const std::lock_guard<std::mutex> lock(mutex_);
+  stagings_.push_back(std::move(staging));
+}
+
+CudaKernel::Staging CudaKernel::TakeStaging() const {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!stagings_.empty()) {
+      Staging taken = std::move(stagings_.back());
+      stagings_.pop_back();
+      return taken;
+    }
+  }
+  onnx_cbp_cuda_staging* made = nullptr;
+  Check(library_.staging_new(&made));
+  return Staging(made, Delete{library_.staging_delete});
 }
 
 void CudaKernel::CheckDevice() const {

@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <mutex>
+#include <vector>
 
 #include "cuda_library.h"
 #include "device_memory.h"
@@ -30,13 +31,16 @@ class CudaKernel final : public Kernel {
 
   const CudaLibrary& library_;
   const DeviceMemory memory_;
-  // A collective's. One run at a time uses it, so one that comes from another thread waits.
+  // A collective's, which no run uses now. Replicas that are threads of one session are in the same node at the same
+  // time and wait for one another there, so each has its own.
   struct Delete {
     void (*function)(onnx_cbp_cuda_staging*);
     void operator()(onnx_cbp_cuda_staging* staging) const { function(staging); }
   };
-  mutable std::mutex staging_in_use_;
-  std::unique_ptr<onnx_cbp_cuda_staging, Delete> staging_;
+  using Staging = std::unique_ptr<onnx_cbp_cuda_staging, Delete>;
+  Staging TakeStaging() const;
+  mutable std::mutex mutex_;
+  mutable std::vector<Staging> stagings_;
 };
 
 }  // namespace onnx_cbp
