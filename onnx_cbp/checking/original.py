@@ -16,7 +16,7 @@ from onnx_cbp.checking.models import Model, Results
 from onnx_cbp.checking.roles import Kind, Role, find_roles
 from onnx_cbp.checking.rounding import RUNS, slightly_off
 from onnx_cbp.checking.seeding import seeded
-from onnx_cbp.checking.yardstick import as_meant
+from onnx_cbp.checking.yardstick import as_meant, with_statistics
 
 
 class Original:
@@ -54,7 +54,7 @@ class Original:
 
         But with running variances by the original's convention, ONNX's.
         """
-        model = seeded(as_biased(model), self._seed)
+        model = seeded(as_biased(with_statistics(model)), self._seed)
         return {
             name: model.results(feeds, self._written, as_written=False, seed=self._seed)
             for name, feeds in self._feeds.items()

@@ -11,6 +11,7 @@ from onnx_cbp.checking.graphs import is_standard, nodes
 from onnx_cbp.checking.models import Model
 
 _STATISTICS = (3, 4)
+_RESULTS = 3
 _Holder = onnx.GraphProto | onnx.FunctionProto
 
 
@@ -21,6 +22,7 @@ def as_meant(model: Model) -> Model:
     and the scale, say, are one tensor (what de-duplicating tools make of a fresh model), it destroys the scale while it
     still reads it. Such statistics are copied first. Unlike merging by the optimiser, this cannot be switched off.
     """
+    model = with_statistics(model)
     reads = Counter(name for holder in _holders(model.graph) for n in holder.node for name in n.input)
     if not any(reads[n.input[i]] > 1 for h in _holders(model.graph) for n in h.node for i in _written(n, h)):
         return model
@@ -28,6 +30,28 @@ def as_meant(model: Model) -> Model:
     for number, holder in enumerate(_holders(copy)):
         _copy_statistics(holder, f"onnx_cbp_check/{number}")
     return Model(model.what, copy, copy)
+
+
+def with_statistics(model: Model) -> Model:
+    """The model to run: itself, unless a batch norm that trains leaves updated statistics out.
+
+    ONNX lets it; ONNX Runtime (1.17 to 1.32) ends the process there, or refuses: they get names that nobody reads.
+    """
+    if not any(_leaves_out(node, holder) for holder in _holders(model.graph) for node in holder.node):
+        return model
+    copy = model.copy()
+    for number, holder in enumerate(_holders(copy)):
+        for place, node in enumerate(holder.node):
+            if _leaves_out(node, holder):
+                unread = [f"onnx_cbp_check/left_out/{number}/{place}/{index}" for index in range(_RESULTS)]
+                names = [*node.output, *[""] * _RESULTS][:_RESULTS]
+                node.output[:] = [name or own for name, own in zip(names, unread, strict=True)]
+    return Model(model.what, copy, copy)
+
+
+def _leaves_out(node: onnx.NodeProto, holder: _Holder) -> bool:
+    is_own = node.domain != "com.microsoft"  # that has other results
+    return is_own and bool(_written(node, holder)) and not (len(node.output) == _RESULTS and all(node.output))
 
 
 def _copy_statistics(holder: _Holder, prefix: str) -> None:

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 import onnx_cbp
 from onnx_cbp.checking import compare
@@ -484,3 +485,20 @@ agraph (float[N, 3, L] x) => (float[N, 3, L] y)
     model = parse(text)
     (original,) = _save(tmp_path, original=model)
     assert all(d.within() for d in compare(original, onnx_cbp.rewrite(model)))
+
+
+@pytest.mark.parametrize("outputs", [["y"], ["y", "rm"], ["y", "rm", ""], ["y", "", "rv"]])
+def test_updated_statistics_that_a_batch_norm_leaves_out(outputs, run, tmp_path):
+    """ONNX lets it; ONNX Runtime ends the process where the last one is left out, and the original is run as well."""
+    fills = {"s": 1.5, "b": 0.1, "m": 0.2, "v": 2.0}
+    vectors = [numpy_helper.from_array(np.full(3, fill, np.float32), name) for name, fill in fills.items()]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 3]) for name in "xy"]
+    node = helper.make_node("BatchNormalization", ["x", *fills], outputs, training_mode=1, name="bn")
+    graph = helper.make_graph([node], "g", ends[:1], ends[1:], vectors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "model.onnx")
+    for made in (onnx_cbp.rewrite(model), model):
+        onnx.save(made, tmp_path / "made.onnx")
+        result = run("check", tmp_path / "model.onnx", tmp_path / "made.onnx")
+        assert result.exit_code == 0, result.stderr
+        assert "within tolerance: 1 result" in result.stdout

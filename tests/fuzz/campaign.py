@@ -74,6 +74,7 @@ def run(kind: str, first: int, count: int, seconds: float) -> Campaign:
             name, why = stage
             if name in _OTHERS:
                 result.elsewhere.append((seed, f"{name}: {why}"))
+                print(f"seed {seed}: ONNX Runtime itself: {why}", file=sys.stderr, flush=True)
             else:
                 result.faults.append((seed, f"{name}: {why}"))
                 print(f"seed {seed}: {name}: {why}", file=sys.stderr, flush=True)
