@@ -205,7 +205,7 @@ def cuda_kernels(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["build"])
 def stranger(session: nox.Session) -> None:
-    """Install the wheel where there is no compiler, and run README's lines, in less than a minute."""
+    """Install the wheel where there is no compiler, and run README's lines; say how long that takes."""
     session.run("python3", "tests/installation/stranger.py", str(_wheel()))
 
 

