@@ -111,7 +111,7 @@ def test_nan_and_inf_spread_as_in_the_reference(kernels, device, name, poison):
         data[1, 1] = poison
         case = make_case(name, shape)
         if "X" in case.feeds:
-            case = case.replace(X=data.astype(np.float32))
+            case = case.replace(X=data.astype(np.float32).reshape(case.feeds["X"].shape))
         for got, want in zip(kernels.run(case, device), exact(case), strict=True):
             np.testing.assert_array_equal(np.isfinite(got), np.isfinite(want))
             np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
