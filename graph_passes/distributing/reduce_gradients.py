@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
 from onnx_cbp.custom_ops import DOMAIN
-from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.errors import OnnxCbpError, foreign
 from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.scopes import import_domain
 from onnx_cbp.graph_passes.core.sites import label
@@ -76,7 +76,8 @@ class ReduceGradientsPass(InPlacePass):
                     reader.replace_input_with(1, new)
                 if gradient.is_output:
                     _make_output(graph, gradient.value, new, names)
-        graph.sort()  # an accumulator may have stood before the last gradient of its bucket
+        with foreign("data_parallel: a gradient is made of another one's accumulator, and goes in one message with it"):
+            graph.sort()  # an accumulator may have stood before the last gradient of its bucket
         import_domain(model)
         return PassResult(model, modified=True)
 

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
+from onnx_cbp.errors import foreign
 from onnx_cbp.graph_passes.core.scopes import import_domain
 from onnx_cbp.graph_passes.core.sites import label
 from onnx_cbp.graph_passes.core.splice import Draft, Names, inherit, short
@@ -61,7 +62,8 @@ class WholeBatchLossPass(InPlacePass):
             _finish(term, sums, position, n, own, draft, names, types)
             position += 1 if n is None else 2
         model.graph.insert_after(terms[-1].node, draft.nodes)
-        model.graph.sort()  # backward nodes that did not wait for the loss stood before it
+        with foreign("data_parallel: what the loss is made of depends on a gradient"):
+            model.graph.sort()  # backward nodes that did not wait for the loss stood before it
         import_domain(model)
         return PassResult(model, modified=True)
 

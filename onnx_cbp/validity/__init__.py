@@ -9,6 +9,7 @@ from onnx_cbp.validity.names import check_names
 from onnx_cbp.validity.operators import check_operators
 from onnx_cbp.validity.opsets import imported_opsets
 from onnx_cbp.validity.tensors import check_tensors
+from onnx_cbp.validity.texts import check_texts
 
 __all__ = ["check", "imported_opsets"]
 
@@ -23,10 +24,12 @@ def check(model: onnx.ModelProto) -> bool:
         Whether the nodes stand in an order in which they can be computed.
 
     Raises:
-        OnnxCbpError: one line that names the place: an opset that is not imported, imported twice or not known; a name
-            that is missing, made twice or by nobody; nodes that need each other's results; functions that call
-            themselves; inputs, outputs or attributes that an op does not have; a tensor whose data do not fit it.
+        OnnxCbpError: one line that names the place: a name that is no text, is missing, or is made twice or by nobody;
+            an opset that is not imported, imported twice or not known; nodes that need each other's results; functions
+            that call themselves; inputs, outputs or attributes that an op does not have; a tensor whose data do not
+            fit it.
     """
+    check_texts(model)
     imported_opsets(model)
     in_order = check_names(model)
     check_functions(model)

@@ -322,3 +322,14 @@ def test_graphs_that_differ_end_in_an_error_and_do_not_hang():
             made.run(None, feeds)
 
     assert distributed.run_replicas(replicate, 2, timeout=30) == [None, None]
+
+
+def test_a_gradient_that_is_made_of_an_accumulator_of_its_message_is_refused():
+    model = onnx.load(RESNET)
+    made = {name: (place, node) for place, node in enumerate(model.graph.node) for name in node.output}
+    sums = [node for node in model.graph.node if node.op_type == "InPlaceAccumulatorV2"]
+    sums.sort(key=lambda node: made[node.input[1]][0])
+    made[sums[-1].input[1]][1].input[0] = sums[0].output[0]
+    with pytest.raises(onnx_cbp.OnnxCbpError, match="data_parallel: a gradient is made of another one's acc") as error:
+        onnx_cbp.rewrite(model, data_parallel=True)
+    assert "\n" not in str(error.value)

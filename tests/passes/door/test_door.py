@@ -600,3 +600,25 @@ def test_an_attribute_without_the_value_that_its_type_says(kind, domain):
             if verb != "update_bn":  # what ONNX Runtime says of it
                 with contextlib.suppress(onnx_cbp.OnnxCbpError):
                     call(made)
+
+
+@pytest.mark.parametrize("place", ["function", "node", "result", "domain", "attribute", "initializer"])
+def test_names_that_are_no_text(place):
+    made = model(
+        [helper.make_node("F", ["x"], ["h"], name="a_node", domain="local"), batch_norm("h", epsilon=1e-3)],
+        functions=[function("F", [helper.make_node("Neg", ["fx"], ["fy"])], inputs=("fx",))],
+    )
+    old = {
+        "function": "F",
+        "node": "a_node",
+        "result": "h",
+        "domain": "local",
+        "attribute": "epsilon",
+        "initializer": "s",
+    }
+    text = old[place].encode()
+    broken = made.SerializeToString().replace(bytes([len(text)]) + text, bytes([len(text)]) + text[:-1] + b"\x80")
+    for verb, call in VERBS.items():
+        with pytest.raises(onnx_cbp.OnnxCbpError, match=r"not valid ONNX") as error:
+            call(onnx.ModelProto.FromString(broken))
+        assert "\n" not in str(error.value), verb
