@@ -1,5 +1,5 @@
-// Makes a session in a global that outlives the library of its ops: its destructor was registered before the library was
-// loaded, so it runs after whatever the library destroys at exit. The arguments are the library and a model.
+// Makes a session in a global that outlives the library of its ops: its destructor was registered before the library
+// was loaded, so it runs after whatever the library destroys at exit. The arguments are the library and a model.
 #include <onnxruntime_c_api.h>
 
 #include <cstdio>

@@ -109,8 +109,8 @@ void CheckSmall(const Layout& layout) {
     Expect(visits.right_channels, "an element is taken for another channel's", layout, width);
     Expect(visits.right_counts, "a partial sum has another count", layout, width);
     const int64_t partials = plan.by_plane ? plan.planes.partials() : plan.tiles.partials();
-    Expect(partials * static_cast<int64_t>(sizeof(Pair)) <= PartialBytes(layout), "the workspace is too small",
-           layout, width);
+    Expect(partials * static_cast<int64_t>(sizeof(Pair)) <= PartialBytes(layout), "the workspace is too small", layout,
+           width);
   }
 }
 
@@ -143,8 +143,8 @@ void CheckLarge(const Layout& layout) {
       for (int64_t i = 0; i < tiles.partials_of_channel(); ++i) count += tiles.count(layout.channels - 1, i);
       Expect(count == layout.outer * layout.inner, "a channel has another count", layout, width);
     }
-    Expect(plan.tasks() > 0 && PartialBytes(layout) < int64_t{1} << 34, "there are too many partial sums",
-           layout, width);
+    Expect(plan.tasks() > 0 && PartialBytes(layout) < int64_t{1} << 34, "there are too many partial sums", layout,
+           width);
   }
 }
 

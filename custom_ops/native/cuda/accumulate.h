@@ -15,7 +15,8 @@ struct Term {
   A weight, shifted;
 };
 
-// Arithmetic on floats that loses nothing which double would keep: for GPUs on which double is a 32nd or a 64th as fast.
+// Arithmetic on floats that loses nothing which double would keep: for GPUs on which double is a 32nd or a 64th as
+// fast.
 struct Exact {};
 template <>
 struct Term<Exact> {
@@ -76,7 +77,8 @@ struct TermSums {
     return true;
   }
 
-  // The same in exact arithmetic. False also where products are so small that floats do not hold what is taken from them.
+  // The same in exact arithmetic. False also where products are so small that floats do not hold what is taken from
+  // them.
   template <int kCount, typename Terms>
   ONNX_CBP_DEVICE bool AddExactly(Terms&& terms) {
     constexpr float kSmall = 0x1p-80f;

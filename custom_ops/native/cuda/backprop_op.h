@@ -71,8 +71,8 @@ struct ReadsGradient {
 template <typename T, typename V>
 struct SumsOf : ReadsGradient<T, V> {
   using Compute = V;
-  // Products of floats are summed in double, or where that is slow exactly; those of 16-bit data are as good as exact in
-  // float.
+  // Products of floats are summed in double, or where that is slow exactly; those of 16-bit data are as good as exact
+  // in float.
   using Narrow = std::conditional_t<std::is_same_v<V, double>, double,
                                     std::conditional_t<sizeof(T) < sizeof(float), float, Exact>>;
   using Merged = MergedSums;

@@ -57,7 +57,8 @@ ONNX_CBP_DEVICE TermSums GatherUnits(const Op& op, const Planes& planes, int64_t
     constexpr int kAtOnce = kBatch * kWidth < kTerms ? kBatch * kWidth : kTerms;
     for (int first = 0; first < kBatch * kWidth; first += kAtOnce) {
       AddBatch<Narrow, kAtOnce>(
-          op.in_narrow, [&](auto a, int i) {
+          op.in_narrow,
+          [&](auto a, int i) {
             using A = decltype(a);
             const int u = (first + i) / kWidth;
             return u < there ? op.template TermOf<A>(kept[u], (first + i) % kWidth, of) : Term<A>{};
@@ -205,7 +206,8 @@ struct GatherTiles {
           }
           for (int v = 0; v < kWidth; ++v) {
             AddBatch<Narrow, kBatch>(
-                op.in_narrow, [&](auto a, int u) {
+                op.in_narrow,
+                [&](auto a, int u) {
                   using A = decltype(a);
                   return u < there ? op.template TermOf<A>(kept[u], v, of.of[v]) : Term<A>{};
                 },
@@ -217,8 +219,9 @@ struct GatherTiles {
           const auto kept = op.Keep(op.template ReadFirst<kWidth>(at, tiles.size - at), channel_of);
           for (int v = 0; v < kWidth; ++v) {
             if (at + v >= tiles.size) continue;
-            AddBatch<Narrow, 1>(op.in_narrow, [&](auto a, int) { return op.template TermOf<decltype(a)>(kept, v, of.of[v]); },
-                                &sums[v]);
+            AddBatch<Narrow, 1>(
+                op.in_narrow, [&](auto a, int) { return op.template TermOf<decltype(a)>(kept, v, of.of[v]); },
+                &sums[v]);
           }
         }
       }

@@ -1,6 +1,6 @@
-// Both passes in one: a channel whose elements fit into shared memory is read once, summed, finished and written. Sums are
-// made in the parts of the plan and merged as MergePartials does, so that the results are the bits of two passes: which of
-// both is taken depends on the GPU.
+// Both passes in one: a channel whose elements fit into shared memory is read once, summed, finished and written. Sums
+// are made in the parts of the plan and merged as MergePartials does, so that the results are the bits of two passes:
+// which of both is taken depends on the GPU.
 #pragma once
 
 #include "gather.h"

@@ -233,8 +233,8 @@ void Passes<T, V>::StatsGrad(Queue* queue, const Call& call, FinishStatsGrad<V> 
   finish.of_x = finish.of_dy + call.layout.channels;
   if (call.layout.empty()) return QueueEmpty(queue, call.layout, finish);
   const Plan plan = PlanOf<T>(call);
-  QueueGather(queue, plan, GradientSums(*queue, call, Gradient<T, V>(call, finish.mean, {}, {})), finish, space.partials,
-              static_cast<NoCoefficients*>(nullptr));
+  QueueGather(queue, plan, GradientSums(*queue, call, Gradient<T, V>(call, finish.mean, {}, {})), finish,
+              space.partials, static_cast<NoCoefficients*>(nullptr));
   QueueMap(queue, plan,
            NormalizeTo<T, V>{{static_cast<const T*>(call.dy)}, static_cast<T*>(call.out), finish.of_dy, false});
   QueueMap(queue, plan,

@@ -8,9 +8,9 @@ namespace {
 
 // Shorter planes go as Tiles. A plane from here on fills most of the sectors of memory that it touches.
 constexpr int64_t kLongPlane = 16;
-// Blocks that are to be had for a launch, and not more, on whatever GPU: 12 for each multiprocessor of an H100, a multiple
-// of the two or three that it holds at a time. Enough for GPUs of half and twice its size to end all together, and few
-// enough for what each does once to be little of its time.
+// Blocks that are to be had for a launch, and not more, on whatever GPU: 12 for each multiprocessor of an H100, a
+// multiple of the two or three that it holds at a time. Enough for GPUs of half and twice its size to end all together,
+// and few enough for what each does once to be little of its time.
 constexpr int64_t kBlocks = 12 * 132;
 // What a thread should do at least, so that what a block does once is worth it.
 constexpr int64_t kLeastUnits = 16;
@@ -37,8 +37,8 @@ Planes MakePlanes(const Layout& layout, int width) {
   return planes;
 }
 
-// How many of the tensor's rows make one of the matrix: a multiple of `step`, and few, with as many of a warp's lanes at
-// work as can be. A row of 72 columns alone would leave 14 of 32 without any.
+// How many of the tensor's rows make one of the matrix: a multiple of `step`, and few, with as many of a warp's lanes
+// at work as can be. A row of 72 columns alone would leave 14 of 32 without any.
 int64_t RowsInOne(int64_t outer, int64_t period, int64_t step, int64_t columns_of_tile) {
   constexpr int64_t kMost = 16, kFewIdle = 16;  // at most a 16th of the lanes
   int64_t best = step, idle_of_best = 0, columns_of_best = 0;
@@ -64,7 +64,8 @@ Tiles MakeTiles(const Layout& layout, int vector_width) {
   tiles.width = whole <= layout.outer ? vector_width : 1;
   const int64_t step = tiles.width == 1 ? 1 : whole;
   const int64_t columns_of_tile = kWarp * tiles.width, fit = std::min(layout.outer, columns_of_tile / tiles.period);
-  const int64_t rows_in_one = fit >= 8 ? fit / step * step : RowsInOne(layout.outer, tiles.period, step, columns_of_tile);
+  const int64_t rows_in_one =
+      fit >= 8 ? fit / step * step : RowsInOne(layout.outer, tiles.period, step, columns_of_tile);
   tiles.columns = tiles.period * std::max(step, rows_in_one);
   tiles.rows = CeilDiv(tiles.size, tiles.columns);
   tiles.across = CeilDiv(tiles.columns, kWarp * tiles.width);

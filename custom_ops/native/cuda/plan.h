@@ -1,5 +1,5 @@
-// How a tensor [outer, channels, inner] is divided among the blocks of a launch. The division depends on the shape and the
-// width of vectors, never on time or on the device: results are the same bits every time on every GPU.
+// How a tensor [outer, channels, inner] is divided among the blocks of a launch. The division depends on the shape and
+// the width of vectors, never on time or on the device: results are the same bits every time on every GPU.
 #pragma once
 
 #include <cstddef>

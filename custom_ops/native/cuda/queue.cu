@@ -107,22 +107,26 @@ class OnDevice {
 void TellDriver(char* text, size_t capacity) {
   int driver = 0, runtime = 0;
   *text = '\0';
-  if (Told(cudaDriverGetVersion(&driver)) != cudaSuccess || Told(cudaRuntimeGetVersion(&runtime)) != cudaSuccess) return;
+  if (Told(cudaDriverGetVersion(&driver)) != cudaSuccess || Told(cudaRuntimeGetVersion(&runtime)) != cudaSuccess)
+    return;
   const int needed = runtime / 1000, of_runtime = runtime % 1000 / 10;
   if (driver == 0) {
-    std::snprintf(text, capacity, ": there is no NVIDIA driver; this build needs one for CUDA %d.%d", needed, of_runtime);
+    std::snprintf(text, capacity, ": there is no NVIDIA driver; this build needs one for CUDA %d.%d", needed,
+                  of_runtime);
   } else {
-    std::snprintf(text, capacity,
-                  ": the NVIDIA driver is one for CUDA %d.%d, and this build has CUDA %d.%d: install a newer driver, or "
-                  "build onnx-cbp with CUDA %d",
-                  driver / 1000, driver % 1000 / 10, needed, of_runtime, driver / 1000);
+    std::snprintf(
+        text, capacity,
+        ": the NVIDIA driver is one for CUDA %d.%d, and this build has CUDA %d.%d: install a newer driver, or "
+        "build onnx-cbp with CUDA %d",
+        driver / 1000, driver % 1000 / 10, needed, of_runtime, driver / 1000);
   }
 }
 
 const char* WhyNoCode(cudaError_t error, char* line, size_t capacity) {
   int number = 0;
   cudaDeviceProp properties{};
-  if (Told(cudaGetDevice(&number)) != cudaSuccess || Told(cudaGetDeviceProperties(&properties, number)) != cudaSuccess) {
+  if (Told(cudaGetDevice(&number)) != cudaSuccess ||
+      Told(cudaGetDeviceProperties(&properties, number)) != cudaSuccess) {
     return cudaGetErrorString(error);
   }
   std::snprintf(line, capacity,
@@ -140,8 +144,7 @@ const char* WhyUnusable(int device) {
   const OnDevice current(device);
   if (current.error() == cudaSuccess) {
     cudaFuncAttributes of_code{};
-    const cudaError_t error =
-        Told(cudaFuncGetAttributes(&of_code, reinterpret_cast<const void*>(&Run<Nothing>)));
+    const cudaError_t error = Told(cudaFuncGetAttributes(&of_code, reinterpret_cast<const void*>(&Run<Nothing>)));
     if (error == cudaSuccess) return nullptr;
     if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction ||
         error == cudaErrorUnsupportedPtxVersion) {

@@ -18,7 +18,7 @@ namespace onnx_cbp::cuda {
 // What the shape of a launch depends on.
 struct Device {
   int multiprocessors;
-  int64_t shared;  // bytes of dynamic shared memory that two blocks on a multiprocessor may have each
+  int64_t shared;    // bytes of dynamic shared memory that two blocks on a multiprocessor may have each
   bool slow_double;  // arithmetic in double is a small part as fast as in float
 };
 

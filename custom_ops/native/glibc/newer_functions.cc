@@ -1,5 +1,5 @@
-// What the C++ runtime, which is linked in, wants of a glibc newer than 2.28: here, so that a library that is built on a
-// new system runs on an old one (manylinux_2_28). These stand in for glibc's inside the library alone. Functions that
+// What the C++ runtime, which is linked in, wants of a glibc newer than 2.28: here, so that a library that is built on
+// a new system runs on an old one (manylinux_2_28). These stand in for glibc's inside the library alone. Functions that
 // only moved into libc.so.6 since are cmake/OldGlibc.cmake's.
 #include <features.h>
 
@@ -46,7 +46,7 @@ static int Look(dl_phdr_info* object, size_t, void* data) {
   bool has = false;
   uintptr_t begin = UINTPTR_MAX, end = 0, tables = 0;
   for (int i = 0; i < object->dlpi_phnum; ++i) {
-    const ElfW(Phdr)& part = object->dlpi_phdr[i];
+    const ElfW(Phdr) & part = object->dlpi_phdr[i];
     const uintptr_t at = object->dlpi_addr + part.p_vaddr;
     if (part.p_type == PT_LOAD) {
       has |= at <= search->address && search->address < at + part.p_memsz;

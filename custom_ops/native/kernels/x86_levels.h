@@ -21,8 +21,8 @@ constexpr uint32_t Bits(int bit, Others... others) {
 inline int LevelOf(const Cpuid& cpu) {
   // SSE3, SSSE3, FMA, CMPXCHG16B, SSE4.1, SSE4.2, MOVBE, POPCNT, OSXSAVE, AVX, F16C
   constexpr uint32_t kLeaf1 = Bits(0, 9, 12, 13, 19, 20, 22, 23, 27, 28, 29);
-  constexpr uint32_t kLeaf7 = Bits(3, 5, 8);            // BMI1, AVX2, BMI2
-  constexpr uint32_t kExtended = Bits(0, 5);            // LAHF, LZCNT
+  constexpr uint32_t kLeaf7 = Bits(3, 5, 8);              // BMI1, AVX2, BMI2
+  constexpr uint32_t kExtended = Bits(0, 5);              // LAHF, LZCNT
   constexpr uint32_t kAvx512 = Bits(16, 17, 28, 30, 31);  // F, DQ, CD, BW, VL
   const auto all = [](uint32_t has, uint32_t needed) { return (has & needed) == needed; };
   if (!cpu.keeps_avx || !all(cpu.leaf_1_ecx, kLeaf1) || !all(cpu.leaf_7_ebx, kLeaf7) ||
