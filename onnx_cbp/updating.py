@@ -96,8 +96,11 @@ def measure(
     """
     source = read_model(model)
     _, modules = _measure(source, batches, Parameters.of(checkpoint), "auto", None, False, True)
-    measured = [(module, *module.statistics()) for module in modules]
-    return [(layer, mean, var) for module, mean, var in measured for layer in module.layers]
+    found = []
+    for module in modules:
+        mean, var = module.statistics()
+        found += [(layer, mean, var) for layer in module.layers]
+    return found
 
 
 def _measure(
