@@ -27,6 +27,15 @@ from onnx_cbp.graph_passes.differentiating.registry import ZERO, Rule, apply, is
 
 OLDEST_OPSET = 13
 
+#: What to do in the place of an op that has no rule, where that can be said.
+_INSTEAD = {
+    "Loop": "export it with a fixed number of steps, which then stand in the graph",
+    "Scan": "export it with a fixed number of steps, which then stand in the graph",
+    "If": "export the branch that trains alone",
+    "GridSample": "sample by Gather and arithmetic",
+    "RoiAlign": "leave it to what is in front of the network",
+    "DeformConv": "use Conv",
+}
 _QUANTIZES = ("DynamicQuantizeLinear", "QuantizeLinear")
 
 
@@ -166,7 +175,7 @@ class _Tape:
         domain = node.domain or "ai.onnx"
         return OnnxCbpError(
             f"node '{label(node)}': {domain}.{node.op_type} has no gradient rule, and '{reader.name}' reaches the loss "
-            f"through it: freeze what is before it, or replace the op"
+            f"through it: freeze what is before it, or {_INSTEAD.get(node.op_type, 'replace the op')}"
         )
 
     def commit(self, steps: Sequence[_Step] | None = None) -> None:

@@ -97,3 +97,12 @@ def test_what_is_not_unrolled_is_named(arguments, message):
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert [node.op_type for node in model.graph] == before
+
+
+def test_an_op_without_a_rule_says_what_to_do_in_its_place():
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    agraph (float[N, 2, 4, 4] X, float[N, 3, 3, 2] grid) => (float[N, 2, 3, 3] Y) { Y = GridSample (X, grid) }"""
+    model = ir.from_proto(parse(text))
+    X, Y = model.graph.inputs[0], model.graph.outputs[0]
+    with pytest.raises(OnnxCbpError, match=r"^node 'Y': ai.onnx.GridSample has no gradient rule, .* sample by Gather"):
+        differentiate(model, {Y: ir.Value(name="dY", type=Y.type, shape=Y.shape)}, [X])
