@@ -31,8 +31,10 @@ class InlineBranchesPass(InPlacePass):
                 continue
             condition = constants.of(node.inputs[0])
             if condition is not None and condition.size == 1:
-                taken = "then_branch" if condition.reshape(()) else "else_branch"
-                _inline(node, node.attributes[taken].as_graph(), model)
+                taken = node.attributes["then_branch" if condition.reshape(()) else "else_branch"].as_graph()
+                if len(taken.outputs) != len(node.outputs):
+                    continue  # not valid: what ONNX's checker or ONNX Runtime says of it
+                _inline(node, taken, model)
                 return True
         return False
 

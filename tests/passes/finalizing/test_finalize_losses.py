@@ -54,3 +54,22 @@ grid (int64[4] sizes) => (int64[K] y)
     assert "If" not in op_types(finished)
     (y,) = session(finished, None).run(None, {"sizes": np.array([1, 2, 10, 5])})
     assert y.tolist() == [10, 11, 12, 13, 14]
+
+
+@pytest.mark.parametrize("left_out", [0, 1])
+def test_a_branch_with_other_results_than_its_if_is_refused(left_out):
+    model = parse("""
+<ir_version: 8, opset_import: ["" : 18]>
+known (float[N] x) => (float[N] y) <bool yes = {1}>
+{
+    y = If (yes) < then_branch = t () => (float[N] a) { a = Neg (x) },
+                   else_branch = e () => (float[N] b) { b = Relu (x) } >
+}""")
+    for attribute in model.graph.node[0].attribute:
+        if left_out:
+            del attribute.g.output[:]
+        else:
+            attribute.g.output.add().CopyFrom(attribute.g.output[0])
+    with pytest.raises(OnnxCbpError) as error:
+        finalize(model)
+    assert "\n" not in str(error.value)
