@@ -21,6 +21,11 @@ COUNT = Tensor("count", "int64", "", "Elements per channel (M).")
 
 X_OF_WINDOWS = Tensor("X", "T", "X", "Input data [N, C, ...] with one to three axes of space.")
 DY_OF_WINDOWS = Tensor("dY", "T", "windows", "Gradient of the loss with respect to the convolution's result.")
+W = Tensor("W", "T", "weight", "Weight [O, C, k...].")
+EXCHANGED_W = Tensor("W", "T", "exchanged weight", "Weight [C, O, k...] of the convolution whose gradient this is.")
+Y_OF_CONV = Tensor("Y", "T", "outputs", "Result [N, O, ...].")
+DY_OF_CONV = Tensor("dY", "T", "outputs", "Gradient of the loss with respect to the convolution's result.")
+DW_OF_CONV = Tensor("dW", "T", "weight", "Gradient of the loss with respect to W [O, C, k...].")
 DW = Tensor("dW", "T", "kernel", "Gradient of the loss with respect to W [C * m, 1, k...].")
 
 AXIS = Attribute("axis", 1, "Axis of the channels, in [-rank, rank - 1]. -1 is NHWC.")

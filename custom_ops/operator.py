@@ -25,6 +25,9 @@ STATISTICS_TYPES = {onnx.TensorProto.FLOAT: np.float32, onnx.TensorProto.DOUBLE:
 #: Attributes that say how to read X and what type to answer in: the sizes and the types hold them.
 STRUCTURAL_ATTRIBUTES = ("axis", "stash_type", *WINDOW_ATTRIBUTES)
 
+#: Of a convolution of one group: the axis of a tensor that tells how many outputs it has.
+AXIS_OF_OUTPUTS = {"outputs": 1, "weight": 0, "exchanged weight": 1}
+
 Arrays = tuple[np.ndarray, ...]
 
 
@@ -36,7 +39,8 @@ class Tensor:
         name: the formal name.
         type: "T" (type of X), "U" (type of the statistics) or "int64".
         shape: "X" (shape of X), "windows" (one place a window of a convolution of X), "kernel" (the weight of that
-            convolution), or a letter for each dimension: "C" channels, "R" replicas; "" is a scalar.
+            convolution, which is depthwise), "outputs", "weight" and "exchanged weight" (the same of a convolution of
+            one group), or a letter for each dimension: "C" channels, "R" replicas; "" is a scalar.
         doc: one line for the schema.
     """
 
@@ -80,7 +84,8 @@ class Binding:
     Attributes:
         layout: of X; [1, channels, 1] for an op that sees per-channel vectors only.
         sizes: what the C function is told: those of the layout, or of the dimensions of the first input; of a
-            convolution batch, channels, results of a channel, axes of space, and lists with a number for each axis.
+            convolution batch, channels, results of a channel (outputs, where it has one group), axes of space, and
+            lists with a number for each axis.
         windows: of a convolution.
         output_shapes: in order.
         output_dtypes: in order.
@@ -244,10 +249,15 @@ class Operator:
         return layout, kinds, (layout.outer, layout.channels, layout.inner)
 
     def _windows(self, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> Windows:
-        """The windows on X; what has one place for each of them tells the results of a channel."""
-        results = next(arrays[t.name].shape for t in self.inputs if t.shape == "windows")
+        """The windows on X; the other input tells how many results there are."""
+        data = arrays["X"].shape
+        shape, results = next((t.shape, arrays[t.name].shape) for t in self.inputs if t.shape != "X")
+        outputs = None
+        if shape in AXIS_OF_OUTPUTS:
+            outputs = int(results[AXIS_OF_OUTPUTS[shape]]) if len(results) == len(data) else 0
         try:
-            return windows_of(arrays["X"].shape, results, {name: attributes[name] for name in WINDOW_ATTRIBUTES})
+            lists = {name: attributes[name] for name in WINDOW_ATTRIBUTES}
+            return windows_of(data, results, lists, outputs=outputs)
         except ValueError as error:
             raise ValueError(f"{self}: {error}") from None
 
@@ -256,9 +266,15 @@ class Operator:
     ) -> tuple[Layout, dict[str, tuple[int, ...]], tuple[int | tuple[int, ...], ...]]:
         """As `_shapes`, of a convolution."""
         layout = Layout(windows.batch, windows.channels, math.prod(windows.size))
-        kinds = {"X": windows.data_shape, "windows": windows.result_shape, "kernel": windows.weight_shape}
+        kinds = {
+            "X": windows.data_shape,
+            **dict.fromkeys(("windows", "outputs"), windows.result_shape),
+            **dict.fromkeys(("kernel", "weight"), windows.weight_shape),
+            "exchanged weight": windows.exchanged_shape,
+        }
         lists = (windows.size, windows.kernel, windows.strides, windows.pads, windows.dilations)
-        numbers = (windows.batch, windows.channels, windows.multiplier, len(windows.size))
+        results = windows.multiplier if windows.outputs is None else windows.outputs
+        numbers = (windows.batch, windows.channels, results, len(windows.size))
         return layout, kinds, (*numbers, *lists)
 
     def _check_attributes(self, attributes: Mapping[str, Any]) -> None:
@@ -294,6 +310,13 @@ class Operator:
             return ", the shape of X"
         if tensor.shape == "windows":
             return ", one place a window on X, and the channels of X or a multiple"
+        of_dense = {
+            "outputs": ", one place a window on X, for every output",
+            "weight": ", outputs, channels of X and kernel_shape",
+            "exchanged weight": ", channels of X, outputs and kernel_shape",
+        }
+        if tensor.shape in of_dense:
+            return of_dense[tensor.shape]
         if tensor.shape == "C":
             return ", one value a channel" + (f" (axis {attributes['axis']} of X)" if "axis" in attributes else "")
         return ", a scalar" if not tensor.shape else f" ([{','.join(tensor.shape)}]: R replicas, C channels)"

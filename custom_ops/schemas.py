@@ -9,8 +9,9 @@ import onnx
 import onnx.defs
 from onnx.defs import OpSchema
 
-from onnx_cbp.custom_ops.operator import DOMAIN, OPSET_VERSION, Operator, Tensor
+from onnx_cbp.custom_ops.operator import AXIS_OF_OUTPUTS, DOMAIN, OPSET_VERSION, Operator, Tensor
 from onnx_cbp.custom_ops.ops import OPERATORS
+from onnx_cbp.custom_ops.windows import WINDOW_ATTRIBUTES, counts_of
 
 _lock = threading.Lock()
 
@@ -94,7 +95,7 @@ def _shapes(
             for letter, dim in zip(t.shape, proto.tensor_type.shape.dim, strict=True):
                 letters.setdefault(letter, dim)
     if operator.has_windows:
-        shapes.update(_shape_of_kernel(operator, shapes, context))
+        shapes.update(_shapes_of_windows(operator, shapes, context))
     elif "X" in shapes:
         attribute = context.get_attribute("axis")
         axis = attribute.i if attribute is not None else 1
@@ -104,22 +105,35 @@ def _shapes(
             raise onnx.shape_inference.InferenceError(error)
         letters["C"] = shapes["X"].dim[axis % rank]
     for t in operator.outputs:
-        if t.shape not in ("X", "windows", "kernel"):
+        if t.shape not in ("X", "windows", "kernel", *AXIS_OF_OUTPUTS):
             dims = [letters.get(letter, onnx.TensorShapeProto.Dimension()) for letter in t.shape]
             shapes.setdefault(t.shape, onnx.TensorShapeProto(dim=dims))
     return shapes
 
 
-def _shape_of_kernel(
+def _shapes_of_windows(
     operator: Operator, shapes: dict[str, onnx.TensorShapeProto], context: Any
 ) -> dict[str, onnx.TensorShapeProto]:
-    """The shape of the weight of a depthwise convolution, where its results are known."""
-    attribute = context.get_attribute("kernel_shape")
-    if attribute is None or "windows" not in shapes:
-        return {}
-    results = shapes["windows"].dim
-    if len(results) != 2 + len(attribute.ints):
-        error = f"{operator}: attribute 'kernel_shape' is {list(attribute.ints)}, for a rank of {len(results)}"
-        raise onnx.shape_inference.InferenceError(error)
-    dimensions = [onnx.TensorShapeProto.Dimension(dim_value=size) for size in (1, *attribute.ints)]
-    return {"kernel": onnx.TensorShapeProto(dim=[results[1], *dimensions])}
+    """The shape of what a convolution makes, its result or the gradient of its weight, as far as it is known."""
+    lists = {name: context.get_attribute(name) for name in WINDOW_ATTRIBUTES}
+    attributes = {name: [] if each is None else list(each.ints) for name, each in lists.items()}
+    kernel, dimension = attributes["kernel_shape"], onnx.TensorShapeProto.Dimension
+    for shape in shapes.values():
+        if len(shape.dim) not in (0, 2 + len(kernel)):
+            error = f"{operator}: attribute 'kernel_shape' is {kernel}, for a rank of {len(shape.dim)}"
+            raise onnx.shape_inference.InferenceError(error)
+    data = shapes["X"].dim if "X" in shapes else None
+    made: dict[str, onnx.TensorShapeProto] = {}
+    sizes = [dimension(dim_value=size) for size in kernel]
+    if "windows" in shapes:
+        made["kernel"] = onnx.TensorShapeProto(dim=[shapes["windows"].dim[1], dimension(dim_value=1), *sizes])
+    if "outputs" in shapes:
+        channels = dimension() if data is None else data[1]
+        made["weight"] = onnx.TensorShapeProto(dim=[shapes["outputs"].dim[1], channels, *sizes])
+    weight = next((kind for kind in ("weight", "exchanged weight") if kind in shapes), None)
+    if weight is not None and data is not None:
+        outputs = shapes[weight].dim[AXIS_OF_OUTPUTS[weight]]
+        counts = counts_of([d.dim_value if d.HasField("dim_value") else None for d in data[2:]], attributes)
+        after = [dimension() if count is None else dimension(dim_value=count) for count in counts]
+        made["outputs"] = onnx.TensorShapeProto(dim=[data[0], outputs, *after])
+    return made

@@ -13,10 +13,12 @@ MOST_AXES = 3
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows on data [N, C, ...], with `multiplier` results of each channel.
+    """Windows on data [N, C, ...] of a convolution that is depthwise or of one group.
 
     Attributes:
         batch, channels: of the data.
+        outputs: channels of the result of a convolution of one group; None of a depthwise one, where each channel has
+            `multiplier` results of its own.
         size: elements of the data along each axis of space.
         count: windows.
         kernel: elements of a window.
@@ -32,6 +34,7 @@ class Windows:
     strides: tuple[int, ...]
     pads: tuple[int, ...]
     dilations: tuple[int, ...]
+    outputs: int | None = None
 
     @property
     def data_shape(self) -> tuple[int, ...]:
@@ -41,21 +44,53 @@ class Windows:
     @property
     def result_shape(self) -> tuple[int, ...]:
         """Of what has one place for each window."""
-        return (self.batch, self.channels * self.multiplier, *self.count)
+        return (self.batch, self.results, *self.count)
+
+    @property
+    def results(self) -> int:
+        """Channels of the result."""
+        return self.channels * self.multiplier if self.outputs is None else self.outputs
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
-        """Of the weight of the depthwise convolution."""
-        return (self.channels * self.multiplier, 1, *self.kernel)
+        """Of the weight of the convolution."""
+        return (self.results, 1 if self.outputs is None else self.channels, *self.kernel)
+
+    @property
+    def exchanged_shape(self) -> tuple[int, ...]:
+        """Of that weight with its first two axes exchanged."""
+        results, seen, *kernel = self.weight_shape
+        return (seen, results, *kernel)
 
 
-def windows_of(data: Sequence[int], results: Sequence[int], attributes: Mapping[str, Sequence[int]]) -> Windows:
+def counts_of(size: Sequence[int | None], attributes: Mapping[str, Sequence[int]]) -> list[int | None]:
+    """Windows along each axis of space; None where the size is, or where the attributes do not fit it."""
+    counts: list[int | None] = []
+    for i, n in enumerate(size):
+        ends = attributes["pads"]
+        own = {name: [*attributes[name][i : i + 1]] for name in ("kernel_shape", "strides", "dilations")}
+        own["pads"] = [ends[i], ends[len(size) + i]] if len(ends) == 2 * len(size) else []
+        try:
+            counts.append(None if n is None else windows_of((1, 1, n), (), own, outputs=1).count[0])
+        except ValueError:
+            counts.append(None)
+    return counts
+
+
+def windows_of(
+    data: Sequence[int],
+    results: Sequence[int],
+    attributes: Mapping[str, Sequence[int]],
+    *,
+    outputs: int | None = None,
+) -> Windows:
     """The windows on data of a shape.
 
     Args:
         data: [N, C, ...].
         results: the shape of what has one place for each window; the number of its channels is all that is read.
         attributes: those of `WINDOW_ATTRIBUTES`; an empty one has ONNX's default.
+        outputs: channels of the result of a convolution of one group, which `results` need not tell then.
 
     Raises:
         ValueError: one does not fit; it names the attribute, its value and what it may be.
@@ -88,4 +123,6 @@ def windows_of(data: Sequence[int], results: Sequence[int], attributes: Mapping[
     of_results = int(results[1]) if len(results) == len(data) else 0
     # Where it is no multiple, the shape that is expected says so.
     multiplier = max(1, of_results // channels) if channels else 1
-    return Windows(int(data[0]), channels, multiplier, tuple(data[2:]), tuple(count), kernel, strides, pads, dilations)
+    return Windows(
+        int(data[0]), channels, multiplier, tuple(data[2:]), tuple(count), kernel, strides, pads, dilations, outputs
+    )

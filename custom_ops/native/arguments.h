@@ -51,11 +51,13 @@ inline const char* MissingTensor(std::initializer_list<Tensors> all) {
   return nullptr;
 }
 
-// What a plain C function is told of the data of a convolution.
+// What a plain C function is told of the data of a convolution: depthwise, with so many results of each channel, or of
+// one group, with so many outputs.
 struct WindowData {
-  int64_t batch, channels, multiplier;
+  int64_t batch, channels, results;
   int64_t axes;
   const int64_t* size;
+  bool dense = false;
 };
 
 // Elements of its tensors.
@@ -63,27 +65,27 @@ struct WindowSizes {
   int64_t data, results, weight;
 };
 
-// The windows of a depthwise convolution, and how many elements its tensors have. Null, or what is wrong.
+// The windows of a convolution, and how many elements its tensors have. Null, or what is wrong.
 inline const char* WindowsOf(const WindowData& data, const WindowAttributes& attributes, Windows* windows,
                              WindowSizes* sizes) {
   int64_t elements = 0;
-  if (const char* reason = Product({data.batch, data.channels, data.multiplier, data.axes}, &elements)) return reason;
+  if (const char* reason = Product({data.batch, data.channels, data.results, data.axes}, &elements)) return reason;
   for (const int64_t* list :
        {data.size, attributes.kernel_shape, attributes.strides, attributes.pads, attributes.dilations}) {
     if (list == nullptr) return "a pointer is null, and its list is not empty";
   }
   windows->batch = data.batch;
   windows->channels = data.channels;
-  windows->multiplier = data.multiplier;
+  (data.dense ? windows->outputs : windows->multiplier) = data.results;
+  windows->dense = data.dense;
   if (const char* reason = SetWindows(data.axes, data.size, attributes, windows)) return reason;
   const WindowAxis* axes = windows->axes;
   int64_t padded = 0;  // what is copied has room for the padding
-  if (const char* reason =
-          Product({data.batch, data.channels, data.multiplier, axes[0].padded(), axes[1].padded(), axes[2].padded()},
-                  &padded)) {
+  if (const char* reason = Product(
+          {data.batch, data.channels, data.results, axes[0].padded(), axes[1].padded(), axes[2].padded()}, &padded)) {
     return reason;
   }
-  const int64_t results = data.channels * data.multiplier;
+  const int64_t results = windows->results();
   if (const char* reason =
           Product({data.batch, data.channels, axes[0].size, axes[1].size, axes[2].size}, &sizes->data)) {
     return reason;
@@ -92,7 +94,8 @@ inline const char* WindowsOf(const WindowData& data, const WindowAttributes& att
           Product({data.batch, results, axes[0].count, axes[1].count, axes[2].count}, &sizes->results)) {
     return reason;
   }
-  return Product({results, axes[0].kernel, axes[1].kernel, axes[2].kernel}, &sizes->weight);
+  const int64_t seen = data.dense ? data.channels : 1;
+  return Product({results, seen, axes[0].kernel, axes[1].kernel, axes[2].kernel}, &sizes->weight);
 }
 
 }  // namespace onnx_cbp

@@ -14,6 +14,7 @@
 #include "kernels/channel_normalize.h"
 #include "kernels/channel_stats.h"
 #include "kernels/channel_stats_merge.h"
+#include "kernels/conv.h"
 #include "kernels/depthwise_conv_grad_weight.h"
 #include "kernels/running_stats.h"
 #include "kernels/targets.h"
@@ -45,6 +46,19 @@ const char* Guard(F&& kernel) {
 struct Arguments {
   std::initializer_list<const void*> tensors, vectors, counts;
 };
+
+// Runs a kernel on the windows of a convolution, where type, sizes and lists are what they can be and missing(sizes)
+// answers null.
+template <typename M, typename F>
+const char* OfConv(int x_type, const onnx_cbp::WindowData& data, const onnx_cbp::WindowAttributes& attributes,
+                   M&& missing, F&& kernel) {
+  if (!onnx_cbp::IsElementType(x_type)) return onnx_cbp::kUnknownType;
+  onnx_cbp::WindowSizes sizes;
+  onnx_cbp::Windows windows;
+  if (const char* reason = onnx_cbp::WindowsOf(data, attributes, &windows, &sizes)) return reason;
+  if (const char* reason = missing(sizes)) return reason;
+  return Guard([&] { return kernel(windows); });
+}
 
 // Runs a kernel on a tensor, where types, sizes and pointers are what they can be.
 template <typename F>
@@ -113,18 +127,55 @@ const char* onnx_cbp_depthwise_conv_grad_weight(int x_type, int64_t batch, int64
                                                 int64_t axes, const int64_t* size, const int64_t* kernel_shape,
                                                 const int64_t* strides, const int64_t* pads, const int64_t* dilations,
                                                 const void* x, const void* dy, void* dw) {
-  if (!onnx_cbp::IsElementType(x_type)) return onnx_cbp::kUnknownType;
-  onnx_cbp::WindowSizes sizes;
-  onnx_cbp::Windows windows;
-  if (const char* reason = onnx_cbp::WindowsOf({batch, channels, multiplier, axes, size},
-                                               {kernel_shape, strides, pads, dilations}, &windows, &sizes)) {
-    return reason;
-  }
-  if (const char* reason = onnx_cbp::MissingTensor({{sizes.data, {x}}, {sizes.results, {dy}}, {sizes.weight, {dw}}})) {
-    return reason;
-  }
-  return Guard(
-      [&] { return onnx_cbp::DepthwiseConvGradWeight(x_type, onnx_cbp::ONNX_CBP_C_EXECUTOR{}, windows, x, dy, dw); });
+  return OfConv(
+      x_type, {batch, channels, multiplier, axes, size}, {kernel_shape, strides, pads, dilations},
+      [&](const onnx_cbp::WindowSizes& sizes) {
+        return onnx_cbp::MissingTensor({{sizes.data, {x}}, {sizes.results, {dy}}, {sizes.weight, {dw}}});
+      },
+      [&](const onnx_cbp::Windows& windows) {
+        return onnx_cbp::DepthwiseConvGradWeight(x_type, onnx_cbp::ONNX_CBP_C_EXECUTOR{}, windows, x, dy, dw);
+      });
+}
+
+const char* onnx_cbp_direct_conv(int x_type, int64_t batch, int64_t channels, int64_t outputs, int64_t axes,
+                                 const int64_t* size, const int64_t* kernel_shape, const int64_t* strides,
+                                 const int64_t* pads, const int64_t* dilations, const void* x, const void* w, void* y) {
+  return OfConv(
+      x_type, {batch, channels, outputs, axes, size, true}, {kernel_shape, strides, pads, dilations},
+      [&](const onnx_cbp::WindowSizes& sizes) {
+        return onnx_cbp::MissingTensor({{sizes.data, {x}}, {sizes.weight, {w}}, {sizes.results, {y}}});
+      },
+      [&](const onnx_cbp::Windows& windows) {
+        return onnx_cbp::DirectConv(x_type, onnx_cbp::ONNX_CBP_C_EXECUTOR{}, windows, false, x, w, y);
+      });
+}
+
+const char* onnx_cbp_direct_conv_exchanged(int x_type, int64_t batch, int64_t channels, int64_t outputs, int64_t axes,
+                                           const int64_t* size, const int64_t* kernel_shape, const int64_t* strides,
+                                           const int64_t* pads, const int64_t* dilations, const void* x, const void* w,
+                                           void* y) {
+  return OfConv(
+      x_type, {batch, channels, outputs, axes, size, true}, {kernel_shape, strides, pads, dilations},
+      [&](const onnx_cbp::WindowSizes& sizes) {
+        return onnx_cbp::MissingTensor({{sizes.data, {x}}, {sizes.weight, {w}}, {sizes.results, {y}}});
+      },
+      [&](const onnx_cbp::Windows& windows) {
+        return onnx_cbp::DirectConv(x_type, onnx_cbp::ONNX_CBP_C_EXECUTOR{}, windows, true, x, w, y);
+      });
+}
+
+const char* onnx_cbp_conv_grad_weight(int x_type, int64_t batch, int64_t channels, int64_t outputs, int64_t axes,
+                                      const int64_t* size, const int64_t* kernel_shape, const int64_t* strides,
+                                      const int64_t* pads, const int64_t* dilations, const void* x, const void* dy,
+                                      void* dw) {
+  return OfConv(
+      x_type, {batch, channels, outputs, axes, size, true}, {kernel_shape, strides, pads, dilations},
+      [&](const onnx_cbp::WindowSizes& sizes) {
+        return onnx_cbp::MissingTensor({{sizes.data, {x}}, {sizes.results, {dy}}, {sizes.weight, {dw}}});
+      },
+      [&](const onnx_cbp::Windows& windows) {
+        return onnx_cbp::ConvGradWeight(x_type, onnx_cbp::ONNX_CBP_C_EXECUTOR{}, windows, x, dy, dw);
+      });
 }
 
 const char* onnx_cbp_running_stats(int stats_type, int64_t channels, double momentum, int unbiased, const void* running,

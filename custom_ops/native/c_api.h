@@ -85,6 +85,22 @@ ONNX_CBP_EXPORT const char* onnx_cbp_depthwise_conv_grad_weight(int x_type, int6
                                                                 const int64_t* pads, const int64_t* dilations,
                                                                 const void* x, const void* dy, void* dw);
 
+/* The same of a convolution of one group. */
+ONNX_CBP_EXPORT const char* onnx_cbp_direct_conv(int x_type, int64_t batch, int64_t channels, int64_t outputs,
+                                                 int64_t axes, const int64_t* size, const int64_t* kernel_shape,
+                                                 const int64_t* strides, const int64_t* pads, const int64_t* dilations,
+                                                 const void* x, const void* w, void* y);
+ONNX_CBP_EXPORT const char* onnx_cbp_direct_conv_exchanged(int x_type, int64_t batch, int64_t channels, int64_t outputs,
+                                                           int64_t axes, const int64_t* size,
+                                                           const int64_t* kernel_shape, const int64_t* strides,
+                                                           const int64_t* pads, const int64_t* dilations, const void* x,
+                                                           const void* w, void* y);
+ONNX_CBP_EXPORT const char* onnx_cbp_conv_grad_weight(int x_type, int64_t batch, int64_t channels, int64_t outputs,
+                                                      int64_t axes, const int64_t* size, const int64_t* kernel_shape,
+                                                      const int64_t* strides, const int64_t* pads,
+                                                      const int64_t* dilations, const void* x, const void* dy,
+                                                      void* dw);
+
 ONNX_CBP_EXPORT const char* onnx_cbp_running_stats(int stats_type, int64_t channels, double momentum, int unbiased,
                                                    const void* running, const void* batch, const int64_t* count,
                                                    void* updated);

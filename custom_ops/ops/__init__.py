@@ -19,7 +19,10 @@ from onnx_cbp.custom_ops.ops import (
     channel_normalize,
     channel_stats,
     channel_stats_merge,
+    conv_grad_weight,
     depthwise_conv_grad_weight,
+    direct_conv,
+    direct_conv_exchanged,
     running_stats,
 )
 
@@ -41,6 +44,9 @@ OPERATORS: dict[str, Operator] = {
         batch_norm_relu_train_update,
         batch_norm_recompute_relu_grad,
         depthwise_conv_grad_weight,
+        direct_conv,
+        direct_conv_exchanged,
+        conv_grad_weight,
         all_gather,
         all_reduce,
         all_reduce_bucket,

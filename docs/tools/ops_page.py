@@ -70,7 +70,14 @@ def _wrapped(text: str) -> str:
 
 
 #: Shapes that have names; the others are letters, one a dimension.
-_SHAPES = {"X": "like X", "windows": "[N, C m, ...], a place a window", "kernel": "[C m, 1, k...]"}
+_SHAPES = {
+    "X": "like X",
+    "windows": "[N, C m, ...], a place a window",
+    "kernel": "[C m, 1, k...]",
+    "outputs": "[N, O, ...], a place a window",
+    "weight": "[O, C, k...]",
+    "exchanged weight": "[C, O, k...]",
+}
 
 
 def _type(tensor: Tensor) -> str:

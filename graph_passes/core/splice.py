@@ -121,7 +121,7 @@ class Draft:
         op_type: str,
         inputs: Sequence[ir.Value | None],
         outputs: Sequence[tuple[str, ir.DataType | None, ir.Shape | None]],
-        **attributes: int | float | str,
+        **attributes: int | float | str | Sequence[int],
     ) -> tuple[ir.Value, ...]:
         """Append one of our ops, with every attribute written."""
         return self.add(op_type, inputs, outputs, attributes, DOMAIN)
@@ -172,7 +172,7 @@ class Splice(Draft):
         op_type: str,
         inputs: Sequence[ir.Value | None],
         more: Sequence[tuple[str, ir.DataType | None, ir.Shape | None]] = (),
-        **attributes: int | float | str,
+        **attributes: int | float | str | Sequence[int],
     ) -> ir.Node:
         """Put one of our ops in the node's place: with the same outputs, and `more` behind them."""
         own = [(value.name or "", value.dtype, value.shape) for value in self.node.outputs]

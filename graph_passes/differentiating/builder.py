@@ -45,12 +45,14 @@ class Builder:
         wanted: the inputs of the node under work whose gradients are asked for (`wants`).
         own_ops: whether ops of ours may be written where standard ones are slower; gradients of those that
             stand in the graph already are made of ours either way.
+        own_convolutions: whether those for processors may (`direct_conv`).
     """
 
     ZERO = ZERO  # for rules that lie beside the descriptions of our ops
 
-    def __init__(self, model: ir.Model, *, own_ops: bool = False) -> None:
+    def __init__(self, model: ir.Model, *, own_ops: bool = False, own_convolutions: bool = False) -> None:
         self.own_ops = own_ops
+        self.own_convolutions = own_convolutions
         self.opset = onnx_opset(model.opset_imports)
         self.wanted: Collection[ir.Value | None] = ()
         self.model = model

@@ -3,7 +3,8 @@
 Every window adds W times its dY to what it has seen, which is ConvTranspose. With strides of 1 it is a convolution,
 too: of dY by W with its channels exchanged and its elements in reverse. ONNX Runtime's Conv is faster than its
 ConvTranspose where windows are single elements, and where there are many channels (1.3 times with 256); of depthwise
-convolutions it uses all cores, and ConvTranspose one.
+convolutions it uses all cores, and ConvTranspose one. An op of ours is faster than both (`direct_conv`), where such may
+be written.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 import numpy as np
 import onnx_ir as ir
 
+from onnx_cbp.graph_passes.differentiating import direct_conv
 from onnx_cbp.graph_passes.differentiating.builder import Builder, Read
 from onnx_cbp.graph_passes.differentiating.windows import Windows
 
@@ -26,8 +28,10 @@ def data_gradient(g: Builder, dY: ir.Value, W: Read, seen: Windows, groups: int,
     single = groups == 1 and all(k == 1 for k in seen.kernel)
     depthwise = groups > 1 and channels[1] == 1 and isinstance(channels[0], int)
     padding = [e - 1 - p for e, p in zip(seen.extent * 2, seen.pads, strict=True)]
-    faster = single or many or depthwise
-    if faster and all(s == 1 for s in seen.strides) and min(padding) >= 0 and not any(seen.rest):
+    is_convolution = all(s == 1 for s in seen.strides) and min(padding) >= 0 and not any(seen.rest)
+    if groups == 1 and is_convolution and direct_conv.fits(g, dY, seen, channels=channels[0], outputs=channels[1]):
+        return g.let_be_like(direct_conv.by_own_op(g, "DirectConvExchanged", dY, W, seen, padding), like)
+    if (single or many or depthwise) and is_convolution:
         exchanged, dilations = _exchanged(g, W, seen, groups), list(seen.dilations)
         return g.Conv(dY, exchanged, pads=padding, dilations=dilations, group=groups, like=like)
     return transposed(g, dY, W, seen, groups, like)

@@ -45,6 +45,7 @@ def differentiate(
     values: Sequence[ir.Value],
     *,
     own_ops: bool = False,
+    own_convolutions: bool = False,
 ) -> list[ir.Value | None]:
     """Append the nodes that compute d loss / d value for each value of the main graph.
 
@@ -58,6 +59,7 @@ def differentiate(
         values: floating-point values: inputs, initializers, or what nodes make.
         own_ops: write ops of this project (DepthwiseConvGradWeight) where they are faster than standard ones: the graph
             then needs the native library. Otherwise gradients of standard ops are standard ops.
+        own_convolutions: write those that have no CUDA kernel, too (ConvGradWeight, DirectConvExchanged).
 
     Returns:
         For each value its gradient, of the value's type and shape; None where the loss does not depend on it.
@@ -70,7 +72,7 @@ def differentiate(
     register_schemas()  # inference goes through our ops by them, where onnx is new enough
     infer_all_of_ours(model)
     seeds = dict(loss) if isinstance(loss, Mapping) else {loss: None}
-    builder = Builder(model, own_ops=own_ops)
+    builder = Builder(model, own_ops=own_ops, own_convolutions=own_convolutions)
     tape = _Tape(model, [*seeds], values)
     try:
         sweep = _Sweep(builder, tape)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import onnx_ir as ir
 
 from onnx_cbp.custom_ops import DOMAIN, OPERATORS
+from onnx_cbp.custom_ops.operator import AXIS_OF_OUTPUTS
+from onnx_cbp.custom_ops.windows import WINDOW_ATTRIBUTES, counts_of
 from onnx_cbp.graph_passes.core.types import Types
 
 
@@ -15,9 +20,8 @@ def infer_ours(node: ir.Node, types: Types) -> None:
     shapes = {each.shape: types.shape(value) for each, value in given if value is not None}
     kinds = {each.type: types.of(value) for each, value in given if value is not None}
     data = shapes.get("X")
-    results = shapes.get("windows")
-    if operator.has_windows and results is not None:
-        shapes["kernel"] = (results[1], 1, *node.attributes["kernel_shape"].as_ints())
+    if operator.has_windows:
+        shapes |= _of_windows(node, shapes)
     elif data is not None and shapes.get("C") is None:
         axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 1
         shapes["C"] = (data[axis],)
@@ -31,6 +35,26 @@ def infer_ours(node: ir.Node, types: Types) -> None:
         kind, shape = kinds.get(each.type), shapes.get(each.shape)
         output.type = output.type or (None if kind is None else ir.TensorType(kind))
         output.shape = output.shape if output.shape is not None or shape is None else ir.Shape(shape)
+
+
+def _of_windows(node: ir.Node, shapes: Mapping[str, Sequence[Any] | None]) -> dict[str, tuple[Any, ...]]:
+    """The shape of what a convolution makes, its result or the gradient of its weight."""
+    given = (node.attributes.get(name) for name in WINDOW_ATTRIBUTES)
+    lists = [() if each is None else each.as_ints() for each in given]
+    attributes = dict(zip(WINDOW_ATTRIBUTES, lists, strict=True))
+    kernel, data = attributes["kernel_shape"], shapes.get("X")
+    results, outputs = shapes.get("windows"), shapes.get("outputs")
+    made: dict[str, tuple[Any, ...]] = {}
+    if results is not None:
+        made["kernel"] = (results[1], 1, *kernel)
+    if outputs is not None and data is not None:
+        made["weight"] = (outputs[1], data[1], *kernel)
+    for kind in ("weight", "exchanged weight"):
+        weight = shapes.get(kind)
+        if weight is not None and data is not None:
+            sizes = [size if isinstance(size, int) else None for size in data[2:]]
+            made["outputs"] = (data[0], weight[AXIS_OF_OUTPUTS[kind]], *counts_of(sizes, attributes))
+    return made
 
 
 def infer_all_of_ours(model: ir.Model) -> None:

@@ -8,6 +8,7 @@ What is left is where to put the channels of X, which have to stay apart:
 - a window of one element needs none of that: one product of matrices;
 - a depthwise convolution has one channel a group: an op of ours, where such may be written (2 to 20 times as fast as
   what follows); a product and a sum for each element of the window, where there are few;
+- with one group and small windows: an op of ours, where such may be written and are faster (`direct_conv`);
 - otherwise, without dilation along the last axis, the channels go innermost: the last axis has W * C elements, of which
   those of one channel lie C apart, so the rank stays what it was;
 - otherwise they become one axis of space more.
@@ -23,6 +24,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_cbp.custom_ops.windows import MOST_AXES
+from onnx_cbp.graph_passes.differentiating import direct_conv
 from onnx_cbp.graph_passes.differentiating.builder import Builder, Read
 from onnx_cbp.graph_passes.differentiating.windows import Windows
 
@@ -45,7 +47,10 @@ def weight_gradient(g: Builder, X: Read, dY: Read, W: Read, windows: Windows, gr
     if all(k == 1 for k in windows.kernel) and not any(windows.pads):
         return _of_one_element(g, X, dY, windows, groups, shape)
     if shape[1] == 1 and groups > 1 and g.own_ops and _is_plain(windows):
-        return _by_own_op(g, X, dY, windows)
+        return direct_conv.by_own_op(g, "DepthwiseConvGradWeight", X, dY, windows, windows.pads)
+    outputs, channels = shape[:2]
+    if groups == 1 and direct_conv.fits(g, X, windows, channels, outputs) and direct_conv.pays(channels, outputs):
+        return direct_conv.by_own_op(g, "ConvGradWeight", X, dY, windows, windows.pads)
     if shape[1] == 1 and shape[0] == groups and math.prod(windows.kernel) <= _FEW:
         return _depthwise(g, X, dY, windows, shape)
     X, windows = _trimmed(g, X, dY, windows)
@@ -99,19 +104,6 @@ def _is_plain(windows: Windows) -> bool:
     """Whether attributes and data alone tell how many windows there are: a ConvTranspose may have fewer."""
     whole = windows.loose or all(0 <= r < s for r, s in zip(windows.rest, windows.strides, strict=True))
     return whole and len(windows.size) <= MOST_AXES and min(windows.pads) >= 0
-
-
-def _by_own_op(g: Builder, X: Read, dY: Read, windows: Windows) -> ir.Value:
-    (dW,) = g.ours(
-        "DepthwiseConvGradWeight",
-        X,
-        dY,
-        kernel_shape=list(windows.kernel),
-        strides=list(windows.strides),
-        pads=windows.pads,
-        dilations=list(windows.dilations),
-    )
-    return dW
 
 
 def _covered(g: Builder, dY: Read, windows: Windows, extent: Sequence[int]) -> ir.Value:

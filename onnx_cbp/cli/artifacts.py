@@ -82,6 +82,12 @@ _FILES = ("training_model.onnx", "eval_model.onnx", "optimizer_model.onnx", "che
     help="Whose gradients: ours, for any onnxruntime, or those of ONNX Runtime's training build, "
     "which wants --requires-grad.",
 )
+@click.option(
+    "--direct-convs/--no-direct-convs",
+    default=None,
+    help="Let convolutions be onnx-cbp's ops for processors, where those are faster.  "
+    "[default: where this machine has AVX2 or AVX-512 and no CUDA]",
+)
 def artifacts(
     model: str,
     output: str,
@@ -97,6 +103,7 @@ def artifacts(
     synchronize: str | None,
     data_parallel: bool,
     builder: str,
+    direct_convs: bool | None,
 ) -> None:
     """Make a training, an evaluation and an optimiser's graph of MODEL, a forward graph, and a checkpoint.
 
@@ -126,6 +133,7 @@ def artifacts(
             tied_params=[name for name in tied if name] if tied else None,
             rewrite_options={name: value for name, value in options.items() if value},
             builder=builder,
+            direct_convs=direct_convs,
         )
     screen = console()
     for line in _summary(folder):

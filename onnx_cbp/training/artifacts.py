@@ -58,7 +58,7 @@ from onnx_cbp.training.builder import build
 from onnx_cbp.training.builders.own import Made, Wanted, make
 from onnx_cbp.training.builders.telling import tell_what_does_not_train
 from onnx_cbp.training.choices import LossType, OptimType, builder_of, loss_of, named, optimizer_of
-from onnx_cbp.training.runtime import has_training_build, load_artifacts
+from onnx_cbp.training.runtime import direct_convs_pay, has_training_build, load_artifacts
 
 __all__ = ["LossType", "OptimType", "generate_artifacts"]
 from onnx_cbp.training.suiting import suit_builder
@@ -85,6 +85,7 @@ def generate_artifacts(
     tied_params: str | Sequence[str] | None = None,
     rewrite_options: Mapping[str, Any] | None = None,
     builder: str | None = None,
+    direct_convs: bool | None = None,
 ) -> None:
     """What `onnxruntime.training.artifacts.generate_artifacts` does, with the same arguments and the same files.
 
@@ -132,6 +133,10 @@ def generate_artifacts(
             and `momentum`.
         builder: "onnx_cbp" or "onnxruntime". By default ONNX Runtime's where its training build is installed, unless
             the loss or the optimiser is one of ours; and ours otherwise.
+        direct_convs: with our builder, let convolutions of one group and small windows be ops of this project
+            (DirectConv, DirectConvExchanged, ConvGradWeight), where they were measured to be faster than ONNX
+            Runtime's. They are for processors: on a GPU they would run on copies. None: where this machine has AVX2 or
+            AVX-512 and its onnxruntime no CUDA provider. Not with `portable`.
 
     Raises:
         OnnxCbpError: one line: no training build of onnxruntime for its builder, a model that is not valid, a
@@ -154,6 +159,7 @@ def generate_artifacts(
             train_batch_norms=patterns_of(train_batch_norms),
             tied_params=patterns_of(tied_params, "tied_params", of="parameters"),
             rewrite_options=rewrite_options_of(rewrite_options),
+            direct_convs=direct_convs_pay() if direct_convs is None else direct_convs,
         )
         _write(make(read_model(model), wanted), _folder(artifact_directory), prefix, nominal=nominal_checkpoint)
         return

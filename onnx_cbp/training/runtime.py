@@ -10,6 +10,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+from onnx_cbp.custom_ops.library import native_target
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.model_io import load_model
 
@@ -84,3 +85,11 @@ def _bare_package() -> types.ModuleType:
     package.__path__ = [str(Path(spec.origin).parent / "training")]
     package.__spec__ = importlib.machinery.ModuleSpec(_PACKAGE, None, is_package=True)
     return package
+
+
+def direct_convs_pay() -> bool:
+    """Whether our convolutions were measured to be faster than onnxruntime's on a machine like this one."""
+    import onnxruntime
+
+    has_cuda = any(name.upper().startswith("CUDA") for name in onnxruntime.get_available_providers())
+    return native_target() in ("avx2", "avx512") and not has_cuda

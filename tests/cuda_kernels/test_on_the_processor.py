@@ -27,7 +27,7 @@ from support.kernel_cases import (
     kernel_cases,
     usual_cases,
 )
-from support.ops import DTYPES, WITH_BODIES, exact, make_case
+from support.ops import DTYPES, WITH_CUDA_KERNELS, exact, make_case
 
 pytestmark = pytest.mark.native
 
@@ -48,7 +48,7 @@ SHAPES = [
 ]
 
 
-@pytest.fixture(scope="module", params=WITH_BODIES)
+@pytest.fixture(scope="module", params=WITH_CUDA_KERNELS)
 def operator(request):
     return OPERATORS[request.param]
 
@@ -77,7 +77,7 @@ def test_every_function_is_covered():
             r"(onnx_cbp_cuda_\w+)\(onnx_cbp_cuda_queue", re.sub(r"\s+", " ", C_API.read_text()).replace("( ", "(")
         )
     )
-    ops = {function_name(OPERATORS[name]).replace("onnx_cbp_", "onnx_cbp_cuda_", 1) for name in WITH_BODIES}
+    ops = {function_name(OPERATORS[name]).replace("onnx_cbp_", "onnx_cbp_cuda_", 1) for name in WITH_CUDA_KERNELS}
     assert declared == ops
 
 

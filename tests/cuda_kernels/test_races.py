@@ -14,7 +14,7 @@ import pytest
 from onnx_cbp.custom_ops import OPERATORS
 from support.cuda_host import DEVICES, program, run_on_host
 from support.kernel_cases import TYPES, USUAL_TYPES, assert_same_bits, describe
-from support.ops import WITH_BODIES, make_case
+from support.ops import WITH_CUDA_KERNELS, make_case
 from support.sanitizers import threads_command
 
 pytestmark = pytest.mark.native
@@ -36,7 +36,7 @@ def _command(*arguments: str) -> list[str]:
 
 @pytest.mark.parametrize("device", ["H100", "without shared memory"])
 @pytest.mark.parametrize("dealing", ["0", "1", "2"])
-@pytest.mark.parametrize("name", WITH_BODIES)
+@pytest.mark.parametrize("name", WITH_CUDA_KERNELS)
 def test_threads_of_a_block_keep_out_of_each_other_s_way(name, dealing, device):
     operator = OPERATORS[name]
     types = USUAL_TYPES if dealing != "1" or device != "H100" else TYPES

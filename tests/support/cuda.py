@@ -16,11 +16,11 @@ import pytest
 
 from onnx_cbp.custom_ops.library import find_cuda_library, function_name, number_arguments
 from support import cuda_adapter
-from support.ops import WITH_BODIES, Case
+from support.ops import WITH_CUDA_KERNELS, Case
 
 CUDA_LIBRARY = "libonnx_cbp_cuda.so"
 #: Ops with a CUDA kernel; collectives run on copies in the processor's memory.
-OPS = WITH_BODIES
+OPS = WITH_CUDA_KERNELS
 
 #: In front of and behind each array, and in arrays that nothing was written to.
 _GUARD = 256

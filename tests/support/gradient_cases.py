@@ -620,6 +620,25 @@ CHANNEL_OPS = [
             ((2, 3, 4), (2, 1, 2), 1, (1, 3, 2), (1, 1, 2), (0, 0, 0, 0, 0, 0), (1, 1, 1)),
         )
     ),
+    *(
+        Case(
+            op,
+            (In((N, 2, *size)), In(other)),
+            {"kernel_shape": kernel, "strides": strides, "pads": pads, "dilations": dilations},
+            since=15,
+            domain=DOMAIN,
+        )
+        for size, count, kernel, strides, pads, dilations in (
+            ((6,), (3,), (3,), (2,), (0, 1), (1,)),
+            ((5, 4), (5, 3), (3, 2), (1, 1), (1, 0, 1, 0), (1, 1)),
+            ((6, 5), (2, 3), (2, 2), (3, 2), (0, 1, 0, 1), (2, 1)),
+        )
+        for op, other in (
+            ("DirectConv", (3, 2, *kernel)),
+            ("DirectConvExchanged", (2, 3, *kernel)),
+            ("ConvGradWeight", (N, 3, *count)),
+        )
+    ),
 ]
 
 

@@ -13,8 +13,10 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from onnx_cbp.custom_ops import DOMAIN, OPERATORS
+from onnx_cbp.custom_ops import DOMAIN, OPERATORS, Operator
+from onnx_cbp.custom_ops.operator import AXIS_OF_OUTPUTS
 from onnx_cbp.custom_ops.references import OP_RUNS
+from onnx_cbp.custom_ops.windows import windows_of
 from onnx_cbp.graph_passes import AttachFunctionsPass
 from onnx_cbp.graph_passes.differentiating import differentiate
 from support.exact_ops import EXACT_OPS
@@ -69,13 +71,25 @@ def forward_model(case: Case, opset: int, dtype: type = np.float64) -> onnx.Mode
     return onnx.shape_inference.infer_shapes(model, strict_mode=not case.domain, data_prop=True)
 
 
+def _of_windows(operator: Operator, case: Case) -> dict[str, tuple[int | str, ...]]:
+    """The shapes of what a convolution makes; its batch has the name of that of its data."""
+    (batch, *data), other = (each.shape for each in case.inputs)
+    axis = AXIS_OF_OUTPUTS.get(operator.inputs[1].shape)
+    outputs = None if axis is None else int(other[axis])
+    windows = windows_of((1, *map(int, data)), other, case.attributes, outputs=outputs)
+    return {
+        **dict.fromkeys(("windows", "outputs"), (batch, *windows.result_shape[1:])),
+        **dict.fromkeys(("kernel", "weight"), windows.weight_shape),
+    }
+
+
 def _ours(case: Case, dtype: type) -> list[onnx.ValueInfoProto]:
     """The outputs of an op of ours, by its description."""
     operator = OPERATORS[case.op]
     shapes = {each.shape: given.shape for each, given in zip(operator.inputs, case.inputs, strict=True)}
     shapes.setdefault("C", shapes.get("RC", (0, 3))[-1:] if "X" not in shapes else (3,))
     if operator.has_windows:
-        shapes["kernel"] = (shapes["windows"][1], 1, *case.attributes["kernel_shape"])
+        shapes |= _of_windows(operator, case)
     return [
         helper.make_tensor_value_info(
             f"y{i}", onnx.TensorProto.INT64 if each.type == "int64" else _NUMBERS[dtype], shapes.get(each.shape, ())

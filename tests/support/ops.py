@@ -16,6 +16,7 @@ from onnx.reference import ReferenceEvaluator
 import onnx_cbp
 from onnx_cbp.custom_ops import DOMAIN, OPERATORS, Operator
 from onnx_cbp.custom_ops.functions import make_function
+from onnx_cbp.custom_ops.operator import AXIS_OF_OUTPUTS
 from onnx_cbp.custom_ops.python_ops import WITHOUT_PYTHON_OPS
 from onnx_cbp.custom_ops.references import OP_RUNS
 from onnx_cbp.custom_ops.windows import windows_of
@@ -37,6 +38,12 @@ DTYPES = {
 
 #: Ops that have a function body; collectives have none.
 WITH_BODIES = [name for name, operator in OPERATORS.items() if operator.body is not None]
+#: Ops that run as CUDA kernels; collectives and dense convolutions do not.
+WITH_CUDA_KERNELS = [
+    name
+    for name in WITH_BODIES
+    if not any(t.shape in AXIS_OF_OUTPUTS for t in (*OPERATORS[name].inputs, *OPERATORS[name].outputs))
+]
 #: Ops that there are Python ops for.
 WITH_PYTHON_OPS = [name for name in OPERATORS if name not in WITHOUT_PYTHON_OPS]
 
@@ -131,7 +138,7 @@ def _make_windows_case(
     X: np.ndarray | None = None,
     **attributes: Any,
 ) -> Case:
-    """Random inputs for the gradient of a depthwise convolution of X.
+    """Random inputs for an op that is a convolution of X, or a gradient of one.
 
     Its channels are the second axis whatever the shape says, and it has one to three axes of space, none of them
     empty: others are joined, or put behind. What no attribute says, the shape decides.
@@ -153,9 +160,15 @@ def _make_windows_case(
     defaults.update(attributes)
     values = rng.normal(1.0, 2.0, (batch, channels, *space)) if X is None else np.moveaxis(X, axis, 1)
     values = values.reshape(batch, channels, *space).astype(DTYPES[data])
-    of_windows = windows_of(values.shape, (batch, channels * (1 + (kind == 0)), *space), defaults)
-    dY = rng.normal(0.1, 1.0, of_windows.result_shape).astype(DTYPES[data])
-    return Case(operator, (values, dY), defaults)
+    outputs = None if operator.name == "DepthwiseConvGradWeight" else channels + 2 * kind
+    of_windows = windows_of(values.shape, (batch, channels * (1 + (kind == 0)), *space), defaults, outputs=outputs)
+    shapes = {
+        **dict.fromkeys(("windows", "outputs"), of_windows.result_shape),
+        "weight": of_windows.weight_shape,
+        "exchanged weight": of_windows.exchanged_shape,
+    }
+    other = rng.normal(0.1, 1.0, shapes[operator.inputs[1].shape]).astype(DTYPES[data])
+    return Case(operator, (values, other), defaults)
 
 
 def op_model(case: Case, *, opset: int = 17, bodies: bool = False) -> onnx.ModelProto:

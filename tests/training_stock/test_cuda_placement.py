@@ -54,7 +54,7 @@ def without_kernel(found: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
 
 @pytest.mark.parametrize("name", sorted(path.parent.name for path in MODELS.glob("*/forward.onnx")))
 def test_every_node_of_a_sample_models_step_can_be_placed(name, tmp_path):
-    arguments = {"loss": "CrossEntropyLoss", "optimizer": "AdamW", "builder": "onnx_cbp"}
+    arguments = {"loss": "CrossEntropyLoss", "optimizer": "AdamW", "builder": "onnx_cbp", "direct_convs": False}
     generate_artifacts(str(MODELS / name / "forward.onnx"), artifact_directory=tmp_path, **arguments)
     for file in ("training_model.onnx", "optimizer_model.onnx"):
         found = kinds(onnx.load(tmp_path / file))

@@ -23,7 +23,10 @@ void ReplayByName(const std::string& name) {
   ONNX_CBP_REPLAY(onnx_cbp_channel_normalize);
   ONNX_CBP_REPLAY(onnx_cbp_channel_stats);
   ONNX_CBP_REPLAY(onnx_cbp_channel_stats_merge);
+  ONNX_CBP_REPLAY(onnx_cbp_conv_grad_weight);
   ONNX_CBP_REPLAY(onnx_cbp_depthwise_conv_grad_weight);
+  ONNX_CBP_REPLAY(onnx_cbp_direct_conv);
+  ONNX_CBP_REPLAY(onnx_cbp_direct_conv_exchanged);
   ONNX_CBP_REPLAY(onnx_cbp_running_stats);
 #undef ONNX_CBP_REPLAY
   replaying::Fail("no function '" + name + "': name it in replay.cc");

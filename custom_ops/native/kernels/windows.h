@@ -29,9 +29,11 @@ struct Windows {
   int64_t batch = 0;
   int64_t channels = 0;    // of the data
   int64_t multiplier = 1;  // results of each of them
+  bool dense = false;      // whether each result is of all of them: a convolution of one group
+  int64_t outputs = 0;     // results of that
   WindowAxis axes[kAxes];
 
-  ONNX_CBP_INLINE int64_t results() const { return channels * multiplier; }
+  ONNX_CBP_INLINE int64_t results() const { return dense ? outputs : channels * multiplier; }
   // Of one channel of one sample.
   ONNX_CBP_INLINE int64_t size() const { return axes[0].size * axes[1].size * axes[2].size; }
   ONNX_CBP_INLINE int64_t count() const { return axes[0].count * axes[1].count * axes[2].count; }

@@ -14,6 +14,11 @@ namespace {
 // Vectors of every size begin where a double may.
 constexpr size_t kAlignment = 16;
 
+size_t SizeOf(int type) {
+  if (type == kFloat16 || type == kBFloat16) return sizeof(Float16);
+  return type == kFloat ? sizeof(float) : sizeof(double);
+}
+
 size_t Padded(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
 }  // namespace
@@ -48,9 +53,7 @@ void CudaKernel::RunStaged(void* stream, const Shapes& shapes, const Call& call)
   for (const auto* formals : {&spec().inputs, &spec().outputs}) {
     for (const Formal& formal : *formals) {
       const Shape shape = shapes.of(formal.shape);
-      // Collectives see statistics and counts alone.
-      const size_t element = TypeNumber(formal) == kFloat ? sizeof(float) : sizeof(double);
-      sizes.push_back(static_cast<size_t>(shape.Product(0, shape.size())) * element);
+      sizes.push_back(static_cast<size_t>(shape.Product(0, shape.size())) * SizeOf(TypeNumber(formal)));
       total += Padded(sizes.back());
     }
   }

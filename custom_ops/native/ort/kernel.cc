@@ -121,6 +121,12 @@ Shape Kernel::Shapes::of(ShapeOf kind) const {
       return OfWindows({windows.batch, windows.results()}, data.size(), windows.axes, &WindowAxis::count);
     case ShapeOf::kKernel:
       return OfWindows({windows.results(), 1}, data.size(), windows.axes, &WindowAxis::kernel);
+    case ShapeOf::kOutputs:
+      return OfWindows({windows.batch, windows.outputs}, data.size(), windows.axes, &WindowAxis::count);
+    case ShapeOf::kWeight:
+      return OfWindows({windows.outputs, windows.channels}, data.size(), windows.axes, &WindowAxis::kernel);
+    case ShapeOf::kExchangedWeight:
+      return OfWindows({windows.channels, windows.outputs}, data.size(), windows.axes, &WindowAxis::kernel);
     case ShapeOf::kScalar:
       break;
   }
@@ -243,9 +249,15 @@ Windows Kernel::WindowsOf(const std::vector<Shape>& actual) const {
   Windows windows;
   windows.batch = data[0];
   windows.channels = data[1];
-  for (size_t i = 0; i < spec_.inputs.size(); ++i) {  // the results of each channel are the other tensor's to tell
-    if (spec_.inputs[i].shape != ShapeOf::kWindows || actual[i].size() != data.size() || data[1] == 0) continue;
-    windows.multiplier = std::max<int64_t>(1, actual[i][1] / data[1]);
+  windows.dense = spec_.is_dense();
+  for (size_t i = 0; i < spec_.inputs.size(); ++i) {  // how many results there are is the other tensor's to tell
+    const ShapeOf kind = spec_.inputs[i].shape;
+    if (kind == ShapeOf::kData || actual[i].size() != data.size()) continue;
+    if (windows.dense) {
+      windows.outputs = actual[i][kind == ShapeOf::kWeight ? 0 : 1];
+    } else if (data[1] > 0) {
+      windows.multiplier = std::max<int64_t>(1, actual[i][1] / data[1]);
+    }
   }
   const char* reason = SetWindows(static_cast<int64_t>(axes), data.data() + 2,
                                   {list(a.kernel_shape), list(a.strides), list(a.pads), list(a.dilations)}, &windows);
@@ -297,12 +309,15 @@ Kernel::Shapes Kernel::CheckInputs(const Ort::KernelContext& context) const {
     if (actual[i] == shapes.of(formal.shape)) continue;
     const std::string of_x =
         x < 0 ? "" : " (axis " + std::to_string(attributes_.axis) + " of X " + shapes.data.ToString() + ")";
-    const std::string expected = formal.shape == ShapeOf::kData       ? ", the shape of X"
-                                 : formal.shape == ShapeOf::kChannels ? ", one value a channel" + of_x
-                                 : formal.shape == ShapeOf::kScalar   ? ", a scalar"
-                                 : formal.shape == ShapeOf::kWindows
-                                     ? ", one place a window on X, and its channels or a multiple"
-                                     : " (R replicas, C channels)";
+    const std::string expected =
+        formal.shape == ShapeOf::kData              ? ", the shape of X"
+        : formal.shape == ShapeOf::kChannels        ? ", one value a channel" + of_x
+        : formal.shape == ShapeOf::kScalar          ? ", a scalar"
+        : formal.shape == ShapeOf::kWindows         ? ", one place a window on X, and its channels or a multiple"
+        : formal.shape == ShapeOf::kOutputs         ? ", one place a window on X, for every output"
+        : formal.shape == ShapeOf::kWeight          ? ", outputs, channels of X and kernel_shape"
+        : formal.shape == ShapeOf::kExchangedWeight ? ", channels of X, outputs and kernel_shape"
+                                                    : " (R replicas, C channels)";
     Fail("input '" + std::string(formal.name) + "' has shape " + actual[i].ToString() + ", expected " +
          shapes.of(formal.shape).ToString() + expected);
   }

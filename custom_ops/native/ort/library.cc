@@ -28,11 +28,26 @@ uint32_t MinorVersion(const char* version) {
 constexpr bool kCudaOpsStandIn = std::string_view(ONNX_CBP_CUDA_PROVIDER) == "CPUExecutionProvider";
 
 void Append(Provider provider, std::vector<std::unique_ptr<ChannelOp>>* ops) {
-  for (const OpSpec* spec :
-       {&kChannelStats, &kChannelStatsMerge, &kChannelNormalize, &kChannelBackpropStats, &kChannelBackprop,
-        &kChannelBackpropStatsGrad, &kRunningStats, &kBatchNormTrain, &kBatchNormGrad, &kBatchNormTrainUpdate,
-        &kBatchNormReluGrad, &kBatchNormReluTrainUpdate, &kBatchNormRecomputeReluGrad, &kDepthwiseConvGradWeight,
-        &kAllGather, &kAllReduce, &kAllReduceBucket}) {
+  for (const OpSpec* spec : {&kChannelStats,
+                             &kChannelStatsMerge,
+                             &kChannelNormalize,
+                             &kChannelBackpropStats,
+                             &kChannelBackprop,
+                             &kChannelBackpropStatsGrad,
+                             &kRunningStats,
+                             &kBatchNormTrain,
+                             &kBatchNormGrad,
+                             &kBatchNormTrainUpdate,
+                             &kBatchNormReluGrad,
+                             &kBatchNormReluTrainUpdate,
+                             &kBatchNormRecomputeReluGrad,
+                             &kDepthwiseConvGradWeight,
+                             &kDirectConv,
+                             &kDirectConvExchanged,
+                             &kConvGradWeight,
+                             &kAllGather,
+                             &kAllReduce,
+                             &kAllReduceBucket}) {
     const std::vector<int> data_types =
         spec->data_input() < 0 ? std::vector<int>{kFloat} : std::vector<int>{kFloat, kDouble, kFloat16, kBFloat16};
     for (int data : data_types) {

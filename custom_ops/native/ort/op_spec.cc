@@ -38,7 +38,14 @@ bool OpSpec::has_statistics_input() const { return HasStatistics(inputs); }
 bool OpSpec::has_statistics() const { return HasStatistics(inputs) || HasStatistics(outputs); }
 
 bool OpSpec::has_windows() const {
-  return std::any_of(inputs.begin(), inputs.end(), [](const Formal& f) { return f.shape == ShapeOf::kWindows; });
+  return is_dense() ||
+         std::any_of(inputs.begin(), inputs.end(), [](const Formal& f) { return f.shape == ShapeOf::kWindows; });
+}
+
+bool OpSpec::is_dense() const {
+  return std::any_of(inputs.begin(), inputs.end(), [](const Formal& f) {
+    return f.shape == ShapeOf::kOutputs || f.shape == ShapeOf::kWeight || f.shape == ShapeOf::kExchangedWeight;
+  });
 }
 
 }  // namespace onnx_cbp

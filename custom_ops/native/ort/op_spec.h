@@ -13,8 +13,20 @@
 namespace onnx_cbp {
 
 enum class TypeOf { kData, kStatistics, kCount };  // T, U, int64
-// The shape of X, [C], [], [R], [R, C]; one place a window of a convolution of X, the shape of its weight.
-enum class ShapeOf { kData, kChannels, kScalar, kReplicas, kReplicaChannels, kWindows, kKernel };
+// The shape of X, [C], [], [R], [R, C]; one place a window of a depthwise convolution of X, the shape of its weight;
+// the same of a convolution of one group, and its weight's with the first two axes exchanged.
+enum class ShapeOf {
+  kData,
+  kChannels,
+  kScalar,
+  kReplicas,
+  kReplicaChannels,
+  kWindows,
+  kKernel,
+  kOutputs,
+  kWeight,
+  kExchangedWeight
+};
 
 struct Formal {
   const char* name;
@@ -76,8 +88,8 @@ struct OpSpec {
   std::vector<const char*> attributes;
   // On the processor: false where there is no kernel for the types.
   bool (*run)(const Call& call);
-  // Queues the work on the GPU; answers null, or what went wrong. Null for a collective: its messages are the
-  // processor's to send, so `run` serves it there too, on copies.
+  // Queues the work on the GPU; answers null, or what went wrong. Null for a collective, whose messages are
+  // the processor's to send, and for what cuDNN does better: there `run` serves, on copies.
   const char* (*run_on_cuda)(const CudaCall& cuda) = nullptr;
   bool is_collective = false;
 
@@ -91,6 +103,8 @@ struct OpSpec {
   bool has_statistics() const;
   // Whether the op looks at X through the windows of a convolution.
   bool has_windows() const;
+  // Whether that convolution has one group; otherwise it is depthwise.
+  bool is_dense() const;
 };
 
 // Formals that several ops share.
@@ -114,6 +128,11 @@ constexpr Formal kScaleGrad{"scale_grad", TypeOf::kStatistics, ShapeOf::kChannel
 constexpr Formal kBiasGrad{"bias_grad", TypeOf::kStatistics, ShapeOf::kChannels};
 constexpr Formal kDYOfWindows{"dY", TypeOf::kData, ShapeOf::kWindows};
 constexpr Formal kDW{"dW", TypeOf::kData, ShapeOf::kKernel};
+constexpr Formal kW{"W", TypeOf::kData, ShapeOf::kWeight};
+constexpr Formal kExchangedW{"W", TypeOf::kData, ShapeOf::kExchangedWeight};
+constexpr Formal kYOfConv{"Y", TypeOf::kData, ShapeOf::kOutputs};
+constexpr Formal kDYOfConv{"dY", TypeOf::kData, ShapeOf::kOutputs};
+constexpr Formal kDWOfConv{"dW", TypeOf::kData, ShapeOf::kWeight};
 constexpr Formal kCount{"count", TypeOf::kCount, ShapeOf::kScalar};
 }  // namespace formal
 
@@ -123,7 +142,10 @@ extern const OpSpec kChannelNormalize;
 extern const OpSpec kChannelBackpropStats;
 extern const OpSpec kChannelBackprop;
 extern const OpSpec kChannelBackpropStatsGrad;
+extern const OpSpec kConvGradWeight;
 extern const OpSpec kDepthwiseConvGradWeight;
+extern const OpSpec kDirectConv;
+extern const OpSpec kDirectConvExchanged;
 extern const OpSpec kRunningStats;
 extern const OpSpec kBatchNormTrain;
 extern const OpSpec kBatchNormTrainUpdate;

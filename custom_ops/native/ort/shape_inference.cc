@@ -4,6 +4,8 @@
 #include <memory>
 #include <string>
 
+#include "../kernels/window_attributes.h"
+
 namespace onnx_cbp {
 namespace {
 
@@ -73,6 +75,30 @@ std::vector<int64_t> IntsAttribute(const OrtShapeInferContext* context, const ch
   return read.IsOK() ? values : std::vector<int64_t>{};
 }
 
+// Sizes of what has one place for each window on the data; -1 where those of the data are unknown. Nothing where the
+// attributes do not fit: the node says so when it runs.
+std::vector<int64_t> CountsOf(const OrtShapeInferContext* context, const std::vector<int64_t>& data) {
+  const size_t axes = data.size() - 2;
+  const std::vector<int64_t> kernel = IntsAttribute(context, "kernel_shape");
+  const std::vector<int64_t> strides = IntsAttribute(context, "strides");
+  const std::vector<int64_t> pads = IntsAttribute(context, "pads");
+  const std::vector<int64_t> dilations = IntsAttribute(context, "dilations");
+  const auto fits = [](const std::vector<int64_t>& list, size_t size) { return list.empty() || list.size() == size; };
+  if (kernel.size() != axes || !fits(strides, axes) || !fits(pads, 2 * axes) || !fits(dilations, axes)) return {};
+  std::vector<int64_t> counts;
+  for (size_t i = 0; i < axes; ++i) {
+    Windows windows;
+    const int64_t ends[] = {pads.empty() ? 0 : pads[i], pads.empty() ? 0 : pads[axes + i]};
+    const char* reason = data[2 + i] < 0 ? "unknown"
+                                         : SetWindows(1, &data[2 + i],
+                                                      {&kernel[i], strides.empty() ? nullptr : &strides[i], ends,
+                                                       dilations.empty() ? nullptr : &dilations[i]},
+                                                      &windows);
+    counts.push_back(reason == nullptr ? windows.axes[Windows::kAxes - 1].count : -1);
+  }
+  return counts;
+}
+
 void SetOutput(OrtShapeInferContext* context, size_t index, ONNXTensorElementDataType type,
                const Dimensions& dimensions) {
   const OrtApi& api = Ort::GetApi();
@@ -92,11 +118,16 @@ void SetOutput(OrtShapeInferContext* context, size_t index, ONNXTensorElementDat
 
 void InferShapes(const OpSpec& spec, OrtShapeInferContext* context) {
   Known data, statistics, windows;
+  size_t of_outputs = 1;  // which of the dimensions of `windows` is the number of results
   for (size_t i = 0; i < spec.inputs.size(); ++i) {
     const Formal& formal = spec.inputs[i];
     const bool is_x = static_cast<int>(i) == spec.data_input();
     if (is_x) data = InputOf(context, i);
-    if (formal.shape == ShapeOf::kWindows) windows = InputOf(context, i);
+    if (formal.shape == ShapeOf::kWindows || formal.shape == ShapeOf::kOutputs || formal.shape == ShapeOf::kWeight ||
+        formal.shape == ShapeOf::kExchangedWeight) {
+      windows = InputOf(context, i);
+      of_outputs = formal.shape == ShapeOf::kWeight ? 0 : 1;
+    }
     if (formal.type != TypeOf::kStatistics || !statistics.dimensions.numbers.empty()) continue;
     statistics = InputOf(context, i);
     if (formal.shape == ShapeOf::kReplicaChannels && statistics.dimensions.numbers.size() == 2) {
@@ -133,11 +164,29 @@ void InferShapes(const OpSpec& spec, OrtShapeInferContext* context) {
     } else if (formal.shape == ShapeOf::kChannels || formal.shape == ShapeOf::kReplicaChannels) {
       dimensions.Append(statistics.dimensions.numbers[0], statistics.dimensions.names[0].c_str());
       SetOutput(context, i, statistics.type, dimensions);
-    } else if (formal.shape == ShapeOf::kKernel) {
+    } else if (formal.shape == ShapeOf::kOutputs) {
+      if (rank < 3) continue;
+      const std::vector<int64_t> counts = CountsOf(context, data.dimensions.numbers);
+      if (counts.empty()) continue;
+      dimensions.Append(data.dimensions.numbers[0], data.dimensions.names[0].c_str());
+      if (windows.dimensions.numbers.size() > of_outputs) {
+        dimensions.Append(windows.dimensions.numbers[of_outputs], windows.dimensions.names[of_outputs].c_str());
+      } else {
+        dimensions.Append(-1, "");
+      }
+      for (const int64_t count : counts) dimensions.Append(count, "");
+      SetOutput(context, i, data.type, dimensions);
+    } else if (formal.shape == ShapeOf::kKernel || formal.shape == ShapeOf::kWeight) {
       const std::vector<int64_t> sizes = IntsAttribute(context, "kernel_shape");
       if (windows.dimensions.numbers.size() != sizes.size() + 2) continue;
       dimensions.Append(windows.dimensions.numbers[1], windows.dimensions.names[1].c_str());
-      dimensions.Append(1, "");
+      if (formal.shape == ShapeOf::kKernel) {
+        dimensions.Append(1, "");
+      } else if (rank > 1) {
+        dimensions.Append(data.dimensions.numbers[1], data.dimensions.names[1].c_str());
+      } else {
+        dimensions.Append(-1, "");
+      }
       for (const int64_t size : sizes) dimensions.Append(size, "");
       SetOutput(context, i, data.type, dimensions);
     } else if (rank > 0) {

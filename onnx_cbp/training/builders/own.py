@@ -35,6 +35,7 @@ from onnx_cbp.graph_passes.preparing.add_counters import AddCountersPass
 from onnx_cbp.graph_passes.rewriting.cumulative import UPDATED
 from onnx_cbp.graph_passes.rewriting.freeze import Freezing
 from onnx_cbp.graph_passes.rewriting.momentum import Momenta
+from onnx_cbp.graph_passes.stepping.direct_convs import DirectConvsPass
 from onnx_cbp.graph_passes.stepping.internal_batch_norms import InternalBatchNormsPass
 from onnx_cbp.graph_passes.stepping.random_masks import RandomMasksPass
 from onnx_cbp.graph_passes.stepping.training_graph import TrainingGraph
@@ -66,6 +67,7 @@ class Wanted:
         train_batch_norms: names of batch norms in inference form that are to train.
         tied_params: names of what several modules share, where that cannot be told; None: nobody said.
         rewrite_options: of `onnx_cbp.rewrite`.
+        direct_convs: whether convolutions may be ops of ours that are for processors alone.
     """
 
     requires_grad: Sequence[str] | None
@@ -77,6 +79,7 @@ class Wanted:
     train_batch_norms: Sequence[str] | None
     tied_params: Sequence[str] | None
     rewrite_options: Mapping[str, Any]
+    direct_convs: bool = False
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,9 @@ def _training(prepared: onnx.ModelProto, forward: Forward, wanted: Wanted) -> tu
     random(model)
     loss, values, terms = _loss(model, forward, wanted)
     parameters = [model.graph.initializers[name] for name in forward.trained]
-    found = differentiate(model, loss, parameters, own_ops=_own_ops(wanted))
+    own_ops = _own_ops(wanted)
+    own_convolutions = own_ops and wanted.direct_convs
+    found = differentiate(model, loss, parameters, own_ops=own_ops, own_convolutions=own_convolutions)
     gradients = dict(zip(forward.trained, found, strict=True))
     untrained = [name for name, gradient in gradients.items() if gradient is None]
     if untrained and forward.chosen:
@@ -192,6 +197,8 @@ def _training(prepared: onnx.ModelProto, forward: Forward, wanted: Wanted) -> tu
             WholeBatchLossPass()(model)
     if options or any(isinstance(site, ForwardSite | BackwardSite) for site in find_sites(model)):
         model = to_ir(rewrite(to_proto(model, prepared), **options))
+    if own_convolutions:
+        DirectConvsPass()(model)
     graph.updates.update({name: f"{name}{UPDATED}" for name in counters.names})
     graph.write(model)
     if data_parallel:

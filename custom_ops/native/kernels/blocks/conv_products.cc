@@ -1,0 +1,164 @@
+#include "conv_products.h"
+
+#include "conv_registers.h"
+#include "lanes_of_channels.h"
+
+namespace onnx_cbp::ONNX_CBP_TARGET {
+namespace {
+
+// Products that are added in one go; then the sum is added to that of those before.
+constexpr int64_t kRun = 128;
+
+// Channels whose sums with kBlocks blocks of outputs fit the registers together: a divisor of a block's.
+template <int kBlocks, typename V>
+constexpr int ChannelsTogether() {
+  constexpr int kFit = kSums / (kBlocks * kBlockVectors<V>);
+  return kFit >= 16 ? 16 : kFit >= 8 ? 8 : kFit >= 4 ? 4 : kFit >= 2 ? 2 : 1;
+}
+
+// Rows of windows: of samples that lie one behind the other, some rows each.
+struct Rows {
+  int64_t samples, rows, columns;
+  int64_t column_step, row_step, sample_step;  // of x, in numbers
+  int64_t dy_sample_step;
+};
+
+// Adds the products of kChannels neighbouring channels of x with kBlocks blocks of dy.
+template <int kBlocks, int kChannels, typename V>
+void AddProducts(const Rows& rows, const V* x, const V* dy, int64_t block_pitch, V* sums, int64_t sums_pitch) {
+  using Vector = VectorOf<V>;
+  constexpr int kVectors = kBlockVectors<V>;
+  Vector sum[kChannels][kBlocks * kVectors];
+#pragma GCC unroll 16
+  for (int c = 0; c < kChannels; ++c) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kBlocks * kVectors; ++v) sum[c][v] = Vector{};
+  }
+  for (int64_t n = 0; n < rows.samples; ++n) {
+    const V* factors = dy + n * rows.dy_sample_step;
+    for (int64_t r = 0; r < rows.rows; ++r) {
+      const V* seen = x + n * rows.sample_step + r * rows.row_step;
+      for (int64_t i = 0; i < rows.columns; ++i, seen += rows.column_step, factors += kConvLanes) {
+        Vector factor[kBlocks * kVectors];
+#pragma GCC unroll 8
+        for (int v = 0; v < kBlocks * kVectors; ++v) {
+          factor[v] = LoadVector<V>(factors + v / kVectors * block_pitch + v % kVectors * kWidth<V>);
+        }
+#pragma GCC unroll 16
+        for (int c = 0; c < kChannels; ++c) {
+          const Vector channel = Broadcast<V>(seen[c]);
+#pragma GCC unroll 8
+          for (int v = 0; v < kBlocks * kVectors; ++v) sum[c][v] = MulAdd(channel, factor[v], sum[c][v]);
+        }
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int c = 0; c < kChannels; ++c) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kBlocks * kVectors; ++v) {
+      V* to = sums + v / kVectors * sums_pitch + c * kConvLanes + v % kVectors * kWidth<V>;
+      StoreVector<false>(LoadVector<V>(to) + sum[c][v], to);
+    }
+  }
+}
+
+// Of all blocks of channels and all elements of the window, for kBlocks blocks of outputs and some rows.
+template <int kBlocks, typename V>
+ONNX_CBP_INLINE void OfBlocks(const ConvPlan& plan, const Rows& rows, const V* x, int64_t x_pitch, const V* dy,
+                              int64_t dy_pitch, V* sums) {
+  constexpr int kChannels = ChannelsTogether<kBlocks, V>();
+  const int64_t taps = plan.taps(), channels = plan.windows.channels, blocks = plan.channel_blocks();
+  const int64_t sums_pitch = blocks * taps * kConvLanes * kConvLanes;
+  for (int64_t block = 0; block < blocks; ++block) {
+    const int64_t left = channels - block * kConvLanes;
+    for (int64_t t = 0; t < taps; ++t, sums += kConvLanes * kConvLanes) {
+      const V* seen = x + block * x_pitch + plan.offsets[t] * kConvLanes;
+      for (int64_t c = 0; c < kConvLanes && c < left; c += kChannels) {
+        AddProducts<kBlocks, kChannels>(rows, seen + c, dy, dy_pitch, sums + c * kConvLanes, sums_pitch);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+template <typename T, typename V>
+void ConvProducts(const ConvPlan& plan, int64_t index, int64_t first, int64_t last, const T* x, const T* dy, V* scratch,
+                  V* sums) {
+  const ConvStep step(plan, index);
+  const Windows& windows = plan.windows;
+  const WindowAxis* axes = windows.axes;
+  const int64_t size = windows.size(), count = windows.count(), columns = axes[2].count;
+  const int64_t x_sample = plan.channel_pitch * kConvLanes, x_pitch = plan.samples * x_sample;
+  const int64_t dy_sample = plan.rows * columns * kConvLanes, dy_pitch = plan.samples * dy_sample;
+  V* data = scratch;
+  V* factors = scratch + plan.channel_blocks() * x_pitch;
+  const int64_t blocks = plan.channel_blocks();
+  // The padding: where the copies put nothing.
+  for (int64_t i = 0; i < blocks * x_pitch; ++i) data[i] = V{0};
+  const int64_t first_row = step.row * axes[1].stride - axes[1].before;
+  const int64_t wanted = (step.rows - 1) * axes[1].stride + axes[1].extent();
+  const int64_t begin = first_row < 0 ? 0 : first_row;
+  const int64_t stop = first_row + wanted < axes[1].size ? first_row + wanted : axes[1].size;
+  for (int64_t n = 0; n < step.samples; ++n) {
+    const T* sample = x + (step.sample + n) * windows.channels * size;
+    for (int64_t block = 0; block < blocks; ++block) {
+      const LanePlanes<T> planes(sample, block * kConvLanes, windows.channels, 1, size);
+      for (int64_t k = 0; k < axes[0].kernel; ++k) {
+        const int64_t plane = step.plane * axes[0].stride + k * axes[0].dilation - axes[0].before;
+        if (plane < 0 || plane >= axes[0].size) continue;
+        if (stop <= begin) continue;
+        const int64_t to = k * plan.plane_pitch + (begin - first_row) * plan.row_pitch + axes[2].before;
+        CopyToLanes(planes, (plane * axes[1].size + begin) * axes[2].size, (stop - begin) * axes[2].size,
+                    data + block * x_pitch + n * x_sample + to * kConvLanes, [&](int64_t i) { return plan.places[i]; });
+      }
+    }
+    const T* of_sample = dy + (step.sample + n) * plan.outputs() * count;
+    for (int64_t block = first; block < last; ++block) {
+      const LanePlanes<T> planes(of_sample, block * kConvLanes, plan.outputs(), 1, count);
+      CopyToLanes(planes, (step.plane * axes[1].count + step.row) * columns, step.rows * columns,
+                  factors + (block - first) * dy_pitch + n * dy_sample, [](int64_t i) { return i; });
+    }
+  }
+  // Some rows at a time: they stay in the caches while all blocks of channels and elements of the window go over them.
+  const int64_t most = kRun / columns > 0 ? kRun / columns : 1;
+  const int64_t rows_of_all = step.samples * step.rows;
+  const bool whole = rows_of_all <= most;
+  const int64_t of_sums = blocks * plan.taps() * kConvLanes * kConvLanes;
+  for (int64_t n = 0; n < (whole ? 1 : step.samples); ++n) {
+    for (int64_t row = 0; row < step.rows; row += whole ? step.rows : most) {
+      const int64_t left = step.rows - row;
+      const Rows rows{whole ? step.samples : 1,
+                      whole || left < most ? left : most,
+                      columns,
+                      axes[2].stride * kConvLanes,
+                      axes[1].stride * plan.row_pitch * kConvLanes,
+                      x_sample,
+                      dy_sample};
+      const V* seen = data + n * x_sample + row * rows.row_step;
+      const V* of_dy = factors + n * dy_sample + row * columns * kConvLanes;
+      int64_t block = first;
+      if constexpr (kBlocksTogether<V> > 1) {
+        for (; block + 1 < last; block += 2) {
+          OfBlocks<2>(plan, rows, seen, x_pitch, of_dy + (block - first) * dy_pitch, dy_pitch,
+                      sums + (block - first) * of_sums);
+        }
+      }
+      for (; block < last; ++block) {
+        OfBlocks<1>(plan, rows, seen, x_pitch, of_dy + (block - first) * dy_pitch, dy_pitch,
+                    sums + (block - first) * of_sums);
+      }
+    }
+  }
+}
+
+#define ONNX_CBP_INSTANTIATE(T, V) \
+  template void ConvProducts<T, V>(const ConvPlan&, int64_t, int64_t, int64_t, const T*, const T*, V*, V*);
+ONNX_CBP_INSTANTIATE(float, float)
+ONNX_CBP_INSTANTIATE(double, double)
+ONNX_CBP_INSTANTIATE(Float16, float)
+ONNX_CBP_INSTANTIATE(BFloat16, float)
+#undef ONNX_CBP_INSTANTIATE
+
+}  // namespace onnx_cbp::ONNX_CBP_TARGET

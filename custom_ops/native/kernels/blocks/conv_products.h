@@ -1,0 +1,27 @@
+#pragma once
+
+#include <cstdint>
+
+#include "../conv_plan.h"
+#include "../targets.h"
+
+namespace onnx_cbp {
+
+#define ONNX_CBP_DECLARE(target)                                                                              \
+  namespace target {                                                                                          \
+  template <typename T, typename V>                                                                           \
+  void ConvProducts(const ConvPlan& plan, int64_t step, int64_t first, int64_t last, const T* x, const T* dy, \
+                    V* scratch, V* sums);                                                                     \
+  }
+ONNX_CBP_FOR_EACH_TARGET(ONNX_CBP_DECLARE)
+#undef ONNX_CBP_DECLARE
+
+// Adds what one step gives to the weight's gradient to `sums`: [block of outputs, from `first` to `last`][block of
+// channels][element of the window][channel of the block][output of the block].
+template <typename T, typename V>
+void ConvProducts(const ConvPlan& plan, int64_t step, int64_t first, int64_t last, const T* x, const T* dy, V* scratch,
+                  V* sums) {
+  ONNX_CBP_RETURN_ON_TARGET((plan, step, first, last, x, dy, scratch, sums), ConvProducts<T, V>);
+}
+
+}  // namespace onnx_cbp

@@ -1,0 +1,35 @@
+// What of a convolution fits the registers of the target.
+#pragma once
+
+#include "../conv_plan.h"
+#include "../simd.h"
+
+namespace onnx_cbp::ONNX_CBP_TARGET {
+namespace {
+
+// Vectors of a block of output channels.
+template <typename V>
+constexpr int kBlockVectors = static_cast<int>(kConvLanes / kWidth<V>);
+
+// Vectors of sums; the rest of the registers is for factors.
+#if defined(ONNX_CBP_AVX512)
+constexpr int kSums = 28;
+#elif defined(__AVX2__)
+constexpr int kSums = 12;
+#elif defined(__ARM_NEON)
+constexpr int kSums = 24;
+#else
+constexpr int kSums = 12;
+#endif
+
+// Blocks that are worked on together.
+#if defined(ONNX_CBP_AVX512)
+template <typename V>
+constexpr int kBlocksTogether = 2 / kBlockVectors<V>;
+#else
+template <typename V>
+constexpr int kBlocksTogether = 1;
+#endif
+
+}  // namespace
+}  // namespace onnx_cbp::ONNX_CBP_TARGET

@@ -1,0 +1,112 @@
+#include "conv.h"
+
+#include <algorithm>
+#include <memory>
+
+#include "blocks/conv_products.h"
+#include "blocks/conv_tiles.h"
+#include "conv_plan.h"
+
+namespace onnx_cbp {
+namespace {
+
+template <typename V>
+std::unique_ptr<V[]> Room(int64_t numbers) {
+  return std::unique_ptr<V[]>(new V[static_cast<size_t>(numbers)]);
+}
+
+// [block of outputs][channel][element][lane], with zeros for outputs that are none.
+template <typename T, typename V>
+void PackWeights(const ConvPlan& plan, bool exchanged, const T* w, int64_t block, V* packed) {
+  const int64_t channels = plan.windows.channels, taps = plan.taps();
+  for (int64_t c = 0; c < channels; ++c) {
+    for (int64_t t = 0; t < taps; ++t) {
+      for (int64_t lane = 0; lane < kConvLanes; ++lane, ++packed) {
+        const int64_t o = block * kConvLanes + lane;
+        const int64_t at = exchanged ? (c * plan.outputs() + o) * taps + taps - 1 - t : (o * channels + c) * taps + t;
+        *packed = o < plan.outputs() ? static_cast<V>(Load(w[at])) : V{0};
+      }
+    }
+  }
+}
+
+template <typename T>
+void Clear(T* out, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) Store(0.0f, out + i);
+}
+void Clear(double* out, int64_t count) { std::fill_n(out, count, 0.0); }
+
+}  // namespace
+
+bool DirectConv(int type, const Executor& executor, const Windows& windows, bool exchanged, const void* x,
+                const void* w, void* y) {
+  return DispatchData(type, [&](auto t) {
+    using T = decltype(t);
+    using V = ComputeType<T, float>;
+    const int64_t outputs = windows.outputs;
+    if (windows.batch == 0 || outputs == 0) return;
+    if (windows.channels == 0) return Clear(static_cast<T*>(y), windows.batch * outputs * windows.count());
+    const ConvPlanner planner = ConvPlanner::OfResults(windows);
+    const ConvPlan& plan = planner.plan();
+    const int64_t blocks = plan.blocks(), of_block = windows.channels * plan.taps() * kConvLanes;
+    const std::unique_ptr<V[]> weights = Room<V>(blocks * of_block);
+    executor.ForEach(blocks, [&](int64_t block) {
+      PackWeights(plan, exchanged, static_cast<const T*>(w), block, weights.get() + block * of_block);
+    });
+    // With few steps, their blocks of outputs are tasks of their own; four together, for two are computed at once.
+    const int64_t groups = plan.steps >= plan.parts ? 1 : (blocks + 3) / 4;
+    executor.ForEach(plan.steps * groups, [&](int64_t task) {
+      const std::unique_ptr<V[]> scratch =
+          Room<V>(windows.channels * plan.channel_pitch + 2 * (ConvBuffered(plan) + kConvLanes) * kConvLanes);
+      const int64_t first = groups == 1 ? 0 : task % groups * 4;
+      const int64_t last = groups == 1 ? blocks : std::min(first + 4, blocks);
+      ConvTiles(plan, task / groups, first, last, static_cast<const T*>(x), static_cast<const V*>(weights.get()),
+                scratch.get(), static_cast<T*>(y));
+    });
+  });
+}
+
+bool ConvGradWeight(int type, const Executor& executor, const Windows& windows, const void* x, const void* dy,
+                    void* dw) {
+  return DispatchData(type, [&](auto t) {
+    using T = decltype(t);
+    using V = ComputeType<T, float>;
+    T* out = static_cast<T*>(dw);
+    const int64_t taps = windows.kernel(), channels = windows.channels, outputs = windows.outputs;
+    if (windows.batch == 0 || outputs == 0 || channels == 0) return Clear(out, outputs * channels * taps);
+    const ConvPlanner planner = ConvPlanner::OfWeight(windows);
+    const ConvPlan& plan = planner.plan();
+    const int64_t blocks = plan.blocks(), channel_blocks = plan.channel_blocks();
+    const int64_t groups = (blocks + 3) / 4, of_block = channel_blocks * taps * kConvLanes * kConvLanes;
+    const int64_t of_part = blocks * of_block;
+    const std::unique_ptr<V[]> partial = Room<V>(plan.parts * of_part);
+    executor.ForEach(plan.parts * groups, [&](int64_t task) {
+      const int64_t part = task / groups, first = task % groups * 4, last = std::min(first + 4, blocks);
+      const std::unique_ptr<V[]> scratch =
+          Room<V>(plan.samples * kConvLanes *
+                  (channel_blocks * plan.channel_pitch + (last - first) * plan.rows * windows.axes[2].count));
+      V* sums = partial.get() + part * of_part + first * of_block;
+      std::fill_n(sums, (last - first) * of_block, V{0});
+      const int64_t end = plan.steps * (part + 1) / plan.parts;
+      for (int64_t step = plan.steps * part / plan.parts; step < end; ++step) {
+        ConvProducts(plan, step, first, last, static_cast<const T*>(x), static_cast<const T*>(dy), scratch.get(), sums);
+      }
+    });
+    executor.ForEach(blocks, [&](int64_t block) {
+      for (int64_t o = block * kConvLanes; o < std::min(outputs, (block + 1) * kConvLanes); ++o) {
+        for (int64_t c = 0; c < channels; ++c) {
+          for (int64_t tap = 0; tap < taps; ++tap) {
+            const int64_t at = block * of_block +
+                               ((c / kConvLanes * taps + tap) * kConvLanes + c % kConvLanes) * kConvLanes +
+                               o % kConvLanes;
+            double sum = 0.0;
+            for (int64_t part = 0; part < plan.parts; ++part) sum += static_cast<double>(partial[part * of_part + at]);
+            Store(sum, out + (o * channels + c) * taps + tap);
+          }
+        }
+      }
+    });
+  });
+}
+
+}  // namespace onnx_cbp

@@ -1,0 +1,64 @@
+"""DirectConvExchanged: the gradient of the data of a convolution with strides of 1."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnx_cbp.custom_ops import bodies, convolutions, formals
+from onnx_cbp.custom_ops.derivatives import Builder, Gradients, Node, Value
+from onnx_cbp.custom_ops.operator import Arrays, Operator
+from onnx_cbp.custom_ops.windows import Windows
+
+
+def reference(X: np.ndarray, W: np.ndarray, *, windows: Windows) -> Arrays:
+    """Compute the convolution, in float64."""
+    return (convolutions.convolution(X, convolutions.exchanged(W), windows),)
+
+
+def _body(opset: int) -> str:
+    """The product of W [O, C * k], exchanged, and what the windows see."""
+    reshape = bodies.reshape(opset)
+    return (
+        convolutions.columns(opset)
+        + f"""
+    W_shape = Shape (W)
+    outputs = Slice (W_shape, one, two)
+    flat_shape = Concat <axis = 0> (channels, outputs, of_window)
+    flat = {reshape} (W, flat_shape)
+    minus_one = Constant <value = int64[1] {{-1}}> ()
+    before_all = Constant <value = int64[1] {{-9223372036854775807}}> ()
+    in_reverse = Slice (flat, minus_one, before_all, two, minus_one)
+    by_output = Transpose <perm = [1, 0, 2]> (in_reverse)
+    rows_shape = Concat <axis = 0> (outputs, elements)
+    rows = {reshape} (by_output, rows_shape)
+    products = MatMul (rows, columns)
+    Y_shape = Concat <axis = 0> (batch, outputs, own_count)
+    Y = {reshape} (products, Y_shape)
+"""
+    )
+
+
+def gradient(g: Builder, node: Node, V: Value) -> Gradients:
+    """As those of a convolution by the exchanged W."""
+    X, W = node.inputs
+    (dW,) = g.ours("ConvGradWeight", X, V, **convolutions.lists_of(node))
+    dX = convolutions.data_gradient(g, node, V, convolutions.exchanged_value(g, W))
+    return [dX, convolutions.exchanged_value(g, dW)]
+
+
+OPERATOR = Operator(
+    name="DirectConvExchanged",
+    doc="""Convolution of one group by the weight W [C, O, k...] of another one, exchanged:
+
+    Y[n, o, i] = sum over c and k of W[c, o, kernel_shape - 1 - k] * X[n, c, strides * i + dilations * k - pads]
+
+With the gradient of that other convolution's result as X, strides of 1 and pads of dilations * (kernel_shape - 1) less
+its own, Y is the gradient of its data. PyTorch calls it conv2d_input, TensorFlow Conv2DBackpropInput. Sums are as
+DirectConv's, and as that it has no CUDA kernel.""",
+    inputs=(formals.X_OF_WINDOWS, formals.EXCHANGED_W),
+    outputs=(formals.Y_OF_CONV,),
+    attributes=(formals.KERNEL_SHAPE, formals.STRIDES, formals.PADS, formals.DILATIONS),
+    reference=reference,
+    body=_body,
+    gradient=gradient,
+)
