@@ -135,8 +135,8 @@ def generate_artifacts(
             the loss or the optimiser is one of ours; and ours otherwise.
         direct_convs: with our builder, let convolutions of one group and small windows be ops of this project
             (DirectConv, DirectConvExchanged, ConvGradWeight), where they were measured to be faster than ONNX
-            Runtime's. They are for processors: on a GPU they would run on copies. None: where this machine has AVX2 or
-            AVX-512 and its onnxruntime no CUDA provider. Not with `portable`.
+            Runtime's. They are for processors: on a GPU they would run on copies. None: where this machine has AVX-512
+            and its onnxruntime no CUDA provider. Not with `portable`.
 
     Raises:
         OnnxCbpError: one line: no training build of onnxruntime for its builder, a model that is not valid, a
