@@ -18,6 +18,7 @@ def reference(X: np.ndarray, W: np.ndarray, *, windows: Windows) -> Arrays:
 def _body(opset: int) -> str:
     """The product of W [O, C * k] and what the windows see."""
     reshape = bodies.reshape(opset)
+    # Expanded by hand, since ONNX Runtime's MatMul before 1.20 does not to a batch of no samples.
     return (
         convolutions.columns(opset)
         + f"""
@@ -25,7 +26,9 @@ def _body(opset: int) -> str:
     outputs = Slice (W_shape, zero, one)
     rows_shape = Concat <axis = 0> (outputs, elements)
     rows = {reshape} (W, rows_shape)
-    products = MatMul (rows, columns)
+    rows_of_each_shape = Concat <axis = 0> (batch, outputs, elements)
+    rows_of_each = Expand (rows, rows_of_each_shape)
+    products = MatMul (rows_of_each, columns)
     Y_shape = Concat <axis = 0> (batch, outputs, own_count)
     Y = {reshape} (products, Y_shape)
 """

@@ -18,6 +18,7 @@ def reference(X: np.ndarray, W: np.ndarray, *, windows: Windows) -> Arrays:
 def _body(opset: int) -> str:
     """The product of W [O, C * k], exchanged, and what the windows see."""
     reshape = bodies.reshape(opset)
+    # Expanded by hand, since ONNX Runtime's MatMul before 1.20 does not to a batch of no samples.
     return (
         convolutions.columns(opset)
         + f"""
@@ -31,7 +32,9 @@ def _body(opset: int) -> str:
     by_output = Transpose <perm = [1, 0, 2]> (in_reverse)
     rows_shape = Concat <axis = 0> (outputs, elements)
     rows = {reshape} (by_output, rows_shape)
-    products = MatMul (rows, columns)
+    rows_of_each_shape = Concat <axis = 0> (batch, outputs, elements)
+    rows_of_each = Expand (rows, rows_of_each_shape)
+    products = MatMul (rows_of_each, columns)
     Y_shape = Concat <axis = 0> (batch, outputs, own_count)
     Y = {reshape} (products, Y_shape)
 """

@@ -35,7 +35,7 @@ def made_from(
         for node in RecursiveGraphIterator(graph)
         for attribute in node.attributes.values()
         if not attribute.is_ref()
-        for subgraph in _subgraphs(attribute)
+        for subgraph in subgraphs(attribute)
     }
     seen = set(values)
     waiting = list(seen)
@@ -75,13 +75,16 @@ def _read(node: ir.Node) -> Iterator[ir.Value]:
     """What a node and its subgraphs read."""
     yield from (value for value in node.inputs if value is not None)
     for attribute in node.attributes.values():
-        for subgraph in () if attribute.is_ref() else _subgraphs(attribute):
+        for subgraph in () if attribute.is_ref() else subgraphs(attribute):
             yield from subgraph.outputs
             for inner in RecursiveGraphIterator(subgraph):
                 yield from (value for value in inner.inputs if value is not None)
 
 
-def _subgraphs(attribute: ir.Attr) -> list[ir.Graph]:
+def subgraphs(attribute: ir.Attr) -> list[ir.Graph]:
+    """The graphs that an attribute has."""
+    if attribute.is_ref():
+        return []
     if attribute.type == ir.AttributeType.GRAPH:
         return [attribute.as_graph()]
     return list(attribute.as_graphs()) if attribute.type == ir.AttributeType.GRAPHS else []

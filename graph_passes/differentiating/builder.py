@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnx_cbp.custom_ops import DOMAIN, OPERATORS
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.core.constants import Constants
+from onnx_cbp.graph_passes.core.detach import detach
 from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.sites import label
 from onnx_cbp.graph_passes.core.splice import Names
@@ -488,13 +489,6 @@ class Builder:
                 value.type = ir.TensorType(ir.DataType(proto.tensor_type.elem_type))
                 if proto.tensor_type.HasField("shape"):
                     value.shape = ir.Shape([_size(dim) for dim in proto.tensor_type.shape.dim])
-
-
-def detach(nodes: Iterable[ir.Node]) -> None:
-    """Let nodes that stand in no graph read nothing, so that they may be forgotten."""
-    for node in nodes:
-        for index in range(len(node.inputs)):
-            node.replace_input_with(index, None)
 
 
 def _may_be_equal(one: Size, other: Size) -> bool:

@@ -13,6 +13,7 @@ from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.custom_ops.schemas import register_schemas
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.core.ancestry import made_of
+from onnx_cbp.graph_passes.core.detach import detach
 from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.scopes import import_domain
 from onnx_cbp.graph_passes.core.sites import label
@@ -21,7 +22,7 @@ from onnx_cbp.graph_passes.core.types import Types
 from onnx_cbp.graph_passes.dialects._reading import WrongAttributeError
 from onnx_cbp.graph_passes.differentiating import rules  # noqa: F401  (they register themselves)
 from onnx_cbp.graph_passes.differentiating.bodies import Body, body_of
-from onnx_cbp.graph_passes.differentiating.builder import Builder, detach
+from onnx_cbp.graph_passes.differentiating.builder import Builder
 from onnx_cbp.graph_passes.differentiating.our_ops import infer_all_of_ours
 from onnx_cbp.graph_passes.differentiating.registry import ZERO, Rule, apply, is_flat, rule_of
 

@@ -6,6 +6,7 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
 from onnx_cbp.graph_passes.core.constants import Constants
+from onnx_cbp.graph_passes.core.detach import detach
 from onnx_cbp.graph_passes.core.splice import Names, succeed
 
 
@@ -64,6 +65,7 @@ def _inline(node: ir.Node, branch: ir.Graph, model: ir.Model) -> None:
         graph.insert_before(node, copy)
         succeed(old, copy.outputs[0])
     graph.remove(node, safe=True)
+    detach([node])  # the other branch read values of this graph
 
 
 def _made_by(nodes: list[ir.Node]) -> set[ir.Value]:

@@ -204,12 +204,24 @@ def _expose(layer: Layer, names: Names, types: Types) -> tuple[ir.Value, ...]:
     )
     if layer.relu:
         (Y,) = splice.add("Relu", (Y,), (whole,))
+    _refuse_readers(site.node, site.Y)
     splice.hand_over(site.Y, Y)
     splice.commit()
     graph = Y.graph
     assert graph is not None
     graph.outputs.extend(statistics)  # until all are exposed: what nothing reads is cut off
     return statistics
+
+
+def _refuse_readers(node: ir.Node, Y: ir.Value) -> None:
+    """Refuse what another layer's data are made of, and is gone where a layer normalises by its batch."""
+    for value in node.outputs:
+        readers = () if value is Y else value.uses()
+        for reader, _ in readers:
+            raise OnnxCbpError(
+                f"node '{label(reader)}' reads '{value.name}', a statistic that the batch norm '{label(node)}' updates "
+                "and update_bn takes no statistics of what depends on it: let the node read the stored one"
+            )
 
 
 def _cut_off(graph: ir.Graph) -> None:

@@ -218,7 +218,7 @@ def _print(name: str, description: str, rows: Sequence[Row]) -> None:
     data = rows[0].data
     say(out, f"{name} ({data}): {description}" if description else f"{name} ({data})")
     heads = ("op", "shape", "threads", "ms", "GB/s", "% of read")
-    out.print(table((*heads, *columns), cells, right=(*heads[2:], *columns)))
+    out.print(table((*heads, *columns), cells, right=(*heads[2:], *columns), whole=("op", "shape", "ms", "GB/s")))
     without = {p.column: p.missing for row in rows for p in row.peers if p.column not in columns}
     for column, reason in without.items():
         say(out, f"{column}: nothing to measure ({reason.split(' : ')[-1]})")

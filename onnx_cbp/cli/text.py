@@ -45,6 +45,7 @@ def table(
     right: Sequence[str] = (),
     *,
     cut: tuple[str, int] | None = None,
+    whole: Sequence[str] = (),
 ) -> Table:
     """A table; what is wider than its column is folded.
 
@@ -53,13 +54,14 @@ def table(
         rows: a cell each.
         right: headings of columns of figures.
         cut: the heading of a column of names, which are cut in the middle until the table is so many columns wide.
+        whole: headings of columns that are not folded.
     """
     result = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     cells = [[Text(printable(c)) if isinstance(c, str) else c for c in row] for row in rows]
     if cut is not None:
         _cut(columns, cells, *cut)
     for name in columns:
-        result.add_column(name, overflow="fold", justify="right" if name in right else "left")
+        result.add_column(name, overflow="fold", justify="right" if name in right else "left", no_wrap=name in whole)
     for row in cells:
         # Text, because a str is read as markup: a shape like [N,3] would vanish.
         result.add_row(*row)

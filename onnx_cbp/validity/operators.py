@@ -101,6 +101,9 @@ def _check_attributes(node: onnx.NodeProto, in_function: bool) -> None:
         names.add(name)
         if attribute.type == _Type.UNDEFINED:
             raise _error(f"{called(node)} has the attribute '{name}' without a type: say which it is")
+        if attribute.ref_attr_name and attribute.type in (_Type.GRAPH, _Type.GRAPHS):
+            # onnx-ir walks through the graphs of every node, and here is none yet.
+            raise _error(f"{called(node)} takes the graph '{name}' from the caller of a function: write it out there")
         if attribute.ref_attr_name and not in_function:
             raise _error(
                 f"{called(node)} takes the attribute '{name}' from the caller of a function, and stands in none: "

@@ -174,7 +174,11 @@ def _compare(
         report["faults"].append(f"{verb}: the result does not run, and the original does")
         return
     report["compared"] += 1
+    # ONNX Runtime writes updated statistics over an initializer, also where that is a result.
+    stored = {tensor.name for tensor in result.graph.initializer}
     for name, value in wanted.items():
+        if name in stored:
+            continue
         if name not in got:
             if verb == "rewrite":
                 report["faults"].append(f"{verb}: the output '{name}' is lost")

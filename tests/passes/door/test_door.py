@@ -602,6 +602,20 @@ def test_an_attribute_without_the_value_that_its_type_says(kind, domain):
                     call(made)
 
 
+def test_a_graph_that_a_function_takes_from_its_caller():
+    node = helper.make_node("Some", ["a"], ["b"], domain="other")
+    node.attribute.add(name="body", type=onnx.AttributeProto.GRAPH, ref_attr_name="body")
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("other", 1)]
+    made = model(
+        [helper.make_node("F", ["x"], ["h"], domain="local"), batch_norm("h", epsilon=1e-3)],
+        imports=[("", 17), ("local", 1)],
+    )
+    made.functions.append(helper.make_function("local", "F", ["a"], ["b"], [node], imports))
+    for call in VERBS.values():
+        with pytest.raises(onnx_cbp.OnnxCbpError, match=r"^[^\n]*takes the graph 'body' from the caller[^\n]*$"):
+            call(made)
+
+
 @pytest.mark.parametrize("place", ["function", "node", "result", "domain", "attribute", "initializer"])
 def test_names_that_are_no_text(place):
     made = model(

@@ -329,3 +329,19 @@ def test_maps_keep_their_types(make, in_branch):
         (want,) = session(model, None).run(None, {"x": x})
         for one, other in zip(got, want, strict=True):
             np.testing.assert_allclose([one[key] for key in (4, 5, 6)], [other[key] for key in (4, 5, 6)], rtol=1e-5)
+
+
+def test_nothing_is_left_of_a_branch_that_is_never_taken():
+    model = parse("""
+<ir_version: 8, opset_import: ["" : 17]>
+agraph (float[N, 2] x) => (float[N, 2] y)
+<bool c = {1}, float[2] taken = {1, 2}, float[2] other = {3, 4}>
+{
+    h = Relu (x)
+    y = If (c) <then_branch = t () => (float[N, 2] a) { a = Add (h, taken) },
+                else_branch = e () => (float[N, 2] b) { b = Mul (h, other) }>
+}
+""")
+    finalized = onnx_cbp.finalize(model)
+    assert {tensor.name for tensor in finalized.graph.initializer} == {"taken"}
+    assert onnx_cbp.finalize(finalized) == finalized

@@ -448,3 +448,23 @@ def test_nothing_to_update_is_said():
     model = parse('<ir_version: 8, opset_import: ["" : 15]> agraph (float[N] x) => (float[N] y) { y = Relu (x) }')
     with pytest.raises(onnx_cbp.OnnxCbpError, match="no batch norm with running statistics"):
         onnx_cbp.update_bn(model, [])
+
+
+def test_what_depends_on_an_updated_statistic_is_refused():
+    """Its layer normalises by the batch while statistics are taken, and updates none."""
+    model = parse("""
+<ir_version: 8, opset_import: ["" : 15]>
+agraph (float[N, 2, L] x) => (float[N, 2, L] y)
+<float[2] ones = {1, 1}, float[2] zeros = {0, 0}, float[2] m = {0.5, 1}, float[2] v = {2, 3},
+ float[2] m2 = {0, 1}, float[2] v2 = {1, 2}>
+{
+    a, mean, var = BatchNormalization <training_mode: int = 1> (x, ones, zeros, m, v)
+    b, mean2, var2 = BatchNormalization <training_mode: int = 1> (a, var, zeros, m2, v2)
+    y = Relu (b)
+}
+""")
+    batch = {"x": np.ones((2, 2, 3), np.float32)}
+    with pytest.raises(
+        OnnxCbpError, match=r"^[^\n]*reads 'var', a statistic that the batch norm [^\n]* updates[^\n]*$"
+    ):
+        onnx_cbp.update_bn(model, [batch])
