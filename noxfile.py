@@ -72,12 +72,14 @@ WITHOUT_LIBRARY = (
 #: Programs that run the kernels as other processors would, a folder each.
 VARIANTS = ROOT / "build" / "variants"
 #: What an environment does not run, since others do and nothing there could be otherwise. The benchmark has the most
-#: peers in 'training'; standard ops, files and exporters' models are tried with the oldest and the newest versions; and
-#: replicas on threads with the oldest in the session 'cuda'.
+#: peers in 'training'; ops, files and exporters' models are tried with the oldest and the newest versions; the session
+#: 'cuda' has replicas on threads with the oldest.
+_OF_ONE = ("house", "installation", "report")
+_BETWEEN = ("differentiating", "exporters", "files", "ops", "passes/core", "passes/door", "passes/preparing")
 ONCE = {
     "stock": ("bench",),
-    "training": ("differentiating", "exporters", "files", "house"),
-    "oldest": ("bench", "distributed", "house"),
+    "training": (*_OF_ONE, *_BETWEEN),
+    "oldest": (*_OF_ONE, "bench", "distributed"),
 }
 #: Where each environment puts models that it rewrote, for the others to run.
 EXCHANGE = ROOT / ".nox" / "exchange"
