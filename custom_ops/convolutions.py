@@ -130,6 +130,21 @@ def columns(opset: int) -> str:
     )
 
 
+def product(weight: str, opset: int) -> str:
+    """Y [N, O, own_count...], the product of a weight that begins with its `outputs`, and the `columns`."""
+    reshape = bodies.reshape(opset)
+    # Expanded by hand, since ONNX Runtime's MatMul before 1.20 does not to a batch of no samples.
+    return f"""
+    rows_shape = Concat <axis = 0> (outputs, elements)
+    rows = {reshape} ({weight}, rows_shape)
+    rows_of_each_shape = Concat <axis = 0> (batch, outputs, elements)
+    rows_of_each = Expand (rows, rows_of_each_shape)
+    products = MatMul (rows_of_each, columns)
+    Y_shape = Concat <axis = 0> (batch, outputs, own_count)
+    Y = {reshape} (products, Y_shape)
+"""
+
+
 def lists_of(node: Node) -> dict[str, tuple[int, ...]]:
     """The attributes of a node's windows that say something."""
     lists = {name: tuple(node.attributes[name].as_ints()) for name in WINDOW_ATTRIBUTES if name in node.attributes}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_cbp.custom_ops import bodies, convolutions, formals
+from onnx_cbp.custom_ops import convolutions, formals
 from onnx_cbp.custom_ops.derivatives import Builder, Gradients, Node, Value
 from onnx_cbp.custom_ops.operator import Arrays, Operator
 from onnx_cbp.custom_ops.windows import Windows
@@ -17,21 +17,13 @@ def reference(X: np.ndarray, W: np.ndarray, *, windows: Windows) -> Arrays:
 
 def _body(opset: int) -> str:
     """The product of W [O, C * k] and what the windows see."""
-    reshape = bodies.reshape(opset)
-    # Expanded by hand, since ONNX Runtime's MatMul before 1.20 does not to a batch of no samples.
     return (
         convolutions.columns(opset)
-        + f"""
+        + """
     W_shape = Shape (W)
     outputs = Slice (W_shape, zero, one)
-    rows_shape = Concat <axis = 0> (outputs, elements)
-    rows = {reshape} (W, rows_shape)
-    rows_of_each_shape = Concat <axis = 0> (batch, outputs, elements)
-    rows_of_each = Expand (rows, rows_of_each_shape)
-    products = MatMul (rows_of_each, columns)
-    Y_shape = Concat <axis = 0> (batch, outputs, own_count)
-    Y = {reshape} (products, Y_shape)
 """
+        + convolutions.product("W", opset)
     )
 
 

@@ -18,7 +18,6 @@ def reference(X: np.ndarray, W: np.ndarray, *, windows: Windows) -> Arrays:
 def _body(opset: int) -> str:
     """The product of W [O, C * k], exchanged, and what the windows see."""
     reshape = bodies.reshape(opset)
-    # Expanded by hand, since ONNX Runtime's MatMul before 1.20 does not to a batch of no samples.
     return (
         convolutions.columns(opset)
         + f"""
@@ -30,14 +29,8 @@ def _body(opset: int) -> str:
     before_all = Constant <value = int64[1] {{-9223372036854775807}}> ()
     in_reverse = Slice (flat, minus_one, before_all, two, minus_one)
     by_output = Transpose <perm = [1, 0, 2]> (in_reverse)
-    rows_shape = Concat <axis = 0> (outputs, elements)
-    rows = {reshape} (by_output, rows_shape)
-    rows_of_each_shape = Concat <axis = 0> (batch, outputs, elements)
-    rows_of_each = Expand (rows, rows_of_each_shape)
-    products = MatMul (rows_of_each, columns)
-    Y_shape = Concat <axis = 0> (batch, outputs, own_count)
-    Y = {reshape} (products, Y_shape)
 """
+        + convolutions.product("by_output", opset)
     )
 
 
