@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import EncodeError
@@ -52,6 +51,7 @@ from onnx_cbp.graph_passes.finalizing.to_inference import training_left
 from onnx_cbp.ir_models import ModelSource, read_model, to_ir, to_proto
 from onnx_cbp.map_types import restore_map_types
 from onnx_cbp.model_tensors import without_large
+from onnx_cbp.training.parameters import Parameters
 from onnx_cbp.validity import check
 
 _log = logging.getLogger("onnx_cbp")
@@ -85,7 +85,7 @@ class Finalized:
 def finalize(
     model: ModelSource,
     *,
-    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint: Any = None,
     outputs: str | Sequence[str] | None = None,
     keep_batch_statistics: bool = False,
     report: Callable[[Finalized], object] | None = None,
@@ -104,8 +104,9 @@ def finalize(
 
     Args:
         model: a model or the path of one; it is not changed.
-        checkpoint: a checkpoint of `onnx_cbp.training`, or one of ONNX Runtime's, with the values of the parameters,
-            running statistics among them. Where the model has a value of its own, the checkpoint's is taken.
+        checkpoint: a `CheckpointState` of `onnx_cbp.training` or of ONNX Runtime, or the path of a checkpoint, with the
+            values of the parameters, running statistics among them. Where the model has a value of its own, the
+            checkpoint's is taken.
         outputs: names of the values to keep as outputs. By default what feeds the loss, and the outputs that are no
             loss, gradient or statistic; of a graph without a loss, its outputs but statistics.
         keep_batch_statistics: let batch norms without running statistics take those of the batch, whoever wrote the
@@ -126,7 +127,7 @@ def finalize(
     ours = ForgetTrainingPass()
     ours(result)
     InlineAllFunctionsPass()(result)
-    values = {} if checkpoint is None else _parameters_of(checkpoint)
+    values = Parameters.of(checkpoint)
     for identifier in [identifier for identifier in result.functions if identifier[0] == DOMAIN]:
         del result.functions[identifier]  # bodies: their ops are read as ops
     RemoveUnusedFunctionsPass()(result)
@@ -141,8 +142,8 @@ def finalize(
     known = parameters(result, {*values, *ours.parameters})
     read = inputs_of_outputs(result)
     kept = _outputs(result, known, (outputs,) if isinstance(outputs, str) else outputs)
-    if checkpoint is not None:
-        _take(result, values, checkpoint)
+    if values:
+        _take(result, values)
     SetOutputsPass(kept)(result)
     result.ir_version = max(result.ir_version, _CONSTANTS_SINCE)
     RemoveInitializersFromInputsPass()(result)
@@ -160,7 +161,7 @@ def finalize(
     by_batch = tuple(name for name, Y in inference.by_batch if _is_made(Y))
     if by_batch:
         _tell_of_batch_statistics(by_batch, allowed=keep_batch_statistics or source.producer_name == _PYTORCH)
-    _refuse_free_parameters(result, known, checkpoint)
+    _refuse_free_parameters(result, known, values)
     batch_norms = sum(isinstance(site, InferenceSite) for site in find_sites(result))
     fold = FoldBatchNormPass()
     fold(result)
@@ -186,31 +187,21 @@ def _outputs(model: ir.Model, known: set[ir.Value], names: Sequence[str] | None)
     return inference_outputs(model, known) if names is None else named_outputs(model, names)
 
 
-def _parameters_of(checkpoint: str | os.PathLike[str]) -> Mapping[str, np.ndarray]:
-    from onnx_cbp.training import checkpoints
-
-    read = checkpoints.load(checkpoint)
-    if read.nominal:
-        raise OnnxCbpError(
-            f"'{os.fspath(checkpoint)}' is nominal: it has the parameters' names and no values: name the whole one"
-        )
-    return read.parameters
-
-
-def _take(model: ir.Model, values: Mapping[str, np.ndarray], checkpoint: str | os.PathLike[str]) -> None:
+def _take(model: ir.Model, values: Parameters) -> None:
     """Give the graph's parameters the checkpoint's values."""
     graph = model.graph
     taken = False
-    for name, array in values.items():
+    for name in values:
         value = graph.initializers.get(name) or next((v for v in graph.inputs if v.name == name), None)
         if value is None:
             continue  # one that this graph does not read
+        array = values.get(name)
         tensor = ir.tensor(array, name=name)
         shape = value.shape
         if (shape is not None and not _fits(shape, array.shape)) or value.dtype not in (None, tensor.dtype):
             raise OnnxCbpError(
-                f"'{name}' is {tensor.dtype}{list(array.shape)} in '{os.fspath(checkpoint)}' and {value.dtype}{shape} "
-                "in the model: name the checkpoint that belongs to it"
+                f"'{name}' is {tensor.dtype}{list(array.shape)} in {values} and {value.dtype}{shape} in the model: "
+                "name the checkpoint that belongs to it"
             )
         value.const_value = tensor
         if value.type is None:
@@ -222,9 +213,7 @@ def _take(model: ir.Model, values: Mapping[str, np.ndarray], checkpoint: str | o
             graph.register_initializer(value)
         taken = True
     if not taken:
-        raise OnnxCbpError(
-            f"'{os.fspath(checkpoint)}' has none of the model's parameters: name the checkpoint that belongs to it"
-        )
+        raise OnnxCbpError(f"{values} has none of the model's parameters: name the checkpoint that belongs to it")
 
 
 def _fits(shape: ir.Shape, given: tuple[int, ...]) -> bool:
@@ -261,14 +250,14 @@ def _refuse_training(model: ir.Model) -> None:
         raise OnnxCbpError(f"node '{label(left.node)}' ({left.form}) cannot be finalized: {left.reason}")
 
 
-def _refuse_free_parameters(model: ir.Model, known: set[ir.Value], checkpoint: str | os.PathLike[str] | None) -> None:
+def _refuse_free_parameters(model: ir.Model, known: set[ir.Value], values: Parameters) -> None:
     free = [value.name for value in model.graph.inputs if value in known]
     if not free:
         return
     some = ", ".join(f"'{name}'" for name in free[:3]) + (", ..." if len(free) > 3 else "")
-    if checkpoint is None:
+    if not values:
         raise OnnxCbpError(f"parameters are inputs of the graph ({some}): give their values with --checkpoint")
-    raise OnnxCbpError(f"'{os.fspath(checkpoint)}' has no value for {some}: name the checkpoint that belongs to it")
+    raise OnnxCbpError(f"{values} has no value for {some}: name the checkpoint that belongs to it")
 
 
 def _refuse_other_ops(model: ir.Model) -> None:

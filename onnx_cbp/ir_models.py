@@ -15,6 +15,7 @@ from onnx_cbp.graph_passes.core.scopes import all_nodes, scopes
 from onnx_cbp.map_types import restore_map_types, without_map_types
 from onnx_cbp.model_io import load_model
 from onnx_cbp.validity import check
+from onnx_cbp.validity.texts import with_remarks_as_text
 from onnx_cbp.validity.walking import canonical
 
 #: Bytes of a weight that should not be in memory more often than it must.
@@ -54,7 +55,7 @@ def to_ir(model: onnx.ModelProto) -> ir.Model:
     disabled, serde.disabled = serde.disabled, True  # it does not know sparse initializers, and says so of each use
     try:
         with foreign("the model is not valid ONNX"):
-            source = without_map_types(model)
+            source = with_remarks_as_text(without_map_types(model))
             result = ir.from_proto(source)
             _say_of_inputs(result.graph, source.graph)
             if not in_order:

@@ -16,6 +16,8 @@ from onnx_cbp.graph_passes.core.types import Types
 #: Ops whose result has the elements of what they are given, in order.
 COPIES = ("Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze")
 _LONG = 80
+#: Their first result is that of the batch, all others are vectors with an element a channel.
+_OF_VECTORS = ("BatchNormalization", "BatchNormInternal", "BatchNormalizationGrad")
 
 
 class Names:
@@ -43,6 +45,12 @@ def _names(model: ir.Model) -> Iterator[str]:
                 if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
                     yield from (value.name or "" for value in attribute.as_graph().inputs)
     yield from model.graph.initializers
+
+
+def _is_vector_by_op(value: ir.Value) -> bool:
+    """Whether a value is a statistic or a gradient of an op that gives vectors, whatever the graph declares."""
+    node = value.producer()
+    return node is not None and node.op_type in _OF_VECTORS and value is not node.outputs[0]
 
 
 class Draft:
@@ -156,7 +164,7 @@ class Splice(Draft):
         had = old.dtype or dtype
         if had is not None and new.dtype not in (None, had):
             new = self.cast(new, had, "as_before")
-        shape = self._types.shape(old) if self._is_vector(new) else None
+        shape = None if _is_vector_by_op(old) or not self._is_vector(new) else self._types.shape(old)
         wide = [size for size in shape or () if size != 1]  # a graph that declares more than one says what is not so
         if shape is not None and len(shape) != 1 and (len(wide) == 1 or (not wide and new.shape and new.shape[0] == 1)):
             new = self._reshaped(new, [1 if size == 1 else -1 for size in shape], "shaped_as_before", old)

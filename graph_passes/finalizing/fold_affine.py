@@ -99,8 +99,8 @@ def _steps(value: ir.Value, rank: int, channels: int, constants: Constants) -> I
     while (reader := only_reader(value)) is not None and graph in (None, reader.graph):
         graph = reader.graph
         order = permutation(reader)
-        if order:
-            axis = list(order).index(axis)
+        if len(order) == rank:
+            axis = order.index(axis)
         else:
             step = _step(reader, value, rank, axis, channels, constants)
             if step is None:

@@ -34,7 +34,7 @@ def _cancel(second: ir.Node) -> bool:
     if not back or first is None or first.graph is not second.graph:
         return False
     there, X, Y = permutation(first), first.inputs[0], second.outputs[0]
-    if X is None or [there[axis] for axis in back if axis < len(there)] != list(range(len(back))):
+    if X is None or len(there) != len(back) or [there[axis] for axis in back] != list(range(len(back))):
         return False
     if not may_succeed(Y, X):
         return False

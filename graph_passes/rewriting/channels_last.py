@@ -83,11 +83,12 @@ def _turn(node: ir.Node) -> bool:
 
 
 def permutation(node: ir.Node) -> list[int]:
-    """The axes that a Transpose names; none where it is no Transpose, or names none."""
+    """The axes that a Transpose names, each once; none where it is no Transpose, or names none."""
     perm = node.attributes.get("perm")
     if (node.domain, node.op_type) != ("", "Transpose") or perm is None or perm.is_ref():
         return []
-    return list(perm.as_ints())
+    axes = list(perm.as_ints())
+    return axes if sorted(axes) == list(range(len(axes))) else []
 
 
 def _readers(value: ir.Value) -> Iterator[ir.Node]:

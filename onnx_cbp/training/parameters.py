@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +25,34 @@ class Parameters:
         """The parameters of a CheckpointState, or of the file of one.
 
         Raises:
-            OnnxCbpError: it is neither, or the file cannot be read.
+            OnnxCbpError: it is neither, or the file cannot be read or has no values.
         """
         if checkpoint is None or hasattr(checkpoint, "parameters"):
-            return cls(checkpoint)
-        if not isinstance(checkpoint, str | os.PathLike):
+            found, is_nominal = cls(checkpoint), getattr(checkpoint, "nominal", False)
+        elif isinstance(checkpoint, str | os.PathLike):
+            read = checkpoints.load(Path(checkpoint))
+            found, is_nominal = cls(read, Path(checkpoint)), read.nominal
+        else:
             raise OnnxCbpError(f"checkpoint is {checkpoint!r}: give a CheckpointState, or the path of a checkpoint")
-        path = Path(checkpoint)
-        return cls(checkpoints.load(path), path)
+        if is_nominal:
+            raise OnnxCbpError(f"{found} is nominal: it has the parameters' names and no values: name the whole one")
+        return found
+
+    def __str__(self) -> str:
+        """What a message calls it."""
+        return "the CheckpointState" if self._path is None else f"'{self._path}'"
 
     def __bool__(self) -> bool:
         return self._state is not None
 
     def __contains__(self, name: object) -> bool:
         return self._state is not None and name in self._state.parameters
+
+    def __iter__(self) -> Iterator[str]:
+        if self._path is not None:
+            yield from self._state.parameters
+        elif self._state is not None:
+            yield from (name for name, _ in self._state.parameters)
 
     def get(self, name: str) -> np.ndarray:
         """A copy of a parameter."""

@@ -82,16 +82,20 @@ def _unshared(model: onnx.ModelProto) -> onnx.ModelProto:
     copy.CopyFrom(model)
     known = {tensor.name: tensor for tensor in copy.graph.initializer}
     seen: set[str] = set()
-    waiting = [copy.graph]
+    waiting: list[tuple[onnx.GraphProto, frozenset[str]]] = [(copy.graph, frozenset())]
     while waiting:
-        for node in waiting.pop().node:
+        graph, hidden = waiting.pop()  # a subgraph may call what is its own as an initializer is called
+        if graph is not copy.graph:
+            hidden |= {each.name for each in (*graph.input, *graph.initializer)}
+            hidden |= {name for node in graph.node for name in node.output}
+        for node in graph.node:
             for index, name in enumerate(node.input):
-                if name in known and name in seen:
+                if name in known and name in seen and name not in hidden:
                     own = copy.graph.initializer.add()
                     own.CopyFrom(known[name])
                     own.name = node.input[index] = f"{name}/{len(copy.graph.initializer)}"
                 seen.add(name)
-            waiting += [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+            waiting += [(attribute.g, hidden) for attribute in node.attribute if attribute.HasField("g")]
     return copy
 
 

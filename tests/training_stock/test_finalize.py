@@ -44,7 +44,10 @@ def test_a_trained_network_is_deployed(name, rewrite, tmp_path):
     log_p = want - np.log(np.exp(want).sum(1, keepdims=True))
     assert -log_p[np.arange(6), labels].mean() == pytest.approx(float(trained.module(x, labels)), rel=1e-5)
     for kind in ("training", "eval"):
-        model = onnx_cbp.finalize(tmp_path / "net" / f"{kind}_model.onnx", checkpoint=tmp_path / "trained")
+        graph = tmp_path / "net" / f"{kind}_model.onnx"
+        model = onnx_cbp.finalize(graph, checkpoint=tmp_path / "trained")
+        in_memory = onnx_cbp.finalize(graph, checkpoint=trained.state)
+        np.testing.assert_array_equal(_logits(in_memory, x), _logits(model, x))
         assert [v.name for v in model.graph.input] == ["x"]
         assert [v.name for v in model.graph.output] == ["logits"]
         assert {each.domain for each in model.opset_import} == {""}
@@ -66,5 +69,7 @@ def test_without_values_the_parameters_are_named(kind, tmp_path):
 
 def test_a_nominal_checkpoint_has_no_values(tmp_path):
     Training(network(PERCEPTRON, weights(0)), tmp_path, nominal_checkpoint=True)
-    with pytest.raises(OnnxCbpError, match="nominal"):
-        onnx_cbp.finalize(tmp_path / "training_model.onnx", checkpoint=tmp_path / "nominal_checkpoint")
+    path = tmp_path / "nominal_checkpoint"
+    for checkpoint in (path, CheckpointState.load_checkpoint(path)):
+        with pytest.raises(OnnxCbpError, match="is nominal"):
+            onnx_cbp.finalize(tmp_path / "training_model.onnx", checkpoint=checkpoint)

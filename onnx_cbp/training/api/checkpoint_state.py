@@ -163,6 +163,11 @@ class CheckpointState:
         return self._properties
 
     @property
+    def nominal(self) -> bool:
+        """Whether it has the parameters' names and shapes, and waits for their values."""
+        return self._contents.nominal
+
+    @property
     def random_state(self) -> int | None:
         """What the next step draws its random numbers from, as an int64; None where it draws none."""
         if self._engine is not None:

@@ -636,3 +636,23 @@ def test_names_that_are_no_text(place):
         with pytest.raises(onnx_cbp.OnnxCbpError, match=r"not valid ONNX") as error:
             call(onnx.ModelProto.FromString(broken))
         assert "\n" not in str(error.value), verb
+
+
+def test_long_vectors_are_not_gone_through_number_by_number():
+    """Inference would: onnx follows the numbers that a Range or Concats of Concats make, 2^31 of them if need be."""
+    doubled = [helper.make_node("Concat", [f"c{n}"] * 2, [f"c{n + 1}"], axis=0) for n in range(31)]
+    numbers = {"c0": [1], "a": 0, "e": 2**31 - 1, "d": 1}
+    constants = [numpy_helper.from_array(np.array(value, np.int64), name) for name, value in numbers.items()]
+    for made, last in ((doubled, "c31"), ([helper.make_node("Range", ["a", "e", "d"], ["r"])], "r")):
+        nodes = [
+            *made,
+            helper.make_node("Cast", [last], ["floats"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceMax", ["floats"], ["most"], keepdims=0),
+            batch_norm("x", "n", "m2", "v2", training_mode=1),
+            helper.make_node("Mul", ["n", "most"], ["y"]),
+        ]
+        long = model(nodes, initializers=[*vectors(), *constants])
+        started = time.process_time()
+        for verb in (onnx_cbp.inspect, onnx_cbp.rewrite, onnx_cbp.finalize):
+            verb(long)
+        assert time.process_time() - started < 5

@@ -38,6 +38,14 @@ def _trained(model, batches, backend):
     return var
 
 
+def test_a_declared_shape_that_is_not_so_does_not_bend_a_statistic():
+    model = parse(FORWARD)
+    for output in model.graph.output[1:]:
+        output.type.tensor_type.shape.dim.add().dim_value = 1
+    for switches in SWITCHES:
+        assert "Reshape" not in op_types(onnx_cbp.rewrite(model, **{**switches, "portable": False})), switches
+
+
 SWITCHES = [{}, {"one_pass": False}, {"portable": True}, {"one_pass": False, "synchronize": True}]
 
 
