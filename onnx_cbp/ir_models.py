@@ -57,7 +57,7 @@ def to_ir(model: onnx.ModelProto) -> ir.Model:
         with foreign("the model is not valid ONNX"):
             source = with_remarks_as_text(without_map_types(model))
             result = ir.from_proto(source)
-            _say_of_inputs(result.graph, source.graph)
+            _say_as_declared(result.graph, source.graph)
             if not in_order:
                 for scope in scopes(result):
                     scope.sort()
@@ -68,15 +68,20 @@ def to_ir(model: onnx.ModelProto) -> ir.Model:
     return result
 
 
-def _say_of_inputs(graph: ir.Graph, source: onnx.GraphProto) -> None:
-    """Let an input that is an output, too, be what the graph says of the input: onnx-ir goes by the output."""
-    for value, info in zip(graph.inputs, source.input, strict=True):
-        if value.is_graph_output():
+def _say_as_declared(graph: ir.Graph, source: onnx.GraphProto) -> None:
+    """Let what a graph declares more than once be what it says first, as ONNX Runtime has it.
+
+    An input that is an output, too, and a value that is an output twice. onnx-ir goes by what is said last.
+    """
+    said = [*zip(graph.inputs, source.input, strict=True), *zip(graph.outputs, source.output, strict=True)]
+    first: dict[ir.Value, onnx.ValueInfoProto] = {}
+    for value, info in said:
+        if first.setdefault(value, info) is not info:
             value.type, value.shape = None, None
-            ir.serde.deserialize_value_info_proto(info, value)
+            ir.serde.deserialize_value_info_proto(first[value], value)
     for node, proto in zip(graph, source.node, strict=True):
         for inner, its in subgraphs(node, proto):
-            _say_of_inputs(inner, its)
+            _say_as_declared(inner, its)
 
 
 def _spell_domains(model: ir.Model) -> None:
