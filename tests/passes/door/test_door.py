@@ -666,7 +666,8 @@ def test_what_is_declared_twice_is_what_is_said_first(wrong):
     for want, got in zip(run(given, x), run(onnx_cbp.rewrite(given), x), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
         assert got.dtype == want.dtype
-    branch = helper.make_graph([batch_norm()], "branch", [], [value("y"), wrong])
+    nodes = [batch_norm("x", "y", "m2", "v2", training_mode=1)]
+    branch = helper.make_graph(nodes, "branch", [], [value("y"), wrong])
     chosen = helper.make_node("If", ["yes"], ["r1", "r2"], then_branch=branch, else_branch=branch)
     yes = numpy_helper.from_array(np.array(True), "yes")
     given = model([chosen], outputs=[value("r1"), value("r2")], initializers=[*vectors(), yes])
