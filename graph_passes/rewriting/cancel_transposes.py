@@ -33,8 +33,11 @@ def _cancel(second: ir.Node) -> bool:
     first = None if turned is None else turned.producer()
     if not back or first is None or first.graph is not second.graph:
         return False
-    there, X, Y = permutation(first), first.inputs[0], second.outputs[0]
-    if X is None or len(there) != len(back) or [there[axis] for axis in back] != list(range(len(back))):
+    there = permutation(first)
+    if len(there) != len(back) or [there[axis] for axis in back] != list(range(len(back))):
+        return False
+    X, Y = first.inputs[0], second.outputs[0]
+    if X is None:
         return False
     if not may_succeed(Y, X):
         return False

@@ -48,8 +48,10 @@ def _turn(node: ir.Node) -> bool:
     perm = permutation(there)
     rank = len(perm)
     back = [0, *range(2, rank), 1]
+    if rank < 3 or perm != [0, rank - 1, *range(1, rank - 1)]:
+        return False
     X = there.inputs[0]
-    if rank < 3 or perm != [0, rank - 1, *range(1, rank - 1)] or X is None:
+    if X is None:
         return False
     between, ends = [node.outputs[0]], []
     for value in between:

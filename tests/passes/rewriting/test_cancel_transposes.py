@@ -48,6 +48,12 @@ def test_a_channels_last_batch_norm_is_folded_into_its_convolution(body):
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
 
 
+def test_what_a_node_without_inputs_gives_is_left_alone():
+    nodes = "k = Constant <value_floats = [1.0, 2.0]> () y = Transpose <perm = [0]> (k)"
+    model = ir.from_proto(parse(f'<ir_version: 8, opset_import: ["": 17]> g () => (float[2] y) {{ {nodes} }}'))
+    assert not CancelTransposesPass()(model).modified
+
+
 @pytest.mark.parametrize("axes", [[0, -1, 1, 2], [0, 3, 1, 7], [0, 3, 3, 1], [-9, 3, 1, 2]])
 def test_axes_that_are_no_permutation_are_left_alone(axes):
     """onnx lets them pass where a Transpose has another domain's opset; onnx-ir reads them as they are."""
