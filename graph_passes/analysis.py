@@ -10,10 +10,10 @@ from onnx_ir.traversal import RecursiveGraphIterator
 
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.graph_passes.core.opsets import onnx_opset
-from onnx_cbp.graph_passes.core.sample_axes import SampleAxes
 from onnx_cbp.graph_passes.core.scopes import scopes
 from onnx_cbp.graph_passes.core.sites import BackwardSite, ForwardSite, InferenceSite, LeftAlone, Site
 from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.core.values.sample_axes import SampleAxes
 from onnx_cbp.graph_passes.dialects import DIALECTS, made_statistics, primitive_arithmetic
 from onnx_cbp.graph_passes.dialects._reading import WrongAttributeError
 

@@ -39,9 +39,9 @@ from onnx_cbp.graph_passes import (
     find_sites,
     label,
 )
+from onnx_cbp.graph_passes.core.batch_norms.layers import forwards
+from onnx_cbp.graph_passes.core.batch_norms.naming import module_path
 from onnx_cbp.graph_passes.core.inference import mend_shapes
-from onnx_cbp.graph_passes.core.layers import forwards
-from onnx_cbp.graph_passes.core.naming import module_path
 from onnx_cbp.graph_passes.core.sites import Rewritten, in_graph
 from onnx_cbp.graph_passes.core.splice import is_used
 from onnx_cbp.graph_passes.core.types import Types

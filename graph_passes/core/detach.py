@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
-from onnx_cbp.graph_passes.core.ancestry import subgraphs
+from onnx_cbp.graph_passes.core.values.ancestry import subgraphs
 
 
 def detach(nodes: Iterable[ir.Node]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnx_cbp.graph_passes.core.constants import Constants
+from onnx_cbp.graph_passes.core.values.constants import Constants
 
 
 def own_initializer(value: ir.Value, model: ir.Model, constants: Constants | None = None) -> ir.Value:

@@ -9,8 +9,8 @@ from fractions import Fraction
 
 import onnx_ir as ir
 
-from onnx_cbp.graph_passes.core.moves import MOVES, moved_axes
 from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.core.values.moves import MOVES, moved_axes
 from onnx_cbp.graph_passes.dialects._reading import attribute, optional_input, reduced_axes
 
 BINARY = ("Add", "Sub", "Mul", "Div")

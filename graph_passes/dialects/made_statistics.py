@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from onnx_cbp.graph_passes.core.moves import arrangements
-from onnx_cbp.graph_passes.core.sample_axes import SampleAxes
 from onnx_cbp.graph_passes.core.sites import ForwardSite, InferenceSite, LeftAlone, Site
 from onnx_cbp.graph_passes.core.splice import is_used
 from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.core.values.moves import arrangements
+from onnx_cbp.graph_passes.core.values.sample_axes import SampleAxes
 from onnx_cbp.graph_passes.dialects._interior import read_behind, unused_without
 from onnx_cbp.graph_passes.dialects._polynomials import NotPolynomialError, Reader
 from onnx_cbp.graph_passes.dialects.channel_inference import running_updates

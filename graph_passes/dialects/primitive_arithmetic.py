@@ -19,9 +19,6 @@ from fractions import Fraction
 
 import onnx_ir as ir
 
-from onnx_cbp.graph_passes.core.ancestry import made_of
-from onnx_cbp.graph_passes.core.moves import MOVES, arrangements
-from onnx_cbp.graph_passes.core.sample_axes import SampleAxes
 from onnx_cbp.graph_passes.core.sites import (
     ChannelVector,
     Entangled,
@@ -32,6 +29,9 @@ from onnx_cbp.graph_passes.core.sites import (
     label,
 )
 from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.core.values.ancestry import made_of
+from onnx_cbp.graph_passes.core.values.moves import MOVES, arrangements
+from onnx_cbp.graph_passes.core.values.sample_axes import SampleAxes
 from onnx_cbp.graph_passes.dialects._interior import read_behind, unused_without
 from onnx_cbp.graph_passes.dialects._polynomials import (
     BINARY,

@@ -12,12 +12,12 @@ import onnx_ir as ir
 
 from onnx_cbp.custom_ops import DOMAIN, OPERATORS
 from onnx_cbp.errors import OnnxCbpError
-from onnx_cbp.graph_passes.core.constants import Constants
 from onnx_cbp.graph_passes.core.detach import detach
 from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.sites import label
 from onnx_cbp.graph_passes.core.splice import Names
 from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.core.values.constants import Constants
 from onnx_cbp.graph_passes.differentiating.our_ops import infer_ours
 from onnx_cbp.graph_passes.differentiating.registry import ZERO
 

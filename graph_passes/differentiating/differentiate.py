@@ -12,13 +12,13 @@ from onnx_ir.traversal import RecursiveGraphIterator
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.custom_ops.schemas import register_schemas
 from onnx_cbp.errors import OnnxCbpError
-from onnx_cbp.graph_passes.core.ancestry import made_of
 from onnx_cbp.graph_passes.core.detach import detach
 from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.scopes import import_domain
 from onnx_cbp.graph_passes.core.sites import label
 from onnx_cbp.graph_passes.core.splice import succeed
 from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.core.values.ancestry import made_of
 from onnx_cbp.graph_passes.dialects._reading import WrongAttributeError
 from onnx_cbp.graph_passes.differentiating import rules  # noqa: F401  (they register themselves)
 from onnx_cbp.graph_passes.differentiating.bodies import Body, body_of

@@ -9,9 +9,9 @@ import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
 
 from onnx_cbp.errors import OnnxCbpError
-from onnx_cbp.graph_passes.core.sample_axes import SampleAxes
 from onnx_cbp.graph_passes.core.sites import label
 from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.core.values.sample_axes import SampleAxes
 
 #: Ops that read inputs as sizes, places or conditions, and the positions of those that are read as numbers.
 _NUMBERS_AT: dict[str, tuple[int, ...]] = {

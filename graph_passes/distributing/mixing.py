@@ -9,10 +9,10 @@ from onnx_ir.traversal import RecursiveGraphIterator
 
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.errors import OnnxCbpError
-from onnx_cbp.graph_passes.core.ancestry import made_of
-from onnx_cbp.graph_passes.core.sample_axes import SampleAxes
 from onnx_cbp.graph_passes.core.sites import BackwardSite, ForwardSite, Site, in_graph, label
 from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.core.values.ancestry import made_of
+from onnx_cbp.graph_passes.core.values.sample_axes import SampleAxes
 from onnx_cbp.graph_passes.dialects import is_rewritten_forward
 from onnx_cbp.graph_passes.distributing.batch_size import refuse_batch_size
 

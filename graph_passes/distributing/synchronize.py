@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.errors import OnnxCbpError
-from onnx_cbp.graph_passes.core.naming import choosing, gather_of, gathered
+from onnx_cbp.graph_passes.core.batch_norms.naming import choosing, gather_of, gathered
 from onnx_cbp.graph_passes.core.sites import (
     BackwardSite,
     Entangled,

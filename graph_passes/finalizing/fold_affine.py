@@ -9,9 +9,9 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-from onnx_cbp.graph_passes.core.constants import Constants
 from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.splice import Names, inherit, succeed
+from onnx_cbp.graph_passes.core.values.constants import Constants
 from onnx_cbp.graph_passes.finalizing.fold_batch_norm import (
     _linear,
     _number,

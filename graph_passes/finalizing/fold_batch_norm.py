@@ -9,10 +9,10 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
 from onnx_cbp.graph_passes.analysis import find_sites
-from onnx_cbp.graph_passes.core.constants import Constants
 from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.sites import InferenceSite
 from onnx_cbp.graph_passes.core.splice import Names, succeed
+from onnx_cbp.graph_passes.core.values.constants import Constants
 from onnx_cbp.graph_passes.dialects._reading import attribute, optional_input
 from onnx_cbp.graph_passes.rewriting.fold_relu import only_reader
 

@@ -8,7 +8,7 @@ from onnx_ir.passes import InPlacePass, PassResult
 
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.analysis import find_sites
-from onnx_cbp.graph_passes.core.counting import counter_of
+from onnx_cbp.graph_passes.core.batch_norms.counting import counter_of
 from onnx_cbp.graph_passes.core.scopes import all_nodes
 from onnx_cbp.graph_passes.core.sites import ForwardSite, label
 from onnx_cbp.graph_passes.core.splice import Names, is_used

@@ -10,12 +10,12 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 from onnx_ir.passes.common import InlinePass
 
-from onnx_cbp.graph_passes.core.ancestry import gradient_path
 from onnx_cbp.graph_passes.core.formula import Formula
 from onnx_cbp.graph_passes.core.inference import infer_shapes
 from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.splice import Names, Splice
 from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.core.values.ancestry import gradient_path
 from onnx_cbp.graph_passes.preparing.decompositions import RULES, Rule
 
 #: Where function bodies stand for the moment between their making and their inlining.

@@ -7,9 +7,9 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-from onnx_cbp.graph_passes.core.evaluation import evaluate
 from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.core.values.evaluation import evaluate
 
 #: What exporters compute shapes and per-channel vectors with.
 _VALUES = ("Add", "Cast", "CastLike", "Constant", "ConstantOfShape", "Div", "Mul", "Neg", "Reciprocal", "Sqrt", "Sub")

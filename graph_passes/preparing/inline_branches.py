@@ -5,9 +5,9 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-from onnx_cbp.graph_passes.core.constants import Constants
 from onnx_cbp.graph_passes.core.detach import detach
 from onnx_cbp.graph_passes.core.splice import Names, succeed
+from onnx_cbp.graph_passes.core.values.constants import Constants
 
 
 class InlineBranchesPass(InPlacePass):

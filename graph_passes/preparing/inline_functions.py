@@ -10,10 +10,10 @@ from onnx_ir.traversal import RecursiveGraphIterator
 
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.graph_passes.analysis import recognise
-from onnx_cbp.graph_passes.core.constants import RANDOM
-from onnx_cbp.graph_passes.core.inlining import inline
+from onnx_cbp.graph_passes.core.functions.inlining import inline
 from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.sites import InferenceSite, LeftAlone
+from onnx_cbp.graph_passes.core.values.constants import RANDOM
 
 
 class InlineFunctionsPass(InPlacePass):

@@ -12,8 +12,8 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
 from onnx_cbp.errors import OnnxCbpError
-from onnx_cbp.graph_passes.core.calls import is_parameter_name
-from onnx_cbp.graph_passes.core.naming import NAME_SCOPES, module_path
+from onnx_cbp.graph_passes.core.batch_norms.calls import is_parameter_name
+from onnx_cbp.graph_passes.core.batch_norms.naming import NAME_SCOPES, module_path
 from onnx_cbp.graph_passes.core.own_initializer import own_initializer
 from onnx_cbp.graph_passes.core.sites import label
 from onnx_cbp.graph_passes.core.splice import Names

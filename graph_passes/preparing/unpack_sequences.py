@@ -7,11 +7,11 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 from onnx_ir.traversal import RecursiveGraphIterator
 
-from onnx_cbp.graph_passes.core.constants import Constants
 from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.sites import label
 from onnx_cbp.graph_passes.core.splice import Draft, Names, may_succeed, succeed
 from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.core.values.constants import Constants
 from onnx_cbp.graph_passes.dialects._reading import attribute, optional_input, refers_to_function_attribute
 
 #: Since this opset the sizes of a Split and the axes of a Squeeze are inputs.

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_cbp.errors import OnnxCbpError
-from onnx_cbp.graph_passes.core.counting import counter_of
+from onnx_cbp.graph_passes.core.batch_norms.counting import counter_of
 from onnx_cbp.graph_passes.core.sites import ForwardSite, label
 from onnx_cbp.graph_passes.core.splice import Splice, is_used
 

@@ -11,7 +11,7 @@ from onnx_ir.passes import InPlacePass, PassResult
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.analysis import find_sites
-from onnx_cbp.graph_passes.core.naming import choosing
+from onnx_cbp.graph_passes.core.batch_norms.naming import choosing
 from onnx_cbp.graph_passes.core.scopes import import_domain
 from onnx_cbp.graph_passes.core.sites import BackwardSite, ForwardSite, InferenceSite, Site, label
 from onnx_cbp.graph_passes.core.splice import Names, Splice, is_used, origin, statistics_type

@@ -12,7 +12,7 @@ from onnx_ir.passes import InPlacePass, PassResult
 
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.analysis import find_sites
-from onnx_cbp.graph_passes.core.naming import choosing, given_name
+from onnx_cbp.graph_passes.core.batch_norms.naming import choosing, given_name
 from onnx_cbp.graph_passes.core.sites import BackwardSite, ForwardSite, InferenceSite, Site, label
 from onnx_cbp.graph_passes.dialects import is_cumulative, is_frozen_forward, is_rewritten_forward, rewritten_site
 from onnx_cbp.graph_passes.rewriting.freeze import Freezing

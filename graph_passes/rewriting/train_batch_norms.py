@@ -10,10 +10,8 @@ from onnx_ir.passes import InPlacePass, PassResult
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.analysis import find_sites
-from onnx_cbp.graph_passes.core.ancestry import made_of
-from onnx_cbp.graph_passes.core.calls import first_call
-from onnx_cbp.graph_passes.core.constants import Constants
-from onnx_cbp.graph_passes.core.naming import choosing
+from onnx_cbp.graph_passes.core.batch_norms.calls import first_call
+from onnx_cbp.graph_passes.core.batch_norms.naming import choosing
 from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.own_initializer import own_initializer
 from onnx_cbp.graph_passes.core.sites import (
@@ -27,6 +25,8 @@ from onnx_cbp.graph_passes.core.sites import (
 )
 from onnx_cbp.graph_passes.core.splice import COPIES, Names, Splice, is_used
 from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.core.values.ancestry import made_of
+from onnx_cbp.graph_passes.core.values.constants import Constants
 from onnx_cbp.graph_passes.dialects import is_rewritten_forward
 
 _TRAINING_MODE_SINCE = 14

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-from onnx_cbp.graph_passes.core.ancestry import made_of
+from onnx_cbp.graph_passes.core.values.ancestry import made_of
 
 
 class WriteEarlyPass(InPlacePass):

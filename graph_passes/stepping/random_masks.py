@@ -6,9 +6,9 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-from onnx_cbp.graph_passes.core.constants import Constants
 from onnx_cbp.graph_passes.core.splice import Draft, Names, Splice
 from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.core.values.constants import Constants
 from onnx_cbp.graph_passes.stepping.training_graph import RANDOM_MASK
 
 _INT64, _UINT64 = ir.DataType.INT64, ir.DataType.UINT64

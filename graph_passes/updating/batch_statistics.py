@@ -9,8 +9,7 @@ import onnx_ir as ir
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.analysis import find_sites
-from onnx_cbp.graph_passes.core.ancestry import made_of
-from onnx_cbp.graph_passes.core.calls import first_call
+from onnx_cbp.graph_passes.core.batch_norms.calls import first_call
 from onnx_cbp.graph_passes.core.scopes import import_domain
 from onnx_cbp.graph_passes.core.sites import (
     BackwardSite,
@@ -24,6 +23,7 @@ from onnx_cbp.graph_passes.core.sites import (
 )
 from onnx_cbp.graph_passes.core.splice import COPIES, Names, Splice, statistics_type
 from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.core.values.ancestry import made_of
 from onnx_cbp.graph_passes.dialects import inference_form, is_frozen_forward, is_rewritten_forward, rewritten_site
 
 _CHANGES = tuple(op for op in COPIES if op != "Identity")  # a copy may be a parameter of its own: `first_call` says

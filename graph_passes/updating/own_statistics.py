@@ -9,10 +9,10 @@ import onnx_ir as ir
 
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.errors import OnnxCbpError
-from onnx_cbp.graph_passes.core.constants import Constants
 from onnx_cbp.graph_passes.core.sites import InferenceSite, give_statistic, in_graph, label
 from onnx_cbp.graph_passes.core.splice import COPIES, Names
 from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.core.values.constants import Constants
 from onnx_cbp.graph_passes.updating.batch_statistics import Layer, running_statistics
 
 #: What running statistics are called, by position.

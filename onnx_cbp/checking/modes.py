@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import onnx
 
 from onnx_cbp.graph_passes import ForwardSite, InferenceSite, find_sites, label
-from onnx_cbp.graph_passes.core.naming import original_name
+from onnx_cbp.graph_passes.core.batch_norms.naming import original_name
 from onnx_cbp.graph_passes.core.scopes import all_nodes
 from onnx_cbp.graph_passes.dialects import is_frozen_forward, is_rewritten_forward
 from onnx_cbp.ir_models import to_ir

@@ -14,7 +14,7 @@ import onnx
 from onnx_cbp.checking.graphs import is_standard, nodes
 from onnx_cbp.checking.models import Model
 from onnx_cbp.errors import OnnxCbpError
-from onnx_cbp.graph_passes.core.constants import RANDOM
+from onnx_cbp.graph_passes.core.values.constants import RANDOM
 
 #: Seeds are floats, which hold whole numbers up to here.
 _SEEDS = 1 << 24

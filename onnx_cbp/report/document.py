@@ -12,7 +12,7 @@ import onnx
 import onnx_cbp
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes import InlineFunctionsPass, Site, find_sites
-from onnx_cbp.graph_passes.core.naming import given_name
+from onnx_cbp.graph_passes.core.batch_norms.naming import given_name
 from onnx_cbp.graph_passes.core.sites import BackwardSite, ForwardSite, InferenceSite, in_graph
 from onnx_cbp.ir_models import ModelSource, read_model, to_ir
 from onnx_cbp.report.checks import Checked, check_rewrite

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnx_cbp.graph_passes import Site
-from onnx_cbp.graph_passes.core.layers import forwards
+from onnx_cbp.graph_passes.core.batch_norms.layers import forwards
 from onnx_cbp.rewriting import Finding
 
 

@@ -16,8 +16,8 @@ from onnx_cbp.graph_passes import (
     UnshareFixedPass,
     label,
 )
-from onnx_cbp.graph_passes.core.ancestry import gradient_path
 from onnx_cbp.graph_passes.core.inference import infer_shapes
+from onnx_cbp.graph_passes.core.values.ancestry import gradient_path
 
 #: Ops that ONNX Runtime 1.19.2, the last that trains, has a right gradient of on the processor.
 _FOLLOWED = frozenset(

@@ -10,8 +10,8 @@ import pytest
 
 from onnx_cbp import OnnxCbpError
 from onnx_cbp.graph_passes import DecomposePass, ExplicitPadsPass
-from onnx_cbp.graph_passes.core.ancestry import gradient_path
 from onnx_cbp.graph_passes.core.inference import infer_shapes
+from onnx_cbp.graph_passes.core.values.ancestry import gradient_path
 from onnx_cbp.graph_passes.preparing.decompositions import RULES
 from support.models import parse
 from support.op_forms import OTHERS, WINDOWS, Form

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
 
-from onnx_cbp.graph_passes.core.moves import MOVES, moved_axes
 from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.core.values.moves import MOVES, moved_axes
 
 _STANDARD = ("", "com.microsoft")
 

@@ -11,7 +11,7 @@ from onnx_ir.passes.common import InlinePass
 from onnx_ir.traversal import RecursiveGraphIterator
 
 from onnx_cbp.errors import OnnxCbpError, foreign
-from onnx_cbp.graph_passes.core.conversion import adapt, obstacle
+from onnx_cbp.graph_passes.core.functions.conversion import adapt, obstacle
 from onnx_cbp.graph_passes.core.scopes import all_nodes
 from onnx_cbp.graph_passes.core.sites import label
 

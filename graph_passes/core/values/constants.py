@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onnx_cbp.graph_passes.core.evaluation import SIZES, evaluate
 from onnx_cbp.graph_passes.core.opsets import onnx_opset
+from onnx_cbp.graph_passes.core.values.evaluation import SIZES, evaluate
 
 #: Ops whose results nothing fixes, unless a seed does.
 RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")

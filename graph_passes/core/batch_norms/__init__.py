@@ -1,0 +1,1 @@
+"""What batch norms are called, and which calls and gradients belong to one."""
