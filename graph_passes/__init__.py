@@ -11,19 +11,19 @@ from onnx_cbp.graph_passes.finalizing.fold_batch_norm import FoldBatchNormPass
 from onnx_cbp.graph_passes.finalizing.to_inference import ToInferencePass
 from onnx_cbp.graph_passes.preparing.complete_gradients import CompleteGradientsPass
 from onnx_cbp.graph_passes.preparing.decompose import DecomposePass
-from onnx_cbp.graph_passes.preparing.drop_zero_bias import DropZeroBiasPass
 from onnx_cbp.graph_passes.preparing.explicit_pads import ExplicitPadsPass
-from onnx_cbp.graph_passes.preparing.fold_constants import FoldConstantsPass
-from onnx_cbp.graph_passes.preparing.fold_shapes import FoldShapesPass
-from onnx_cbp.graph_passes.preparing.inline_branches import InlineBranchesPass
-from onnx_cbp.graph_passes.preparing.inline_functions import InlineAllFunctionsPass, InlineFunctionsPass
-from onnx_cbp.graph_passes.preparing.restore_biases import RestoreBiasesPass
+from onnx_cbp.graph_passes.preparing.parameters.drop_zero_bias import DropZeroBiasPass
+from onnx_cbp.graph_passes.preparing.parameters.restore_biases import RestoreBiasesPass
+from onnx_cbp.graph_passes.preparing.parameters.separate_merged import SeparateMergedPass
+from onnx_cbp.graph_passes.preparing.parameters.unshare_fixed import UnshareFixedPass
 from onnx_cbp.graph_passes.preparing.scalar_ranges import ScalarRangesPass
-from onnx_cbp.graph_passes.preparing.separate_merged import SeparateMergedPass
+from onnx_cbp.graph_passes.preparing.simplifying.fold_constants import FoldConstantsPass
+from onnx_cbp.graph_passes.preparing.simplifying.fold_shapes import FoldShapesPass
+from onnx_cbp.graph_passes.preparing.simplifying.inline_branches import InlineBranchesPass
+from onnx_cbp.graph_passes.preparing.simplifying.inline_functions import InlineAllFunctionsPass, InlineFunctionsPass
+from onnx_cbp.graph_passes.preparing.simplifying.unpack_sequences import UnpackSequencesPass
 from onnx_cbp.graph_passes.preparing.spell_out import SpellOutPass
 from onnx_cbp.graph_passes.preparing.split_squares import SplitSquaresPass
-from onnx_cbp.graph_passes.preparing.unpack_sequences import UnpackSequencesPass
-from onnx_cbp.graph_passes.preparing.unshare_fixed import UnshareFixedPass
 from onnx_cbp.graph_passes.rewriting.attach_functions import AttachFunctionsPass
 from onnx_cbp.graph_passes.rewriting.cancel_transposes import CancelTransposesPass
 from onnx_cbp.graph_passes.rewriting.channels_last import ChannelsLastPass

@@ -40,7 +40,7 @@ from onnx_cbp.graph_passes.core.scopes import all_nodes
 from onnx_cbp.graph_passes.core.splice import Names, origin
 from onnx_cbp.graph_passes.core.values.constants import Constants
 from onnx_cbp.graph_passes.dialects import is_cumulative, running_statistics
-from onnx_cbp.graph_passes.preparing.add_counters import AddCountersPass, remove_readers
+from onnx_cbp.graph_passes.preparing.parameters.add_counters import AddCountersPass, remove_readers
 from onnx_cbp.graph_passes.rewriting.freeze import Freezing
 from onnx_cbp.graph_passes.rewriting.momentum import Momenta
 from onnx_cbp.ir_models import ModelSource, read_model, to_ir, to_proto

@@ -31,7 +31,7 @@ from onnx_cbp.graph_passes.differentiating import differentiate
 from onnx_cbp.graph_passes.differentiating.builder import Builder
 from onnx_cbp.graph_passes.distributing.reduce_gradients import BUCKET_CAP_MB
 from onnx_cbp.graph_passes.distributing.whole_batch_loss import add_over_replicas
-from onnx_cbp.graph_passes.preparing.add_counters import AddCountersPass
+from onnx_cbp.graph_passes.preparing.parameters.add_counters import AddCountersPass
 from onnx_cbp.graph_passes.rewriting.cumulative import UPDATED
 from onnx_cbp.graph_passes.rewriting.freeze import Freezing
 from onnx_cbp.graph_passes.rewriting.momentum import Momenta

@@ -8,10 +8,10 @@ import onnx_ir as ir
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from onnx_cbp.graph_passes.preparing.drop_zero_bias import DropZeroBiasPass
-from onnx_cbp.graph_passes.preparing.fold_constants import FoldConstantsPass
+from onnx_cbp.graph_passes.preparing.parameters.drop_zero_bias import DropZeroBiasPass
+from onnx_cbp.graph_passes.preparing.parameters.unshare_fixed import UnshareFixedPass
 from onnx_cbp.graph_passes.preparing.scalar_ranges import ScalarRangesPass
-from onnx_cbp.graph_passes.preparing.unshare_fixed import UnshareFixedPass
+from onnx_cbp.graph_passes.preparing.simplifying.fold_constants import FoldConstantsPass
 from support.models import parse
 
 #: A convolution without a bias and a batch norm without scale and bias, as PyTorch's default exporter writes them.

@@ -14,7 +14,7 @@ from onnx_cbp.graph_passes.core.sites import label
 from onnx_cbp.graph_passes.core.splice import Names, is_used, succeed
 from onnx_cbp.graph_passes.core.values.constants import Constants
 from onnx_cbp.graph_passes.dialects._reading import attribute, optional_input
-from onnx_cbp.graph_passes.preparing.fold_constants import FoldConstantsPass
+from onnx_cbp.graph_passes.preparing.simplifying.fold_constants import FoldConstantsPass
 
 _MOST_ROUNDS = 16  # each folds one more Shape behind another
 
