@@ -27,15 +27,15 @@ from onnx_cbp.graph_passes.preparing.split_squares import SplitSquaresPass
 from onnx_cbp.graph_passes.rewriting.attach_functions import AttachFunctionsPass
 from onnx_cbp.graph_passes.rewriting.cancel_transposes import CancelTransposesPass
 from onnx_cbp.graph_passes.rewriting.channels_last import ChannelsLastPass
-from onnx_cbp.graph_passes.rewriting.drop_training_outputs import DropTrainingOutputsPass
-from onnx_cbp.graph_passes.rewriting.fold_relu import FoldReluPass
-from onnx_cbp.graph_passes.rewriting.freeze import FreezePass, Freezing
-from onnx_cbp.graph_passes.rewriting.recompute_relu import RecomputeReluPass
+from onnx_cbp.graph_passes.rewriting.fusions.fold_relu import FoldReluPass
+from onnx_cbp.graph_passes.rewriting.fusions.recompute_relu import RecomputeReluPass
+from onnx_cbp.graph_passes.rewriting.modes.drop_training_outputs import DropTrainingOutputsPass
+from onnx_cbp.graph_passes.rewriting.modes.freeze import FreezePass, Freezing
+from onnx_cbp.graph_passes.rewriting.modes.train_batch_norms import TrainBatchNormsPass
 from onnx_cbp.graph_passes.rewriting.replace_backward import ReplaceBackwardPass
 from onnx_cbp.graph_passes.rewriting.replace_forward import ReplaceForwardPass
-from onnx_cbp.graph_passes.rewriting.train_batch_norms import TrainBatchNormsPass
-from onnx_cbp.graph_passes.rewriting.write_early import WriteEarlyPass
-from onnx_cbp.graph_passes.rewriting.write_running_stats import WriteRunningStatsPass
+from onnx_cbp.graph_passes.rewriting.running_statistics.write_early import WriteEarlyPass
+from onnx_cbp.graph_passes.rewriting.running_statistics.write_running_stats import WriteRunningStatsPass
 
 __all__ = [
     "AttachFunctionsPass",

@@ -50,9 +50,9 @@ from onnx_cbp.graph_passes.distributing.mixing import refuse_mixing, refuse_size
 from onnx_cbp.graph_passes.distributing.reduce_gradients import BUCKET_CAP_MB
 from onnx_cbp.graph_passes.distributing.synchronize import group_of
 from onnx_cbp.graph_passes.preparing.parameters.separate_merged import merged_with_statistics
-from onnx_cbp.graph_passes.rewriting.convention import check_convention, running_variance_is_unbiased
-from onnx_cbp.graph_passes.rewriting.momentum import Momenta, SetMomentumPass, extreme, stuck
 from onnx_cbp.graph_passes.rewriting.replace_forward import is_parameter
+from onnx_cbp.graph_passes.rewriting.running_statistics.convention import check_convention, running_variance_is_unbiased
+from onnx_cbp.graph_passes.rewriting.running_statistics.momentum import Momenta, SetMomentumPass, extreme, stuck
 from onnx_cbp.ir_models import ModelSource, read_model, to_ir, to_proto
 
 _log = logging.getLogger("onnx_cbp")

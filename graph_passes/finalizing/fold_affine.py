@@ -20,7 +20,7 @@ from onnx_cbp.graph_passes.finalizing.fold_batch_norm import (
     _write,
 )
 from onnx_cbp.graph_passes.rewriting.cancel_transposes import may_succeed, permutation
-from onnx_cbp.graph_passes.rewriting.fold_relu import only_reader
+from onnx_cbp.graph_passes.rewriting.fusions.fold_relu import only_reader
 
 _UNBROADCAST_SINCE = 7
 _LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")

@@ -14,7 +14,7 @@ from onnx_cbp.graph_passes.core.sites import InferenceSite
 from onnx_cbp.graph_passes.core.splice import Names, succeed
 from onnx_cbp.graph_passes.core.values.constants import Constants
 from onnx_cbp.graph_passes.dialects._reading import attribute, optional_input
-from onnx_cbp.graph_passes.rewriting.fold_relu import only_reader
+from onnx_cbp.graph_passes.rewriting.fusions.fold_relu import only_reader
 
 _UNBROADCAST_SINCE = 7
 _CONVOLUTIONS = ("Conv", "ConvTranspose")

@@ -10,7 +10,7 @@ from onnx_cbp.graph_passes.core.sites import BackwardSite
 from onnx_cbp.graph_passes.core.splice import Names, Splice, statistics_type
 from onnx_cbp.graph_passes.core.types import Types
 from onnx_cbp.graph_passes.dialects import built_gradient, forward_name
-from onnx_cbp.graph_passes.rewriting.freeze import frozen_gradients
+from onnx_cbp.graph_passes.rewriting.modes.freeze import frozen_gradients
 from onnx_cbp.graph_passes.rewriting.replace_forward import reciprocal_std
 
 

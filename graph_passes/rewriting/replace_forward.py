@@ -17,7 +17,7 @@ from onnx_cbp.graph_passes.core.splice import Draft, Names, Splice, is_used, sta
 from onnx_cbp.graph_passes.core.types import Types
 from onnx_cbp.graph_passes.dialects import is_rewritten_forward, say_without_running_statistics
 from onnx_cbp.graph_passes.distributing.synchronize import Synchronization, merge_statistics
-from onnx_cbp.graph_passes.rewriting.cumulative import Counters, averaging, count_batch, is_written
+from onnx_cbp.graph_passes.rewriting.running_statistics.cumulative import Counters, averaging, count_batch, is_written
 
 
 class ReplaceForwardPass(InPlacePass):
@@ -43,7 +43,7 @@ class ReplaceForwardPass(InPlacePass):
         InPlaceAccumulatorV2(running, updated, overwrite)
 
     Batch norms that `cumulative` chooses average all batches, as PyTorch's do with momentum=None: their op has momentum
-    0, which gives the batch's statistics, and the average follows in ONNX's ops (`cumulative.py`).
+    0, which gives the batch's statistics, and the average follows in ONNX's ops (`running_statistics/cumulative.py`).
 
     With `unbiased_running_var`, running variances are updated by PyTorch's convention, with count / (count - 1) of the
     batch's; ONNX, and ONNX Runtime, keep the biased variance.

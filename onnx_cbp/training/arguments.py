@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes import Freezing, InferenceSite, Site, Synchronization, label
 from onnx_cbp.graph_passes.core.types import FLOATS
-from onnx_cbp.graph_passes.rewriting.momentum import Momenta
+from onnx_cbp.graph_passes.rewriting.running_statistics.momentum import Momenta
 from onnx_cbp.rewriting import rewrite
 
 #: Options of `rewrite` that are no options of a training model: who reads the report, and what made the model.

@@ -41,8 +41,8 @@ from onnx_cbp.graph_passes.core.splice import Names, origin
 from onnx_cbp.graph_passes.core.values.constants import Constants
 from onnx_cbp.graph_passes.dialects import is_cumulative, running_statistics
 from onnx_cbp.graph_passes.preparing.parameters.add_counters import AddCountersPass, remove_readers
-from onnx_cbp.graph_passes.rewriting.freeze import Freezing
-from onnx_cbp.graph_passes.rewriting.momentum import Momenta
+from onnx_cbp.graph_passes.rewriting.modes.freeze import Freezing
+from onnx_cbp.graph_passes.rewriting.running_statistics.momentum import Momenta
 from onnx_cbp.ir_models import ModelSource, read_model, to_ir, to_proto
 from onnx_cbp.model_io import fits_one_message, load_model, save_model
 from onnx_cbp.rewriting import rewrite
@@ -293,7 +293,7 @@ def _prepare(
 ) -> _Prepared:
     tell_what_does_not_train(list(find_sites(model)), train_batch_norms)
     if train_batch_norms:
-        from onnx_cbp.graph_passes.rewriting.train_batch_norms import TrainBatchNormsPass
+        from onnx_cbp.graph_passes.rewriting.modes.train_batch_norms import TrainBatchNormsPass
 
         TrainBatchNormsPass(train_batch_norms)(model)
     DropTrainingOutputsPass()(model)

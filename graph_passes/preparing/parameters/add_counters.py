@@ -12,8 +12,8 @@ from onnx_cbp.graph_passes.core.batch_norms.counting import counter_of
 from onnx_cbp.graph_passes.core.scopes import all_nodes
 from onnx_cbp.graph_passes.core.sites import ForwardSite, label
 from onnx_cbp.graph_passes.core.splice import Names, is_used
-from onnx_cbp.graph_passes.rewriting.freeze import Freezing
-from onnx_cbp.graph_passes.rewriting.momentum import Momenta
+from onnx_cbp.graph_passes.rewriting.modes.freeze import Freezing
+from onnx_cbp.graph_passes.rewriting.running_statistics.momentum import Momenta
 
 
 class AddCountersPass(InPlacePass):

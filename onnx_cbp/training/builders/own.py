@@ -32,9 +32,9 @@ from onnx_cbp.graph_passes.differentiating.builder import Builder
 from onnx_cbp.graph_passes.distributing.reduce_gradients import BUCKET_CAP_MB
 from onnx_cbp.graph_passes.distributing.whole_batch_loss import add_over_replicas
 from onnx_cbp.graph_passes.preparing.parameters.add_counters import AddCountersPass
-from onnx_cbp.graph_passes.rewriting.cumulative import UPDATED
-from onnx_cbp.graph_passes.rewriting.freeze import Freezing
-from onnx_cbp.graph_passes.rewriting.momentum import Momenta
+from onnx_cbp.graph_passes.rewriting.modes.freeze import Freezing
+from onnx_cbp.graph_passes.rewriting.running_statistics.cumulative import UPDATED
+from onnx_cbp.graph_passes.rewriting.running_statistics.momentum import Momenta
 from onnx_cbp.graph_passes.stepping.direct_convs import DirectConvsPass
 from onnx_cbp.graph_passes.stepping.internal_batch_norms import InternalBatchNormsPass
 from onnx_cbp.graph_passes.stepping.random_masks import RandomMasksPass

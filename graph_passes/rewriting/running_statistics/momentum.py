@@ -15,7 +15,7 @@ from onnx_cbp.graph_passes.analysis import find_sites
 from onnx_cbp.graph_passes.core.batch_norms.naming import choosing, given_name
 from onnx_cbp.graph_passes.core.sites import BackwardSite, ForwardSite, InferenceSite, Site, label
 from onnx_cbp.graph_passes.dialects import is_cumulative, is_frozen_forward, is_rewritten_forward, rewritten_site
-from onnx_cbp.graph_passes.rewriting.freeze import Freezing
+from onnx_cbp.graph_passes.rewriting.modes.freeze import Freezing
 
 #: The average over all batches so far, which PyTorch's momentum=None means: a step keeps n / (n + 1) behind n batches.
 CUMULATIVE = "cumulative"

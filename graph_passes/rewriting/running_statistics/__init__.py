@@ -1,0 +1,1 @@
+"""Passes that say how running statistics are updated, and write them."""
