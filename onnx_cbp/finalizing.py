@@ -49,8 +49,8 @@ from onnx_cbp.graph_passes.finalizing.inference_outputs import (
 )
 from onnx_cbp.graph_passes.finalizing.to_inference import training_left
 from onnx_cbp.ir_models import ModelSource, read_model, to_ir, to_proto
-from onnx_cbp.map_types import restore_map_types
-from onnx_cbp.model_tensors import without_large
+from onnx_cbp.model_files.map_types import restore_map_types
+from onnx_cbp.model_files.model_tensors import without_large
 from onnx_cbp.training.parameters import Parameters
 from onnx_cbp.validity import check
 

@@ -9,11 +9,11 @@ import onnx
 import onnx_ir as ir
 
 from onnx_cbp.errors import OnnxCbpError, foreign
-from onnx_cbp.external_data import refuse_external_data
 from onnx_cbp.graph_passes.core.inference import subgraphs
 from onnx_cbp.graph_passes.core.scopes import all_nodes, scopes
-from onnx_cbp.map_types import restore_map_types, without_map_types
-from onnx_cbp.model_io import load_model
+from onnx_cbp.model_files.external_data import refuse_external_data
+from onnx_cbp.model_files.map_types import restore_map_types, without_map_types
+from onnx_cbp.model_files.model_io import load_model
 from onnx_cbp.validity import check
 from onnx_cbp.validity.texts import with_remarks_as_text
 from onnx_cbp.validity.walking import canonical

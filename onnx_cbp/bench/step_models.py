@@ -17,7 +17,7 @@ from onnx_cbp.checking.roles import find_roles
 from onnx_cbp.checking.sessions import run
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.errors import OnnxCbpError
-from onnx_cbp.model_io import load_model, save_model
+from onnx_cbp.model_files.model_io import load_model, save_model
 from onnx_cbp.registration import register
 from onnx_cbp.rewriting import rewrite
 from onnx_cbp.training import Artifacts, Trainer

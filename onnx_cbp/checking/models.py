@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 
 from onnx_cbp.checking.sessions import run
-from onnx_cbp.external_data import refuse_external_data
-from onnx_cbp.model_io import load_model
+from onnx_cbp.model_files.external_data import refuse_external_data
+from onnx_cbp.model_files.model_io import load_model
 from onnx_cbp.validity import check
 
 ModelSource = onnx.ModelProto | str | os.PathLike[str]

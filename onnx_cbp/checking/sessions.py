@@ -18,7 +18,7 @@ from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.custom_ops.library import find_library
 from onnx_cbp.custom_ops.python_ops import raise_python_op_error
 from onnx_cbp.errors import OnnxCbpError
-from onnx_cbp.model_io import fits_one_message, save_model
+from onnx_cbp.model_files.model_io import fits_one_message, save_model
 from onnx_cbp.registration import register
 
 _FATAL_ONLY = 4

@@ -160,7 +160,7 @@ def _folder(folder: Path) -> Iterator[None]:
 
 def _summary(folder: Path) -> list[str]:
     """What trains, and what is fed and given."""
-    from onnx_cbp.model_io import load_model
+    from onnx_cbp.model_files.model_io import load_model
     from onnx_cbp.training import checkpoints
 
     state = checkpoints.load(folder / "checkpoint")

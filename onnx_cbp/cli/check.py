@@ -65,7 +65,7 @@ def check(
     from onnx_cbp.checking import FusionEffects, compare, compare_fusions
     from onnx_cbp.checking.convention import NOTE, is_unbiased
     from onnx_cbp.checking.modes import changed_modes
-    from onnx_cbp.model_io import load_model
+    from onnx_cbp.model_files.model_io import load_model
 
     if rtol is not None and math.isnan(rtol):
         raise click.BadParameter("nan is no tolerance", param_hint="'--rtol'")

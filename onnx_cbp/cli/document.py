@@ -39,7 +39,7 @@ def write_document(file: str, document: Mapping[str, Any]) -> None:
     if file == STDOUT:
         click.echo(text)
         return
-    from onnx_cbp.files import Replacement
+    from onnx_cbp.model_files.files import Replacement
 
     replacement = Replacement(Path(file))
     with replacement.scratch() as scratch:

@@ -37,7 +37,7 @@ def finalize(model: str, out: str, checkpoint: str | None, names: tuple[str, ...
     """
     import onnx_cbp
     from onnx_cbp.cli.text import console, say
-    from onnx_cbp.model_io import load_model, save_model
+    from onnx_cbp.model_files.model_io import load_model, save_model
 
     done: list[onnx_cbp.Finalized] = []
     with steps([f"reading {model}", "finalizing", f"writing {out}"]) as step:

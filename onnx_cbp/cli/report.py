@@ -53,7 +53,7 @@ def write_page(
         return
     from onnx_cbp.cli.progress import steps
     from onnx_cbp.cli.update_bn import batches_of
-    from onnx_cbp.model_io import load_model
+    from onnx_cbp.model_files.model_io import load_model
     from onnx_cbp.report import write_report
 
     batches = None

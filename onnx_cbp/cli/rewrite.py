@@ -103,7 +103,7 @@ def rewrite(
     import onnx_cbp
     from onnx_cbp.cli.findings import messages, print_findings, summary
     from onnx_cbp.cli.text import console, say
-    from onnx_cbp.model_io import load_model, save_model
+    from onnx_cbp.model_files.model_io import load_model, save_model
     from onnx_cbp.twin import inlined
 
     with steps([f"reading {model}", "rewriting", f"writing {output}"]) as step:

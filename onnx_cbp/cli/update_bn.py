@@ -13,7 +13,7 @@ import click
 
 from onnx_cbp.cli.progress import steps
 from onnx_cbp.errors import OnnxCbpError
-from onnx_cbp.files import Replacement
+from onnx_cbp.model_files.files import Replacement
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +61,7 @@ def update_bn(
     """
     import onnx_cbp
     from onnx_cbp.cli.text import console, say
-    from onnx_cbp.model_io import load_model, save_model
+    from onnx_cbp.model_files.model_io import load_model, save_model
 
     with steps([f"reading {model}", "running", f"writing {output}"]) as step:
         next(step)

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from onnx_cbp.errors import OnnxCbpError
-from onnx_cbp.files import Replacement
 from onnx_cbp.ir_models import ModelSource
+from onnx_cbp.model_files.files import Replacement
 from onnx_cbp.report.document import collect
 from onnx_cbp.report.page import page
 from onnx_cbp.updating import Batch

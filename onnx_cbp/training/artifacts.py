@@ -19,7 +19,6 @@ from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.custom_ops.gradients import GRADIENTS, register_gradients
 from onnx_cbp.custom_ops.library import get_library_path
 from onnx_cbp.errors import OnnxCbpError
-from onnx_cbp.files import put_all
 from onnx_cbp.graph_passes import (
     CompleteGradientsPass,
     DropTrainingOutputsPass,
@@ -44,7 +43,8 @@ from onnx_cbp.graph_passes.preparing.parameters.add_counters import AddCountersP
 from onnx_cbp.graph_passes.rewriting.modes.freeze import Freezing
 from onnx_cbp.graph_passes.rewriting.running_statistics.momentum import Momenta
 from onnx_cbp.ir_models import ModelSource, read_model, to_ir, to_proto
-from onnx_cbp.model_io import fits_one_message, load_model, save_model
+from onnx_cbp.model_files.files import put_all
+from onnx_cbp.model_files.model_io import fits_one_message, load_model, save_model
 from onnx_cbp.rewriting import rewrite
 from onnx_cbp.training.arguments import (
     check_outputs,

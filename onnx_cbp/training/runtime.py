@@ -12,7 +12,7 @@ from typing import Any
 
 from onnx_cbp.custom_ops.library import native_target
 from onnx_cbp.errors import OnnxCbpError
-from onnx_cbp.model_io import load_model
+from onnx_cbp.model_files.model_io import load_model
 
 _PACKAGE = "onnxruntime.training"
 

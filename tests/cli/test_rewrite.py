@@ -96,7 +96,7 @@ def test_external_data(run, tmp_path, forward):
 
 
 def test_models_too_large_for_one_message(run, forward, tmp_path, monkeypatch):
-    monkeypatch.setattr("onnx_cbp.model_io._LARGEST_MESSAGE", 10)
+    monkeypatch.setattr("onnx_cbp.model_files.model_io._LARGEST_MESSAGE", 10)
     model = onnx.load(forward)
     model.graph.initializer.append(onnx.numpy_helper.from_array(*_large("beta")))
     model.graph.input.remove(model.graph.input[2])

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnx_cbp
 import onnx_cbp.checking
-from onnx_cbp.model_io import load_model
+from onnx_cbp.model_files.model_io import load_model
 from support.models import parse
 
 _NETWORK = """

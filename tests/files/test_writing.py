@@ -20,8 +20,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnx_cbp
-from onnx_cbp import files, model_io
-from onnx_cbp.model_io import load_model, save_model
+from onnx_cbp.model_files import files, model_io
+from onnx_cbp.model_files.model_io import load_model, save_model
 
 ELEMENTS = 2000
 
@@ -235,7 +235,7 @@ def test_a_disk_that_is_full(tmp_path, largest):
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     code = f"""
 import resource
-from onnx_cbp.model_io import save_model
+from onnx_cbp.model_files.model_io import save_model
 from tests_of_writing import model
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
 save_model(model(2), {str(tmp_path / "model.onnx")!r}, largest={largest})
@@ -295,7 +295,7 @@ def test_a_model_is_not_laid_into_memory_once_more_to_be_written(tmp_path):
     code = f"""
 import numpy as np
 from onnx import numpy_helper
-from onnx_cbp.model_io import save_model
+from onnx_cbp.model_files.model_io import save_model
 tensors = [numpy_helper.from_array(np.full(2**21, index, np.float32), f"w{{index}}") for index in range(12)]
 made = module._of_nodes([], tensors)
 made.graph.node.add(op_type="Sum", input=[t.name for t in tensors], output=["y"])
@@ -398,7 +398,7 @@ def test_a_kill_at_any_moment(tmp_path, largest):
     print("seed", seed)
     moments = random.Random(seed)
     code = f"""
-from onnx_cbp.model_io import save_model
+from onnx_cbp.model_files.model_io import save_model
 from tests_of_writing import model
 models = [model(value, {elements}) for value in (1, 2)]
 print("ready", flush=True)
@@ -434,7 +434,7 @@ def test_memory(tmp_path):
     save_model(model, tmp_path / "model.onnx", largest=10**6)
     code = """
 import resource, sys
-from onnx_cbp import model_io
+from onnx_cbp.model_files import model_io
 from onnx_cbp.cli import cli
 model_io._LARGEST_MESSAGE, model_io._MANY = 10**6, 10**6
 def peak():

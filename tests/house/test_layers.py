@@ -118,7 +118,7 @@ def test_a_module_knows_only_what_stands_below_it():
         ("onnx_cbp.custom_ops.schemas", "onnx_cbp.graph_passes"),
         ("onnx_cbp.graph_passes.core.sites", "onnx_cbp.graph_passes.dialects.primitive_arithmetic"),
         ("onnx_cbp.graph_passes.dialects.ort_training", "onnx_cbp.rewriting"),
-        ("onnx_cbp.errors", "onnx_cbp.model_io"),
+        ("onnx_cbp.errors", "onnx_cbp.model_files.model_io"),
         ("onnx_cbp.checking.graphs", "onnx_cbp.cli.text"),
     ],
 )

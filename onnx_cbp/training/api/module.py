@@ -13,7 +13,7 @@ import onnxruntime as ort
 
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.finalizing import finalize
-from onnx_cbp.model_io import save_model
+from onnx_cbp.model_files.model_io import save_model
 from onnx_cbp.training import checkpoints
 from onnx_cbp.training.api.checkpoint_state import CheckpointState
 from onnx_cbp.training.running.buffers import Device

@@ -40,7 +40,7 @@ from onnx_cbp.graph_passes.stepping.internal_batch_norms import InternalBatchNor
 from onnx_cbp.graph_passes.stepping.random_masks import RandomMasksPass
 from onnx_cbp.graph_passes.stepping.training_graph import TrainingGraph
 from onnx_cbp.ir_models import to_ir, to_proto
-from onnx_cbp.model_io import save_model
+from onnx_cbp.model_files.model_io import save_model
 from onnx_cbp.rewriting import rewrite
 from onnx_cbp.training import checkpoints
 from onnx_cbp.training.arguments import listed

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from onnx_cbp.errors import OnnxCbpError
-from onnx_cbp.files import Replacement
+from onnx_cbp.model_files.files import Replacement
 from onnx_cbp.training.checkpoints import ort_format, safetensors_format
 from onnx_cbp.training.checkpoints.contents import Checkpoint
 from onnx_cbp.training.checkpoints.flat_buffers import MalformedError

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 import onnx_cbp
-from onnx_cbp.model_io import load_model, save_model
+from onnx_cbp.model_files.model_io import load_model, save_model
 from support.models import FORWARD, parse
 
 

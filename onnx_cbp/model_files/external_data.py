@@ -14,7 +14,7 @@ from pathlib import Path, PureWindowsPath
 import onnx
 
 from onnx_cbp.errors import OnnxCbpError
-from onnx_cbp.model_tensors import all_tensors
+from onnx_cbp.model_files.model_tensors import all_tensors
 
 
 class _RefusalError(Exception):

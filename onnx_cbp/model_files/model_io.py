@@ -16,9 +16,9 @@ import onnx
 from google.protobuf.message import DecodeError, EncodeError, Message
 
 from onnx_cbp.errors import OnnxCbpError
-from onnx_cbp.external_data import check_external_data, load_external_data, locations
-from onnx_cbp.files import Replacement
-from onnx_cbp.model_tensors import Large, is_large, without_large
+from onnx_cbp.model_files.external_data import check_external_data, load_external_data, locations
+from onnx_cbp.model_files.files import Replacement
+from onnx_cbp.model_files.model_tensors import Large, is_large, without_large
 
 #: What one protobuf message may have.
 _LARGEST_MESSAGE = 2**31 - 1
