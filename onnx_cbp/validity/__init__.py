@@ -6,6 +6,7 @@ import onnx
 
 from onnx_cbp.validity.functions import check_functions
 from onnx_cbp.validity.names import check_names
+from onnx_cbp.validity.omitted import check_omitted
 from onnx_cbp.validity.operators import check_operators
 from onnx_cbp.validity.opsets import imported_opsets
 from onnx_cbp.validity.tensors import check_tensors
@@ -26,13 +27,14 @@ def check(model: onnx.ModelProto) -> bool:
     Raises:
         OnnxCbpError: one line that names the place: a name that is no text, is missing, or is made twice or by nobody;
             an opset that is not imported, imported twice or not known; nodes that need each other's results; functions
-            that call themselves; inputs, outputs or attributes that an op does not have; a tensor whose data do not
-            fit it.
+            that call themselves or are called without what they need; inputs, outputs or attributes that an op does not
+            have; a tensor whose data do not fit it.
     """
     check_texts(model)
     imported_opsets(model)
     in_order = check_names(model)
-    check_functions(model)
+    functions = check_functions(model)
     check_operators(model)
+    check_omitted(model, functions)
     check_tensors(model)
     return in_order

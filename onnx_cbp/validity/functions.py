@@ -13,15 +13,18 @@ from onnx_cbp.validity.walking import Identifier, Scope, called, function_identi
 _MOST_NODES, _MOST_TIMES = 4096, 100
 
 
-def check_functions(model: onnx.ModelProto) -> None:
+def check_functions(model: onnx.ModelProto) -> list[onnx.FunctionProto]:
     """Check every call of a model-local function.
+
+    Returns:
+        The functions, each behind those that it calls.
 
     Raises:
         OnnxCbpError: two functions of one name, one that calls itself, a call with more inputs or outputs than the
             function has or with an attribute of another type.
     """
     if not model.functions:
-        return
+        return []
     functions: dict[Identifier, onnx.FunctionProto] = {}
     for function in model.functions:
         key = function_identifier(function)
@@ -45,6 +48,7 @@ def check_functions(model: onnx.ModelProto) -> None:
         chain = " calls ".join(f"'{_name(key)}'" for key in reversed(error.args[1]))
         raise _error(f"the function {chain}: no function may call itself") from None
     _bound(model, functions, order)
+    return [functions[key] for key in order]
 
 
 def _bound(model: onnx.ModelProto, functions: dict[Identifier, onnx.FunctionProto], order: list[Identifier]) -> None:

@@ -85,6 +85,12 @@ def check_operators(model: onnx.ModelProto) -> None:
                     _check(node, signature)
 
 
+def required_inputs(node: onnx.NodeProto, opset: int) -> int:
+    """How many of its first inputs a node may not do without; 0 where its op is not known."""
+    signature = _signature(canonical(node.domain), node.op_type, opset)
+    return 0 if signature is None else signature.named
+
+
 def _error(reason: str) -> OnnxCbpError:
     return OnnxCbpError(f"the model is not valid ONNX: {reason}")
 

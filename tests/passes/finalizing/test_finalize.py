@@ -411,6 +411,33 @@ agraph (float[N, 4, 3] x) => (float[N, 4, 3] y)
     np.testing.assert_allclose(got, s * (x - m) / np.sqrt(v + 1e-3) + b, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("given", ["x, s, b", "x, s, b, m"])
+@pytest.mark.parametrize("op", ["ChannelNormalize", "BatchNormTrainUpdate", "RunningStats"])
+def test_a_function_that_is_called_without_statistics_is_told_of(op, given):
+    """What a call leaves out is missing where the function stood."""
+    lines = {
+        "ChannelNormalize": "fy = onnx_cbp.ChannelNormalize <axis = 1, epsilon = 0.001> (fx, fs, fb, fm, fv)",
+        "BatchNormTrainUpdate": "fy, a, i, u, w = onnx_cbp.BatchNormTrainUpdate <axis = 1, epsilon = 0.001, "
+        "momentum = 0.9, unbiased = 0, relu = 0> (fx, fs, fb, fm, fv)",
+        "RunningStats": "a, w, n = onnx_cbp.ChannelStats <axis = 1, stash_type = 1> (fx) "
+        "fy = onnx_cbp.ChannelNormalize <axis = 1, epsilon = 0.001> (fx, fs, fb, a, w) "
+        "u = onnx_cbp.RunningStats <momentum = 0.9, unbiased = 0> (fm, a, n) "
+        "t = onnx_cbp.RunningStats <momentum = 0.9, unbiased = 0> (fv, w, n)",
+    }
+    model = parse(f"""
+<ir_version: 8, opset_import: ["" : 17, "onnx_cbp" : 1, "local" : 1]>
+agraph (float[N, 3, 4] x) => (float[N, 3, 4] y)
+<float[3] s = {{1.5, 0.5, -2.0}}, float[3] b = {{0.5, 0.0, 1.0}}, float[3] m = {{1.0, -2.0, 0.25}}>
+{{
+    y = local.Norm ({given})
+}}
+<domain: "local", opset_import: ["" : 17, "onnx_cbp" : 1]>
+Norm (fx, fs, fb, fm, fv) => (fy) {{ {lines[op]} }}
+""")
+    with pytest.raises(onnx_cbp.OnnxCbpError, match=r"local\.Norm\) gives nothing for 'f[mv]'"):
+        onnx_cbp.finalize(model)
+
+
 def test_named_outputs_are_kept_and_nothing_else():
     model = _linear("Conv", bias=True)
     final = onnx_cbp.finalize(model, outputs=["n", "c", "n"])
