@@ -25,6 +25,7 @@ from onnx_cbp.graph_passes import (
     FreezePass,
     Freezing,
     InferenceSite,
+    InlineAllFunctionsPass,
     InlineFunctionsPass,
     LeftAlone,
     RecomputeReluPass,
@@ -179,7 +180,8 @@ def rewrite(
         )
     source = read_model(model)
     result = to_ir(source)
-    InlineFunctionsPass()(result)
+    # Samples that are mixed inside of a function are seen where it is called.
+    (InlineAllFunctionsPass() if synchronization.covers_all or data_parallel else InlineFunctionsPass())(result)
     attach = portable or any(domain == DOMAIN for domain, *_ in result.functions)  # what is portable stays so
     # What no runtime computes so, whoever wrote it: the rewritten model is valid.
     mended = mend_shapes(result) | DropZeroBiasPass(misshapen=True)(result).modified

@@ -16,6 +16,7 @@ import onnx_ir as ir
 from onnx_cbp.graph_passes.core.sites import ForwardSite, InferenceSite, LeftAlone, Site
 from onnx_cbp.graph_passes.core.splice import is_used
 from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.core.values.ancestry import read_inside
 from onnx_cbp.graph_passes.core.values.moves import arrangements
 from onnx_cbp.graph_passes.core.values.sample_axes import SampleAxes
 from onnx_cbp.graph_passes.dialects._interior import read_behind, unused_without
@@ -133,6 +134,7 @@ def _made_of(*values: ir.Value) -> Iterator[ir.Value]:
             continue
         before = _before_update(value, node)
         read = [before] if before is not None else node.inputs[: 1 if node.op_type in ("CastLike", "Expand") else None]
+        read = [*read, *read_inside(node)]
         new = {each for each in read if each is not None} - seen
         seen |= new
         waiting += new

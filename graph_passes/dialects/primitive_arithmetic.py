@@ -38,6 +38,7 @@ from onnx_cbp.graph_passes.dialects._polynomials import (
     HALF,
     MOST_NODES,
     ONE,
+    REDUCTIONS,
     Atom,
     Monomial,
     NotPolynomialError,
@@ -52,6 +53,8 @@ from onnx_cbp.graph_passes.dialects.made_statistics import is_of_a_part
 _BROADCASTS_SINCE = 7
 _MOMENTUM = 0.9  # ONNX's default: arithmetic has none
 _ROOTS = ("Sqrt", "Pow")
+#: One of these is in every batch norm in arithmetic, and in what makes the statistics of an op in inference form.
+MAKES_STATISTICS = frozenset((*_ROOTS, *REDUCTIONS))
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,33 @@ from onnx_cbp.graph_passes.core.types import FLOATS, Types
 
 
 def made_of(*values: ir.Value) -> Iterator[ir.Value]:
-    """The values, and all that they are made of, each once; not what only subgraphs read."""
+    """The values, and all that they are made of, each once; of what subgraphs read, what is outside of them."""
     seen, waiting = set(values), list(values)
     while waiting:
         value = waiting.pop()
         yield value
         producer = value.producer()
-        for read in () if producer is None else producer.inputs:
+        for read in () if producer is None else (*producer.inputs, *read_inside(producer)):
             if read is not None and read not in seen:
                 seen.add(read)
                 waiting.append(read)
+
+
+def read_inside(node: ir.Node) -> list[ir.Value]:
+    """What the subgraphs of a node read from outside of them, each once."""
+    graphs = [graph for attribute in node.attributes.values() for graph in subgraphs(attribute)]
+    read: dict[ir.Value, None] = {}
+    made: set[ir.Value] = set()
+    for graph in graphs:
+        inner = list(RecursiveGraphIterator(graph))
+        below = [each for one in inner for attribute in one.attributes.values() for each in subgraphs(attribute)]
+        for each in (graph, *below):
+            made.update(each.inputs, each.initializers.values())
+            read.update(dict.fromkeys(each.outputs))
+        for one in inner:
+            made.update(one.outputs)
+            read.update(dict.fromkeys(value for value in one.inputs if value is not None))
+    return [value for value in read if value not in made]
 
 
 def made_from(

@@ -10,6 +10,7 @@ from onnx_ir.traversal import RecursiveGraphIterator
 
 from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.core.values.ancestry import made_of
 from onnx_cbp.graph_passes.core.values.moves import MOVES, moved_axes
 
 _STANDARD = ("", "com.microsoft")
@@ -112,7 +113,7 @@ class SampleAxes:
         merged: frozenset[int] | None = frozenset()
         if any(each.merged for each in read):
             merged, _ = rule(replace(call, axes=[each.merged for each in read]))
-            if node.op_type == "Slice":  # of steps, perhaps, or of one of the batches
+            if node.op_type in _PARTS:  # of steps, perhaps, or of one of the batches
                 _, mixes = rule(replace(call, axes=[(each.axes or frozenset()) - each.merged for each in read]))
         if node.op_type == "Concat" and axes and (rank := call.rank_of(value)):
             # Several batches, perhaps: what is cut of them afterwards may be one of these again.
@@ -409,7 +410,102 @@ def _gather(call: _Call) -> _Answer:
     found |= {axis + each for each in indices}
     if axis in data:
         found |= set(range(axis, axis + more))
-    return frozenset(found), axis in data and more == 0
+    chosen = call.node.inputs[1]
+    fixed = chosen is not None and ir.convenience.get_const_tensor(chosen) is not None
+    return frozenset(found), axis in data and (more == 0 or fixed)
+
+
+def _split(call: _Call) -> _Answer:
+    """Parts of the samples: of a replica, these are others than of the whole batch."""
+    rank, before = call.rank(0), call.axes[0]
+    if rank is None:
+        return None, False
+    whole = call.node.op_type == "Split" and len(call.node.outputs) == 1
+    return before, call.number("axis", 0) % rank in before and not whole
+
+
+def _gather_elements(call: _Call) -> _Answer:
+    """Each element from a place of its own along one axis."""
+    rank = call.rank(0)
+    if rank is None:
+        return None, False
+    axis = call.number("axis", 0) % rank
+    return (call.axes[0] - {axis}) | call.axes[1], axis in call.axes[0]
+
+
+def _scatter_elements(call: _Call) -> _Answer:
+    """Each element to a place of its own along one axis, where several may come together."""
+    rank = call.rank(0)
+    if rank is None:
+        return None, False
+    axis = call.number("axis", 0) % rank
+    spread = call.axes[1] | call.axes[2]
+    return call.axes[0] | (spread - {axis}), axis in spread
+
+
+def _scatter(call: _Call) -> _Answer:
+    """Slices to places of their own, where several come together if they are added up."""
+    rank, places, more = call.rank(0), call.rank(1), call.rank(2)
+    given = call.node.attributes.get("reduction")
+    adds = given is not None and given.type == ir.AttributeType.STRING and given.as_string() != "none"
+    if not adds or call.axes[0] or rank is None or places is None or more is None:
+        return _alike(call)
+    inside = {axis + rank - more for axis in call.axes[2] if axis >= places - 1}
+    together = any(axis < places - 1 for axis in call.axes[1] | call.axes[2])
+    return frozenset(inside), together
+
+
+def _scan(call: _Call) -> _Answer:
+    """What comes of samples that are gone through one after the other; of other axes, nothing is known."""
+    body, axes = call.node.attributes.get("body"), call.numbers("scan_input_axes", len(call.node.inputs))
+    if body is None or body.type != ir.AttributeType.GRAPH or call.opset < _SCAN_WITHOUT_BATCH_SINCE or axes is None:
+        return None, False
+    graph, number = body.as_graph(), call.number("num_scan_inputs", 1)
+    states = len(call.node.inputs) - number
+    along = False
+    for place, index in enumerate(range(states, len(call.node.inputs))):
+        rank = call.rank(index)
+        along |= rank is not None and (axes[place] if place < len(axes) else 0) % rank in call.axes[index]
+    place = call.node.outputs.index(call.output)
+    if not along or place >= len(graph.outputs):
+        return None, False
+    carried = set(graph.inputs[:states])
+    # A state behind the last step is that of all samples, or of the last one.
+    if place >= states and not any(value in carried for value in made_of(graph.outputs[place])):
+        return None, False
+    axis = call.numbers("scan_output_axes", len(call.node.inputs)) or ()
+    rank = call.rank_of(call.output)
+    if place < states or rank is None:
+        return (frozenset() if place < states else None), True
+    return frozenset({(axis[place - states] if place - states < len(axis) else 0) % rank}), True
+
+
+_SCAN_WITHOUT_BATCH_SINCE = 9
+
+
+def _resize(call: _Call) -> _Answer:
+    """More samples than there are, or fewer, between them."""
+    scales = call.node.inputs[1 if call.node.op_type == "Upsample" or call.opset < _RESIZE_WITH_ROI_SINCE else 2 :][:1]
+    tensor = None if not scales or scales[0] is None else ir.convenience.get_const_tensor(scales[0])
+    rank = call.rank(0)
+    if rank is None or tensor is None:
+        return call.axes[0], False
+    axes = call.numbers("axes", len(call.node.inputs)) or range(rank)
+    other = {axis % rank for axis, scale in zip(axes, tensor.numpy().reshape(-1), strict=False) if scale != 1}
+    return call.axes[0], bool(call.axes[0] & other)
+
+
+_RESIZE_WITH_ROI_SINCE = 11
+
+
+def _pad(call: _Call) -> _Answer:
+    """Samples that are none of the batch, before it and behind it."""
+    rank, pads, axes = call.rank(0), call.numbers("pads"), call.numbers("axes", 3)
+    if rank is None or pads is None or axes is None:
+        return call.axes[0], False
+    axes = axes or tuple(range(rank))
+    padded = {axis % rank for axis, *both in zip(axes, pads, pads[len(axes) :], strict=False) if any(both)}
+    return call.axes[0], bool(call.axes[0] & padded)
 
 
 def _one_hot(call: _Call) -> _Answer:
@@ -446,7 +542,7 @@ def _unknown(call: _Call) -> _Answer:  # noqa: ARG001 - one signature for all
 
 
 def _pick(call: _Call) -> _Answer:
-    """A sequence of parts of a value, and one of them."""
+    """One of the parts of a value that are a sequence."""
     return call.axes[0], False
 
 
@@ -467,10 +563,17 @@ _RULES: dict[str, Callable[[_Call], _Answer]] = {
     **dict.fromkeys(("MatMul", "FusedMatMul", "Gemm", "MatMulInteger"), _matmul),
     **dict.fromkeys(("SoftmaxCrossEntropyLoss", "SoftmaxCrossEntropyLossInternal"), _loss),
     **dict.fromkeys(("LSTM", "GRU", "RNN"), _recurrent),
-    **dict.fromkeys(("SplitToSequence", "SequenceAt"), _pick),
+    **dict.fromkeys(("Split", "SplitToSequence"), _split),
+    **dict.fromkeys(("ScatterElements", "Scatter"), _scatter_elements),
+    **dict.fromkeys(("Resize", "Upsample"), _resize),
+    "SequenceAt": _pick,
+    "GatherElements": _gather_elements,
+    "ScatterND": _scatter,
+    "Scan": _scan,
+    "Pad": _pad,
     "NegativeLogLikelihoodLoss": _loss,
     "MeanVarianceNormalization": _mean_variance,
-    **dict.fromkeys(("NonZero", "Unique", "Compress", "NonMaxSuppression", "GatherND", "Scan"), _unknown),
+    **dict.fromkeys(("NonZero", "Unique", "Compress", "NonMaxSuppression", "GatherND"), _unknown),
     "LRN": _over_channels,
     "Slice": _slice,
     "Einsum": _einsum,
@@ -478,5 +581,7 @@ _RULES: dict[str, Callable[[_Call], _Answer]] = {
     "Gather": _gather,
     "OneHot": _one_hot,
 }
+#: Ops that take a part of a value along an axis.
+_PARTS = ("Slice", "Split", "SplitToSequence", "Gather")
 #: Ops that read a shape and no value.
 _WITHOUT_VALUES = ("Shape", "Size", "ConstantOfShape", "RandomNormalLike", "RandomUniformLike", "EyeLike")

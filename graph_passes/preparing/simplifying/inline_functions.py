@@ -1,4 +1,4 @@
-"""Inlines the model-local functions that hold batch norms which train."""
+"""Inlines the model-local functions that hold batch norms which train, or a part of one."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from onnx_ir.traversal import RecursiveGraphIterator
 
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.graph_passes.analysis import recognise
-from onnx_cbp.graph_passes.core.functions.inlining import inline
+from onnx_cbp.graph_passes.core.functions.inlining import Identifier, inline
 from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.sites import InferenceSite, LeftAlone
 from onnx_cbp.graph_passes.core.values.constants import RANDOM
+from onnx_cbp.graph_passes.dialects.primitive_arithmetic import MAKES_STATISTICS
 
 
 class InlineFunctionsPass(InPlacePass):
@@ -22,6 +23,9 @@ class InlineFunctionsPass(InPlacePass):
     Inside a function no value has a type, and ONNX Runtime cannot infer one through a custom op: a rewritten function
     would not load. Inlined, a function may also be called with several types, and a batch norm in it gets the
     attributes that its caller gives. Functions of our own domain are bodies, and stay.
+
+    Functions are inlined as well in which a batch norm in arithmetic, or its statistics, may be made: nothing is read
+    through a call. One of these that cannot be inlined stays.
 
     With `inference`, functions that hold a batch norm in inference form are inlined as well.
     """
@@ -37,16 +41,13 @@ class InlineFunctionsPass(InPlacePass):
             for identifier, function in model.functions.items()
             if identifier[0] != DOMAIN and _holds_batch_norm(function, model, self._left)
         }
-        callers = {
-            identifier: {node.op_identifier() for node in RecursiveGraphIterator(function)}
+        must = _with_callers(model, wanted)
+        parts = {
+            identifier
             for identifier, function in model.functions.items()
+            if identifier[0] != DOMAIN and _may_hold_a_part(function)
         }
-        while True:
-            more = {identifier for identifier, called in callers.items() if called & wanted} - wanted
-            if not more:
-                break
-            wanted |= more
-        return PassResult(model, modified=inline(model, wanted, must=wanted))
+        return PassResult(model, modified=inline(model, must | _with_callers(model, parts), must=must))
 
 
 class InlineAllFunctionsPass(InPlacePass):
@@ -61,6 +62,23 @@ class InlineAllFunctionsPass(InPlacePass):
         wanted = {identifier for identifier in model.functions if identifier[0] != DOMAIN}
         must = {identifier for identifier in wanted if not _is_plain(model.functions[identifier], model)}
         return PassResult(model, modified=inline(model, wanted, must=must))
+
+
+def _with_callers(model: ir.Model, wanted: set[Identifier]) -> set[Identifier]:
+    """Functions, and all that call them."""
+    callers = {
+        identifier: {node.op_identifier() for node in RecursiveGraphIterator(function)}
+        for identifier, function in model.functions.items()
+    }
+    found = set(wanted)
+    while more := {identifier for identifier, called in callers.items() if called & found} - found:
+        found |= more
+    return found
+
+
+def _may_hold_a_part(function: ir.Function) -> bool:
+    """Whether something in a function may be statistics, or the root that is taken of them."""
+    return any(node.domain == "" and node.op_type in MAKES_STATISTICS for node in RecursiveGraphIterator(function))
 
 
 def _is_plain(function: ir.Function, model: ir.Model) -> bool:

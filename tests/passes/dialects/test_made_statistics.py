@@ -187,3 +187,116 @@ def test_of_something_else_it_stays_and_says_so(statistics, rank):
             refused()
     x = data(model, 3)
     np.testing.assert_allclose(run(onnx_cbp.finalize(model), x)[0], run(model, x)[0], rtol=1e-5, atol=1e-5)
+
+
+IN_A_FUNCTION = """<domain: "l", opset_import: ["" : OPSET]> Statistics (X) => (mean, var)
+{
+    all = ReduceMean <axes = [AXES]> (X)
+    centred = Sub (X, all)
+    squares = Mul (centred, centred)
+    mean = ReduceMean <axes = [AXES], keepdims = 0> (X)
+    var = ReduceMean <axes = [AXES], keepdims = 0> (squares)
+}"""
+WHOLE_IN_A_FUNCTION = """<domain: "l", opset_import: ["" : OPSET]> Norm (X, mean, var) => (Y)
+{
+    epsilon = Constant <value = float {0.001}> ()
+    wide = Add (var, epsilon)
+    std = Sqrt (wide)
+    centred = Sub (X, mean)
+    Y = Div (centred, std)
+}"""
+
+
+@pytest.mark.parametrize(("opset", "of_function"), [(12, 12), (15, 15), (17, 15)])
+@pytest.mark.parametrize("rank", SHAPES)
+def test_statistics_that_a_function_makes_of_the_batch(rank, opset, of_function):
+    shape = ", ".join(["N", *map(str, SHAPES[rank])])
+    called = IN_A_FUNCTION.replace("OPSET", str(of_function)).replace(
+        "AXES", ", ".join(str(axis) for axis in range(rank) if axis != 1)
+    )
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : {opset}, "l" : 1]>
+        agraph (float[{shape}] x) => (float[{shape}] y) <float[4] s = {{1, 2, 3, 4}}, float[4] b = {{0, 1, 2, 3}}>
+        {{ mean, var = l.Statistics (x)  y = BatchNormalization (x, s, b, mean, var) }} {called}"""
+    )
+    onnx.checker.check_model(model, full_check=True)
+    (found,) = inspect(model)
+    assert found.rewritten
+    assert found.form.endswith(FORM)
+    x = data(model, 1)
+    (want,) = run(model, x)
+    np.testing.assert_allclose(run(rewrite(model), x, "auto")[0], want, rtol=1e-4, atol=1e-4)
+    together = rewrite(model, synchronize=True)
+
+    def replica():
+        return run(together, x[:2] if distributed.rank() == 0 else x[2:], "auto")[0]
+
+    got = np.concatenate(distributed.run_replicas(replica, 2, timeout=30))
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rank", SHAPES)
+def test_a_batch_norm_in_arithmetic_that_is_a_function(rank):
+    shape = ", ".join(["N", *map(str, SHAPES[rank])])
+    vector = ", ".join(["4", *["1"] * (rank - 2)])
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 17, "l" : 1]>
+        agraph (float[{shape}] x) => (float[{shape}] y)
+        <float[{vector}] m = {{1, 2, 3, 4}}, float[{vector}] v = {{1, 2, 3, 4}}>
+        {{ y = l.Norm (x, m, v) }} {WHOLE_IN_A_FUNCTION.replace("OPSET", "17")}"""
+    )
+    (found,) = inspect(model)
+    assert found.form == "arithmetic (running statistics)"
+    assert rewrite(model) == model
+    x = data(model, 2)
+    updated = onnx_cbp.update_bn(model, [x], unbiased_running_var=False)
+    axes = tuple(axis for axis in range(rank) if axis != 1)
+    want = (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + 1e-3)
+    np.testing.assert_allclose(run(updated, x)[0], want, rtol=1e-4, atol=1e-4)
+
+
+BRANCHES = {
+    "If": """mean, var = If (c) <
+        then_branch = t () => (float[4] m1, float[4] v1) {
+            all = ReduceMean <axes = [0, 2, 3]> (x)  d = Sub (x, all)  q = Mul (d, d)
+            m1 = ReduceMean <axes = [0, 2, 3], keepdims = 0> (x)
+            v1 = ReduceMean <axes = [0, 2, 3], keepdims = 0> (q) },
+        else_branch = e () => (float[4] m2, float[4] v2) { m2 = Identity (b)  v2 = Identity (s) }>""",
+    "Loop": """mean, var = Loop (n, , b, s) <body = l (int64 i, bool k, float[4] m0, float[4] v0) =>
+            (bool k1, float[4] m1, float[4] v1) {
+            k1 = Identity (k)  all = ReduceMean <axes = [0, 2, 3]> (x)  d = Sub (x, all)  q = Mul (d, d)
+            m1 = ReduceMean <axes = [0, 2, 3], keepdims = 0> (x)
+            v1 = ReduceMean <axes = [0, 2, 3], keepdims = 0> (q) }>""",
+    "If in an If": """mean, var = If (c) <
+        then_branch = t () => (float[4] m1, float[4] v1) {
+            m1, v1 = If (c) <
+                then_branch = tt () => (float[4] m3, float[4] v3) {
+                    q = Mul (x, x)
+                    m3 = ReduceMean <axes = [0, 2, 3], keepdims = 0> (x)
+                    v3 = ReduceMean <axes = [0, 2, 3], keepdims = 0> (q) },
+                else_branch = ee () => (float[4] m4, float[4] v4) { m4 = Identity (b)  v4 = Identity (s) }> },
+        else_branch = e () => (float[4] m2, float[4] v2) { m2 = Identity (b)  v2 = Identity (s) }>""",
+}
+
+
+@pytest.mark.parametrize("kind", BRANCHES)
+@pytest.mark.parametrize("fed", [False, True])
+def test_statistics_that_a_subgraph_makes_of_the_data_are_no_parameters(kind, fed):
+    given = "" if fed else ", bool c = {1}"
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 17]>
+        agraph (float[N, 4, 3, 2] x{", bool c" if fed else ""}) => (float[N, 4, 3, 2] y)
+        <float[4] s = {{1, 2, 3, 4}}, float[4] b = {{0, 1, 2, 3}}, int64 n = {{2}}{given}>
+        {{ {BRANCHES[kind]}  y = BatchNormalization (x, s, b, mean, var) }}"""
+    )
+    onnx.checker.check_model(model, full_check=True)
+    (found,) = inspect(model)
+    assert "is made in the graph, and is neither a parameter nor that of its batch" in found.explanation
+    x = data(model, 0)
+    for refused in (
+        lambda: rewrite(model, synchronize=True),
+        lambda: rewrite(model, train="*"),
+        lambda: onnx_cbp.update_bn(model, [{"x": x, "c": np.array(True)} if fed else x]),
+    ):
+        with pytest.raises(OnnxCbpError, match="is made in the graph"):
+            refused()

@@ -37,6 +37,54 @@ def part(g: Graph, start: int, end: int) -> str:
     return g.op("Slice", "x", g.integers([start]), g.integers([end]), g.integers([0]))
 
 
+def halves(g: Graph, op_type: str = "Split", axis: int = 0) -> str:
+    """The difference of two parts, for each of them."""
+    if op_type == "Split":
+        g.nodes.append(helper.make_node("Split", ["x"], ["left", "right"], name="split", axis=axis))
+    else:
+        parts = g.op("SplitToSequence", "x", g.integers([2, 4] if axis == 0 else [2, 2]), axis=axis)
+        g.nodes += [helper.make_node("SequenceAt", [parts, g.integers(i)], [name]) for i, name in enumerate(LEFT_RIGHT)]
+    return g.op("Concat", "left", "right", "left", axis=axis)
+
+
+LEFT_RIGHT = ("left", "right")
+
+
+def scanned(g: Graph, axis: int, *, adds: bool, last: bool) -> str:
+    """A Scan along an axis: what is added up on the way, or each by itself; and of it the state, or all."""
+    shape = [size for index, size in enumerate(g.shape) if index != axis]
+    fed = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("before", "one")]
+    results = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("after", "each")]
+    nodes = [
+        helper.make_node("Add", ["before", "one"], ["after"]),
+        helper.make_node("Neg", ["after" if adds else "one"], ["each"]),
+    ]
+    body = helper.make_graph(nodes, "body", fed, results)
+    first = g.op("Mul", g.op("Gather", "x", g.integers(0), axis=axis), g.constant(0.0)) if axis else None
+    first = first or g.constant(np.zeros(shape))
+    attributes = {"body": body, "num_scan_inputs": 1, "scan_input_axes": [axis], "scan_output_axes": [axis]}
+    g.nodes.append(helper.make_node("Scan", [first, "x"], ["state", "all"], name="scan", **attributes))
+    return g.op("Sub", "x", "state") if last else "all"
+
+
+def counted(g: Graph, op_type: str) -> str:
+    """The samples added up in a row each is sent to."""
+    flat = g.op("Flatten", "x")
+    first = g.op("Cast", g.op("Mul", part_of(g, flat), g.constant(0.0)), to=TensorProto.INT64)
+    zeros = g.constant(np.zeros((1, 24)))
+    if op_type == "ScatterND":
+        rows = g.op("ScatterND", zeros, first, flat, reduction="add")
+    else:
+        every = g.op("Cast", g.op("Mul", flat, g.constant(0.0)), to=TensorProto.INT64)
+        rows = g.op("ScatterElements", zeros, every, flat, axis=0, reduction="add")
+    return g.op("Sub", flat, rows)
+
+
+def part_of(g: Graph, flat: str) -> str:
+    """The first number of each sample."""
+    return g.op("Slice", flat, g.integers([0]), g.integers([1]), g.integers([1]))
+
+
 #: What takes samples together and gives each something of it.
 REFUSED = {
     "centred": lambda g: g.op("Sub", "x", g.mean("x", [0], 1)),
@@ -65,6 +113,18 @@ REFUSED = {
     "reversed": lambda g: g.op("Sub", "x", g.op("Slice", "x", *map(g.integers, ([-1], [-100], [-4], [-1])))),
     "all but the last": lambda g: g.op("Slice", "x", g.integers([0, 0]), g.integers([-1, 100])),
     "rolled": lambda g: g.op("Sub", "x", g.op("Concat", part(g, 1, 100), part(g, 0, 1), axis=0)),
+    "two parts": halves,
+    "two parts of a sequence": lambda g: halves(g, "SplitToSequence"),
+    "chosen samples": lambda g: g.op("Sub", "x", g.op("Gather", "x", g.integers([0]))),
+    "chosen elements": lambda g: g.op(
+        "Sub", f := g.op("Flatten", "x"), g.op("GatherElements", f, g.integers([[0] * 24]), axis=0)
+    ),
+    "added up by a Scan": lambda g: scanned(g, 0, adds=True, last=True),
+    "added up on the way of a Scan": lambda g: scanned(g, 0, adds=True, last=False),
+    "added up by ScatterND": lambda g: counted(g, "ScatterND"),
+    "added up by ScatterElements": lambda g: counted(g, "ScatterElements"),
+    "between samples": lambda g: g.op("Resize", "x", "", g.constant([2.0, 1.0, 1.0, 1.0]), mode="linear"),
+    "padded with samples": lambda g: g.op("Pad", "x", g.integers([1, 0, 0, 0, 0, 0, 0, 0]), mode="reflect"),
 }
 
 
@@ -260,7 +320,44 @@ KEPT = {
     "all samples": lambda g: g.op("Slice", "x", *map(g.integers, ([0, 1], [2**31 - 1, 3], [0, 2]))),
     "two views": lambda g: g.op("Slice", g.op("Concat", "x", "x", axis=0), *map(g.integers, ([6], [12], [0]))),
     "first channel": lambda g: g.op("Gather", "x", g.integers(0), axis=1),
+    "chosen channels": lambda g: g.op("Gather", "x", g.integers([2, 0]), axis=1),
+    "two parts of channels": lambda g: halves(g, axis=1),
+    "two parts of channels in a sequence": lambda g: halves(g, "SplitToSequence", axis=1),
+    "each by a Scan": lambda g: scanned(g, 0, adds=False, last=False),
+    "places by a Scan": lambda g: scanned(g, 2, adds=True, last=False),
+    "enlarged": lambda g: g.op("Resize", "x", "", g.constant([1.0, 1.0, 2.0, 2.0]), mode="nearest"),
+    "padded": lambda g: g.op("Pad", "x", g.integers([0, 0, 1, 1, 0, 0, 1, 1])),
+    "a slice that is written": lambda g: g.op(
+        "ScatterND", g.op("Flatten", "x"), g.integers([[0], [1]]), g.constant(np.zeros((2, 24)))
+    ),
+    "one of several, marked": lambda g: g.op(
+        "ScatterElements",
+        f := g.op("Flatten", "x"),
+        g.op("Cast", g.op("Abs", part_of(g, f)), to=TensorProto.INT64),
+        part_of(g, f),
+        axis=1,
+    ),
 }
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("kind", ["mean", "centred", "softmax"])
+def test_what_a_function_mixes_is_refused_where_it_is_called(kind, deep):
+    bodies = {
+        "mean": "Y = ReduceMean <axes = [0, 2, 3]> (X)",
+        "centred": "m = ReduceMax <axes = [0]> (X)  Y = Sub (X, m)",
+        "softmax": "Y = Softmax <axis = 0> (X)",
+    }
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 17, "l" : 1]>
+        agraph (float[N, 4, 3, 2] x) => (float[N, 4, 3, 2] y) {{ m = l.{"G" if deep else "F"} (x)  y = Sub (x, m) }}
+        <domain: "l", opset_import: ["" : 17]> F (X) => (Y) {{ {bodies[kind]} }}
+        <domain: "l", opset_import: ["" : 17, "l" : 1]> G (X) => (Y) {{ Y = l.F (X) }}"""
+    )
+    onnx.checker.check_model(model, full_check=True)
+    with pytest.raises(OnnxCbpError, match="together over the samples of a batch"):
+        rewrite(model, synchronize=True)
+    assert rewrite(model) == model
 
 
 @pytest.mark.parametrize("kind", KEPT)
