@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Collection, Iterator, Mapping
 
 import onnx_ir as ir
@@ -90,6 +91,9 @@ def _site(node: ir.Node, imports: Mapping[str, int], types: Types, samples: Samp
 
 def _obstacle(site: ForwardSite | BackwardSite, types: Types) -> str | None:
     """Why the channel ops cannot take this site's values; None if they can."""
+    epsilon = getattr(site, "epsilon", 0.0)
+    if not 0 <= epsilon < math.inf:
+        return f"its epsilon is {epsilon}, expected a finite number, 0 or more"
     shape = site.X.shape
     if shape is not None and len(shape) < 2:
         return f"'{site.X.name}' has shape {shape}: batch norm needs rank 2 or more"

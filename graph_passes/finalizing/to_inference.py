@@ -14,6 +14,7 @@ from onnx_cbp.graph_passes.core.scopes import all_nodes
 from onnx_cbp.graph_passes.core.sites import BackwardSite, ForwardSite, InferenceSite, LeftAlone, label
 from onnx_cbp.graph_passes.core.splice import Names, Splice, is_used
 from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.core.values.ancestry import made_of
 from onnx_cbp.graph_passes.dialects import in_onnx, inference_form, running_updates
 from onnx_cbp.graph_passes.dialects.made_statistics import MadeStatistics
 from onnx_cbp.graph_passes.finalizing.batch_arithmetic import of_its_batch, write_in_onnx
@@ -189,7 +190,13 @@ def _replace(
     maker = site.Y.producer()
     assert maker is not None
     splice = Splice(maker, names, types)
-    vectors = [site.scale, site.B, before(site.mean), before(site.var)]
+    statistics = [before(site.mean), before(site.var)]
+    if site.Y in made_of(*statistics):
+        raise OnnxCbpError(
+            f"node '{label(site.node)}' cannot be finalized: its running statistics are made of its own result "
+            f"'{site.Y.name}', which is made of them at inference"
+        )
+    vectors = [site.scale, site.B, *statistics]
     if opset < 15:  # all of one type there
         dtype = types.of(site.X)
         vectors = [value if dtype is None else splice.cast(value, dtype, "as_X") for value in vectors]
