@@ -15,7 +15,7 @@ import numpy as np
 
 sys.path.append(str(Path(__file__).parents[2] / "models"))  # a PyTorch module is read with its class
 
-from onnx_cbp.bench.step_worker import resident_peak
+from onnx_cbp.bench.training_steps.step_worker import resident_peak
 from onnx_cbp.bench.worker import Commands, Prepared, commands, serve, sleep_until_idle
 
 RATE = 0.05

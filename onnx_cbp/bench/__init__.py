@@ -5,9 +5,9 @@ from onnx_cbp.bench.results import Row, as_document, machine
 from onnx_cbp.bench.running import Bench, Settings
 from onnx_cbp.bench.runtimes import Runtime, find_runtimes
 from onnx_cbp.bench.shapes import ShapeSet, load_shapes, shape_sets
-from onnx_cbp.bench.step_models import check_step_model
-from onnx_cbp.bench.step_results import StepRow
-from onnx_cbp.bench.steps import StepBench, StepSettings
+from onnx_cbp.bench.training_steps.step_models import check_step_model
+from onnx_cbp.bench.training_steps.step_results import StepRow
+from onnx_cbp.bench.training_steps.steps import StepBench, StepSettings
 
 __all__ = [
     "KERNELS",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from onnx_cbp.bench.results import Row
-from onnx_cbp.bench.step_results import StepRow
+from onnx_cbp.bench.training_steps.step_results import StepRow
 from onnx_cbp.errors import OnnxCbpError
 
 #: What a layer runs in training, which is what a reader asks for; all that was measured is in the JSON.

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import onnx
 
 from onnx_cbp.checking.differences import Difference, incomparable
+from onnx_cbp.checking.feeding.roles import written_in_place
+from onnx_cbp.checking.feeding.seeding import refuse_other_random_nodes
 from onnx_cbp.checking.fusion_effects import FusionEffects, fusion_effects
 from onnx_cbp.checking.graphs import fed_inputs
 from onnx_cbp.checking.models import Model, ModelSource
 from onnx_cbp.checking.original import Original
-from onnx_cbp.checking.roles import written_in_place
-from onnx_cbp.checking.seeding import refuse_other_random_nodes
 
 
 def compare(

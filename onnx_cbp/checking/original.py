@@ -10,12 +10,12 @@ import numpy as np
 
 from onnx_cbp.checking.convention import as_biased
 from onnx_cbp.checking.differences import FLOOR, Difference, incomparable, is_float, magnitude, measure
-from onnx_cbp.checking.input_sets import ACCUMULATING, SMALL_VARIANCES, USUAL, accumulating, near_epsilon
-from onnx_cbp.checking.inputs import make_inputs
+from onnx_cbp.checking.feeding.input_sets import ACCUMULATING, SMALL_VARIANCES, USUAL, accumulating, near_epsilon
+from onnx_cbp.checking.feeding.inputs import make_inputs
+from onnx_cbp.checking.feeding.roles import Kind, Role, find_roles
+from onnx_cbp.checking.feeding.seeding import seeded
 from onnx_cbp.checking.models import Model, Results
-from onnx_cbp.checking.roles import Kind, Role, find_roles
 from onnx_cbp.checking.rounding import RUNS, slightly_off
-from onnx_cbp.checking.seeding import seeded
 from onnx_cbp.checking.yardstick import as_meant, with_statistics
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from onnx_cbp.checking.roles import Kind, Role
+from onnx_cbp.checking.feeding.roles import Kind, Role
 
 #: Runs of the original with inputs slightly off, and by how many units in the last place they are. More units than
 #: the rewriting itself costs, so that a rare jump that the rewritten model met is met here as well.

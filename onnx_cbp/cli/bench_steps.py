@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from onnx_cbp.bench import StepRow, StepSettings
-    from onnx_cbp.bench.step_results import Memory
+    from onnx_cbp.bench.training_steps.step_results import Memory
 
 _TIMES = ("model", "threads", "original ms", "rewritten ms", "ratio", "spread")
 _PARTS = ("model", "threads", "BN ms", "BN share", "step faster by")

@@ -157,7 +157,7 @@ def _judged(difference: Difference, rtol: float | None) -> str:
 
 
 def _verdict(differences: list[Difference], flags: int, rtol: float | None) -> str:
-    from onnx_cbp.checking.input_sets import USUAL
+    from onnx_cbp.checking.feeding.input_sets import USUAL
     from onnx_cbp.cli.text import number
 
     bad = [d for d in differences if not d.within(rtol)]

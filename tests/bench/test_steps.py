@@ -14,9 +14,10 @@ import pytest
 from click.testing import CliRunner
 
 import onnx_cbp
-from onnx_cbp.bench import StepBench, StepSettings, step_models
-from onnx_cbp.bench.step_models import prepare
-from onnx_cbp.bench.step_worker import _by_node
+from onnx_cbp.bench import StepBench, StepSettings
+from onnx_cbp.bench.training_steps import step_models
+from onnx_cbp.bench.training_steps.step_models import prepare
+from onnx_cbp.bench.training_steps.step_worker import _by_node
 from onnx_cbp.cli import cli
 from onnx_cbp.custom_ops.library import get_library_path
 from onnx_cbp.twin import in_standard_ops

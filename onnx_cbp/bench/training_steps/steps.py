@@ -12,8 +12,8 @@ from typing import Any
 
 from onnx_cbp.bench.rounds import Candidate, take_rounds
 from onnx_cbp.bench.runtimes import Runtime, Worker, WorkerError
-from onnx_cbp.bench.step_models import Graph, StepModel, prepare
-from onnx_cbp.bench.step_results import BatchNormTime, Memory, StepRow
+from onnx_cbp.bench.training_steps.step_models import Graph, StepModel, prepare
+from onnx_cbp.bench.training_steps.step_results import BatchNormTime, Memory, StepRow
 from onnx_cbp.errors import OnnxCbpError
 
 _WORKER = Path(__file__).parent / "step_worker.py"

@@ -11,9 +11,9 @@ import onnx
 import onnx.inliner
 
 from onnx_cbp.bench.agreement import largest_difference
+from onnx_cbp.checking.feeding.inputs import make_inputs
+from onnx_cbp.checking.feeding.roles import find_roles
 from onnx_cbp.checking.graphs import fed_inputs, nodes
-from onnx_cbp.checking.inputs import make_inputs
-from onnx_cbp.checking.roles import find_roles
 from onnx_cbp.checking.sessions import run
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.errors import OnnxCbpError

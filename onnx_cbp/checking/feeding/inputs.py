@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 
+from onnx_cbp.checking.feeding.roles import Kind, Role
 from onnx_cbp.checking.graphs import dimensions, fed_inputs
-from onnx_cbp.checking.roles import Kind, Role
 from onnx_cbp.errors import OnnxCbpError
 
 _TYPES: dict[int, type[np.generic]] = {

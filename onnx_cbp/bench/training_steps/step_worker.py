@@ -1,4 +1,4 @@
-"""A process that runs training steps of one graph for the benchmark: a worker as worker.py is, with two commands more.
+"""A process that runs training steps of one graph for the benchmark: like bench/worker.py, with two commands more.
 
     python step_worker.py onnxruntime
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 
+from onnx_cbp.checking.feeding.roles import BATCH_NORMS, WEIGHT_READERS, Kind, Role
 from onnx_cbp.checking.graphs import GraphReader
-from onnx_cbp.checking.roles import BATCH_NORMS, WEIGHT_READERS, Kind, Role
 from onnx_cbp.custom_ops import DOMAIN
 
 #: Values as in a network at work; in training graphs, a step that starts the accumulation of gradients anew.

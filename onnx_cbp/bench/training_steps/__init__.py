@@ -1,0 +1,1 @@
+"""Training steps under measurement: original against rewritten."""

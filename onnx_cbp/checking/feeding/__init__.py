@@ -1,0 +1,1 @@
+"""What models under comparison are fed: what each input is for, and random values for it."""
