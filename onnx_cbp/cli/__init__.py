@@ -8,14 +8,14 @@ from types import FrameType
 
 import click
 
-from onnx_cbp.cli.artifacts import artifacts
-from onnx_cbp.cli.bench import bench
-from onnx_cbp.cli.check import check
-from onnx_cbp.cli.finalize import finalize
+from onnx_cbp.cli.commands.artifacts import artifacts
+from onnx_cbp.cli.commands.bench import bench
+from onnx_cbp.cli.commands.check import check
+from onnx_cbp.cli.commands.finalize import finalize
+from onnx_cbp.cli.commands.inspect import inspect
+from onnx_cbp.cli.commands.rewrite import rewrite
+from onnx_cbp.cli.commands.update_bn import update_bn
 from onnx_cbp.cli.group import OneLineErrors
-from onnx_cbp.cli.inspect import inspect
-from onnx_cbp.cli.rewrite import rewrite
-from onnx_cbp.cli.update_bn import update_bn
 from onnx_cbp.cli.version import version_option
 
 __all__ = ["cli", "main"]

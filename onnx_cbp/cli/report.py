@@ -51,8 +51,8 @@ def write_page(
         if unused is not None:
             raise click.BadParameter("it is for the page: give --html FILE, too", param_hint=f"'{unused}'")
         return
+    from onnx_cbp.cli.commands.update_bn import batches_of
     from onnx_cbp.cli.progress import steps
-    from onnx_cbp.cli.update_bn import batches_of
     from onnx_cbp.model_files.model_io import load_model
     from onnx_cbp.report import write_report
 

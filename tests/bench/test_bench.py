@@ -166,7 +166,7 @@ def test_bad_shape_sets(tmp_path, text):
 
 
 def test_the_command_offers_every_kernel():
-    command = sys.modules["onnx_cbp.cli.bench"]  # not as an attribute: that is the command itself
+    command = sys.modules["onnx_cbp.cli.commands.bench"]  # not as an attribute: that is the command itself
     assert tuple(KERNELS) == command._OPS
     assert set(KERNELS) <= set(OPERATORS)
 

@@ -13,7 +13,7 @@ from onnx_ir.passes import InPlacePass, PassResult
 import onnx_cbp
 import onnx_cbp.rewriting
 from onnx_cbp.checking import compare_fusions
-from onnx_cbp.cli.rewrite import rewrite as rewrite_command
+from onnx_cbp.cli.commands.rewrite import rewrite as rewrite_command
 from onnx_cbp.fusions import FUSIONS
 from onnx_cbp.graph_passes import FoldReluPass, ReplaceForwardPass
 from support.models import parse

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from onnx_cbp.cli.bench_steps import bench_steps
+from onnx_cbp.cli.commands.bench_steps import bench_steps
 from onnx_cbp.cli.document import STDOUT, write_document
 from onnx_cbp.cli.measuring import check_outputs, milliseconds, progress, say_machine
 

@@ -1,0 +1,1 @@
+"""The commands of `onnx-cbp`, one file a command."""
