@@ -7,7 +7,7 @@ import numpy as np
 from onnx_cbp.custom_ops import bodies, derivatives, formals
 from onnx_cbp.custom_ops.derivatives import Builder, Gradients, Node, Value
 from onnx_cbp.custom_ops.operator import Arrays, Layout, Operator
-from onnx_cbp.custom_ops.ops import channel_normalize, channel_stats
+from onnx_cbp.custom_ops.ops.channels import channel_normalize, channel_stats
 
 
 def _reference(X: np.ndarray, scale: np.ndarray, B: np.ndarray, *, layout: Layout, epsilon: float) -> Arrays:

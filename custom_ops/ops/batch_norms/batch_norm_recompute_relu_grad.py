@@ -7,7 +7,7 @@ import numpy as np
 from onnx_cbp.custom_ops import bodies, derivatives, formals
 from onnx_cbp.custom_ops.derivatives import Builder, Gradients, Node, Value
 from onnx_cbp.custom_ops.operator import Arrays, Layout, Operator, Tensor
-from onnx_cbp.custom_ops.ops import batch_norm_grad, batch_norm_relu_grad, batch_norm_relu_train_update
+from onnx_cbp.custom_ops.ops.batch_norms import batch_norm_grad, batch_norm_relu_grad, batch_norm_relu_train_update
 
 
 def _reference(

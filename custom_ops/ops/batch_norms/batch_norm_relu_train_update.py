@@ -9,7 +9,8 @@ import numpy as np
 from onnx_cbp.custom_ops import bodies, derivatives, formals
 from onnx_cbp.custom_ops.derivatives import Builder, Gradients, Node, Value
 from onnx_cbp.custom_ops.operator import Arrays, Layout, Operator
-from onnx_cbp.custom_ops.ops import batch_norm_train_update, channel_stats, running_stats
+from onnx_cbp.custom_ops.ops.batch_norms import batch_norm_train_update
+from onnx_cbp.custom_ops.ops.channels import channel_stats, running_stats
 
 
 def _reference(*inputs: np.ndarray, layout: Layout, **attributes: Any) -> Arrays:

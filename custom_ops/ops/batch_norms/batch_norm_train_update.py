@@ -7,7 +7,7 @@ import numpy as np
 from onnx_cbp.custom_ops import bodies, derivatives, formals
 from onnx_cbp.custom_ops.derivatives import Builder, Gradients, Node, Value
 from onnx_cbp.custom_ops.operator import Arrays, Layout, Operator, Tensor
-from onnx_cbp.custom_ops.ops import channel_normalize, channel_stats, running_stats
+from onnx_cbp.custom_ops.ops.channels import channel_normalize, channel_stats, running_stats
 
 
 def reference(

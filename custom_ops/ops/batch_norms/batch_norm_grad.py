@@ -7,7 +7,7 @@ import numpy as np
 from onnx_cbp.custom_ops import bodies, derivatives, formals
 from onnx_cbp.custom_ops.derivatives import Builder, Gradients, Node, Value
 from onnx_cbp.custom_ops.operator import Arrays, Layout, Operator
-from onnx_cbp.custom_ops.ops import channel_backprop, channel_backprop_stats
+from onnx_cbp.custom_ops.ops.channels import channel_backprop, channel_backprop_stats
 
 
 def reference(

@@ -1,0 +1,1 @@
+"""Whole batch norms and their gradients, for replicas that do not synchronise."""

@@ -1,0 +1,1 @@
+"""Ops that exchange values with other replicas."""

@@ -1,0 +1,1 @@
+"""Convolutions of training graphs, and the gradients of their weights and data."""
