@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_cbp.custom_ops import bodies, convolutions, formals
+from onnx_cbp.custom_ops import bodies, formals
 from onnx_cbp.custom_ops.derivatives import Builder, Gradients, Node, Value
 from onnx_cbp.custom_ops.operator import Arrays, Operator
+from onnx_cbp.custom_ops.ops.convolutions import shared
 from onnx_cbp.custom_ops.windows import Windows
 
 
@@ -14,7 +15,7 @@ def reference(X: np.ndarray, dY: np.ndarray, *, windows: Windows) -> Arrays:
     """Compute the gradient, in float64."""
     dW = np.empty(windows.weight_shape)
     over = [0, *range(2, dY.ndim)]
-    for place, data in convolutions.seen(X, windows):
+    for place, data in shared.seen(X, windows):
         dW[(slice(None), slice(None), *place)] = np.tensordot(dY, data, (over, over))
     return (dW,)
 
@@ -23,7 +24,7 @@ def _body(opset: int) -> str:
     """The product of dY [O, N * windows] and what the windows see."""
     reshape = bodies.reshape(opset)
     return (
-        convolutions.columns(opset)
+        shared.columns(opset)
         + f"""
     dY_shape = Shape (dY)
     outputs = Slice (dY_shape, one, two)
@@ -46,8 +47,8 @@ def _body(opset: int) -> str:
 def gradient(g: Builder, node: Node, V: Value) -> Gradients:
     """The op is linear in X and in dY: dY has Conv(X, V), and X the transposed convolution of dY by V."""
     X, dY = node.inputs
-    to_dY = g.Conv(X, V, like=dY, **convolutions.lists_of(node))
-    return [convolutions.data_gradient(g, node, dY, V), to_dY]
+    to_dY = g.Conv(X, V, like=dY, **shared.lists_of(node))
+    return [shared.data_gradient(g, node, dY, V), to_dY]
 
 
 OPERATOR = Operator(

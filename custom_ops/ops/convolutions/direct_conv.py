@@ -4,34 +4,35 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_cbp.custom_ops import convolutions, formals
+from onnx_cbp.custom_ops import formals
 from onnx_cbp.custom_ops.derivatives import Builder, Gradients, Node, Value
 from onnx_cbp.custom_ops.operator import Arrays, Operator
+from onnx_cbp.custom_ops.ops.convolutions import shared
 from onnx_cbp.custom_ops.windows import Windows
 
 
 def reference(X: np.ndarray, W: np.ndarray, *, windows: Windows) -> Arrays:
     """Compute the convolution, in float64."""
-    return (convolutions.convolution(X, W, windows),)
+    return (shared.convolution(X, W, windows),)
 
 
 def _body(opset: int) -> str:
     """The product of W [O, C * k] and what the windows see."""
     return (
-        convolutions.columns(opset)
+        shared.columns(opset)
         + """
     W_shape = Shape (W)
     outputs = Slice (W_shape, zero, one)
 """
-        + convolutions.product("W", opset)
+        + shared.product("W", opset)
     )
 
 
 def gradient(g: Builder, node: Node, V: Value) -> Gradients:
     """X has the transposed convolution of V by W, and W the gradient of a weight."""
     X, W = node.inputs
-    (dW,) = g.ours("ConvGradWeight", X, V, **convolutions.lists_of(node))
-    return [convolutions.data_gradient(g, node, V, W), dW]
+    (dW,) = g.ours("ConvGradWeight", X, V, **shared.lists_of(node))
+    return [shared.data_gradient(g, node, V, W), dW]
 
 
 OPERATOR = Operator(

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_cbp.custom_ops import bodies, convolutions, formals
+from onnx_cbp.custom_ops import bodies, formals
 from onnx_cbp.custom_ops.derivatives import Builder, Gradients, Node, Value
 from onnx_cbp.custom_ops.operator import Arrays, Operator
+from onnx_cbp.custom_ops.ops.convolutions import shared
 from onnx_cbp.custom_ops.windows import Windows
 
 
 def reference(X: np.ndarray, W: np.ndarray, *, windows: Windows) -> Arrays:
     """Compute the convolution, in float64."""
-    return (convolutions.convolution(X, convolutions.exchanged(W), windows),)
+    return (shared.convolution(X, shared.exchanged(W), windows),)
 
 
 def _body(opset: int) -> str:
     """The product of W [O, C * k], exchanged, and what the windows see."""
     reshape = bodies.reshape(opset)
     return (
-        convolutions.columns(opset)
+        shared.columns(opset)
         + f"""
     W_shape = Shape (W)
     outputs = Slice (W_shape, one, two)
@@ -30,16 +31,16 @@ def _body(opset: int) -> str:
     in_reverse = Slice (flat, minus_one, before_all, two, minus_one)
     by_output = Transpose <perm = [1, 0, 2]> (in_reverse)
 """
-        + convolutions.product("by_output", opset)
+        + shared.product("by_output", opset)
     )
 
 
 def gradient(g: Builder, node: Node, V: Value) -> Gradients:
     """As those of a convolution by the exchanged W."""
     X, W = node.inputs
-    (dW,) = g.ours("ConvGradWeight", X, V, **convolutions.lists_of(node))
-    dX = convolutions.data_gradient(g, node, V, convolutions.exchanged_value(g, W))
-    return [dX, convolutions.exchanged_value(g, dW)]
+    (dW,) = g.ours("ConvGradWeight", X, V, **shared.lists_of(node))
+    dX = shared.data_gradient(g, node, V, shared.exchanged_value(g, W))
+    return [dX, shared.exchanged_value(g, dW)]
 
 
 OPERATOR = Operator(

@@ -1,4 +1,4 @@
-"""What the ops that are convolutions share: references, function bodies and gradients."""
+"""What convolutions share: references, function bodies and gradients."""
 
 from __future__ import annotations
 
