@@ -23,6 +23,7 @@ class UnpackSequencesPass(InPlacePass):
 
         s = SplitToSequence(X, sizes); a = SequenceAt(s, 0); b = SequenceAt(s, 1)   ->   a, b = Split(X, sizes)
         s = SequenceConstruct(X, Y); a = SequenceAt(s, 1)                           ->   a = Identity(Y)
+        s = SplitToSequence(X, sizes); y = ConcatFromSequence(s)                    ->   y = Concat(Split(X, sizes))
 
     PyTorch's default exporter writes `split` and `chunk` so, and ONNX Runtime's gradient builder follows no sequence.
     Only where the number of elements and their sizes are known, and where nothing else reads the sequence. Values keep
@@ -40,23 +41,33 @@ class UnpackSequencesPass(InPlacePass):
             chosen = _chosen(node, constants)
             draft = Draft(label(node), names, types, node.doc_string, node.metadata_props)
             elements = _elements(node, draft, types, constants, opset) if chosen else []
-            if chosen and all(-len(elements) <= index < len(elements) for _, index in chosen):
+            if chosen and elements and all(i is None or -len(elements) <= i < len(elements) for _, i in chosen):
                 _unpack(node, chosen, elements, draft, names)
                 modified = True
         return PassResult(model, modified)
 
 
-def _chosen(node: ir.Node, constants: Constants) -> list[tuple[ir.Node, int]]:
-    """The nodes that take an element of a sequence, and which; none if anything else is done with it."""
+def _chosen(node: ir.Node, constants: Constants) -> list[tuple[ir.Node, int | None]]:
+    """The nodes that take an element of a sequence, and which, or join all (None); none if anything else is done."""
     (sequence,) = node.outputs
-    chosen = []
+    chosen: list[tuple[ir.Node, int | None]] = []
     for use in sequence.uses():
         reader = use.node
+        if _joins(reader):
+            chosen.append((reader, None))
+            continue
         index = constants.of(optional_input(reader, 1)) if use.idx == 0 else None
         if (reader.domain, reader.op_type) != ("", "SequenceAt") or index is None or index.size != 1:
             return []
         chosen.append((reader, int(index.reshape(()))))
     return [] if sequence.is_graph_output() else chosen
+
+
+def _joins(node: ir.Node) -> bool:
+    """Whether a node is to a sequence what Concat is to its elements."""
+    if (node.domain, node.op_type) != ("", "ConcatFromSequence") or refers_to_function_attribute(node):
+        return False
+    return "axis" in node.attributes and not attribute(node, "new_axis", 0)
 
 
 def _elements(node: ir.Node, draft: Draft, types: Types, constants: Constants, opset: int) -> list[ir.Value]:
@@ -114,15 +125,23 @@ def _squeezed(part: ir.Value, axis: int, draft: Draft, opset: int) -> ir.Value:
 
 
 def _unpack(
-    node: ir.Node, chosen: list[tuple[ir.Node, int]], elements: list[ir.Value], draft: Draft, names: Names
+    node: ir.Node, chosen: list[tuple[ir.Node, int | None]], elements: list[ir.Value], draft: Draft, names: Names
 ) -> None:
     """Let the elements take the place of what is read from the sequence."""
     assert node.graph is not None
     node.graph.insert_before(node, draft.nodes)
     free = {value for made in draft.nodes for value in made.outputs}  # they have no name of their own yet
     for reader, index in chosen:
-        (old,), element = reader.outputs, elements[index]
+        (old,) = reader.outputs
         assert reader.graph is not None
+        if index is None:
+            name = names.fresh(f"{label(reader)}/Concat")
+            joined = ir.node("Concat", elements, {"axis": int(attribute(reader, "axis", 0))}, name=name)
+            reader.graph.insert_before(reader, joined)
+            succeed(old, joined.outputs[0])
+            reader.graph.remove(reader, safe=True)
+            continue
+        element = elements[index]
         if element in free and reader.graph is node.graph and may_succeed(old, element):
             free.remove(element)
             succeed(old, element)

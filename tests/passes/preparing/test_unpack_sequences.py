@@ -45,6 +45,25 @@ UNPACKED = {
         "s = SplitToSequence <axis = 1> (x, uneven) y = SequenceAt (s, i1) z = Neg (y)",
         {"Split"},
     ),
+    "joined again": (
+        "s = SplitToSequence <axis = 1> (x, uneven) y = ConcatFromSequence <axis = -2> (s)",
+        {"Split", "Concat"},
+    ),
+    "joined, and one of them": (
+        "s = SplitToSequence <axis = 1> (x, uneven) p = SequenceAt (s, i0) q = ConcatFromSequence <axis = 1> (s) "
+        "y = Concat <axis = 1> (q, p)",
+        {"Split", "Concat"},
+    ),
+    "constructed and joined": (
+        "r = Relu (x) s = SequenceConstruct (x, r) q = ConcatFromSequence <axis = 2> (s) y = Neg (q)",
+        {"Concat"},
+    ),
+    "joined in a branch": (
+        """s = SplitToSequence <axis = 1> (x, uneven)
+           y = If (c) <then_branch = t () => (float[N, A, B] a) { a = ConcatFromSequence <axis = 1> (s) },
+                       else_branch = e () => (float[N, A, B] b) { p = SequenceAt (s, i1) b = Neg (p) }>""",
+        {"Split"},
+    ),
     "read in a branch": (
         """s = SplitToSequence <axis = 1> (x, uneven)
            y = If (c) <then_branch = t () => (float[N, A, B] a) { a = SequenceAt (s, i0) },
@@ -63,9 +82,10 @@ KEPT = {
     "index that is fed": "s = SplitToSequence <axis = 1> (x, uneven) y = SequenceAt (s, fed)",
     "sizes that are fed": "k = Abs (fed) s = SplitToSequence <axis = 1> (x, k) y = SequenceAt (s, i0)",
     "number that is not known": "s = SplitToSequence <axis = 0> (x, two) y = SequenceAt (s, i0)",
-    "read as a whole": (
-        "s = SplitToSequence <axis = 1> (x, uneven) p = SequenceAt (s, i0) q = ConcatFromSequence <axis = 1> (s) "
-        "y = Concat <axis = 1> (q, p)"
+    "read as a whole": "s = SplitToSequence <axis = 1> (x, uneven) y = SequenceAt (s, i0) n = SequenceLength (s)",
+    "stacked": (
+        "s = SplitToSequence <axis = 1> (x, two) p = ConcatFromSequence <axis = 0, new_axis = 1> (s) "
+        "y = ReduceMean <axes = [0], keepdims = 0> (p)"
     ),
 }
 
