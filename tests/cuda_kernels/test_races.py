@@ -34,8 +34,9 @@ def _command(*arguments: str) -> list[str]:
     return threads_command([str(program("check_races")), *arguments])
 
 
-@pytest.mark.parametrize("device", ["H100", "without shared memory"])
-@pytest.mark.parametrize("dealing", ["0", "1", "2"])
+@pytest.mark.parametrize(
+    ("device", "dealing"), [("H100", "0"), ("H100", "1"), ("H100", "2"), ("without shared memory", "1")]
+)
 @pytest.mark.parametrize("name", WITH_CUDA_KERNELS)
 def test_threads_of_a_block_keep_out_of_each_other_s_way(name, dealing, device):
     operator = OPERATORS[name]
