@@ -16,8 +16,8 @@ import onnx_ad
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from support.gradient_cases import CASES, Case, In, with_fixed_sizes
-from support.gradient_driver import (
+from support.gradients.gradient_cases import CASES, Case, In, with_fixed_sizes
+from support.gradients.gradient_driver import (
     Arrays,
     differences,
     directions,

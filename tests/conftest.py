@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import pytest
 
 from onnx_cbp.custom_ops.library import find_library, native_target
-from support import cuda_adapter
+from support.gpu import cuda_adapter
 from support.replicas import mpiexec
 
 

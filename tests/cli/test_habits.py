@@ -16,8 +16,8 @@ import pytest
 
 import onnx_cbp
 from onnx_cbp.cli import cli
-from support.elsewhere import ELSEWHERE
 from support.models import INFERENCE, parse
+from support.programs.elsewhere import ELSEWHERE
 from support.training import MODELS
 
 ROOT = Path(__file__).parents[2]

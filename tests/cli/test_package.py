@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from support.elsewhere import ELSEWHERE
+from support.programs.elsewhere import ELSEWHERE
 
 
 def _python(*arguments: str) -> subprocess.CompletedProcess[str]:

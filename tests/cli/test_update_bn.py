@@ -6,8 +6,8 @@ import pytest
 from onnx import numpy_helper
 
 from onnx_cbp.training import load_api
+from support.made_up.networks import random_batches, random_network
 from support.models import parse
-from support.networks import random_batches, random_network
 from support.training import generate
 
 MODEL = """

@@ -12,7 +12,7 @@ import onnxruntime as ort
 import pytest
 
 from onnx_cbp.custom_ops.library import get_library_path
-from support.cuda_adapter import needed_folder
+from support.gpu.cuda_adapter import needed_folder
 from support.ops import make_case, op_model
 
 SOURCE = Path(__file__).parent / "session_in_a_global.cc"

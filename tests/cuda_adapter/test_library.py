@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from support.cuda import CUDA_LIBRARY, installed_library
+from support.gpu.cuda import CUDA_LIBRARY, installed_library
 
 C_API = Path(__file__).parents[2] / "custom_ops" / "native" / "cuda" / "c_api.h"
 
@@ -149,7 +149,7 @@ def test_on_the_processor_nobody_loads_it(library, tmp_path):
 
 
 def test_it_loads_without_a_gpu_and_says_so(library):
-    from support.cuda import Kernels
+    from support.gpu.cuda import Kernels
 
     kernels = Kernels(library)
     assert kernels.interface() == 2
@@ -179,7 +179,9 @@ def test_a_driver_that_is_too_old_is_told_with_its_number(library, tmp_path):
     command = ["g++", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", str(tmp_path / "driver.cc")]
     subprocess.run([*command, "-o", str(tmp_path / "libcuda.so.1")], check=True)
     tests = str(Path(__file__).parents[1])
-    ask = "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from support.cuda import Kernels; "
+    ask = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from support.gpu.cuda import Kernels; "
+    )
     ask += "print(Kernels(Path(sys.argv[2])).why_unusable())"
     environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path)}
     command = [sys.executable, "-c", ask, tests, str(library)]

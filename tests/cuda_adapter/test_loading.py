@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from support.cuda_adapter import needed_folder
+from support.gpu.cuda_adapter import needed_folder
 from support.ops import feeds_of, make_case, op_model, run, session
 
 KERNELS = "libonnx_cbp_cuda.so"

@@ -15,7 +15,7 @@ import pytest
 
 from onnx_cbp.custom_ops import OPERATORS
 from onnx_cbp.custom_ops.library import call_native, function_name
-from support.cuda_host import DEVICES, HostDevice, program, run_on_host
+from support.gpu.cuda_host import DEVICES, HostDevice, program, run_on_host
 from support.kernel_cases import (
     FEW_ROUNDINGS,
     USUAL_TYPES,

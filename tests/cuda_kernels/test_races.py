@@ -12,10 +12,10 @@ import subprocess
 import pytest
 
 from onnx_cbp.custom_ops import OPERATORS
-from support.cuda_host import DEVICES, program, run_on_host
+from support.gpu.cuda_host import DEVICES, program, run_on_host
 from support.kernel_cases import TYPES, USUAL_TYPES, assert_same_bits, describe
 from support.ops import WITH_CUDA_KERNELS, make_case
-from support.sanitizers import threads_command
+from support.programs.sanitizers import threads_command
 
 pytestmark = pytest.mark.native
 

@@ -21,7 +21,7 @@ from arrays import write_arrays  # noqa: E402
 
 import onnx_cbp  # noqa: E402
 from onnx_cbp.training import load_api  # noqa: E402
-from support.in_double import in_double  # noqa: E402
+from support.gradients.in_double import in_double  # noqa: E402
 from support.models import FORWARD, TRAINING, parse  # noqa: E402
 
 MODELS = TESTS.parent / "models"

@@ -10,8 +10,8 @@ import pytest
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from onnx_cbp.graph_passes.differentiating.registry import registered
-from support.gradient_cases import CASES, Case, In
-from support.gradient_driver import (
+from support.gradients.gradient_cases import CASES, Case, In
+from support.gradients.gradient_driver import (
     differences,
     directions,
     feeds_of,

@@ -10,8 +10,8 @@ import pytest
 
 from onnx_cbp.graph_passes import FoldReluPass, ReplaceForwardPass
 from onnx_cbp.graph_passes.differentiating import differentiate
-from support.double_backward import EPSILON
-from support.gradient_driver import runner
+from support.gradients.double_backward import EPSILON
+from support.gradients.gradient_driver import runner
 from support.models import parse
 
 DATA = Path(__file__).parent.parent / "data" / "double_backward.npz"

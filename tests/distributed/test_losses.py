@@ -14,7 +14,7 @@ import onnx_cbp
 from onnx_cbp import distributed
 from onnx_cbp.training import Artifacts, load_artifacts
 from onnx_cbp.training.compare import gradient_differences
-from support.networks import CLASSES, random_network
+from support.made_up.networks import CLASSES, random_network
 from support.training import generate, trainer
 
 pytestmark = [pytest.mark.training, pytest.mark.native]

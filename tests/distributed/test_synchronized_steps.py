@@ -13,8 +13,8 @@ import pytest
 
 from onnx_cbp.training import Artifacts
 from support.following import Task, follow
-from support.networks import random_batches, random_network
-from support.switches import batches
+from support.gradients.switches import batches
+from support.made_up.networks import random_batches, random_network
 from support.training import MODELS, generate
 
 ENGINES = ["threads", pytest.param("mpi", marks=pytest.mark.mpi), pytest.param("torch", marks=pytest.mark.torch)]
@@ -34,7 +34,7 @@ def _quiet():
 def _exact(name: str):
     if not find_spec("torch"):
         return None
-    from support.sample_gradients import in_float64
+    from support.gradients.sample_gradients import in_float64
 
     return in_float64(name)
 

@@ -15,7 +15,7 @@ import pytest
 import onnx_cbp
 from onnx_cbp import distributed
 from onnx_cbp.distributed import membership
-from support.elsewhere import ELSEWHERE
+from support.programs.elsewhere import ELSEWHERE
 from support.replicas import mpiexec
 
 #: Far more than a test may take: nobody waits for it.

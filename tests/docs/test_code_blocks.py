@@ -22,9 +22,9 @@ from click.testing import CliRunner
 import onnx_cbp
 from onnx_cbp.cli import cli
 from onnx_cbp.custom_ops.library import find_library
-from support.documents import DOCUMENTS, ROOT, Block, blocks, inline_code, unfenced_code
-from support.finetuning import network, parameters
+from support.made_up.finetuning import network, parameters
 from support.models import INFERENCE, parse
+from support.programs.documents import DOCUMENTS, ROOT, Block, blocks, inline_code, unfenced_code
 from support.replicas import mpiexec
 from support.training import MODELS
 
@@ -153,7 +153,7 @@ def test_the_sample_table_of_check_is_what_it_prints(tmp_path):
 
 
 def test_comments_above_a_block_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("support.documents.ROOT", tmp_path)
+    monkeypatch.setattr("support.programs.documents.ROOT", tmp_path)
     text = """
 Text with `code`.
 

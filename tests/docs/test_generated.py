@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from support.documents import ROOT
+from support.programs.documents import ROOT
 
 DOCS = ROOT / "docs"
 

@@ -7,8 +7,8 @@ from importlib.util import find_spec
 import onnxruntime as ort
 import pytest
 
-from support import cuda_adapter
-from support.cuda import TorchDevice, open_device, why_no_gpu
+from support.gpu import cuda_adapter
+from support.gpu.cuda import TorchDevice, open_device, why_no_gpu
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from support.cuda import Kernels
+from support.gpu.cuda import Kernels
 
 EPSILON = 1e-5
 MOMENTUM = 0.9

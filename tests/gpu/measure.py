@@ -20,7 +20,7 @@ from contenders import Shape, Work
 from timing import medians
 
 from onnx_cbp.bench.shapes import load_shapes
-from support.cuda import Kernels, installed_library, why_no_gpu
+from support.gpu.cuda import Kernels, installed_library, why_no_gpu
 
 BATCH = 256
 ROUNDS = 9

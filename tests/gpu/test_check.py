@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from support.cuda import why_no_gpu
+from support.gpu.cuda import why_no_gpu
 
 FOLDER = Path(__file__).parent
 

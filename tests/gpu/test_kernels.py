@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from support.cuda import OPS, Prepared, TorchDevice
+from support.gpu.cuda import OPS, Prepared, TorchDevice
 from support.ops import exact, make_case
 
 #: Largest difference to float64, relative to the largest value of the output, as for the processor's kernels.

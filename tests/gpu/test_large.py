@@ -11,7 +11,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from support.cuda import TorchDevice, why_no_gpu
+from support.gpu.cuda import TorchDevice, why_no_gpu
 from support.ops import exact, make_case
 
 #: How often the array of 8 x 64 x 2048 elements is repeated: once for all machines, and past 2^31 elements.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from support.cuda import TorchDevice
+from support.gpu.cuda import TorchDevice
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 import onnx_cbp
 from onnx_cbp.custom_ops import OPERATORS
 from onnx_cbp.custom_ops.library import get_library_path
-from support.networks import random_batches, random_network
+from support.made_up.networks import random_batches, random_network
 from support.ops import exact, feeds_of, make_case, op_model
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"

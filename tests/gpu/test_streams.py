@@ -7,7 +7,7 @@ import ctypes
 import numpy as np
 import pytest
 
-from support.cuda import OPS, Prepared, TorchDevice, why_no_gpu
+from support.gpu.cuda import OPS, Prepared, TorchDevice, why_no_gpu
 from support.ops import exact, make_case
 
 #: Clock ticks of a GPU: some milliseconds.

@@ -11,8 +11,8 @@ import onnx
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support.documents import ROOT, blocks
-from support.finetuning import network, parameters
+from support.made_up.finetuning import network, parameters
+from support.programs.documents import ROOT, blocks
 
 
 def main() -> None:

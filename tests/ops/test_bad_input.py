@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 import onnx_cbp
 from onnx_cbp.custom_ops import DOMAIN, OPERATORS, python_ops
 from onnx_cbp.custom_ops.library import call_native
-from support import cuda_adapter
+from support.gpu import cuda_adapter
 from support.ops import NUMBERS, WITH_PYTHON_OPS, make_case, op_model, session
 
 NATIVE = pytest.param("native", marks=pytest.mark.native)

@@ -7,7 +7,7 @@ import pytest
 
 from onnx_cbp.custom_ops import OPERATORS
 from onnx_cbp.custom_ops.library import call_native
-from support import cuda_adapter
+from support.gpu import cuda_adapter
 from support.ops import feeds_of, make_case, op_model, run, session
 
 pytestmark = pytest.mark.native

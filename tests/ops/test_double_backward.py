@@ -10,7 +10,7 @@ from onnx.reference import ReferenceEvaluator
 
 import onnx_cbp
 from onnx_cbp.custom_ops.references import OP_RUNS
-from support.double_backward import double_backward
+from support.gradients.double_backward import double_backward
 from support.ops import session
 
 DATA = Path(__file__).parent.parent / "data" / "double_backward.npz"

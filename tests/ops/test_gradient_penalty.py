@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 import onnx_cbp
-from support.examples import load_example
+from support.programs.examples import load_example
 
 example = load_example("gradient_penalty")
 

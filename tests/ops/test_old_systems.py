@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from onnx_cbp.custom_ops.library import get_library_path
-from support.cuda import installed_library
+from support.gpu.cuda import installed_library
 
 NATIVE = Path(__file__).parents[2] / "custom_ops" / "native"
 #: That of manylinux_2_28: RHEL 8, Debian 10, Ubuntu 20.04 and later.

@@ -11,7 +11,7 @@ from onnx import helper
 import onnx_cbp
 from onnx_cbp.custom_ops import DOMAIN, OPERATORS, python_ops
 from onnx_cbp.custom_ops.schemas import register_schemas
-from support import cuda_adapter
+from support.gpu import cuda_adapter
 from support.ops import WITH_PYTHON_OPS, make_case, op_model, run, session
 
 

@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from onnx_cbp.custom_ops.library import find_library
-from support.elsewhere import ELSEWHERE
 from support.models import FORWARD
+from support.programs.elsewhere import ELSEWHERE
 
 #: In a process of its own: what one session registers must not be seen by others. h: the library by hand; e:
 #: onnxruntime-extensions by hand; n, p: `register` with the native and with the Python ops.

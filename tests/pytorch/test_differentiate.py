@@ -21,7 +21,7 @@ from onnx_cbp.graph_passes.differentiating import differentiate
 from support.ops import session
 
 pytestmark = pytest.mark.torch
-architectures = pytest.importorskip("support.architectures", reason="PyTorch is not installed here")
+architectures = pytest.importorskip("support.made_up.architectures", reason="PyTorch is not installed here")
 
 SEED = 20
 #: The default exporter takes seconds for a network.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from support.examples import load_example
+from support.programs.examples import load_example
 
 pytestmark = pytest.mark.torch
 

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("torch", reason="PyTorch is not installed here")
 pytest.importorskip("onnxscript", reason="PyTorch's default exporter needs onnxscript")
 
-from support.examples import load_example
+from support.programs.examples import load_example
 
 
 def test_it_trains_and_is_deployed(tmp_path):

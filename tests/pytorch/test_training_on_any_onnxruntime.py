@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from onnx_cbp.training.optimizers import SGD
+from support.made_up.torch_networks import CLASSES, EXPORTERS, Network, export
 from support.stepping import Training
-from support.torch_networks import CLASSES, EXPORTERS, Network, export
 
 BATCH, STEPS, RATE = 9, 3, 0.05
 

@@ -17,7 +17,7 @@ from onnx_cbp.training import Artifacts, Trainer, generate_artifacts, load_api, 
 from onnx_cbp.training.compare import gradient_differences
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed here")
-from support.torch_networks import CLASSES, EXPORTERS, Network, export  # noqa: E402
+from support.made_up.torch_networks import CLASSES, EXPORTERS, Network, export  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.training, pytest.mark.native]
 

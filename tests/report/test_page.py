@@ -8,7 +8,7 @@ import pytest
 from headless import missing_browser, open_browser
 
 from onnx_cbp.report import write_report
-from support.hostile import HOSTILE, hostile_model
+from support.made_up.hostile import HOSTILE, hostile_model
 
 pytestmark = pytest.mark.skipif(bool(missing_browser()), reason=missing_browser())
 

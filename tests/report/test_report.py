@@ -15,7 +15,7 @@ from onnx_cbp import OnnxCbpError
 from onnx_cbp.report import write_report
 from onnx_cbp.report.document import collect
 from onnx_cbp.report.layout import place
-from support.hostile import HOSTILE, hostile_model
+from support.made_up.hostile import HOSTILE, hostile_model
 from support.models import INFERENCE, TRAINING, parse
 from support.training import MODELS
 

@@ -17,8 +17,8 @@ import onnx
 import onnx_cbp
 from onnx_cbp.training import Artifacts
 from onnx_cbp.training.compare import Batch, gradient_differences
+from support.gradients.switches import Ties, switches, with_outputs
 from support.replicas import start
-from support.switches import Ties, switches, with_outputs
 from support.training import trainer
 
 LOSS = 1e-5

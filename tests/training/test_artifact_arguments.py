@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from onnx_cbp import OnnxCbpError
 from onnx_cbp.training import builder, generate_artifacts, load_artifacts
-from support.finetuning import LAYERS, network, parameters
+from support.made_up.finetuning import LAYERS, network, parameters
 
 pytestmark = pytest.mark.training
 

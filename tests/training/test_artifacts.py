@@ -18,9 +18,9 @@ import onnx_cbp
 from onnx_cbp import OnnxCbpError
 from onnx_cbp.training import Artifacts, Trainer, compare_steps, generate_artifacts, load_artifacts
 from onnx_cbp.training.compare import gradient_differences
-from support.finetuning import LAYERS, batch, gradients, loss, network, parameters
+from support.made_up.finetuning import LAYERS, batch, gradients, loss, network, parameters
+from support.made_up.networks import random_network
 from support.models import op_types, parse
-from support.networks import random_network
 from support.training import generate, trainer
 
 pytestmark = pytest.mark.training
@@ -368,7 +368,7 @@ def test_neither_the_import_nor_the_generator_needs_torch(tmp_path):
         "find = importlib.util.find_spec\n"
         "importlib.util.find_spec = lambda name, *rest: None if name == 'torch' else find(name, *rest)\n"
         "from onnx_cbp.training import generate_artifacts\n"
-        "from support.finetuning import network, parameters\n"
+        "from support.made_up.finetuning import network, parameters\n"
         "v = parameters(1)\n"
         "generate_artifacts(network(v, ('bn0',)), ['fc.weight'], loss='CrossEntropyLoss', artifact_directory='.')\n"
         "assert 'torch' not in sys.modules\n"

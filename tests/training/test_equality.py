@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from onnx_cbp.training import Artifacts, compare_steps
-from support.networks import random_batches, random_network
+from support.made_up.networks import random_batches, random_network
 from support.training import MODELS, generate, rewrite, steps, trainer, with_relu_inputs
 
 pytestmark = pytest.mark.training

@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 
 from onnx_cbp.training import Artifacts, Trainer, generate_artifacts, load_artifacts
 from onnx_cbp.training.compare import gradient_differences
-from support.finetuning import batch, gradients, network, parameters
+from support.made_up.finetuning import batch, gradients, network, parameters
 from support.training import trainer
 
 pytestmark = [pytest.mark.training, pytest.mark.native]

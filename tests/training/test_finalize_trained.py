@@ -10,7 +10,7 @@ import pytest
 
 import onnx_cbp
 from onnx_cbp.training import Artifacts, load_api, load_artifacts
-from support.networks import random_batches, random_network
+from support.made_up.networks import random_batches, random_network
 from support.ops import session
 from support.training import MODELS, generate, rewrite, trainer
 

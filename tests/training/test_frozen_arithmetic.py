@@ -12,7 +12,7 @@ from onnx import numpy_helper
 import onnx_cbp
 import onnx_cbp.training
 from onnx_cbp.training import Artifacts, generate_artifacts
-from support.made_statistics import EPSILON, C, Graph
+from support.made_up.made_statistics import EPSILON, C, Graph
 from support.models import op_types
 from support.ops import session
 from support.training import trainer

@@ -12,8 +12,8 @@ import pytest
 
 from onnx_cbp import OnnxCbpError
 from onnx_cbp.training import Artifacts, generate_artifacts
+from support.made_up.op_forms import OTHERS, WINDOWS, Form
 from support.models import op_types
-from support.op_forms import OTHERS, WINDOWS, Form
 from support.training import trainer
 
 pytestmark = pytest.mark.training

@@ -12,8 +12,8 @@ from onnx.reference import ReferenceEvaluator
 
 import onnx_cbp
 from onnx_cbp.training import Artifacts, generate_artifacts
-from support.in_double import widen
-from support.made_statistics import (
+from support.gradients.in_double import widen
+from support.made_up.made_statistics import (
     OF_THE_BATCH,
     OTHERS,
     C,

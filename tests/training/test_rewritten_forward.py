@@ -13,7 +13,7 @@ import onnx_cbp
 from onnx_cbp import OnnxCbpError
 from onnx_cbp.training import Artifacts, compare_steps, generate_artifacts
 from onnx_cbp.training.compare import gradient_differences
-from support.finetuning import LAYERS, batch, gradients, loss, network, parameters
+from support.made_up.finetuning import LAYERS, batch, gradients, loss, network, parameters
 from support.models import op_types, without_running_statistics
 from support.training import trainer
 

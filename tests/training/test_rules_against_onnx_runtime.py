@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from onnx_cbp import OnnxCbpError
-from support.gradient_cases import CASES, Case, with_fixed_sizes
-from support.gradient_driver import (
+from support.gradients.gradient_cases import CASES, Case, with_fixed_sizes
+from support.gradients.gradient_driver import (
     Arrays,
     differences,
     directions,
@@ -28,7 +28,7 @@ from support.gradient_driver import (
 )
 
 pytestmark = pytest.mark.training
-ort_gradients = pytest.importorskip("support.ort_gradients")
+ort_gradients = pytest.importorskip("support.gradients.ort_gradients")
 
 #: Ops that its builder has no gradient of, or one without a kernel for the processor.
 WITHOUT = frozenset(

@@ -17,7 +17,7 @@ import pytest
 import onnx_cbp
 from onnx_cbp.training import Artifacts, Trainer
 from onnx_cbp.training.compare import Batch, gradient_differences
-from support.switches import Kinks, Ties, batches, switches, with_outputs
+from support.gradients.switches import Kinks, Ties, batches, switches, with_outputs
 from support.training import MODELS, trainer
 
 pytestmark = pytest.mark.training

@@ -7,7 +7,7 @@ import pytest
 
 import onnx_cbp
 from onnx_cbp.training import Trainer, load_api
-from support.networks import random_batches, random_network
+from support.made_up.networks import random_batches, random_network
 from support.training import generate, rewrite
 
 pytestmark = pytest.mark.training

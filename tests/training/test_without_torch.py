@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from support.elsewhere import ELSEWHERE
+from support.programs.elsewhere import ELSEWHERE
 
 pytestmark = pytest.mark.training
 

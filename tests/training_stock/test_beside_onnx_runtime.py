@@ -13,7 +13,7 @@ import pytest
 import onnx_cbp
 from onnx_cbp.training import api as ours
 from onnx_cbp.training import generate_artifacts, load_api
-from support.networks import random_batches, random_network
+from support.made_up.networks import random_batches, random_network
 
 pytestmark = pytest.mark.training
 STEPS = 6

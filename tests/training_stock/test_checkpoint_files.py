@@ -18,7 +18,7 @@ import safetensors.numpy
 from onnx_cbp import OnnxCbpError
 from onnx_cbp.training import checkpoints
 from onnx_cbp.training.checkpoints import Checkpoint, OptimizerState
-from support.elsewhere import ELSEWHERE
+from support.programs.elsewhere import ELSEWHERE
 from support.training import MODELS
 
 SAMPLES = sorted(path.parent.name for path in MODELS.glob("*/checkpoint"))

@@ -12,9 +12,9 @@ import pytest
 
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.training import generate_artifacts
-from support.cuda_operators import MADE_OF_OTHERS, ON_CUDA
-from support.gradient_cases import CASES, CONVOLUTIONS, In
-from support.gradient_driver import forward_model, newest_opset, with_gradients
+from support.gpu.cuda_operators import MADE_OF_OTHERS, ON_CUDA
+from support.gradients.gradient_cases import CASES, CONVOLUTIONS, In
+from support.gradients.gradient_driver import forward_model, newest_opset, with_gradients
 
 MODELS = Path(__file__).parents[2] / "models"
 #: Of sizes alone, which lie in the processor's memory: ONNX Runtime runs what computes with them there on purpose.

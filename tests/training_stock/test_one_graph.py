@@ -15,7 +15,7 @@ import pytest
 from onnx_cbp import OnnxCbpError
 from onnx_cbp.training import Artifacts, Trainer, compare_steps, step_model
 from onnx_cbp.training.optimizers import SGD, AdamW
-from support.elsewhere import ELSEWHERE
+from support.programs.elsewhere import ELSEWHERE
 from support.stepping import DROPOUT, NORMALISED, Training, batches, network, normalised_weights, weights
 
 

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from support.variants import FLAGS, folder
+from support.programs.variants import FLAGS, folder
 
 #: Not code: where an object has one, it holds the address of the C++ runtime's function.
 SHARED_DATA = {"DW.ref.__gxx_personality_v0"}

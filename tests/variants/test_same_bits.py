@@ -11,8 +11,8 @@ from onnx_cbp.custom_ops import OPERATORS
 from onnx_cbp.custom_ops.library import call_native, function_name, native_target
 from support.kernel_cases import assert_near, assert_same_bits, compute_type, describe, kernel_cases, usual_cases
 from support.ops import make_case
-from support.replay import replay
-from support.variants import command
+from support.programs.replay import replay
+from support.programs.variants import command
 
 C_API = Path(__file__).parents[2] / "custom_ops" / "native" / "c_api.h"
 

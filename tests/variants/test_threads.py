@@ -10,9 +10,9 @@ from onnx_cbp.custom_ops import OPERATORS
 from onnx_cbp.custom_ops.library import call_native, native_target
 from support.kernel_cases import assert_same_bits, describe, usual_cases
 from support.ops import make_case
-from support.replay import replay, run_program
-from support.sanitizers import threads_command
-from support.variants import command, folder
+from support.programs.replay import replay, run_program
+from support.programs.sanitizers import threads_command
+from support.programs.variants import command, folder
 
 pytestmark = pytest.mark.native
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnx_cbp import OnnxCbpError, finalize, inspect, rewrite
-from support.made_statistics import EPSILON, OF_THE_BATCH, OTHERS, C, Graph, Statistics
+from support.made_up.made_statistics import EPSILON, OF_THE_BATCH, OTHERS, C, Graph, Statistics
 from support.models import op_types
 from support.ops import session
 

@@ -10,7 +10,7 @@ import pytest
 
 import onnx_cbp
 from onnx_cbp import OnnxCbpError, distributed, inspect, rewrite
-from support.made_statistics import (
+from support.made_up.made_statistics import (
     OF_THE_BATCH,
     OTHERS,
     SHAPES,

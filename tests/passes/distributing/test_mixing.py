@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_cbp import OnnxCbpError, inspect, rewrite
-from support.made_statistics import EPSILON, OTHERS, C, Graph, tensorflow
+from support.made_up.made_statistics import EPSILON, OTHERS, C, Graph, tensorflow
 from support.models import FORWARD, parse
 from support.training import MODELS
 

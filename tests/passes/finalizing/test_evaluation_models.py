@@ -61,7 +61,7 @@ def test_inspect_says_so():
 
 @pytest.mark.training
 def test_the_generators_own_evaluation_model(tmp_path):
-    from support.networks import random_batches, random_network
+    from support.made_up.networks import random_batches, random_network
     from support.training import generate
 
     forward = random_network(3, 4)

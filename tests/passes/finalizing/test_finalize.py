@@ -11,9 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnx_cbp
 from onnx_cbp import OnnxCbpError
-from support.in_double import in_double
+from support.gradients.in_double import in_double
+from support.made_up.networks import random_network
 from support.models import FORWARD, INFERENCE, TRAINING, op_types, parse, without_running_statistics
-from support.networks import random_network
 from support.ops import session
 
 BN = "BatchNormalization"

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 import onnx_cbp
 from onnx_cbp.graph_passes.core.inference import infer_shapes
 from onnx_cbp.graph_passes.core.types import Types
-from support.control_flow import RandomModel
+from support.made_up.control_flow import RandomModel
 from support.models import op_types, parse
 from support.ops import session
 from support.running import assert_same_results

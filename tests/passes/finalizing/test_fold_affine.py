@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnx_cbp import finalize
-from support.made_statistics import C, Graph
+from support.made_up.made_statistics import C, Graph
 from support.models import op_types
 from support.ops import session
 

@@ -13,8 +13,8 @@ from onnx_cbp.graph_passes import DecomposePass, ExplicitPadsPass
 from onnx_cbp.graph_passes.core.inference import infer_shapes
 from onnx_cbp.graph_passes.core.values.ancestry import gradient_path
 from onnx_cbp.graph_passes.preparing.decompositions import RULES
+from support.made_up.op_forms import OTHERS, WINDOWS, Form
 from support.models import parse
-from support.op_forms import OTHERS, WINDOWS, Form
 
 _OPS = frozenset(RULES) | {"GroupNormalization"}
 

@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
-_FOLDER = Path(__file__).parent.parent.parent / "examples"
+_FOLDER = Path(__file__).parents[3] / "examples"
 
 
 def load_example(name: str) -> ModuleType:

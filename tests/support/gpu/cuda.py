@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from onnx_cbp.custom_ops.library import find_cuda_library, function_name, number_arguments
-from support import cuda_adapter
+from support.gpu import cuda_adapter
 from support.ops import WITH_CUDA_KERNELS, Case
 
 CUDA_LIBRARY = "libonnx_cbp_cuda.so"

@@ -19,8 +19,8 @@ from onnx_cbp.custom_ops.references import OP_RUNS
 from onnx_cbp.custom_ops.windows import windows_of
 from onnx_cbp.graph_passes import AttachFunctionsPass
 from onnx_cbp.graph_passes.differentiating import differentiate
-from support.exact_ops import EXACT_OPS
-from support.gradient_cases import Case, In
+from support.gradients.exact_ops import EXACT_OPS
+from support.gradients.gradient_cases import Case, In
 
 Arrays = dict[str, np.ndarray]
 _STEP = 1e-5

@@ -13,8 +13,8 @@ from onnx import helper
 
 from onnx_cbp.graph_passes import SplitSquaresPass
 from onnx_cbp.training.suiting import suit_builder
-from support.gradient_cases import Case, In
-from support.gradient_driver import Arrays, forward_model
+from support.gradients.gradient_cases import Case, In
+from support.gradients.gradient_driver import Arrays, forward_model
 
 #: Optional outputs that its builder cannot do without.
 _OUTPUTS = {"Dropout": 2, "LayerNormalization": 3, "SoftmaxCrossEntropyLoss": 2}

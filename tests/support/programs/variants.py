@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from support.replay import target_of
-from support.sanitizers import threads_command
+from support.programs.replay import target_of
+from support.programs.sanitizers import threads_command
 
 #: The targets of custom_ops/native/kernels/targets.h, and what Linux calls their instructions.
 FLAGS = {

@@ -13,7 +13,7 @@ import pytest
 
 from onnx_cbp.custom_ops.library import function_name
 from support.ops import Case
-from support.replay import record, replay_calls
+from support.programs.replay import record, replay_calls
 
 
 @dataclass(frozen=True)

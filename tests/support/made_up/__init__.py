@@ -1,0 +1,1 @@
+"""Networks and models made up for tests, most of them from a printed seed."""

@@ -1,0 +1,1 @@
+"""What a test runs beside itself: programs, examples, the code in documents."""
