@@ -12,7 +12,7 @@ from support.models import op_types
 from support.ops import session
 from support.training import MODELS
 
-FOLDER = MODELS / "exporters"
+FOLDER = MODELS / "exporters" / "keras_layers"
 FILES = sorted(path for path in FOLDER.glob("keras_tf2onnx_*.onnx") if "layer_norm" not in path.name)
 SAMPLES = 6
 
