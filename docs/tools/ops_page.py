@@ -22,19 +22,21 @@ These are the ops of the domain `onnx_cbp`, version 1.
 - U is the type of the statistics: float or double.
 - X has rank 2 or more. Its channels are at `axis`: 1 by default, -1 for NHWC.
 - C is the number of channels, and M the number of elements of one channel.
-- R is the number of replicas. [Replicas](distributed.md) are what the All... ops exchange values with.
+- R is the number of replicas. The All... ops exchange values with other
+  [replicas](distributed.md).
 
 What the kernels hold, and the tests test:
 
-- The variance is within 1e-6 of float64 (relative) on N(0,1)+1e6, and behind a first element of 1e5.
+- The variance is within 1e-6 of float64 (relative) on N(0,1)+1e6, and behind a first element of
+  1e5.
 - scale_grad and bias_grad are within half an ulp of the result, plus 1e-9 of the sum of the terms'
   magnitudes.
 - Results are the same bits from run to run, and for every number of threads.
 - An empty batch gives zeros.
 
 [Mathematics](mathematics.md) derives the formulas. `onnx.defs` has the schemas once
-`onnx_cbp.custom_ops.schemas.register_schemas()` was called. [Write an op](tutorials/op.md) tells how
-to add one.
+`onnx_cbp.custom_ops.schemas.register_schemas()` was called. [Write an op](tutorials/op.md) tells
+how to add one.
 """
 
 
