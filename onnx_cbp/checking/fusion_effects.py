@@ -19,6 +19,7 @@ from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.fusions import FUSIONS, Fusion
 from onnx_cbp.rewriting import rewrite
+from onnx_cbp.twin import in_standard_ops
 
 _COLLECTIVES = ("AllGather", "AllReduce", "AllReduceBucket")
 
@@ -97,6 +98,8 @@ def fusion_effects(
             made = _rewritten(whole, on, rewritten.graph, modes)
             last = number == len(have) and not alone
             if [f.name for f in _fusions(made.graph)] != [f.name for f in on]:
+                if _is_twin(whole, rewritten):
+                    return FusionEffects([], _of_a_twin(original, rewritten), modes)
                 return FusionEffects(rows, _not_made(on, original, rewritten), modes)
             change = first_change(made.graph, rewritten.whole()) if last else change
             # Where it is the rewritten model itself, that has been run.
@@ -108,7 +111,17 @@ def fusion_effects(
         return FusionEffects(rows, f"more of the fusions cannot be shown: {error}", modes)
     if alone:
         return FusionEffects(rows, _communicates(rewritten), modes)
+    if change is not None and _is_twin(whole, rewritten):
+        return FusionEffects([], _of_a_twin(original, rewritten), modes)
     return FusionEffects(rows, None if change is None else _altered(change, rewritten), modes)
+
+
+def _is_twin(original: onnx.ModelProto, rewritten: Model) -> bool:
+    """Whether the original is nothing but the rewritten model in ONNX's own ops."""
+    try:
+        return first_change(in_standard_ops(rewritten.whole()), original) is None
+    except OnnxCbpError:  # an op that has no body
+        return False
 
 
 def _fusions(model: onnx.ModelProto) -> Iterator[Fusion]:
@@ -142,6 +155,13 @@ def _communicates(rewritten: Model) -> str:
 def _not_made(on: list[Fusion], original: Model, rewritten: Model) -> str:
     what = f"the fusion {on[-1].name}" if on else "any op"
     return f"rewrite does not make {what} of {original.what}: {rewritten.what} was made of another model, or altered"
+
+
+def _of_a_twin(original: Model, rewritten: Model) -> str:
+    return (
+        f"{original.what} is {rewritten.what} in ONNX's own ops: no rewrite is between them, so there is no fusion to "
+        "show"
+    )
 
 
 def _altered(change: str, rewritten: Model) -> str:

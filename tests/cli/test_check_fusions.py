@@ -217,3 +217,25 @@ def test_a_model_that_communicates_is_checked_as_the_only_replica(run, original,
     assert result.exit_code == 0
     assert "exchanges values with other replicas. It was run as the only one" in " ".join(result.stdout.split())
     assert "altered" not in result.stdout
+
+
+@pytest.mark.parametrize("switches", [{}, {"one_pass": False, "fold_relu": False, "recompute_relu": False}])
+def test_of_a_twin_there_is_no_fusion_to_show(run, original, save, tmp_path, switches):
+    out = save(onnx_cbp.rewrite(original, **switches))
+    twin = tmp_path / "twin.onnx"
+    assert run("rewrite", out, "--standard-ops", "-o", twin).exit_code == 0
+    document = _document(run, twin, out)
+    assert document["within_tolerance"]
+    assert document["fusions"] == []
+    assert "in ONNX's own ops: no rewrite is between them" in document["fusions_note"]
+
+
+def test_a_twin_of_another_model_is_none(run, original, save, tmp_path):
+    out = save(onnx_cbp.rewrite(original, fold_relu=False))
+    twin = tmp_path / "twin.onnx"
+    assert run("rewrite", out, "--standard-ops", "-o", twin).exit_code == 0
+    other = onnx.load(out)
+    next(node for node in other.graph.node if node.op_type == "Relu").op_type = "Elu"
+    document = _document(run, twin, save(other))
+    assert not document["within_tolerance"]
+    assert "in ONNX's own ops" not in document["fusions_note"]
