@@ -114,6 +114,9 @@ def _sizes(node: ir.Node, known: dict[ir.Value, np.ndarray], constants: Constant
         return np.concatenate([part for part in parts if part is not None])
     data = None if first is None else known.get(first)
     if data is None:
+        # What is no size is not computed: it may be a whole weight, made of others, once in every round.
+        if node.outputs[0].dtype not in (None, ir.DataType.INT64):
+            return None
         array = constants.of(node.outputs[0])
         return _array(array.tolist(), array.ndim) if array is not None and array.dtype == np.int64 else None
     others = [constants.of(optional_input(node, index)) for index in range(1, len(node.inputs))]

@@ -8,6 +8,7 @@ import onnx_ir as ir
 import pytest
 
 from onnx_cbp.graph_passes import FoldShapesPass, InlineBranchesPass
+from onnx_cbp.graph_passes.core import constants
 from support.models import op_types, parse
 from support.ops import session
 
@@ -106,3 +107,24 @@ def test_a_branch_that_data_decides_stays():
     model = ir.from_proto(_model(nodes))
     assert not InlineBranchesPass()(model).modified
     assert "If" in op_types(ir.to_proto(model))
+
+
+def test_a_weight_that_is_made_of_others_is_not_computed(monkeypatch: pytest.MonkeyPatch):
+    """As networks write it that standardise their weights: it took minutes, in every round."""
+    computed = []
+    evaluate = constants.evaluate
+
+    def watch(node: onnx.NodeProto, *more: object, **options: object) -> np.ndarray | None:
+        computed.append(node.op_type)
+        return evaluate(node, *more, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(constants, "evaluate", watch)
+    weight = "<float[4, 2] w = {1, 2, 3, 4, 5, 6, 7, 8}>"
+    nodes = "m = ReduceMean <axes = [1], keepdims = 1> (w)  t = Sub (w, m)  u = MatMul (x, t)"
+    text = f'<ir_version: 8, opset_import: ["" : 17]> agraph (float[N, 6, 4] x) => (float[N, k, 2] y) {weight}'
+    model = parse(f"{text} {{ {nodes} {HALF.replace('Shape (x)', 'Shape (u)').replace('Slice (x', 'Slice (u')} }}")
+    folded = ir.from_proto(model)
+    assert FoldShapesPass()(folded).modified
+    assert {"ReduceMean", "Sub"} <= set(op_types(ir.to_proto(folded)))
+    assert "Sub" not in computed
+    assert "ReduceMean" not in computed
