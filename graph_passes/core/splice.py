@@ -16,8 +16,8 @@ from onnx_cbp.graph_passes.core.types import Types
 #: Ops whose result has the elements of what they are given, in order.
 COPIES = ("Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze")
 _LONG = 80
-#: Their first result is that of the batch, all others are vectors with an element a channel.
-_OF_VECTORS = ("BatchNormalization", "BatchNormInternal", "BatchNormalizationGrad")
+#: How ops of others are called whose first result is as large as the data, and all others vectors of its channels.
+_OF_VECTORS = "BatchNorm"
 
 
 class Names:
@@ -50,7 +50,9 @@ def _names(model: ir.Model) -> Iterator[str]:
 def _is_vector_by_op(value: ir.Value) -> bool:
     """Whether a value is a statistic or a gradient of an op that gives vectors, whatever the graph declares."""
     node = value.producer()
-    return node is not None and node.op_type in _OF_VECTORS and value is not node.outputs[0]
+    if node is None or node.domain == DOMAIN or not node.op_type.startswith(_OF_VECTORS):
+        return False
+    return value is not node.outputs[0]
 
 
 class Draft:
