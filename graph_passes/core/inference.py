@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import EncodeError
 
-from onnx_cbp.custom_ops import DOMAIN
-
 #: What inference ends in where it cannot follow a model, or the model does not fit into one message.
 _CANNOT_FOLLOW = (onnx.shape_inference.InferenceError, RuntimeError, ValueError, IndexError, TypeError, EncodeError)
 #: Constants up to this size go along: inference reads shapes from them. Of a weight the type and shape is enough.
 _SMALL = 1000
-#: What can make of a few numbers a vector of 2^31, whose elements inference would go through one by one.
-_LENGTHENING = ("Concat", "Range")
-#: No shape of a tensor is computed from a vector of more numbers.
-_LONG = 10_000
+#: Numbers in a model's vectors, up to which inference follows each: it takes a second for some millions.
+_MOST_NUMBERS = 4_000_000
 
 
 def infer_shapes(model: ir.Model, *, as_far_as_possible: bool = False) -> None:
@@ -94,23 +90,22 @@ def _contradict(one: onnx.TypeProto, other: onnx.TypeProto) -> bool:
 def _inferred(model: onnx.ModelProto, *, is_strict: bool = True) -> onnx.ModelProto | None:
     follow = partial(onnx.shape_inference.infer_shapes, model, check_type=is_strict, strict_mode=is_strict)
     try:
-        if any(node.op_type in _LENGTHENING for nodes in _node_lists(model) for node in nodes):
-            shapes = follow(data_prop=False)
-            if any(_is_long(info.type.tensor_type) for info in (*shapes.graph.value_info, *shapes.graph.output)):
-                return shapes
-        return follow(data_prop=True)
+        shapes = follow(data_prop=False)
+        # Of what is no shape, such as an optimiser's state in one vector, it would follow every number, too.
+        return shapes if sum(_vectors(shapes.graph)) > _MOST_NUMBERS else follow(data_prop=True)
     except _CANNOT_FOLLOW:
         return None
 
 
-def _node_lists(model: onnx.ModelProto) -> Iterator[Iterable[onnx.NodeProto]]:
-    yield model.graph.node
-    yield from (function.node for function in model.functions if function.domain != DOMAIN)
-
-
-def _is_long(kind: onnx.TypeProto.Tensor) -> bool:
-    is_whole = kind.elem_type in (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
-    return is_whole and len(kind.shape.dim) == 1 and kind.shape.dim[0].dim_value > _LONG
+def _vectors(graph: onnx.GraphProto) -> Iterator[int]:
+    """The sizes of what nodes of a graph and of its subgraphs make that has one axis."""
+    for info in (*graph.value_info, *graph.output):
+        if len(info.type.tensor_type.shape.dim) == 1:
+            yield info.type.tensor_type.shape.dim[0].dim_value
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
+                yield from _vectors(inner)
 
 
 def _ranks_of_reshaped(graph: onnx.GraphProto) -> Iterator[onnx.ValueInfoProto]:
