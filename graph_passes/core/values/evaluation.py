@@ -119,7 +119,9 @@ def _gathered(node: onnx.NodeProto, inputs: Arrays) -> int:
 def _tiled(_: onnx.NodeProto, inputs: Arrays) -> int | None:
     value, repeats = inputs[:2]
     assert value is not None
-    return None if any(size < 0 for size in _sizes(repeats)) else value.size * math.prod(_sizes(repeats))
+    sizes = _sizes(repeats)
+    # One axis after the other: what is in between is large even where the last of them leaves nothing.
+    return None if any(size < 0 for size in sizes) else max(value.size, 1) * math.prod(max(size, 1) for size in sizes)
 
 
 def _ranged(_: onnx.NodeProto, inputs: Arrays) -> int | None:

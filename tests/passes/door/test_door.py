@@ -673,3 +673,17 @@ def test_what_is_declared_twice_is_what_is_said_first(wrong):
     given = model([chosen], outputs=[value("r1"), value("r2")], initializers=[*vectors(), yes])
     for attribute in onnx_cbp.rewrite(given).graph.node[0].attribute:
         assert [output.type for output in attribute.g.output] == [value("y").type] * 2
+
+
+def test_a_tile_that_leaves_nothing_is_not_computed_on_the_way():
+    repeats = numpy_helper.from_array(np.array([2**31 - 1, 2, 0], np.int64), "repeats")
+    one = numpy_helper.from_array(np.ones(1, np.float32), "one")
+    nodes = [
+        helper.make_node("Tile", ["one", "repeats"], ["big"]),
+        helper.make_node("ReduceSum", ["big"], ["nothing"], keepdims=0),
+        batch_norm("x", "n"),
+        helper.make_node("Add", ["n", "nothing"], ["y"]),
+    ]
+    started = time.process_time()
+    onnx_cbp.finalize(model(nodes, initializers=[*vectors(), one, repeats]))
+    assert time.process_time() - started < 5
