@@ -677,7 +677,7 @@ def test_what_is_declared_twice_is_what_is_said_first(wrong):
 
 def test_a_tile_that_leaves_nothing_is_not_computed_on_the_way():
     repeats = numpy_helper.from_array(np.array([2**31 - 1, 2, 0], np.int64), "repeats")
-    one = numpy_helper.from_array(np.ones(1, np.float32), "one")
+    one = numpy_helper.from_array(np.ones((1, 1, 1), np.float32), "one")
     nodes = [
         helper.make_node("Tile", ["one", "repeats"], ["big"]),
         helper.make_node("ReduceSum", ["big"], ["nothing"], keepdims=0),
