@@ -6,6 +6,7 @@
 
 #include "kernels/element_types.h"
 #include "kernels/window_attributes.h"
+#include "ops/formals.h"
 
 namespace onnx_cbp {
 
@@ -31,25 +32,35 @@ inline const char* Product(std::initializer_list<int64_t> sizes, int64_t* elemen
   return too_many && !none ? "the tensor has more elements than an int64 can count" : nullptr;
 }
 
-// Tensors of one size, of which none may be null unless it is empty.
-struct Tensors {
-  int64_t elements;
-  std::initializer_list<const void*> pointers;
-
-  bool Missing() const {
-    for (const void* pointer : pointers) {
-      if (pointer == nullptr && elements != 0) return true;
-    }
-    return false;
-  }
+// A tensor of a call. It may be null where it is empty.
+struct Tensor {
+  ShapeOf shape;
+  const void* data;
 };
 
-inline const char* MissingTensor(std::initializer_list<Tensors> all) {
-  for (const Tensors& tensors : all) {
-    if (tensors.Missing()) return "a pointer is null, and its tensor is not empty";
+// size(shape): elements of the tensors of a shape.
+template <typename Size>
+const char* MissingTensor(std::initializer_list<Tensor> tensors, Size&& size) {
+  for (const Tensor& tensor : tensors) {
+    if (tensor.data == nullptr && size(tensor.shape) != 0) return "a pointer is null, and its tensor is not empty";
   }
   return nullptr;
 }
+
+// Of a call that sees vectors alone; only whether there are any is looked at.
+struct SizeOfVectors {
+  int64_t replicas, channels;
+
+  int64_t operator()(ShapeOf shape) const {
+    if (shape == ShapeOf::kReplicaChannels) return replicas == 0 ? 0 : channels;
+    return shape == ShapeOf::kReplicas ? replicas : shape == ShapeOf::kChannels ? channels : 1;
+  }
+};
+
+// In a function that has the parameters of the table (ops/table.h): its tensors.
+#define ONNX_CBP_NO_TENSOR(type, name)
+#define ONNX_CBP_TENSOR(name, formal, kind) {::onnx_cbp::ONNX_CBP_SHAPE_##kind, name},
+#define ONNX_CBP_TENSORS(name) {ONNX_CBP_OF_##name(ONNX_CBP_NO_TENSOR, ONNX_CBP_TENSOR, ONNX_CBP_TENSOR)}
 
 // What a plain C function is told of the data of a convolution: depthwise, with so many results of each channel, or of
 // one group, with so many outputs.

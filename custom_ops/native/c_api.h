@@ -6,6 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "ops/table.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -18,92 +20,14 @@ ONNX_CBP_EXPORT const char* onnx_cbp_version(void);
  * the environment variable ONNX_CBP_TARGET asked for less when the first kernel or this function ran. */
 ONNX_CBP_EXPORT const char* onnx_cbp_target(void);
 
-ONNX_CBP_EXPORT const char* onnx_cbp_channel_stats(int x_type, int stats_type, int64_t outer, int64_t channels,
-                                                   int64_t inner, const void* x, void* mean, void* var, int64_t* count);
-
-ONNX_CBP_EXPORT const char* onnx_cbp_channel_normalize(int x_type, int stats_type, int64_t outer, int64_t channels,
-                                                       int64_t inner, double epsilon, const void* x, const void* scale,
-                                                       const void* b, const void* mean, const void* var, void* y);
-
-ONNX_CBP_EXPORT const char* onnx_cbp_channel_backprop_stats(int x_type, int stats_type, int64_t outer, int64_t channels,
-                                                            int64_t inner, const void* x, const void* mean,
-                                                            const void* inv_std, const void* dy, void* scale_grad,
-                                                            void* bias_grad);
-
-ONNX_CBP_EXPORT const char* onnx_cbp_channel_backprop(int x_type, int stats_type, int64_t outer, int64_t channels,
-                                                      int64_t inner, const void* dy, const void* x, const void* scale,
-                                                      const void* mean, const void* inv_std, const void* scale_grad,
-                                                      const void* bias_grad, const int64_t* count, void* dx);
-
-ONNX_CBP_EXPORT const char* onnx_cbp_channel_stats_merge(int stats_type, int64_t replicas, int64_t channels,
-                                                         const void* mean, const void* var, const int64_t* count,
-                                                         void* merged_mean, void* merged_var, int64_t* merged_count);
-
-ONNX_CBP_EXPORT const char* onnx_cbp_channel_backprop_stats_grad(int x_type, int stats_type, int64_t outer,
-                                                                 int64_t channels, int64_t inner, const void* x,
-                                                                 const void* mean, const void* inv_std, const void* dy,
-                                                                 const void* d_scale_grad, const void* d_bias_grad,
-                                                                 void* dx, void* d_mean, void* d_inv_std, void* d_dy);
-
-ONNX_CBP_EXPORT const char* onnx_cbp_batch_norm_train(int x_type, int stats_type, int64_t outer, int64_t channels,
-                                                      int64_t inner, double epsilon, const void* x, const void* scale,
-                                                      const void* b, void* y, void* mean, void* var, int64_t* count);
-
-ONNX_CBP_EXPORT const char* onnx_cbp_batch_norm_train_update(int x_type, int stats_type, int64_t outer,
-                                                             int64_t channels, int64_t inner, double epsilon,
-                                                             double momentum, int unbiased, int relu, const void* x,
-                                                             const void* scale, const void* b, const void* running_mean,
-                                                             const void* running_var, void* y, void* mean,
-                                                             void* inv_std, void* updated_mean, void* updated_var);
-
-ONNX_CBP_EXPORT const char* onnx_cbp_batch_norm_relu_train_update(
-    int x_type, int stats_type, int64_t outer, int64_t channels, int64_t inner, double epsilon, double momentum,
-    int unbiased, const void* x, const void* scale, const void* b, const void* running_mean, const void* running_var,
-    void* y, void* mean, void* inv_std, void* updated_mean, void* updated_var, void* slope, void* offset);
-
-ONNX_CBP_EXPORT const char* onnx_cbp_batch_norm_recompute_relu_grad(int x_type, int stats_type, int64_t outer,
-                                                                    int64_t channels, int64_t inner, const void* dy,
-                                                                    const void* x, const void* scale, const void* mean,
-                                                                    const void* inv_std, const void* slope,
-                                                                    const void* offset, void* dx, void* scale_grad,
-                                                                    void* bias_grad);
-
-ONNX_CBP_EXPORT const char* onnx_cbp_batch_norm_relu_grad(int x_type, int stats_type, int64_t outer, int64_t channels,
-                                                          int64_t inner, const void* dy, const void* y, const void* x,
-                                                          const void* scale, const void* mean, const void* inv_std,
-                                                          void* dx, void* scale_grad, void* bias_grad);
-
-ONNX_CBP_EXPORT const char* onnx_cbp_batch_norm_grad(int x_type, int stats_type, int64_t outer, int64_t channels,
-                                                     int64_t inner, const void* dy, const void* x, const void* scale,
-                                                     const void* mean, const void* inv_std, void* dx, void* scale_grad,
-                                                     void* bias_grad);
-
-/* axes: of space, one to three; size, kernel_shape, strides and dilations have a number for each of them, pads two. */
-ONNX_CBP_EXPORT const char* onnx_cbp_depthwise_conv_grad_weight(int x_type, int64_t batch, int64_t channels,
-                                                                int64_t multiplier, int64_t axes, const int64_t* size,
-                                                                const int64_t* kernel_shape, const int64_t* strides,
-                                                                const int64_t* pads, const int64_t* dilations,
-                                                                const void* x, const void* dy, void* dw);
-
-/* The same of a convolution of one group. */
-ONNX_CBP_EXPORT const char* onnx_cbp_direct_conv(int x_type, int64_t batch, int64_t channels, int64_t outputs,
-                                                 int64_t axes, const int64_t* size, const int64_t* kernel_shape,
-                                                 const int64_t* strides, const int64_t* pads, const int64_t* dilations,
-                                                 const void* x, const void* w, void* y);
-ONNX_CBP_EXPORT const char* onnx_cbp_direct_conv_exchanged(int x_type, int64_t batch, int64_t channels, int64_t outputs,
-                                                           int64_t axes, const int64_t* size,
-                                                           const int64_t* kernel_shape, const int64_t* strides,
-                                                           const int64_t* pads, const int64_t* dilations, const void* x,
-                                                           const void* w, void* y);
-ONNX_CBP_EXPORT const char* onnx_cbp_conv_grad_weight(int x_type, int64_t batch, int64_t channels, int64_t outputs,
-                                                      int64_t axes, const int64_t* size, const int64_t* kernel_shape,
-                                                      const int64_t* strides, const int64_t* pads,
-                                                      const int64_t* dilations, const void* x, const void* dy,
-                                                      void* dw);
-
-ONNX_CBP_EXPORT const char* onnx_cbp_running_stats(int stats_type, int64_t channels, double momentum, int unbiased,
-                                                   const void* running, const void* batch, const int64_t* count,
-                                                   void* updated);
+/* The functions of ops: onnx_cbp_channel_stats(int x_type, int stats_type, int64_t outer, int64_t channels, int64_t
+ * inner, const void* x, void* mean, void* var, int64_t* count) and so on, as ops/table.h has them: types and sizes,
+ * attributes, inputs, outputs. docs/native_interface.md has them written out. Errors of collectives stay readable until
+ * the thread's next call. */
+#define ONNX_CBP_DECLARE(Name, name, sizes) \
+  ONNX_CBP_EXPORT const char* onnx_cbp_##name(ONNX_CBP_PARAMETERS(name, sizes));
+ONNX_CBP_OPS(ONNX_CBP_DECLARE)
+#undef ONNX_CBP_DECLARE
 
 /* Collectives. A message is a header of ONNX_CBP_MESSAGE_HEADER elements, for the communicator's own use, and a
  * payload. Functions of a communicator answer -1 on failure, with one line of text of at most ONNX_CBP_ERROR_CAPACITY
@@ -137,20 +61,6 @@ typedef struct onnx_cbp_communicator {
 
 /* The communicator of the process, kept by pointer; null: every session is a single replica. */
 ONNX_CBP_EXPORT void onnx_cbp_set_communicator(const onnx_cbp_communicator* communicator);
-
-/* Errors of these three stay readable until the thread's next call. */
-ONNX_CBP_EXPORT const char* onnx_cbp_all_gather(int stats_type, int64_t channels, int64_t replicas, const char* group,
-                                                const char* layer, const void* mean, const void* var,
-                                                const int64_t* count, void* means, void* vars, int64_t* counts);
-
-ONNX_CBP_EXPORT const char* onnx_cbp_all_reduce(int stats_type, int64_t channels, const char* group,
-                                                const char* reduction, const char* layer, const void* scale_grad,
-                                                const void* bias_grad, void* reduced_scale_grad,
-                                                void* reduced_bias_grad);
-
-ONNX_CBP_EXPORT const char* onnx_cbp_all_reduce_bucket(int stats_type, int64_t elements, const char* group,
-                                                       const char* reduction, const char* layer, const void* bucket,
-                                                       void* reduced);
 
 #ifdef __cplusplus
 }

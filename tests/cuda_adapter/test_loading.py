@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 import pytest
 
 from support.gpu.cuda_adapter import needed_folder
+from support.native_table import CUDA_FUNCTIONS, NATIVE, declared
 from support.ops import feeds_of, make_case, op_model, run, session
 
 KERNELS = "libonnx_cbp_cuda.so"
-C_API = (Path(__file__).parents[2] / "custom_ops" / "native" / "cuda" / "c_api.h").read_text()
+C_API = (NATIVE / "cuda" / "c_api.h").read_text()
 INTERFACE = int(re.search(r"#define ONNX_CBP_CUDA_INTERFACE (\d+)", C_API)[1])
 
 
@@ -90,7 +90,8 @@ def test_what_cuda_says_is_passed_on_when_the_session_is_made(adapter):
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("there is no g++ to make a library with")
-    functions = set(re.findall(r"\b(onnx_cbp_cuda_\w+)\(", C_API)) - {"onnx_cbp_cuda_interface", "onnx_cbp_cuda_check"}
+    functions = declared("cuda/c_api.h") | CUDA_FUNCTIONS
+    functions -= {"onnx_cbp_cuda_interface", "onnx_cbp_cuda_check"}
     code = [
         f"int onnx_cbp_cuda_interface() {{ return {INTERFACE}; }}",
         'const char* onnx_cbp_cuda_check(int) { return "the driver is too old: install another"; }',

@@ -1,4 +1,4 @@
-"""Every plain C function of the header refuses what it cannot work on in one line; the process goes on.
+"""Every plain C function of the table refuses what it cannot work on in one line; the process goes on.
 
 Run in a process of their own: what is tested is that there is none that ends it.
 """
@@ -13,23 +13,18 @@ from pathlib import Path
 
 import pytest
 
+from onnx_cbp.custom_ops import OPERATORS
 from onnx_cbp.custom_ops.library import get_library_path
+from onnx_cbp.custom_ops.operator import STRUCTURAL_ATTRIBUTES
+from support.native_table import FUNCTIONS, OPS
 
 pytestmark = pytest.mark.native
 
-HEADER = Path(__file__).parents[2] / "custom_ops" / "native" / "c_api.h"
-#: Each function that answers an error, with its parameters as (type, name).
-FUNCTIONS = {
-    name: [tuple(part.strip().rsplit(" ", 1)) for part in parameters.split(",")]
-    for name, parameters in re.findall(r"const char\* (onnx_cbp_\w+)\(([^)]*)\);", HEADER.read_text())
-    if parameters != "void"
-}
 SIZES = {
     "outer": 2,
     "channels": 3,
     "inner": 4,
     "replicas": 1,
-    "elements": 6,
     "batch": 2,
     "multiplier": 2,
     "outputs": 5,
@@ -97,9 +92,34 @@ def _tensors(name: str) -> list[str]:
     return [p for kind, p in FUNCTIONS[name] if kind.endswith("*") and kind != "const char*" and p not in LISTS]
 
 
-def test_the_header_is_read():
+def test_the_table_is_read():
     assert len(FUNCTIONS) == 20
     assert all(_tensors(name) for name in FUNCTIONS)
+
+
+def test_the_table_has_what_the_descriptions_have():
+    assert set(OPS) == set(OPERATORS)
+    c_types = {int: "int", float: "double", str: "const char*"}
+    types = {"Data": ("T", "X"), "Vector": ("U", "C"), "ReplicaVectors": ("U", "RC"), "Count": ("int64", "")}
+    types |= {"ReplicaCounts": ("int64", "R"), "DepthwiseResults": ("T", "windows"), "DepthwiseWeight": ("T", "kernel")}
+    types |= {"Results": ("T", "outputs"), "Weight": ("T", "weight"), "ExchangedWeight": ("T", "exchanged weight")}
+    for name, operator in OPERATORS.items():
+        attributes = [a for a in operator.attributes if a.name not in STRUCTURAL_ATTRIBUTES]
+        expected = [("ATTRIBUTE", c_types[type(a.default)], a.name) for a in attributes]
+        for what, formals in (("IN", operator.inputs), ("OUT", operator.outputs)):
+            expected += [(what, t.name, t.type, t.shape) for t in formals]
+        got = [row if len(row) == 3 else (row[0], row[2], *types[row[3]]) for row in OPS[name]]
+        assert got == expected, name
+
+
+def test_the_documentation_has_every_function_as_it_is():
+    text = (Path(__file__).parents[2] / "docs" / "native_interface.md").read_text()
+    documented = {
+        name: [tuple(part.strip().rsplit(" ", 1)) for part in parameters.split(",")]
+        for name, parameters in re.findall(r"^    const char\* (onnx_cbp_\w+)\(([^)]*)\);", text, re.MULTILINE)
+        if parameters != "void"
+    }
+    assert documented == FUNCTIONS
 
 
 def test_usual_arguments_are_taken():

@@ -6,30 +6,11 @@
 namespace {
 
 void ReplayByName(const std::string& name) {
-#define ONNX_CBP_REPLAY(function) \
-  if (name == #function) return replaying::Replay(name, function)
-  ONNX_CBP_REPLAY(onnx_cbp_all_gather);
-  ONNX_CBP_REPLAY(onnx_cbp_all_reduce);
-  ONNX_CBP_REPLAY(onnx_cbp_all_reduce_bucket);
-  ONNX_CBP_REPLAY(onnx_cbp_batch_norm_grad);
-  ONNX_CBP_REPLAY(onnx_cbp_batch_norm_recompute_relu_grad);
-  ONNX_CBP_REPLAY(onnx_cbp_batch_norm_relu_grad);
-  ONNX_CBP_REPLAY(onnx_cbp_batch_norm_relu_train_update);
-  ONNX_CBP_REPLAY(onnx_cbp_batch_norm_train);
-  ONNX_CBP_REPLAY(onnx_cbp_batch_norm_train_update);
-  ONNX_CBP_REPLAY(onnx_cbp_channel_backprop);
-  ONNX_CBP_REPLAY(onnx_cbp_channel_backprop_stats);
-  ONNX_CBP_REPLAY(onnx_cbp_channel_backprop_stats_grad);
-  ONNX_CBP_REPLAY(onnx_cbp_channel_normalize);
-  ONNX_CBP_REPLAY(onnx_cbp_channel_stats);
-  ONNX_CBP_REPLAY(onnx_cbp_channel_stats_merge);
-  ONNX_CBP_REPLAY(onnx_cbp_conv_grad_weight);
-  ONNX_CBP_REPLAY(onnx_cbp_depthwise_conv_grad_weight);
-  ONNX_CBP_REPLAY(onnx_cbp_direct_conv);
-  ONNX_CBP_REPLAY(onnx_cbp_direct_conv_exchanged);
-  ONNX_CBP_REPLAY(onnx_cbp_running_stats);
+#define ONNX_CBP_REPLAY(Name, function, sizes) \
+  if (name == "onnx_cbp_" #function) return replaying::Replay(name, onnx_cbp_##function);
+  ONNX_CBP_OPS(ONNX_CBP_REPLAY)
 #undef ONNX_CBP_REPLAY
-  replaying::Fail("no function '" + name + "': name it in replay.cc");
+  replaying::Fail("no function '" + name + "'");
 }
 
 }  // namespace

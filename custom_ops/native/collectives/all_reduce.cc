@@ -1,8 +1,9 @@
-#include "all_reduce.h"
-
 #include <algorithm>
+#include <string>
 
 #include "../kernels/element_types.h"
+#include "../kernels/op.h"
+#include "communicator.h"
 #include "messages.h"
 
 namespace onnx_cbp {
@@ -32,8 +33,7 @@ void Divide(const M* sums, int64_t elements, double divisor, U* out) {
   }
 }
 
-}  // namespace
-
+// "mean" is, "sum" is not.
 bool IsMean(const std::string& reduction) {
   if (reduction != "sum" && reduction != "mean") {
     throw CollectiveError("attribute 'reduction' is '" + reduction + "'; use 'sum' or 'mean'");
@@ -41,21 +41,25 @@ bool IsMean(const std::string& reduction) {
   return reduction == "mean";
 }
 
-bool AllReduce(const Collective& collective, int stats_type, int64_t channels, bool mean, const void* scale_grad,
-               const void* bias_grad, void* reduced_scale_grad, void* reduced_bias_grad) {
-  return DispatchStatistics(stats_type, [&](auto u) {
+}  // namespace
+
+// Both vectors [channels], in one message of doubles.
+bool AllReduce(const ReduceCall& call, const AllReduceArguments& a) {
+  const int64_t channels = call.channels;
+  const bool mean = IsMean(a.reduction);
+  return DispatchStatistics(call.stats_type, [&](auto u) {
     using U = decltype(u);
-    const U* scale_in = static_cast<const U*>(scale_grad);
-    const U* bias_in = static_cast<const U*>(bias_grad);
-    U* scale_out = static_cast<U*>(reduced_scale_grad);
-    U* bias_out = static_cast<U*>(reduced_bias_grad);
+    const U* scale_in = a.scale_grad.As<U>();
+    const U* bias_in = a.bias_grad.As<U>();
+    U* scale_out = a.reduced_scale_grad.As<U>();
+    U* bias_out = a.reduced_bias_grad.As<U>();
     if (Collective::Alone()) {
       std::copy_n(scale_in, channels, scale_out);
       std::copy_n(bias_in, channels, bias_out);
       return;
     }
     Reduce<double>(
-        collective, kDouble, 2 * channels, mean,
+        call.collective, kDouble, 2 * channels, mean,
         [&](double* payload) {
           std::copy_n(scale_in, channels, payload);
           std::copy_n(bias_in, channels, payload + channels);
@@ -67,18 +71,20 @@ bool AllReduce(const Collective& collective, int stats_type, int64_t channels, b
   });
 }
 
-bool AllReduceBucket(const Collective& collective, int stats_type, int64_t elements, bool mean, const void* bucket,
-                     void* reduced) {
-  return DispatchStatistics(stats_type, [&](auto u) {
+// One vector, in a message of its own type.
+bool AllReduceBucket(const ReduceCall& call, const AllReduceBucketArguments& a) {
+  const int64_t elements = call.channels;
+  const bool mean = IsMean(a.reduction);
+  return DispatchStatistics(call.stats_type, [&](auto u) {
     using U = decltype(u);
-    const U* in = static_cast<const U*>(bucket);
-    U* out = static_cast<U*>(reduced);
+    const U* in = a.bucket.As<U>();
+    U* out = a.reduced.As<U>();
     if (Collective::Alone()) {
       std::copy_n(in, elements, out);
       return;
     }
     Reduce<U>(
-        collective, stats_type, elements, mean, [&](U* payload) { std::copy_n(in, elements, payload); },
+        call.collective, call.stats_type, elements, mean, [&](U* payload) { std::copy_n(in, elements, payload); },
         [&](const U* payload, double divisor) { Divide(payload, elements, divisor, out); });
   });
 }

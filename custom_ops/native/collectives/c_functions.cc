@@ -8,31 +8,28 @@
 
 #include "../arguments.h"
 #include "../c_api.h"
-#include "all_gather.h"
-#include "all_reduce.h"
+#include "../kernels/op.h"
+#include "communicator.h"
 
+namespace onnx_cbp {
 namespace {
 
-using onnx_cbp::Collective;
-using onnx_cbp::CollectiveError;
-using onnx_cbp::Tensors;
+constexpr const char* kNoStatisticsType = "unknown type: statistics are float (1) or double (11)";
 
-constexpr const char* kUnknownType = "unknown type: statistics are float (1) or double (11)";
-
-// Runs a collective; nothing leaves as an exception. Sizes and texts are checked before, tensors are what `tensors`
-// has.
+// Runs run(collective) where type, sizes, texts and tensors are what they can be; nothing leaves as an exception.
 template <typename F>
-const char* Guard(const char* name, const char* layer, const char* group, int stats_type,
-                  std::initializer_list<int64_t> sizes, std::initializer_list<Tensors> tensors, F&& run) {
+const char* Guard(const char* name, std::initializer_list<Tensor> tensors, const char* group, const char* layer,
+                  int stats_type, int64_t replicas, int64_t channels, F&& run) {
   thread_local std::string text;
+  // Room for the messages: 2 numbers a channel and a count, and a header.
   int64_t elements = 0;
-  if (!onnx_cbp::IsStatisticsType(stats_type)) return kUnknownType;
+  if (!IsStatisticsType(stats_type)) return kNoStatisticsType;
   if (layer == nullptr || group == nullptr) return "the layer or the group is null: give texts";
-  if (const char* reason = onnx_cbp::Product(sizes, &elements)) return reason;
-  if (const char* reason = onnx_cbp::MissingTensor(tensors)) return reason;
+  if (const char* reason = Product({replicas, channels, 4}, &elements)) return reason;
+  if (const char* reason = MissingTensor(tensors, SizeOfVectors{replicas, channels})) return reason;
   try {
     const Collective collective(name, layer, group, Collective::kNoNode);
-    return run(collective) ? nullptr : kUnknownType;
+    return run(collective) ? nullptr : kNoStatisticsType;
   } catch (const std::bad_alloc&) {
     return "out of memory";
   } catch (const std::length_error&) {
@@ -45,46 +42,33 @@ const char* Guard(const char* name, const char* layer, const char* group, int st
   }
 }
 
-constexpr const char* kNoReduction = "the reduction is null: use 'sum' or 'mean'";
+// These two are named for the sizes that they are given.
+template <typename Arguments, typename F>
+const char* RunGather(const char* name, std::initializer_list<Tensor> tensors, const Arguments& a, F&& kernel,
+                      int stats_type, int64_t channels, int64_t replicas) {
+  return Guard(name, tensors, a.group, a.layer, stats_type, replicas, channels, [&](const Collective& collective) {
+    if (const int64_t there = collective.Replicas(); there != replicas) {
+      throw CollectiveError("there is room for " + std::to_string(replicas) + " replicas, and the group has " +
+                            std::to_string(there));
+    }
+    return kernel(GatherCall{stats_type, channels, replicas, collective}, a);
+  });
+}
+
+template <typename Arguments, typename F>
+const char* RunReduce(const char* name, std::initializer_list<Tensor> tensors, const Arguments& a, F&& kernel,
+                      int stats_type, int64_t channels) {
+  if (a.reduction == nullptr) return "the reduction is null: use 'sum' or 'mean'";
+  return Guard(name, tensors, a.group, a.layer, stats_type, 1, channels,
+               [&](const Collective& collective) { return kernel(ReduceCall{stats_type, channels, collective}, a); });
+}
 
 }  // namespace
+}  // namespace onnx_cbp
 
-const char* onnx_cbp_all_gather(int stats_type, int64_t channels, int64_t replicas, const char* group,
-                                const char* layer, const void* mean, const void* var, const int64_t* count, void* means,
-                                void* vars, int64_t* counts) {
-  // Room for the messages: 2 numbers a channel and a count, and a header.
-  int64_t all = 0;
-  if (const char* reason = onnx_cbp::Product({replicas, channels, 4}, &all)) return reason;
-  return Guard("AllGather", layer, group, stats_type, {replicas, channels, 4},
-               {{channels, {mean, var}}, {all, {means, vars}}, {replicas, {counts}}, {1, {count}}},
-               [&](const Collective& collective) {
-                 if (const int64_t there = collective.Replicas(); there != replicas) {
-                   throw CollectiveError("there is room for " + std::to_string(replicas) +
-                                         " replicas, and the group has " + std::to_string(there));
-                 }
-                 return onnx_cbp::AllGather(collective, stats_type, channels, replicas, mean, var, count, means, vars,
-                                            counts);
-               });
-}
-
-const char* onnx_cbp_all_reduce(int stats_type, int64_t channels, const char* group, const char* reduction,
-                                const char* layer, const void* scale_grad, const void* bias_grad,
-                                void* reduced_scale_grad, void* reduced_bias_grad) {
-  if (reduction == nullptr) return kNoReduction;
-  return Guard("AllReduce", layer, group, stats_type, {channels, 2},
-               {{channels, {scale_grad, bias_grad, reduced_scale_grad, reduced_bias_grad}}},
-               [&](const Collective& collective) {
-                 return onnx_cbp::AllReduce(collective, stats_type, channels, onnx_cbp::IsMean(reduction), scale_grad,
-                                            bias_grad, reduced_scale_grad, reduced_bias_grad);
-               });
-}
-
-const char* onnx_cbp_all_reduce_bucket(int stats_type, int64_t elements, const char* group, const char* reduction,
-                                       const char* layer, const void* bucket, void* reduced) {
-  if (reduction == nullptr) return kNoReduction;
-  return Guard("AllReduceBucket", layer, group, stats_type, {elements}, {{elements, {bucket, reduced}}},
-               [&](const Collective& collective) {
-                 return onnx_cbp::AllReduceBucket(collective, stats_type, elements, onnx_cbp::IsMean(reduction), bucket,
-                                                  reduced);
-               });
-}
+#define ONNX_CBP_DEFINE(Name, name, sizes)                                                                 \
+  const char* onnx_cbp_##name(ONNX_CBP_PARAMETERS(name, sizes)) {                                          \
+    return onnx_cbp::Run##sizes(#Name, ONNX_CBP_TENSORS(name), ONNX_CBP_TAKEN(Name, name), onnx_cbp::Name, \
+                                ONNX_CBP_VALUES_##sizes);                                                  \
+  }
+ONNX_CBP_COLLECTIVES(ONNX_CBP_DEFINE)

@@ -23,26 +23,6 @@ const char* WrongShape(int64_t outer, int64_t channels, int64_t inner) {
   return nullptr;
 }
 
-// Runs run(Queue*, Call, T{}, V{}) for a tensor of these types and this shape; the call's tensors are still to be set.
-template <typename F>
-const char* WithTensors(const char* function, const onnx_cbp_cuda_queue& where, int x_type, int stats_type,
-                        int64_t outer, int64_t channels, int64_t inner, F&& run) {
-  Queue queue(function, where);
-  if (const char* reason = WrongShape(outer, channels, inner)) {
-    queue.Fail(reason);
-    return queue.result();
-  }
-  Call call{Layout{outer, channels, inner}, stats_type};
-  const bool known = Dispatch(x_type, stats_type, [&](auto t, auto u) {
-    using T = decltype(t);
-    // What 16 bits hold of y and dx is the same from float and from double; sums follow the type of the statistics.
-    using V = std::conditional_t<sizeof(T) < sizeof(float), float, ComputeType<T, decltype(u)>>;
-    run(&queue, call, t, V{});
-  });
-  if (!known) queue.Fail(kUnknownType);
-  return queue.result();
-}
-
 // *count = elements, where no channel is there to do it.
 struct SetCount {
   int64_t* count;
@@ -102,59 +82,181 @@ struct UpdateRunning {
   }
 };
 
-template <typename V>
-FinishTrain<V> Train(const Call& call, const StatsOutputs& outputs, const void* scale, const void* b, void* slope,
-                     void* offset) {
-  return {outputs, call.Of(scale), call.Of(b), call.To(slope), call.To(offset)};
+// Work<T, V>::Enqueue(queue, operands, arguments) queues what an op does with tensors of type T and elementwise
+// arithmetic in V: one for each op, told apart by its arguments. The operands have their shape, and their tensors are
+// still to be set.
+template <typename T, typename V>
+struct Work {
+  static void Enqueue(Queue* queue, Operands* operands, const ChannelStatsArguments& a) {
+    operands->x = a.x.data();
+    StatsOutputs outputs;
+    outputs.mean = operands->To(a.mean);
+    outputs.var = operands->To(a.var);
+    outputs.count = a.count.template As<int64_t>();
+    QueueCount(queue, operands->layout, outputs.count);
+    Passes<T, V>::Stats(queue, *operands, outputs);
+  }
+
+  static void Enqueue(Queue* queue, Operands* operands, const ChannelNormalizeArguments& a) {
+    operands->x = a.x.data();
+    operands->out = a.y.data();
+    Passes<T, V>::Normalize(queue, *operands, a);
+  }
+
+  static void Enqueue(Queue* queue, Operands* operands, const ChannelBackpropStatsArguments& a) {
+    operands->x = a.x.data();
+    operands->dy = a.dy.data();
+    Passes<T, V>::Sums(queue, *operands, Sums(*operands, a, {}));
+  }
+
+  static void Enqueue(Queue* queue, Operands* operands, const ChannelBackpropArguments& a) {
+    operands->x = a.x.data();
+    operands->dy = a.dy.data();
+    operands->out = a.dx.data();
+    Passes<T, V>::Backprop(queue, *operands, a);
+  }
+
+  static void Enqueue(Queue* queue, Operands* operands, const ChannelStatsMergeArguments& a) {
+    const int64_t replicas = operands->layout.outer, channels = operands->layout.channels;
+    QueueForEachChannel(
+        queue, channels == 0 ? 1 : channels,
+        MergeStats{operands->Of(a.mean), operands->Of(a.var), replicas, channels, a.count.template As<int64_t>(),
+                   operands->To(a.merged_mean), operands->To(a.merged_var), a.merged_count.template As<int64_t>()});
+  }
+
+  static void Enqueue(Queue* queue, Operands* operands, const ChannelBackpropStatsGradArguments& a) {
+    operands->x = a.x.data();
+    operands->dy = a.dy.data();
+    operands->out = a.dx.data();
+    operands->out_dy = a.d_dy.data();
+    FinishStatsGrad<V> finish{operands->Of(a.mean),
+                              operands->Of(a.inv_std),
+                              operands->Of(a.d_scale_grad),
+                              operands->Of(a.d_bias_grad),
+                              operands->To(a.d_mean),
+                              operands->To(a.d_inv_std),
+                              nullptr,
+                              nullptr};
+    Passes<T, V>::StatsGrad(queue, *operands, finish);
+  }
+
+  static void Enqueue(Queue* queue, Operands* operands, const RunningStatsArguments& a) {
+    QueueForEachChannel(queue, operands->layout.channels,
+                        UpdateRunning{operands->Of(a.running),
+                                      operands->Of(a.batch),
+                                      a.count.template As<int64_t>(),
+                                      {a.momentum, a.unbiased != 0},
+                                      operands->To(a.updated)});
+  }
+
+  static void Enqueue(Queue* queue, Operands* operands, const BatchNormTrainArguments& a) {
+    StatsOutputs outputs;
+    outputs.mean = operands->To(a.mean);
+    outputs.var = operands->To(a.var);
+    outputs.count = a.count.template As<int64_t>();
+    QueueCount(queue, operands->layout, outputs.count);
+    Forward(queue, operands, a, outputs, {}, {});
+  }
+
+  static void Enqueue(Queue* queue, Operands* operands, const BatchNormTrainUpdateArguments& a) {
+    operands->relu = a.relu != 0;
+    Forward(queue, operands, a, Updates(*operands, a), {}, {});
+  }
+
+  static void Enqueue(Queue* queue, Operands* operands, const BatchNormReluTrainUpdateArguments& a) {
+    operands->relu = true;
+    Forward(queue, operands, a, Updates(*operands, a), a.slope, a.offset);
+  }
+
+  static void Enqueue(Queue* queue, Operands* operands, const BatchNormGradArguments& a) {
+    Backward(queue, operands, a, {}, {}, {});
+  }
+
+  static void Enqueue(Queue* queue, Operands* operands, const BatchNormReluGradArguments& a) {
+    Backward(queue, operands, a, a.y, {}, {});
+  }
+
+  static void Enqueue(Queue* queue, Operands* operands, const BatchNormRecomputeReluGradArguments& a) {
+    Backward(queue, operands, a, {}, a.slope, a.offset);
+  }
+
+ private:
+  // What the forward ops share. slope and offset are of y, for a gradient that recomputes the ReLU's mask; null where
+  // nobody keeps them.
+  template <typename Arguments>
+  static void Forward(Queue* queue, Operands* operands, const Arguments& a, StatsOutputs outputs,
+                      const Result<formal_slope>& slope, const Result<formal_offset>& offset) {
+    operands->x = a.x.data();
+    operands->out = a.y.data();
+    outputs.epsilon = a.epsilon;
+    Passes<T, V>::Train(
+        queue, *operands,
+        FinishTrain<V>{outputs, operands->Of(a.scale), operands->Of(a.b), operands->To(slope), operands->To(offset)});
+  }
+
+  template <typename Arguments>
+  static StatsOutputs Updates(const Operands& operands, const Arguments& a) {
+    StatsOutputs outputs;
+    outputs.mean = operands.To(a.mean);
+    outputs.inv_std = operands.To(a.inv_std);
+    outputs.running_mean = operands.Of(a.running_mean);
+    outputs.running_var = operands.Of(a.running_var);
+    outputs.mean_rule = {a.momentum, false};
+    outputs.var_rule = {a.momentum, a.unbiased != 0};
+    outputs.updated_mean = operands.To(a.updated_mean);
+    outputs.updated_var = operands.To(a.updated_var);
+    return outputs;
+  }
+
+  template <typename Arguments>
+  static FinishSums<V> Sums(const Operands& operands, const Arguments& a, const Input<formal_scale>& scale) {
+    return {operands.Of(scale), operands.Of(a.mean), operands.Of(a.inv_std), operands.To(a.scale_grad),
+            operands.To(a.bias_grad)};
+  }
+
+  // What the backward ops share; which ReLU stood behind the normalisation is told by its y, or by slope and offset.
+  template <typename Arguments>
+  static void Backward(Queue* queue, Operands* operands, const Arguments& a, const Input<formal_y>& y,
+                       const Input<formal_slope>& slope, const Input<formal_offset>& offset) {
+    operands->dy = a.dy.data();
+    operands->x = a.x.data();
+    operands->y_of_relu = y.data();
+    operands->out = a.dx.data();
+    Passes<T, V>::Grad(queue, *operands, Sums(*operands, a, a.scale), operands->Of(slope), operands->Of(offset));
+  }
+};
+
+// The functions below queue an op's work where types and sizes are what they can be. They are named for the sizes that
+// they are given.
+template <typename Arguments>
+const char* RunTensor(const char* function, const onnx_cbp_cuda_queue& where, const Arguments& arguments, int x_type,
+                      int stats_type, int64_t outer, int64_t channels, int64_t inner) {
+  Queue queue(function, where);
+  if (const char* reason = WrongShape(outer, channels, inner)) {
+    queue.Fail(reason);
+    return queue.result();
+  }
+  Operands operands{Layout{outer, channels, inner}, stats_type};
+  const bool known = Dispatch(x_type, stats_type, [&](auto t, auto u) {
+    using T = decltype(t);
+    // What 16 bits hold of y and dx is the same from float and from double; sums follow the type of the statistics.
+    using V = std::conditional_t<sizeof(T) < sizeof(float), float, ComputeType<T, decltype(u)>>;
+    Work<T, V>::Enqueue(&queue, &operands, arguments);
+  });
+  if (!known) queue.Fail(kUnknownType);
+  return queue.result();
 }
 
-// slope and offset: of y, for a gradient that recomputes the ReLU's mask; null where nobody keeps them.
-const char* TrainUpdate(const char* function, const onnx_cbp_cuda_queue& queue, int x_type, int stats_type,
-                        int64_t outer, int64_t channels, int64_t inner, double epsilon, double momentum, int unbiased,
-                        bool relu, const void* x, const void* scale, const void* b, const void* running_mean,
-                        const void* running_var, void* y, void* mean, void* inv_std, void* updated_mean,
-                        void* updated_var, void* slope, void* offset) {
-  return WithTensors(function, queue, x_type, stats_type, outer, channels, inner,
-                     [&](Queue* q, Call& call, auto t, auto v) {
-                       using V = decltype(v);
-                       call.x = x;
-                       call.out = y;
-                       call.relu = relu;
-                       StatsOutputs outputs;
-                       outputs.epsilon = epsilon;
-                       outputs.mean = call.To(mean);
-                       outputs.inv_std = call.To(inv_std);
-                       outputs.running_mean = call.Of(running_mean);
-                       outputs.running_var = call.Of(running_var);
-                       outputs.mean_rule = {momentum, false};
-                       outputs.var_rule = {momentum, unbiased != 0};
-                       outputs.updated_mean = call.To(updated_mean);
-                       outputs.updated_var = call.To(updated_var);
-                       Passes<decltype(t), V>::Train(q, call, Train<V>(call, outputs, scale, b, slope, offset));
-                     });
+template <typename Arguments>
+const char* RunReplicas(const char* function, const onnx_cbp_cuda_queue& where, const Arguments& arguments,
+                        int stats_type, int64_t replicas, int64_t channels) {
+  return RunTensor(function, where, arguments, kFloat, stats_type, replicas, channels, 1);
 }
 
-template <typename V>
-FinishSums<V> SumsFor(const Call& call, const void* scale, const void* mean, const void* inv_std, void* scale_grad,
-                      void* bias_grad) {
-  return {call.Of(scale), call.Of(mean), call.Of(inv_std), call.To(scale_grad), call.To(bias_grad)};
-}
-
-const char* BatchNormGrad(const char* function, const onnx_cbp_cuda_queue& queue, int x_type, int stats_type,
-                          int64_t outer, int64_t channels, int64_t inner, const void* dy, const void* y, const void* x,
-                          const void* scale, const void* mean, const void* inv_std, const void* slope,
-                          const void* offset, void* dx, void* scale_grad, void* bias_grad) {
-  return WithTensors(function, queue, x_type, stats_type, outer, channels, inner,
-                     [&](Queue* q, Call& call, auto t, auto v) {
-                       using T = decltype(t);
-                       using V = decltype(v);
-                       call.dy = dy;
-                       call.x = x;
-                       call.y_of_relu = y;
-                       call.out = dx;
-                       Passes<T, V>::Grad(q, call, SumsFor<V>(call, scale, mean, inv_std, scale_grad, bias_grad),
-                                          call.Of(slope), call.Of(offset));
-                     });
+template <typename Arguments>
+const char* RunVectors(const char* function, const onnx_cbp_cuda_queue& where, const Arguments& arguments,
+                       int stats_type, int64_t channels) {
+  return RunReplicas(function, where, arguments, stats_type, 1, channels);
 }
 
 }  // namespace
@@ -172,172 +274,11 @@ int64_t onnx_cbp_cuda_workspace(int64_t outer, int64_t channels, int64_t inner) 
   return WorkspaceBytes(onnx_cbp::Layout{outer, channels, inner});
 }
 
-const char* onnx_cbp_cuda_channel_stats(onnx_cbp_cuda_queue queue, int x_type, int stats_type, int64_t outer,
-                                        int64_t channels, int64_t inner, const void* x, void* mean, void* var,
-                                        int64_t* count) {
-  return WithTensors(__func__, queue, x_type, stats_type, outer, channels, inner,
-                     [&](Queue* q, Call& call, auto t, auto v) {
-                       call.x = x;
-                       StatsOutputs outputs;
-                       outputs.mean = call.To(mean);
-                       outputs.var = call.To(var);
-                       outputs.count = count;
-                       QueueCount(q, call.layout, count);
-                       Passes<decltype(t), decltype(v)>::Stats(q, call, outputs);
-                     });
-}
-
-const char* onnx_cbp_cuda_channel_normalize(onnx_cbp_cuda_queue queue, int x_type, int stats_type, int64_t outer,
-                                            int64_t channels, int64_t inner, double epsilon, const void* x,
-                                            const void* scale, const void* b, const void* mean, const void* var,
-                                            void* y) {
-  return WithTensors(__func__, queue, x_type, stats_type, outer, channels, inner,
-                     [&](Queue* q, Call& call, auto t, auto v) {
-                       call.x = x;
-                       call.out = y;
-                       Passes<decltype(t), decltype(v)>::Normalize(q, call, epsilon, call.Of(scale), call.Of(b),
-                                                                   call.Of(mean), call.Of(var));
-                     });
-}
-
-const char* onnx_cbp_cuda_channel_backprop_stats(onnx_cbp_cuda_queue queue, int x_type, int stats_type, int64_t outer,
-                                                 int64_t channels, int64_t inner, const void* x, const void* mean,
-                                                 const void* inv_std, const void* dy, void* scale_grad,
-                                                 void* bias_grad) {
-  return WithTensors(
-      __func__, queue, x_type, stats_type, outer, channels, inner, [&](Queue* q, Call& call, auto t, auto v) {
-        using V = decltype(v);
-        call.x = x;
-        call.dy = dy;
-        Passes<decltype(t), V>::Sums(q, call, SumsFor<V>(call, nullptr, mean, inv_std, scale_grad, bias_grad));
-      });
-}
-
-const char* onnx_cbp_cuda_channel_backprop(onnx_cbp_cuda_queue queue, int x_type, int stats_type, int64_t outer,
-                                           int64_t channels, int64_t inner, const void* dy, const void* x,
-                                           const void* scale, const void* mean, const void* inv_std,
-                                           const void* scale_grad, const void* bias_grad, const int64_t* count,
-                                           void* dx) {
-  return WithTensors(
-      __func__, queue, x_type, stats_type, outer, channels, inner, [&](Queue* q, Call& call, auto t, auto v) {
-        call.x = x;
-        call.dy = dy;
-        call.out = dx;
-        Passes<decltype(t), decltype(v)>::Backprop(q, call, call.Of(scale), call.Of(mean), call.Of(inv_std),
-                                                   call.Of(scale_grad), call.Of(bias_grad), count);
-      });
-}
-
-const char* onnx_cbp_cuda_channel_stats_merge(onnx_cbp_cuda_queue queue, int stats_type, int64_t replicas,
-                                              int64_t channels, const void* mean, const void* var, const int64_t* count,
-                                              void* merged_mean, void* merged_var, int64_t* merged_count) {
-  return WithTensors(__func__, queue, onnx_cbp::kFloat, stats_type, replicas, channels, 1,
-                     [&](Queue* q, Call& call, auto, auto) {
-                       QueueForEachChannel(q, channels == 0 ? 1 : channels,
-                                           MergeStats{call.Of(mean), call.Of(var), replicas, channels, count,
-                                                      call.To(merged_mean), call.To(merged_var), merged_count});
-                     });
-}
-
-const char* onnx_cbp_cuda_channel_backprop_stats_grad(onnx_cbp_cuda_queue queue, int x_type, int stats_type,
-                                                      int64_t outer, int64_t channels, int64_t inner, const void* x,
-                                                      const void* mean, const void* inv_std, const void* dy,
-                                                      const void* d_scale_grad, const void* d_bias_grad, void* dx,
-                                                      void* d_mean, void* d_inv_std, void* d_dy) {
-  return WithTensors(__func__, queue, x_type, stats_type, outer, channels, inner,
-                     [&](Queue* q, Call& call, auto t, auto v) {
-                       using V = decltype(v);
-                       call.x = x;
-                       call.dy = dy;
-                       call.out = dx;
-                       call.out_dy = d_dy;
-                       FinishStatsGrad<V> finish{call.Of(mean),
-                                                 call.Of(inv_std),
-                                                 call.Of(d_scale_grad),
-                                                 call.Of(d_bias_grad),
-                                                 call.To(d_mean),
-                                                 call.To(d_inv_std),
-                                                 nullptr,
-                                                 nullptr};
-                       Passes<decltype(t), V>::StatsGrad(q, call, finish);
-                     });
-}
-
-const char* onnx_cbp_cuda_batch_norm_train(onnx_cbp_cuda_queue queue, int x_type, int stats_type, int64_t outer,
-                                           int64_t channels, int64_t inner, double epsilon, const void* x,
-                                           const void* scale, const void* b, void* y, void* mean, void* var,
-                                           int64_t* count) {
-  return WithTensors(__func__, queue, x_type, stats_type, outer, channels, inner,
-                     [&](Queue* q, Call& call, auto t, auto v) {
-                       using V = decltype(v);
-                       call.x = x;
-                       call.out = y;
-                       StatsOutputs outputs;
-                       outputs.epsilon = epsilon;
-                       outputs.mean = call.To(mean);
-                       outputs.var = call.To(var);
-                       outputs.count = count;
-                       QueueCount(q, call.layout, count);
-                       Passes<decltype(t), V>::Train(q, call, Train<V>(call, outputs, scale, b, nullptr, nullptr));
-                     });
-}
-
-const char* onnx_cbp_cuda_batch_norm_train_update(onnx_cbp_cuda_queue queue, int x_type, int stats_type, int64_t outer,
-                                                  int64_t channels, int64_t inner, double epsilon, double momentum,
-                                                  int unbiased, int relu, const void* x, const void* scale,
-                                                  const void* b, const void* running_mean, const void* running_var,
-                                                  void* y, void* mean, void* inv_std, void* updated_mean,
-                                                  void* updated_var) {
-  return TrainUpdate(__func__, queue, x_type, stats_type, outer, channels, inner, epsilon, momentum, unbiased,
-                     relu != 0, x, scale, b, running_mean, running_var, y, mean, inv_std, updated_mean, updated_var,
-                     nullptr, nullptr);
-}
-
-const char* onnx_cbp_cuda_batch_norm_relu_train_update(onnx_cbp_cuda_queue queue, int x_type, int stats_type,
-                                                       int64_t outer, int64_t channels, int64_t inner, double epsilon,
-                                                       double momentum, int unbiased, const void* x, const void* scale,
-                                                       const void* b, const void* running_mean, const void* running_var,
-                                                       void* y, void* mean, void* inv_std, void* updated_mean,
-                                                       void* updated_var, void* slope, void* offset) {
-  return TrainUpdate(__func__, queue, x_type, stats_type, outer, channels, inner, epsilon, momentum, unbiased, true, x,
-                     scale, b, running_mean, running_var, y, mean, inv_std, updated_mean, updated_var, slope, offset);
-}
-
-const char* onnx_cbp_cuda_batch_norm_grad(onnx_cbp_cuda_queue queue, int x_type, int stats_type, int64_t outer,
-                                          int64_t channels, int64_t inner, const void* dy, const void* x,
-                                          const void* scale, const void* mean, const void* inv_std, void* dx,
-                                          void* scale_grad, void* bias_grad) {
-  return BatchNormGrad(__func__, queue, x_type, stats_type, outer, channels, inner, dy, nullptr, x, scale, mean,
-                       inv_std, nullptr, nullptr, dx, scale_grad, bias_grad);
-}
-
-const char* onnx_cbp_cuda_batch_norm_relu_grad(onnx_cbp_cuda_queue queue, int x_type, int stats_type, int64_t outer,
-                                               int64_t channels, int64_t inner, const void* dy, const void* y,
-                                               const void* x, const void* scale, const void* mean, const void* inv_std,
-                                               void* dx, void* scale_grad, void* bias_grad) {
-  return BatchNormGrad(__func__, queue, x_type, stats_type, outer, channels, inner, dy, y, x, scale, mean, inv_std,
-                       nullptr, nullptr, dx, scale_grad, bias_grad);
-}
-
-const char* onnx_cbp_cuda_batch_norm_recompute_relu_grad(onnx_cbp_cuda_queue queue, int x_type, int stats_type,
-                                                         int64_t outer, int64_t channels, int64_t inner, const void* dy,
-                                                         const void* x, const void* scale, const void* mean,
-                                                         const void* inv_std, const void* slope, const void* offset,
-                                                         void* dx, void* scale_grad, void* bias_grad) {
-  return BatchNormGrad(__func__, queue, x_type, stats_type, outer, channels, inner, dy, nullptr, x, scale, mean,
-                       inv_std, slope, offset, dx, scale_grad, bias_grad);
-}
-
-const char* onnx_cbp_cuda_running_stats(onnx_cbp_cuda_queue queue, int stats_type, int64_t channels, double momentum,
-                                        int unbiased, const void* running, const void* batch, const int64_t* count,
-                                        void* updated) {
-  return WithTensors(
-      __func__, queue, onnx_cbp::kFloat, stats_type, 1, channels, 1, [&](Queue* q, Call& call, auto, auto) {
-        QueueForEachChannel(
-            q, channels,
-            UpdateRunning{call.Of(running), call.Of(batch), count, {momentum, unbiased != 0}, call.To(updated)});
-      });
-}
+#define ONNX_CBP_CUDA_DEFINE(Name, name, sizes)                                                   \
+  const char* onnx_cbp_cuda_##name(onnx_cbp_cuda_queue queue, ONNX_CBP_PARAMETERS(name, sizes)) { \
+    return Run##sizes(__func__, queue, ONNX_CBP_TAKEN(Name, name), ONNX_CBP_VALUES_##sizes);      \
+  }
+ONNX_CBP_OPS_ON_CHANNELS(ONNX_CBP_CUDA_DEFINE)
 
 #if defined(__CUDACC__)
 

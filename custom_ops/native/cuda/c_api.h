@@ -13,6 +13,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "../ops/table.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -36,87 +38,13 @@ typedef struct onnx_cbp_cuda_queue {
 /* Bytes of workspace that are enough for every function on this shape and the current device. -1: no device. */
 ONNX_CBP_CUDA_EXPORT int64_t onnx_cbp_cuda_workspace(int64_t outer, int64_t channels, int64_t inner);
 
-ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_channel_stats(onnx_cbp_cuda_queue queue, int x_type, int stats_type,
-                                                             int64_t outer, int64_t channels, int64_t inner,
-                                                             const void* x, void* mean, void* var, int64_t* count);
-
-ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_channel_normalize(onnx_cbp_cuda_queue queue, int x_type, int stats_type,
-                                                                 int64_t outer, int64_t channels, int64_t inner,
-                                                                 double epsilon, const void* x, const void* scale,
-                                                                 const void* b, const void* mean, const void* var,
-                                                                 void* y);
-
-ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_channel_backprop_stats(onnx_cbp_cuda_queue queue, int x_type,
-                                                                      int stats_type, int64_t outer, int64_t channels,
-                                                                      int64_t inner, const void* x, const void* mean,
-                                                                      const void* inv_std, const void* dy,
-                                                                      void* scale_grad, void* bias_grad);
-
-ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_channel_backprop(onnx_cbp_cuda_queue queue, int x_type, int stats_type,
-                                                                int64_t outer, int64_t channels, int64_t inner,
-                                                                const void* dy, const void* x, const void* scale,
-                                                                const void* mean, const void* inv_std,
-                                                                const void* scale_grad, const void* bias_grad,
-                                                                const int64_t* count, void* dx);
-
-/* Its workspace is that of shape [1, channels, 1], and so is that of running_stats. */
-ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_channel_stats_merge(onnx_cbp_cuda_queue queue, int stats_type,
-                                                                   int64_t replicas, int64_t channels, const void* mean,
-                                                                   const void* var, const int64_t* count,
-                                                                   void* merged_mean, void* merged_var,
-                                                                   int64_t* merged_count);
-
-ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_channel_backprop_stats_grad(
-    onnx_cbp_cuda_queue queue, int x_type, int stats_type, int64_t outer, int64_t channels, int64_t inner,
-    const void* x, const void* mean, const void* inv_std, const void* dy, const void* d_scale_grad,
-    const void* d_bias_grad, void* dx, void* d_mean, void* d_inv_std, void* d_dy);
-
-ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_batch_norm_train(onnx_cbp_cuda_queue queue, int x_type, int stats_type,
-                                                                int64_t outer, int64_t channels, int64_t inner,
-                                                                double epsilon, const void* x, const void* scale,
-                                                                const void* b, void* y, void* mean, void* var,
-                                                                int64_t* count);
-
-ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_batch_norm_train_update(
-    onnx_cbp_cuda_queue queue, int x_type, int stats_type, int64_t outer, int64_t channels, int64_t inner,
-    double epsilon, double momentum, int unbiased, int relu, const void* x, const void* scale, const void* b,
-    const void* running_mean, const void* running_var, void* y, void* mean, void* inv_std, void* updated_mean,
-    void* updated_var);
-
-ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_batch_norm_relu_train_update(
-    onnx_cbp_cuda_queue queue, int x_type, int stats_type, int64_t outer, int64_t channels, int64_t inner,
-    double epsilon, double momentum, int unbiased, const void* x, const void* scale, const void* b,
-    const void* running_mean, const void* running_var, void* y, void* mean, void* inv_std, void* updated_mean,
-    void* updated_var, void* slope, void* offset);
-
-ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_batch_norm_grad(onnx_cbp_cuda_queue queue, int x_type, int stats_type,
-                                                               int64_t outer, int64_t channels, int64_t inner,
-                                                               const void* dy, const void* x, const void* scale,
-                                                               const void* mean, const void* inv_std, void* dx,
-                                                               void* scale_grad, void* bias_grad);
-
-ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_batch_norm_relu_grad(onnx_cbp_cuda_queue queue, int x_type,
-                                                                    int stats_type, int64_t outer, int64_t channels,
-                                                                    int64_t inner, const void* dy, const void* y,
-                                                                    const void* x, const void* scale, const void* mean,
-                                                                    const void* inv_std, void* dx, void* scale_grad,
-                                                                    void* bias_grad);
-
-ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_batch_norm_recompute_relu_grad(
-    onnx_cbp_cuda_queue queue, int x_type, int stats_type, int64_t outer, int64_t channels, int64_t inner,
-    const void* dy, const void* x, const void* scale, const void* mean, const void* inv_std, const void* slope,
-    const void* offset, void* dx, void* scale_grad, void* bias_grad);
-
-/* Needs no workspace; the lists are in the processor's memory. */
-ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_depthwise_conv_grad_weight(
-    onnx_cbp_cuda_queue queue, int x_type, int64_t batch, int64_t channels, int64_t multiplier, int64_t axes,
-    const int64_t* size, const int64_t* kernel_shape, const int64_t* strides, const int64_t* pads,
-    const int64_t* dilations, const void* x, const void* dy, void* dw);
-
-ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_running_stats(onnx_cbp_cuda_queue queue, int stats_type,
-                                                             int64_t channels, double momentum, int unbiased,
-                                                             const void* running, const void* batch,
-                                                             const int64_t* count, void* updated);
+/* The functions of ops: onnx_cbp_cuda_channel_stats(onnx_cbp_cuda_queue queue, ...) and so on. The workspace of
+ * channel_stats_merge and running_stats is that of shape [1, channels, 1]; depthwise_conv_grad_weight needs none, and
+ * its lists are in the processor's memory. */
+#define ONNX_CBP_CUDA_DECLARE(Name, name, sizes) \
+  ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_##name(onnx_cbp_cuda_queue queue, ONNX_CBP_PARAMETERS(name, sizes));
+ONNX_CBP_OPS_WITH_CUDA(ONNX_CBP_CUDA_DECLARE)
+#undef ONNX_CBP_CUDA_DECLARE
 
 /* Memory of the processor that a GPU reads and writes by itself (pinned). One call at a time may use it. */
 typedef struct onnx_cbp_cuda_staging onnx_cbp_cuda_staging;

@@ -77,12 +77,9 @@ struct DepthwiseGradWeight {
 
 using namespace onnx_cbp::cuda;  // NOLINT: only the definition of a C function follows
 
-const char* onnx_cbp_cuda_depthwise_conv_grad_weight(onnx_cbp_cuda_queue queue, int x_type, int64_t batch,
-                                                     int64_t channels, int64_t multiplier, int64_t axes,
-                                                     const int64_t* size, const int64_t* kernel_shape,
-                                                     const int64_t* strides, const int64_t* pads,
-                                                     const int64_t* dilations, const void* x, const void* dy,
-                                                     void* dw) {
+const char* onnx_cbp_cuda_depthwise_conv_grad_weight(onnx_cbp_cuda_queue queue,
+                                                     ONNX_CBP_PARAMETERS(depthwise_conv_grad_weight,
+                                                                         DepthwiseWindows)) {
   Queue q(__func__, queue);
   onnx_cbp::Windows windows;
   onnx_cbp::WindowSizes sizes{};

@@ -24,14 +24,14 @@ void WithWidth(const Plan& plan, F&& f) {
 }
 
 template <typename T>
-Plan PlanOf(const Call& call) {
+Plan PlanOf(const Operands& operands) {
   constexpr uintptr_t kBytes = sizeof(T) * kVectorWidth<T>;
   bool aligned = true;
-  for (const void* tensor :
-       {call.x, call.dy, call.y_of_relu, static_cast<const void*>(call.out), static_cast<const void*>(call.out_dy)}) {
+  for (const void* tensor : {operands.x, operands.dy, operands.y_of_relu, static_cast<const void*>(operands.out),
+                             static_cast<const void*>(operands.out_dy)}) {
     aligned = aligned && reinterpret_cast<uintptr_t>(tensor) % kBytes == 0;
   }
-  return MakePlan(call.layout, kVectorWidth<T>, aligned);
+  return MakePlan(operands.layout, kVectorWidth<T>, aligned);
 }
 
 // The workspace: coefficients of every channel, then the partial sums.
@@ -105,47 +105,47 @@ void QueueEmpty(Queue* queue, const Layout& layout, const Finish& finish) {
 }
 
 template <typename T, typename V>
-MomentsOf<T, V> Moments(const Call& call) {
-  return {{static_cast<const T*>(call.x)}, call.stats_type == kFloat};
+MomentsOf<T, V> Moments(const Operands& operands) {
+  return {{static_cast<const T*>(operands.x)}, operands.stats_type == kFloat};
 }
 
 template <typename T, typename V>
-NormalizeTo<T, V> Normalized(const Call& call, const NormalizeCoefficients<V>* coefficients) {
-  return {{static_cast<const T*>(call.x)}, static_cast<T*>(call.out), coefficients, call.relu};
+NormalizeTo<T, V> Normalized(const Operands& operands, const NormalizeCoefficients<V>* coefficients) {
+  return {{static_cast<const T*>(operands.x)}, static_cast<T*>(operands.out), coefficients, operands.relu};
 }
 
 template <typename T, typename V>
-ReadsGradient<T, V> Gradient(const Call& call, const Statistics& mean, const Statistics& slope,
+ReadsGradient<T, V> Gradient(const Operands& operands, const Statistics& mean, const Statistics& slope,
                              const Statistics& offset) {
-  return {static_cast<const T*>(call.dy),
-          static_cast<const T*>(call.x),
-          static_cast<const T*>(call.y_of_relu),
+  return {static_cast<const T*>(operands.dy),
+          static_cast<const T*>(operands.x),
+          static_cast<const T*>(operands.y_of_relu),
           mean,
           slope,
           offset};
 }
 
 template <typename T, typename V>
-SumsOf<T, V> GradientSums(const Queue& queue, const Call& call, const ReadsGradient<T, V>& reads) {
-  return {reads, call.stats_type == kFloat && (sizeof(T) < sizeof(float) || queue.device().slow_double)};
+SumsOf<T, V> GradientSums(const Queue& queue, const Operands& operands, const ReadsGradient<T, V>& reads) {
+  return {reads, operands.stats_type == kFloat && (sizeof(T) < sizeof(float) || queue.device().slow_double)};
 }
 
 template <typename T, typename V>
-void Passes<T, V>::Stats(Queue* queue, const Call& call, const StatsOutputs& outputs) {
+void Passes<T, V>::Stats(Queue* queue, const Operands& operands, const StatsOutputs& outputs) {
   const FinishStats finish{outputs};
-  if (call.layout.empty()) return QueueEmpty(queue, call.layout, finish);
-  const Workspace<NormalizeCoefficients<V>> space(*queue, call.layout);
-  QueueGather(queue, PlanOf<T>(call), Moments<T, V>(call), finish, space.partials,
+  if (operands.layout.empty()) return QueueEmpty(queue, operands.layout, finish);
+  const Workspace<NormalizeCoefficients<V>> space(*queue, operands.layout);
+  QueueGather(queue, PlanOf<T>(operands), Moments<T, V>(operands), finish, space.partials,
               static_cast<NoCoefficients*>(nullptr));
 }
 
 template <typename T, typename V>
-void Passes<T, V>::Train(Queue* queue, const Call& call, const FinishTrain<V>& finish) {
-  if (call.layout.empty()) return QueueEmpty(queue, call.layout, finish);
-  const Plan plan = PlanOf<T>(call);
-  const Workspace<NormalizeCoefficients<V>> space(*queue, call.layout);
-  const MomentsOf<T, V> gather = Moments<T, V>(call);
-  const NormalizeTo<T, V> map = Normalized<T, V>(call, space.coefficients);
+void Passes<T, V>::Train(Queue* queue, const Operands& operands, const FinishTrain<V>& finish) {
+  if (operands.layout.empty()) return QueueEmpty(queue, operands.layout, finish);
+  const Plan plan = PlanOf<T>(operands);
+  const Workspace<NormalizeCoefficients<V>> space(*queue, operands.layout);
+  const MomentsOf<T, V> gather = Moments<T, V>(operands);
+  const NormalizeTo<T, V> map = Normalized<T, V>(operands, space.coefficients);
   if (QueuedOnePass(queue, plan, gather, finish, map)) return;
   QueueGather(queue, plan, gather, finish, space.partials, space.coefficients);
   QueueMap(queue, plan, map);
@@ -165,32 +165,32 @@ struct PrepareNormalize {
 };
 
 template <typename T, typename V>
-void Passes<T, V>::Normalize(Queue* queue, const Call& call, double epsilon, const Statistics& scale,
-                             const Statistics& b, const Statistics& mean, const Statistics& var) {
-  if (call.layout.empty()) return;
-  const Workspace<NormalizeCoefficients<V>> space(*queue, call.layout);
-  QueueForEachChannel(queue, call.layout.channels,
-                      PrepareNormalize<V>{epsilon, scale, b, mean, var, space.coefficients});
-  QueueMap(queue, PlanOf<T>(call), Normalized<T, V>(call, space.coefficients));
+void Passes<T, V>::Normalize(Queue* queue, const Operands& operands, const ChannelNormalizeArguments& arguments) {
+  if (operands.layout.empty()) return;
+  const Workspace<NormalizeCoefficients<V>> space(*queue, operands.layout);
+  QueueForEachChannel(queue, operands.layout.channels,
+                      PrepareNormalize<V>{arguments.epsilon, operands.Of(arguments.scale), operands.Of(arguments.b),
+                                          operands.Of(arguments.mean), operands.Of(arguments.var), space.coefficients});
+  QueueMap(queue, PlanOf<T>(operands), Normalized<T, V>(operands, space.coefficients));
 }
 
 template <typename T, typename V>
-void Passes<T, V>::Sums(Queue* queue, const Call& call, const FinishSums<V>& finish) {
-  if (call.layout.empty()) return QueueEmpty(queue, call.layout, finish);
-  const Workspace<BackpropCoefficients<V>> space(*queue, call.layout);
-  QueueGather(queue, PlanOf<T>(call), GradientSums(*queue, call, Gradient<T, V>(call, finish.mean, {}, {})), finish,
-              space.partials, static_cast<BackpropCoefficients<V>*>(nullptr));
+void Passes<T, V>::Sums(Queue* queue, const Operands& operands, const FinishSums<V>& finish) {
+  if (operands.layout.empty()) return QueueEmpty(queue, operands.layout, finish);
+  const Workspace<BackpropCoefficients<V>> space(*queue, operands.layout);
+  QueueGather(queue, PlanOf<T>(operands), GradientSums(*queue, operands, Gradient<T, V>(operands, finish.mean, {}, {})),
+              finish, space.partials, static_cast<BackpropCoefficients<V>*>(nullptr));
 }
 
 template <typename T, typename V>
-void Passes<T, V>::Grad(Queue* queue, const Call& call, const FinishSums<V>& finish, const Statistics& slope,
+void Passes<T, V>::Grad(Queue* queue, const Operands& operands, const FinishSums<V>& finish, const Statistics& slope,
                         const Statistics& offset) {
-  if (call.layout.empty()) return QueueEmpty(queue, call.layout, finish);
-  const Plan plan = PlanOf<T>(call);
-  const Workspace<BackpropCoefficients<V>> space(*queue, call.layout);
-  const ReadsGradient<T, V> reads = Gradient<T, V>(call, finish.mean, slope, offset);
-  const SumsOf<T, V> gather = GradientSums(*queue, call, reads);
-  const BackpropTo<T, V> map{reads, static_cast<T*>(call.out), space.coefficients};
+  if (operands.layout.empty()) return QueueEmpty(queue, operands.layout, finish);
+  const Plan plan = PlanOf<T>(operands);
+  const Workspace<BackpropCoefficients<V>> space(*queue, operands.layout);
+  const ReadsGradient<T, V> reads = Gradient<T, V>(operands, finish.mean, slope, offset);
+  const SumsOf<T, V> gather = GradientSums(*queue, operands, reads);
+  const BackpropTo<T, V> map{reads, static_cast<T*>(operands.out), space.coefficients};
   if (QueuedOnePass(queue, plan, gather, finish, map)) return;
   QueueGather(queue, plan, gather, finish, space.partials, space.coefficients);
   QueueMap(queue, plan, map);
@@ -211,34 +211,36 @@ struct PrepareBackprop {
 };
 
 template <typename T, typename V>
-void Passes<T, V>::Backprop(Queue* queue, const Call& call, const Statistics& scale, const Statistics& mean,
-                            const Statistics& inv_std, const Statistics& scale_grad, const Statistics& bias_grad,
-                            const int64_t* count) {
-  if (call.layout.empty()) return;
-  const Workspace<BackpropCoefficients<V>> space(*queue, call.layout);
-  QueueForEachChannel(queue, call.layout.channels,
-                      PrepareBackprop<V>{scale, mean, inv_std, scale_grad, bias_grad, count, space.coefficients});
-  QueueMap(queue, PlanOf<T>(call),
-           BackpropTo<T, V>{Gradient<T, V>(call, mean, {}, {}), static_cast<T*>(call.out), space.coefficients});
+void Passes<T, V>::Backprop(Queue* queue, const Operands& operands, const ChannelBackpropArguments& arguments) {
+  if (operands.layout.empty()) return;
+  const Workspace<BackpropCoefficients<V>> space(*queue, operands.layout);
+  const Statistics mean = operands.Of(arguments.mean);
+  QueueForEachChannel(queue, operands.layout.channels,
+                      PrepareBackprop<V>{operands.Of(arguments.scale), mean, operands.Of(arguments.inv_std),
+                                         operands.Of(arguments.scale_grad), operands.Of(arguments.bias_grad),
+                                         arguments.count.As<int64_t>(), space.coefficients});
+  QueueMap(queue, PlanOf<T>(operands),
+           BackpropTo<T, V>{Gradient<T, V>(operands, mean, {}, {}), static_cast<T*>(operands.out), space.coefficients});
 }
 
 template <typename T, typename V>
-void Passes<T, V>::StatsGrad(Queue* queue, const Call& call, FinishStatsGrad<V> finish) {
+void Passes<T, V>::StatsGrad(Queue* queue, const Operands& operands, FinishStatsGrad<V> finish) {
   struct Both {
     NormalizeCoefficients<V> of_dy, of_x;
   };
-  const Workspace<Both> space(*queue, call.layout);
+  const Workspace<Both> space(*queue, operands.layout);
   // One after the other: each map reads an array of its own.
   finish.of_dy = reinterpret_cast<NormalizeCoefficients<V>*>(space.coefficients);
-  finish.of_x = finish.of_dy + call.layout.channels;
-  if (call.layout.empty()) return QueueEmpty(queue, call.layout, finish);
-  const Plan plan = PlanOf<T>(call);
-  QueueGather(queue, plan, GradientSums(*queue, call, Gradient<T, V>(call, finish.mean, {}, {})), finish,
+  finish.of_x = finish.of_dy + operands.layout.channels;
+  if (operands.layout.empty()) return QueueEmpty(queue, operands.layout, finish);
+  const Plan plan = PlanOf<T>(operands);
+  QueueGather(queue, plan, GradientSums(*queue, operands, Gradient<T, V>(operands, finish.mean, {}, {})), finish,
               space.partials, static_cast<NoCoefficients*>(nullptr));
   QueueMap(queue, plan,
-           NormalizeTo<T, V>{{static_cast<const T*>(call.dy)}, static_cast<T*>(call.out), finish.of_dy, false});
-  QueueMap(queue, plan,
-           NormalizeTo<T, V>{{static_cast<const T*>(call.x)}, static_cast<T*>(call.out_dy), finish.of_x, false});
+           NormalizeTo<T, V>{{static_cast<const T*>(operands.dy)}, static_cast<T*>(operands.out), finish.of_dy, false});
+  QueueMap(
+      queue, plan,
+      NormalizeTo<T, V>{{static_cast<const T*>(operands.x)}, static_cast<T*>(operands.out_dy), finish.of_x, false});
 }
 
 }  // namespace onnx_cbp::cuda

@@ -1,42 +1,53 @@
-#include "batch_norm_grad.h"
-
 #include "blocks/backprop.h"
 #include "blocks/sums.h"
 #include "caches.h"
+#include "element_types.h"
+#include "op.h"
 #include "schedule.h"
 #include "vectors.h"
 
 namespace onnx_cbp {
 
-bool BatchNormGrad(int x_type, int stats_type, const Executor& executor, const Layout& layout, const void* dy,
-                   const ReluSource& source, const void* x, const void* scale, const void* mean, const void* inv_std,
-                   void* dx, void* scale_grad, void* bias_grad) {
+namespace {
+
+// Which ReLU stood behind the normalisation: its result y, or the slope and offset from which the forward op made it,
+// or none where all are null.
+struct ReluSource {
+  Input<formal_y> y;
+  Input<formal_slope> slope;
+  Input<formal_offset> offset;
+};
+
+// ChannelBackpropStats and ChannelBackprop in one pass over groups of channels, with the count of x itself; dx is made
+// from the sums in double, before they are rounded to the statistics type. dy counts where the ReLU lets it pass.
+bool Backward(const TensorCall& call, const BatchNormGradArguments& a, const ReluSource& source) {
+  const Layout& layout = call.layout;
   const size_t channels = static_cast<size_t>(layout.channels);
-  const auto wide = [&](const void* vector) { return ToDouble(stats_type, vector, layout.channels); };
-  const std::vector<double> gamma = wide(scale), center = wide(mean), s = wide(inv_std);
+  const auto wide = [&](const auto& vector) { return ToDouble(call.stats_type, vector.data(), layout.channels); };
+  const std::vector<double> gamma = wide(a.scale), center = wide(a.mean), s = wide(a.inv_std);
   std::vector<double> scale_sums(channels), bias_sums(channels);
   const Partition partition(layout);
   std::vector<Sums> partial(static_cast<size_t>(partition.parts()) * channels);
   const double count = static_cast<double>(layout.outer * layout.inner);
-  const bool known = Dispatch(x_type, stats_type, [&](auto t, auto u) {
+  const bool known = Dispatch(call.x_type, call.stats_type, [&](auto t, auto u) {
     using T = decltype(t);
     using V = ComputeType<T, decltype(u)>;
-    const T* const dys = static_cast<const T*>(dy);
-    ReluOf<T, V> relu{static_cast<const T*>(source.y), nullptr};
+    const T* const dys = a.dy.As<T>();
+    ReluOf<T, V> relu{source.y.As<T>(), nullptr};
     std::vector<NormalizeCoefficients<V>> forward;
-    if (source.slope != nullptr) {
+    if (source.slope.data() != nullptr) {
       const std::vector<double> slope = wide(source.slope), offset = wide(source.offset);
       for (size_t c = 0; c < channels; ++c) {
         forward.push_back({static_cast<V>(center[c]), static_cast<V>(slope[c]), static_cast<V>(offset[c])});
       }
       relu.coefficients = forward.data();
     }
-    const size_t bytes = (source.y == nullptr ? 3 : 4) * layout.size() * sizeof(T);
-    const Output<T> out{static_cast<T*>(dx), WritesPastCaches(layout, sizeof(T), bytes)};
-    const T* const xs = static_cast<const T*>(x);
+    const size_t bytes = (source.y.data() == nullptr ? 3 : 4) * layout.size() * sizeof(T);
+    const Output<T> out{a.dx.As<T>(), WritesPastCaches(layout, sizeof(T), bytes)};
+    const T* const xs = a.x.As<T>();
     std::vector<BackpropCoefficients<V>> coefficients(channels);
     RunTwoSteps(
-        executor, partition, layout, FitsCaches(bytes),
+        call.executor, partition, layout, FitsCaches(bytes),
         [&](int64_t task) {
           const Block block = partition.block(task);
           BlockSums(layout, block, xs, center.data(), dys, relu,
@@ -51,7 +62,25 @@ bool BatchNormGrad(int x_type, int stats_type, const Executor& executor, const L
         },
         [&](const Block& block) { BackpropBlock(layout, block, coefficients.data(), dys, relu, xs, out); });
   });
-  return known && FromDouble(scale_sums, stats_type, scale_grad) && FromDouble(bias_sums, stats_type, bias_grad);
+  return known && FromDouble(scale_sums, call.stats_type, a.scale_grad.data()) &&
+         FromDouble(bias_sums, call.stats_type, a.bias_grad.data());
+}
+
+template <typename Arguments>
+BatchNormGradArguments WithoutRelu(const Arguments& a) {
+  return {a.dy, a.x, a.scale, a.mean, a.inv_std, a.dx, a.scale_grad, a.bias_grad};
+}
+
+}  // namespace
+
+bool BatchNormGrad(const TensorCall& call, const BatchNormGradArguments& a) { return Backward(call, a, {}); }
+
+bool BatchNormReluGrad(const TensorCall& call, const BatchNormReluGradArguments& a) {
+  return Backward(call, WithoutRelu(a), {a.y, {}, {}});
+}
+
+bool BatchNormRecomputeReluGrad(const TensorCall& call, const BatchNormRecomputeReluGradArguments& a) {
+  return Backward(call, WithoutRelu(a), {{}, a.slope, a.offset});
 }
 
 }  // namespace onnx_cbp

@@ -5,37 +5,38 @@
 #include "blocks/moments.h"
 #include "blocks/normalize.h"
 #include "caches.h"
+#include "element_types.h"
 #include "schedule.h"
 #include "vectors.h"
 
 namespace onnx_cbp {
 
-bool BatchNormTrain(int x_type, int stats_type, const Executor& executor, const Layout& layout, double epsilon,
-                    bool relu, const void* x, const void* scale, const void* b, const BatchNormTrainOutputs& outputs) {
+bool Forward(const TensorCall& call, const ForwardInputs& inputs, const ForwardOutputs& outputs) {
+  const Layout& layout = call.layout;
   const size_t channels = static_cast<size_t>(layout.channels);
-  const std::vector<double> gamma = ToDouble(stats_type, scale, layout.channels);
-  const std::vector<double> beta = ToDouble(stats_type, b, layout.channels);
+  const std::vector<double> gamma = ToDouble(call.stats_type, inputs.scale.data(), layout.channels);
+  const std::vector<double> beta = ToDouble(call.stats_type, inputs.b.data(), layout.channels);
   std::vector<double> mean(channels), var(channels), inv_std(channels), slope(channels), offset(channels);
   const Partition partition(layout);
   std::vector<Moments> partial(static_cast<size_t>(partition.parts()) * channels);
-  const bool known = Dispatch(x_type, stats_type, [&](auto t, auto u) {
+  const bool known = Dispatch(call.x_type, call.stats_type, [&](auto t, auto u) {
     using T = decltype(t);
     using V = ComputeType<T, decltype(u)>;
     std::vector<NormalizeCoefficients<V>> coefficients(channels);
     const size_t bytes = 2 * layout.size() * sizeof(T);
-    const Output<T> y{static_cast<T*>(outputs.y), WritesPastCaches(layout, sizeof(T), bytes)};
+    const Output<T> y{outputs.y.As<T>(), WritesPastCaches(layout, sizeof(T), bytes)};
     RunTwoSteps(
-        executor, partition, layout, FitsCaches(bytes),
+        call.executor, partition, layout, FitsCaches(bytes),
         [&](int64_t task) {
           const Block block = partition.block(task);
-          BlockMoments<T, V>(layout, block, static_cast<const T*>(x),
+          BlockMoments<T, V>(layout, block, inputs.x.As<T>(),
                              partial.data() + partition.part(task) * layout.channels + block.channel_begin);
         },
         [&](int64_t begin, int64_t end) {
           MergeMoments(partition, layout, partial.data(), begin, end, mean.data(), var.data());
           for (size_t c = static_cast<size_t>(begin); c < static_cast<size_t>(end); ++c) {
-            inv_std[c] = 1.0 / std::sqrt(var[c] + epsilon);
-            coefficients[c] = outputs.slope == nullptr
+            inv_std[c] = 1.0 / std::sqrt(var[c] + inputs.epsilon);
+            coefficients[c] = outputs.slope.data() == nullptr
                                   ? MakeNormalizeCoefficients<V>(mean[c], inv_std[c], gamma[c], beta[c])
                                   : AsKept<decltype(u), V>(mean[c], inv_std[c], gamma[c], beta[c]);
             slope[c] = static_cast<double>(coefficients[c].slope);
@@ -43,19 +44,26 @@ bool BatchNormTrain(int x_type, int stats_type, const Executor& executor, const 
           }
         },
         [&](const Block& block) {
-          NormalizeBlock(layout, block, coefficients.data(), static_cast<const T*>(x), relu, y);
+          NormalizeBlock(layout, block, coefficients.data(), inputs.x.As<T>(), inputs.relu, y);
         });
   });
   if (known && layout.empty()) {
     for (size_t c = 0; c < channels; ++c) {
-      inv_std[c] = 1.0 / std::sqrt(epsilon);
+      inv_std[c] = 1.0 / std::sqrt(inputs.epsilon);
       slope[c] = gamma[c] * inv_std[c];
       offset[c] = beta[c];
     }
   }
-  return known && FromDouble(mean, stats_type, outputs.mean) && FromDouble(var, stats_type, outputs.var) &&
-         FromDouble(inv_std, stats_type, outputs.inv_std) && FromDouble(slope, stats_type, outputs.slope) &&
-         FromDouble(offset, stats_type, outputs.offset);
+  const auto write = [&](const std::vector<double>& vector, const auto& output) {
+    return FromDouble(vector, call.stats_type, output.data());
+  };
+  return known && write(mean, outputs.mean) && write(var, outputs.var) && write(inv_std, outputs.inv_std) &&
+         write(slope, outputs.slope) && write(offset, outputs.offset);
+}
+
+bool BatchNormTrain(const TensorCall& call, const BatchNormTrainArguments& a) {
+  *a.count.As<int64_t>() = call.layout.outer * call.layout.inner;
+  return Forward(call, {a.epsilon, false, a.x, a.scale, a.b}, {a.y, a.mean, a.var, {}, {}, {}});
 }
 
 }  // namespace onnx_cbp

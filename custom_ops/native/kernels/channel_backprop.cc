@@ -1,35 +1,32 @@
-#include "channel_backprop.h"
-
 #include <algorithm>
 
 #include "blocks/backprop.h"
 #include "caches.h"
+#include "element_types.h"
+#include "op.h"
 #include "vectors.h"
 
 namespace onnx_cbp {
 
-bool ChannelBackprop(int x_type, int stats_type, const Executor& executor, const Layout& layout, const void* dy,
-                     const void* x, const void* scale, const void* mean, const void* inv_std, const void* scale_grad,
-                     const void* bias_grad, const int64_t* count, void* dx) {
-  return Dispatch(x_type, stats_type, [&](auto t, auto u) {
+// dx = scale * inv_std * (dy - bias_grad / count - (x - mean) * inv_std * scale_grad / count).
+bool ChannelBackprop(const TensorCall& call, const ChannelBackpropArguments& a) {
+  const Layout& layout = call.layout;
+  return Dispatch(call.x_type, call.stats_type, [&](auto t, auto u) {
     using T = decltype(t);
     using U = decltype(u);
     using V = ComputeType<T, U>;
-    const auto value = [](const void* vector, size_t c) {
-      return static_cast<double>(static_cast<const U*>(vector)[c]);
-    };
-    const double elements = static_cast<double>(std::max<int64_t>(*count, 1));
+    const auto value = [](const auto& vector, size_t c) { return static_cast<double>(vector.template As<U>()[c]); };
+    const double elements = static_cast<double>(std::max<int64_t>(*a.count.As<int64_t>(), 1));
     std::vector<BackpropCoefficients<V>> all(static_cast<size_t>(layout.channels));
     for (size_t c = 0; c < all.size(); ++c) {
-      all[c] = MakeBackpropCoefficients<V>(value(scale, c), value(mean, c), value(inv_std, c), value(scale_grad, c),
-                                           value(bias_grad, c), elements);
+      all[c] = MakeBackpropCoefficients<V>(value(a.scale, c), value(a.mean, c), value(a.inv_std, c),
+                                           value(a.scale_grad, c), value(a.bias_grad, c), elements);
     }
     const Partition partition = Partition::OfMap(layout);
-    const Output<T> out{static_cast<T*>(dx), WritesPastCaches(layout, sizeof(T), 3 * layout.size() * sizeof(T))};
-    executor.ForEach(partition.tasks(), [&](int64_t task) {
+    const Output<T> out{a.dx.As<T>(), WritesPastCaches(layout, sizeof(T), 3 * layout.size() * sizeof(T))};
+    call.executor.ForEach(partition.tasks(), [&](int64_t task) {
       const Block block = partition.block(task);
-      BackpropBlock(layout, block, all.data(), static_cast<const T*>(dy), ReluOf<T, V>{}, static_cast<const T*>(x),
-                    out);
+      BackpropBlock(layout, block, all.data(), a.dy.As<T>(), ReluOf<T, V>{}, a.x.As<T>(), out);
     });
   });
 }

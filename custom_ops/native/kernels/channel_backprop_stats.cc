@@ -1,30 +1,33 @@
-#include "channel_backprop_stats.h"
-
 #include "blocks/sums.h"
+#include "element_types.h"
+#include "op.h"
 #include "vectors.h"
 
 namespace onnx_cbp {
 
-bool ChannelBackpropStats(int x_type, int stats_type, const Executor& executor, const Layout& layout, const void* x,
-                          const void* mean, const void* inv_std, const void* dy, void* scale_grad, void* bias_grad) {
-  const std::vector<double> center = ToDouble(stats_type, mean, layout.channels);
-  const std::vector<double> s = ToDouble(stats_type, inv_std, layout.channels);
+// scale_grad[C] = sum(dy * (x - mean) * inv_std) and bias_grad[C] = sum(dy), summed in double and rounded once. Zeros
+// where x is empty.
+bool ChannelBackpropStats(const TensorCall& call, const ChannelBackpropStatsArguments& a) {
+  const Layout& layout = call.layout;
+  const std::vector<double> center = ToDouble(call.stats_type, a.mean.data(), layout.channels);
+  const std::vector<double> s = ToDouble(call.stats_type, a.inv_std.data(), layout.channels);
   const size_t channels = static_cast<size_t>(layout.channels);
   if (center.size() != channels) return false;
   const Partition partition(layout);
   std::vector<Sums> partial(static_cast<size_t>(partition.parts()) * channels);
-  const bool known = Dispatch(x_type, stats_type, [&](auto t, auto u) {
+  const bool known = Dispatch(call.x_type, call.stats_type, [&](auto t, auto u) {
     using T = decltype(t);
     using V = ComputeType<T, decltype(u)>;
-    executor.ForEach(partition.tasks(), [&](int64_t task) {
+    call.executor.ForEach(partition.tasks(), [&](int64_t task) {
       const Block block = partition.block(task);
-      BlockSums(layout, block, static_cast<const T*>(x), center.data(), static_cast<const T*>(dy), ReluOf<T, V>{},
+      BlockSums(layout, block, a.x.As<T>(), center.data(), a.dy.As<T>(), ReluOf<T, V>{},
                 partial.data() + partition.part(task) * layout.channels + block.channel_begin);
     });
   });
   std::vector<double> scale_sums(channels), bias_sums(channels);
   MergeSums(partition, layout, partial.data(), s.data(), 0, layout.channels, scale_sums.data(), bias_sums.data());
-  return known && FromDouble(scale_sums, stats_type, scale_grad) && FromDouble(bias_sums, stats_type, bias_grad);
+  return known && FromDouble(scale_sums, call.stats_type, a.scale_grad.data()) &&
+         FromDouble(bias_sums, call.stats_type, a.bias_grad.data());
 }
 
 }  // namespace onnx_cbp

@@ -1,30 +1,33 @@
-#include "channel_backprop_stats_grad.h"
-
 #include "blocks/normalize.h"
 #include "caches.h"
-#include "channel_backprop_stats.h"
+#include "element_types.h"
+#include "op.h"
 #include "vectors.h"
 
 namespace onnx_cbp {
-bool ChannelBackpropStatsGrad(int x_type, int stats_type, const Executor& executor, const Layout& layout, const void* x,
-                              const void* mean, const void* inv_std, const void* dy, const void* d_scale_grad,
-                              const void* d_bias_grad, void* dx, void* d_mean, void* d_inv_std, void* d_dy) {
+
+// Vector-Jacobian product of ChannelBackpropStats:
+//   dx = d_scale_grad * inv_std * dy                       d_mean = -d_scale_grad * inv_std * sum(dy)
+//   d_dy = d_scale_grad * inv_std * (x - mean) + d_bias_grad   d_inv_std = d_scale_grad * sum(dy * (x - mean))
+bool ChannelBackpropStatsGrad(const TensorCall& call, const ChannelBackpropStatsGradArguments& in) {
+  const Layout& layout = call.layout;
   const size_t channels = static_cast<size_t>(layout.channels);
-  const auto wide = [&](const void* vector) { return ToDouble(stats_type, vector, layout.channels); };
-  const std::vector<double> center = wide(mean), s = wide(inv_std), a = wide(d_scale_grad), b = wide(d_bias_grad);
+  const auto wide = [&](const auto& vector) { return ToDouble(call.stats_type, vector.data(), layout.channels); };
+  const std::vector<double> center = wide(in.mean), s = wide(in.inv_std);
+  const std::vector<double> a = wide(in.d_scale_grad), b = wide(in.d_bias_grad);
   const std::vector<double> ones(channels, 1.0);
   std::vector<double> products(channels), gradients(channels);
-  if (!ChannelBackpropStats(x_type, kDouble, executor, layout, x, center.data(), ones.data(), dy, products.data(),
-                            gradients.data())) {
-    return false;
-  }
+  const ChannelBackpropStatsArguments sums{
+      in.x,  Input<formal_mean>(center.data()),          Input<formal_inv_std>(ones.data()),
+      in.dy, Result<formal_scale_grad>(products.data()), Result<formal_bias_grad>(gradients.data())};
+  if (!ChannelBackpropStats({call.x_type, kDouble, call.executor, layout}, sums)) return false;
   for (size_t c = 0; c < channels; ++c) {
     products[c] *= a[c];
     gradients[c] *= -a[c] * s[c];
   }
-  FromDouble(gradients, stats_type, d_mean);
-  FromDouble(products, stats_type, d_inv_std);
-  return Dispatch(x_type, stats_type, [&](auto t, auto u) {
+  FromDouble(gradients, call.stats_type, in.d_mean.data());
+  FromDouble(products, call.stats_type, in.d_inv_std.data());
+  return Dispatch(call.x_type, call.stats_type, [&](auto t, auto u) {
     using T = decltype(t);
     using V = ComputeType<T, decltype(u)>;
     std::vector<NormalizeCoefficients<V>> of_dy(channels), of_x(channels);
@@ -34,10 +37,10 @@ bool ChannelBackpropStatsGrad(int x_type, int stats_type, const Executor& execut
     }
     const Partition partition(layout);
     const bool stream = WritesPastCaches(layout, sizeof(T), 4 * layout.size() * sizeof(T));
-    executor.ForEach(partition.tasks(), [&](int64_t task) {
+    call.executor.ForEach(partition.tasks(), [&](int64_t task) {
       const Block block = partition.block(task);
-      NormalizeBlock(layout, block, of_dy.data(), static_cast<const T*>(dy), false, {static_cast<T*>(dx), stream});
-      NormalizeBlock(layout, block, of_x.data(), static_cast<const T*>(x), false, {static_cast<T*>(d_dy), stream});
+      NormalizeBlock(layout, block, of_dy.data(), in.dy.As<T>(), false, {in.dx.As<T>(), stream});
+      NormalizeBlock(layout, block, of_x.data(), in.x.As<T>(), false, {in.d_dy.As<T>(), stream});
     });
   });
 }

@@ -1,27 +1,29 @@
-#include "channel_stats.h"
-
 #include "blocks/moments.h"
+#include "element_types.h"
+#include "op.h"
 #include "vectors.h"
 
 namespace onnx_cbp {
 
-bool ChannelStats(int x_type, int stats_type, const Executor& executor, const Layout& layout, const void* x, void* mean,
-                  void* var, int64_t* count) {
-  *count = layout.outer * layout.inner;
+// mean[C] and var[C] (biased) of x, and *count = outer * inner. Zeros where x is empty.
+bool ChannelStats(const TensorCall& call, const ChannelStatsArguments& a) {
+  const Layout& layout = call.layout;
+  *a.count.As<int64_t>() = layout.outer * layout.inner;
   const Partition partition(layout);
   std::vector<Moments> partial(static_cast<size_t>(partition.parts() * layout.channels));
-  const bool known = Dispatch(x_type, stats_type, [&](auto t, auto u) {
+  const bool known = Dispatch(call.x_type, call.stats_type, [&](auto t, auto u) {
     using T = decltype(t);
     using V = ComputeType<T, decltype(u)>;
-    executor.ForEach(partition.tasks(), [&](int64_t task) {
+    call.executor.ForEach(partition.tasks(), [&](int64_t task) {
       const Block block = partition.block(task);
-      BlockMoments<T, V>(layout, block, static_cast<const T*>(x),
+      BlockMoments<T, V>(layout, block, a.x.As<T>(),
                          partial.data() + partition.part(task) * layout.channels + block.channel_begin);
     });
   });
   std::vector<double> wide_mean(static_cast<size_t>(layout.channels)), wide_var(wide_mean.size());
   MergeMoments(partition, layout, partial.data(), 0, layout.channels, wide_mean.data(), wide_var.data());
-  return known && FromDouble(wide_mean, stats_type, mean) && FromDouble(wide_var, stats_type, var);
+  return known && FromDouble(wide_mean, call.stats_type, a.mean.data()) &&
+         FromDouble(wide_var, call.stats_type, a.var.data());
 }
 
 }  // namespace onnx_cbp

@@ -1,22 +1,24 @@
-#include "channel_stats_merge.h"
-
 #include <vector>
 
+#include "op.h"
 #include "vectors.h"
 
 namespace onnx_cbp {
 
-bool ChannelStatsMerge(int stats_type, int64_t replicas, int64_t channels, const void* mean, const void* var,
-                       const int64_t* count, void* merged_mean, void* merged_var, int64_t* merged_count) {
+// Statistics of a batch from those of its parts: mean[R, C] and var[R, C] of parts with count[R] elements a channel.
+// A part without elements is not read; all empty gives zeros.
+bool ChannelStatsMerge(const ReplicasCall& call, const ChannelStatsMergeArguments& a) {
+  const int64_t replicas = call.replicas, channels = call.channels;
+  const int64_t* count = a.count.As<int64_t>();
   int64_t total = 0;
   for (int64_t r = 0; r < replicas; ++r) {
     if (__builtin_add_overflow(total, count[r], &total)) total = INT64_MAX;  // not to be had; but no negative count
   }
-  *merged_count = total;
-  return DispatchStatistics(stats_type, [&](auto u) {
+  *a.merged_count.As<int64_t>() = total;
+  return DispatchStatistics(call.stats_type, [&](auto u) {
     using U = decltype(u);
-    const U* means = static_cast<const U*>(mean);
-    const U* vars = static_cast<const U*>(var);
+    const U* means = a.mean.As<U>();
+    const U* vars = a.var.As<U>();
     std::vector<double> all_mean(static_cast<size_t>(channels)), all_var(all_mean.size());
     // Part by part, in their order; each pass over the parts reads neighbouring channels.
     const auto for_each = [&](auto&& add) {
@@ -34,8 +36,8 @@ bool ChannelStatsMerge(int stats_type, int64_t replicas, int64_t channels, const
       const double distance = part - all_mean[c];
       all_var[c] += weight * (spread + distance * distance);
     });
-    FromDouble(all_mean, stats_type, merged_mean);
-    FromDouble(all_var, stats_type, merged_var);
+    FromDouble(all_mean, call.stats_type, a.merged_mean.data());
+    FromDouble(all_var, call.stats_type, a.merged_var.data());
   });
 }
 

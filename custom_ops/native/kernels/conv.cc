@@ -1,11 +1,11 @@
-#include "conv.h"
-
 #include <algorithm>
 #include <memory>
 
 #include "blocks/conv_products.h"
 #include "blocks/conv_tiles.h"
 #include "conv_plan.h"
+#include "element_types.h"
+#include "op.h"
 
 namespace onnx_cbp {
 namespace {
@@ -36,23 +36,26 @@ void Clear(T* out, int64_t count) {
 }
 void Clear(double* out, int64_t count) { std::fill_n(out, count, 0.0); }
 
-}  // namespace
-
-bool DirectConv(int type, const Executor& executor, const Windows& windows, bool exchanged, const void* x,
-                const void* w, void* y) {
-  return DispatchData(type, [&](auto t) {
+// y[n, o, i] = sum over c and k of w[o, c, k] * x[n, c, i * stride + k * dilation - before]. Where w is exchanged, it
+// is [channels of x, outputs, k...], and its elements are in reverse.
+template <typename Arguments>
+bool Convolve(const DenseWindowsCall& call, const Arguments& a, bool exchanged) {
+  const Executor& executor = call.executor;
+  const Windows& windows = call.windows;
+  return DispatchData(call.x_type, [&](auto t) {
     using T = decltype(t);
     using V = ComputeType<T, float>;
+    const T *const x = a.x.template As<T>(), *const w = a.w.template As<T>();
+    T* const y = a.y.template As<T>();
     const int64_t outputs = windows.outputs;
     if (windows.batch == 0 || outputs == 0) return;
-    if (windows.channels == 0) return Clear(static_cast<T*>(y), windows.batch * outputs * windows.count());
+    if (windows.channels == 0) return Clear(y, windows.batch * outputs * windows.count());
     const ConvPlanner planner = ConvPlanner::OfResults(windows);
     const ConvPlan& plan = planner.plan();
     const int64_t blocks = plan.blocks(), of_block = windows.channels * plan.taps() * kConvLanes;
     const std::unique_ptr<V[]> weights = Room<V>(blocks * of_block);
-    executor.ForEach(blocks, [&](int64_t block) {
-      PackWeights(plan, exchanged, static_cast<const T*>(w), block, weights.get() + block * of_block);
-    });
+    executor.ForEach(blocks,
+                     [&](int64_t block) { PackWeights(plan, exchanged, w, block, weights.get() + block * of_block); });
     // With few steps, their blocks of outputs are tasks of their own; four together, for two are computed at once.
     const int64_t groups = plan.steps >= plan.parts ? 1 : (blocks + 3) / 4;
     executor.ForEach(plan.steps * groups, [&](int64_t task) {
@@ -60,18 +63,28 @@ bool DirectConv(int type, const Executor& executor, const Windows& windows, bool
           Room<V>(windows.channels * plan.channel_pitch + 2 * (ConvBuffered(plan) + kConvLanes) * kConvLanes);
       const int64_t first = groups == 1 ? 0 : task % groups * 4;
       const int64_t last = groups == 1 ? blocks : std::min(first + 4, blocks);
-      ConvTiles(plan, task / groups, first, last, static_cast<const T*>(x), static_cast<const V*>(weights.get()),
-                scratch.get(), static_cast<T*>(y));
+      ConvTiles(plan, task / groups, first, last, x, static_cast<const V*>(weights.get()), scratch.get(), y);
     });
   });
 }
 
-bool ConvGradWeight(int type, const Executor& executor, const Windows& windows, const void* x, const void* dy,
-                    void* dw) {
-  return DispatchData(type, [&](auto t) {
+}  // namespace
+
+bool DirectConv(const DenseWindowsCall& call, const DirectConvArguments& a) { return Convolve(call, a, false); }
+
+bool DirectConvExchanged(const DenseWindowsCall& call, const DirectConvExchangedArguments& a) {
+  return Convolve(call, a, true);
+}
+
+// dw[o, c, k] = sum over n and i of dy[n, o, i] * x[n, c, i * stride + k * dilation - before].
+bool ConvGradWeight(const DenseWindowsCall& call, const ConvGradWeightArguments& a) {
+  const Executor& executor = call.executor;
+  const Windows& windows = call.windows;
+  return DispatchData(call.x_type, [&](auto t) {
     using T = decltype(t);
     using V = ComputeType<T, float>;
-    T* out = static_cast<T*>(dw);
+    const T *const x = a.x.As<T>(), *const dy = a.dy.As<T>();
+    T* out = a.dw.As<T>();
     const int64_t taps = windows.kernel(), channels = windows.channels, outputs = windows.outputs;
     if (windows.batch == 0 || outputs == 0 || channels == 0) return Clear(out, outputs * channels * taps);
     const ConvPlanner planner = ConvPlanner::OfWeight(windows);
@@ -89,7 +102,7 @@ bool ConvGradWeight(int type, const Executor& executor, const Windows& windows, 
       std::fill_n(sums, (last - first) * of_block, V{0});
       const int64_t end = plan.steps * (part + 1) / plan.parts;
       for (int64_t step = plan.steps * part / plan.parts; step < end; ++step) {
-        ConvProducts(plan, step, first, last, static_cast<const T*>(x), static_cast<const T*>(dy), scratch.get(), sums);
+        ConvProducts(plan, step, first, last, x, dy, scratch.get(), sums);
       }
     });
     executor.ForEach(blocks, [&](int64_t block) {

@@ -1,20 +1,22 @@
-#include "depthwise_conv_grad_weight.h"
-
 #include <algorithm>
 #include <memory>
 #include <vector>
 
 #include "blocks/window_sums.h"
+#include "element_types.h"
+#include "op.h"
 #include "window_plan.h"
 
 namespace onnx_cbp {
 
-bool DepthwiseConvGradWeight(int type, const Executor& executor, const Windows& windows, const void* x, const void* dy,
-                             void* dw) {
-  return DispatchData(type, [&](auto t) {
+// dw[c * m + j, 0, k] = sum over n and i of dy[n, c * m + j, i] * x[n, c, i * stride + k * dilation - before], with m
+// results a channel.
+bool DepthwiseConvGradWeight(const DepthwiseWindowsCall& call, const DepthwiseConvGradWeightArguments& a) {
+  const Windows& windows = call.windows;
+  return DispatchData(call.x_type, [&](auto t) {
     using T = decltype(t);
     using V = ComputeType<T, float>;
-    T* out = static_cast<T*>(dw);
+    T* out = a.dw.As<T>();
     const int64_t kernel = windows.kernel(), results = windows.results();
     if (windows.batch == 0 || results == 0) {
       for (int64_t i = 0; i < results * kernel; ++i) Store(V{0}, out + i);
@@ -24,10 +26,9 @@ bool DepthwiseConvGradWeight(int type, const Executor& executor, const Windows& 
     const WindowPlan& plan = planner.plan();
     const int64_t of_task = kernel * kWindowLanes;
     std::vector<double> partial(static_cast<size_t>(plan.tasks() * of_task));
-    executor.ForEach(plan.tasks(), [&](int64_t task) {
+    call.executor.ForEach(plan.tasks(), [&](int64_t task) {
       const std::unique_ptr<V[]> scratch(new V[static_cast<size_t>(plan.scratch())]);
-      WindowSums(plan, task, static_cast<const T*>(x), static_cast<const T*>(dy), scratch.get(),
-                 partial.data() + task * of_task);
+      WindowSums(plan, task, a.x.As<T>(), a.dy.As<T>(), scratch.get(), partial.data() + task * of_task);
     });
     for (int64_t o = 0; o < results; ++o) {
       for (int64_t k = 0; k < kernel; ++k) {

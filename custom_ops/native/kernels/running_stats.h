@@ -19,9 +19,9 @@ struct RunningRule {
   }
 };
 
-// updated = running * momentum + batch * (1 - momentum); unbiased: batch is multiplied by count /
-// (count - 1) first. count = 0 copies running. False where the type is unknown.
-bool RunningStats(int stats_type, int64_t channels, double momentum, bool unbiased, const void* running,
-                  const void* batch, const int64_t* count, void* updated);
+// Moves a running statistic, a number a channel of type stats_type, where the batch had so many elements a channel.
+// False where the type is unknown.
+bool MoveRunning(int stats_type, int64_t channels, const RunningRule& rule, int64_t elements, const void* running,
+                 const void* batch, void* updated);
 
 }  // namespace onnx_cbp

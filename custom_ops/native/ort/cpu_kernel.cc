@@ -42,7 +42,7 @@ class OrtExecutor final : public Executor {
 
 }  // namespace
 
-void CpuKernel::Run(const Ort::KernelContext& context, const Shapes&, const Call& call) const {
+void CpuKernel::Run(const Ort::KernelContext& context, const Shapes&, const OpCall& call) const {
   const OrtExecutor executor(context);
   RunOnProcessor(call.On(executor));
 }

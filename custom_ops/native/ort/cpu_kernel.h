@@ -10,7 +10,7 @@ class CpuKernel final : public Kernel {
   using Kernel::Kernel;
 
  private:
-  void Run(const Ort::KernelContext& context, const Shapes& shapes, const Call& call) const override;
+  void Run(const Ort::KernelContext& context, const Shapes& shapes, const OpCall& call) const override;
 };
 
 }  // namespace onnx_cbp

@@ -8,7 +8,7 @@ namespace onnx_cbp {
 
 class CudaCall {
  public:
-  CudaCall(const CudaLibrary& functions, onnx_cbp_cuda_queue where, const Call& what)
+  CudaCall(const CudaLibrary& functions, onnx_cbp_cuda_queue where, const OpCall& what)
       : library(functions), call(what), queue_(where) {}
 
   // A function of a tensor X: queue, types and sizes come first.
@@ -20,7 +20,7 @@ class CudaCall {
 
   // A function of a depthwise convolution: queue, type and windows come first.
   template <typename F, typename... Arguments>
-  const char* OnWindows(F function, Arguments... arguments) const {
+  const char* OnDepthwiseWindows(F function, Arguments... arguments) const {
     const Windows& windows = *call.windows;
     int64_t lists[6][Windows::kAxes];
     for (int i = 0; i < Windows::kAxes; ++i) {
@@ -33,14 +33,18 @@ class CudaCall {
                     lists[0], lists[1], lists[2], lists[3], lists[5], arguments...);
   }
 
-  // A function of per-channel vectors alone: queue and type come first.
+  // Functions of per-channel vectors alone: queue, type and sizes come first.
   template <typename F, typename... Arguments>
   const char* OnVectors(F function, Arguments... arguments) const {
-    return function(queue_, call.statistics_type, arguments...);
+    return function(queue_, call.statistics_type, call.layout.channels, arguments...);
+  }
+  template <typename F, typename... Arguments>
+  const char* OnReplicas(F function, Arguments... arguments) const {
+    return function(queue_, call.statistics_type, call.replicas, call.layout.channels, arguments...);
   }
 
   const CudaLibrary& library;
-  const Call& call;
+  const OpCall& call;
 
  private:
   const onnx_cbp_cuda_queue queue_;

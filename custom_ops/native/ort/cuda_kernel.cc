@@ -28,7 +28,7 @@ CudaKernel::CudaKernel(const OpSpec& spec, int data_type, int statistics_type, c
   CheckDevice();
 }
 
-void CudaKernel::Run(const Ort::KernelContext& context, const Shapes& shapes, const Call& call) const {
+void CudaKernel::Run(const Ort::KernelContext& context, const Shapes& shapes, const OpCall& call) const {
   void* stream = nullptr;
   Ort::ThrowOnError(Ort::GetApi().KernelContext_GetGPUComputeStream(context.GetOrtKernelContext(), &stream));
   if (spec().run_on_cuda == nullptr) return RunStaged(stream, shapes, call);
@@ -47,7 +47,7 @@ void CudaKernel::Run(const Ort::KernelContext& context, const Shapes& shapes, co
                [&](void* workspace) { Check(spec().run_on_cuda(CudaCall(library_, {stream, workspace}, call))); });
 }
 
-void CudaKernel::RunStaged(void* stream, const Shapes& shapes, const Call& call) const {
+void CudaKernel::RunStaged(void* stream, const Shapes& shapes, const OpCall& call) const {
   std::vector<size_t> sizes;  // of the inputs and outputs, in bytes
   size_t total = 0;
   for (const auto* formals : {&spec().inputs, &spec().outputs}) {

@@ -22,9 +22,9 @@ class CudaKernel final : public Kernel {
   CudaKernel(const OpSpec& spec, int data_type, int statistics_type, const OrtKernelInfo* info);
 
  private:
-  void Run(const Ort::KernelContext& context, const Shapes& shapes, const Call& call) const override;
+  void Run(const Ort::KernelContext& context, const Shapes& shapes, const OpCall& call) const override;
   // Runs a collective on copies in pinned memory of the processor's; waits once, for the inputs.
-  void RunStaged(void* stream, const Shapes& shapes, const Call& call) const;
+  void RunStaged(void* stream, const Shapes& shapes, const OpCall& call) const;
   void Check(const char* error) const;
   // Fails where CUDA cannot run the kernels on the provider's GPU.
   void CheckDevice() const;

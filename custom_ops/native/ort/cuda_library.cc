@@ -72,20 +72,9 @@ CudaLibrary CudaLibrary::Load() {
   ONNX_CBP_FIND(staging_reserve);
   ONNX_CBP_FIND(to_host);
   ONNX_CBP_FIND(to_device);
-  ONNX_CBP_FIND(channel_stats);
-  ONNX_CBP_FIND(channel_normalize);
-  ONNX_CBP_FIND(channel_backprop_stats);
-  ONNX_CBP_FIND(channel_backprop);
-  ONNX_CBP_FIND(channel_stats_merge);
-  ONNX_CBP_FIND(channel_backprop_stats_grad);
-  ONNX_CBP_FIND(batch_norm_train);
-  ONNX_CBP_FIND(batch_norm_train_update);
-  ONNX_CBP_FIND(batch_norm_relu_train_update);
-  ONNX_CBP_FIND(batch_norm_grad);
-  ONNX_CBP_FIND(batch_norm_relu_grad);
-  ONNX_CBP_FIND(batch_norm_recompute_relu_grad);
-  ONNX_CBP_FIND(depthwise_conv_grad_weight);
-  ONNX_CBP_FIND(running_stats);
+#define ONNX_CBP_FIND_OP(Name, name, sizes) ONNX_CBP_FIND(name);
+  ONNX_CBP_OPS_WITH_CUDA(ONNX_CBP_FIND_OP)
+#undef ONNX_CBP_FIND_OP
 #undef ONNX_CBP_FIND
   return library;
 }

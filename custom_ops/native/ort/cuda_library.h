@@ -19,20 +19,9 @@ struct CudaLibrary {
   decltype(&onnx_cbp_cuda_staging_reserve) staging_reserve;
   decltype(&onnx_cbp_cuda_to_host) to_host;
   decltype(&onnx_cbp_cuda_to_device) to_device;
-  decltype(&onnx_cbp_cuda_channel_stats) channel_stats;
-  decltype(&onnx_cbp_cuda_channel_normalize) channel_normalize;
-  decltype(&onnx_cbp_cuda_channel_backprop_stats) channel_backprop_stats;
-  decltype(&onnx_cbp_cuda_channel_backprop) channel_backprop;
-  decltype(&onnx_cbp_cuda_channel_stats_merge) channel_stats_merge;
-  decltype(&onnx_cbp_cuda_channel_backprop_stats_grad) channel_backprop_stats_grad;
-  decltype(&onnx_cbp_cuda_batch_norm_train) batch_norm_train;
-  decltype(&onnx_cbp_cuda_batch_norm_train_update) batch_norm_train_update;
-  decltype(&onnx_cbp_cuda_batch_norm_relu_train_update) batch_norm_relu_train_update;
-  decltype(&onnx_cbp_cuda_batch_norm_grad) batch_norm_grad;
-  decltype(&onnx_cbp_cuda_batch_norm_relu_grad) batch_norm_relu_grad;
-  decltype(&onnx_cbp_cuda_batch_norm_recompute_relu_grad) batch_norm_recompute_relu_grad;
-  decltype(&onnx_cbp_cuda_depthwise_conv_grad_weight) depthwise_conv_grad_weight;
-  decltype(&onnx_cbp_cuda_running_stats) running_stats;
+#define ONNX_CBP_FUNCTION(Name, name, sizes) decltype(&onnx_cbp_cuda_##name) name;
+  ONNX_CBP_OPS_WITH_CUDA(ONNX_CBP_FUNCTION)
+#undef ONNX_CBP_FUNCTION
 
  private:
   static CudaLibrary Load();

@@ -215,7 +215,7 @@ void Kernel::Compute(Ort::KernelContext& context) const {
        collective_.get(), spec_.has_windows() ? &shapes.windows : nullptr});
 }
 
-void Kernel::RunOnProcessor(const Call& call) const {
+void Kernel::RunOnProcessor(const OpCall& call) const {
   for (size_t i = 0; i < spec_.inputs.size(); ++i) {
     if (spec_.inputs[i].type != TypeOf::kCount) continue;
     const int64_t* counts = call.input<int64_t>(i);

@@ -33,13 +33,13 @@ class Kernel {
   };
 
   // Makes the call; `call` has the executor of the caller's thread alone.
-  virtual void Run(const Ort::KernelContext& context, const Shapes& shapes, const Call& call) const = 0;
+  virtual void Run(const Ort::KernelContext& context, const Shapes& shapes, const OpCall& call) const = 0;
 
   const OpSpec& spec() const { return spec_; }
   int TypeNumber(const Formal& formal) const { return spec_.TypeNumber(formal, data_type_, statistics_type_); }
   [[noreturn]] void Fail(const std::string& what, OrtErrorCode code = ORT_INVALID_ARGUMENT) const;
   // Runs the op on the processor, whose memory the tensors are in; fails where a count is negative.
-  void RunOnProcessor(const Call& call) const;
+  void RunOnProcessor(const OpCall& call) const;
 
  private:
   void ReadAttribute(const OrtKernelInfo* info, const std::string& name);

@@ -28,37 +28,18 @@ uint32_t MinorVersion(const char* version) {
 constexpr bool kCudaOpsStandIn = std::string_view(ONNX_CBP_CUDA_PROVIDER) == "CPUExecutionProvider";
 
 void Append(Provider provider, std::vector<std::unique_ptr<ChannelOp>>* ops) {
-  for (const OpSpec* spec : {&kChannelStats,
-                             &kChannelStatsMerge,
-                             &kChannelNormalize,
-                             &kChannelBackpropStats,
-                             &kChannelBackprop,
-                             &kChannelBackpropStatsGrad,
-                             &kRunningStats,
-                             &kBatchNormTrain,
-                             &kBatchNormGrad,
-                             &kBatchNormTrainUpdate,
-                             &kBatchNormReluGrad,
-                             &kBatchNormReluTrainUpdate,
-                             &kBatchNormRecomputeReluGrad,
-                             &kDepthwiseConvGradWeight,
-                             &kDirectConv,
-                             &kDirectConvExchanged,
-                             &kConvGradWeight,
-                             &kAllGather,
-                             &kAllReduce,
-                             &kAllReduceBucket}) {
+  for (const OpSpec& spec : OpSpecs()) {
     const std::vector<int> data_types =
-        spec->data_input() < 0 ? std::vector<int>{kFloat} : std::vector<int>{kFloat, kDouble, kFloat16, kBFloat16};
+        spec.data_input() < 0 ? std::vector<int>{kFloat} : std::vector<int>{kFloat, kDouble, kFloat16, kBFloat16};
     for (int data : data_types) {
       // Where no input tells the type of the statistics, ONNX Runtime before 1.19 takes the first
       // that it finds.
-      const bool double_first = !spec->has_statistics_input() && data == kDouble;
+      const bool double_first = !spec.has_statistics_input() && data == kDouble;
       std::vector<int> statistics_types = {kFloat, kDouble};
       if (double_first) statistics_types = {kDouble, kFloat};
-      if (!spec->has_statistics()) statistics_types = {kFloat};
+      if (!spec.has_statistics()) statistics_types = {kFloat};
       for (int statistics : statistics_types) {
-        ops->push_back(std::make_unique<ChannelOp>(*spec, provider, data, statistics));
+        ops->push_back(std::make_unique<ChannelOp>(spec, provider, data, statistics));
       }
     }
   }

@@ -1,4 +1,4 @@
-// What the adapter knows of an op. An op is one file: its formals, and the call of its kernel.
+// What the adapter knows of an op. All of it is made of the table (../ops/table.h).
 #pragma once
 
 #include <cstdint>
@@ -9,32 +9,11 @@
 #include "../kernels/executor.h"
 #include "../kernels/partition.h"
 #include "../kernels/windows.h"
+#include "../ops/formals.h"
 
 namespace onnx_cbp {
 
-enum class TypeOf { kData, kStatistics, kCount };  // T, U, int64
-// The shape of X, [C], [], [R], [R, C]; one place a window of a depthwise convolution of X, the shape of its weight;
-// the same of a convolution of one group, and its weight's with the first two axes exchanged.
-enum class ShapeOf {
-  kData,
-  kChannels,
-  kScalar,
-  kReplicas,
-  kReplicaChannels,
-  kWindows,
-  kKernel,
-  kOutputs,
-  kWeight,
-  kExchangedWeight
-};
-
-struct Formal {
-  const char* name;
-  TypeOf type;
-  ShapeOf shape;
-};
-
-// Attributes that some op has; each op reads those that its spec names.
+// Attributes that some op has, named as the table has them; each op reads those that its spec names.
 struct Attributes {
   int64_t axis = 1;
   int64_t stash_type = 1;
@@ -48,7 +27,8 @@ struct Attributes {
   std::vector<int64_t> kernel_shape, strides, pads, dilations;  // empty where the node has none
 };
 
-struct Call {
+// A node's run: its tensors, and what is known of them.
+struct OpCall {
   int data_type;
   int statistics_type;
   Layout layout;
@@ -64,16 +44,12 @@ struct Call {
   const T* input(size_t index) const {
     return static_cast<const T*>(inputs[index]);
   }
-  template <typename T>
-  T* output(size_t index) const {
-    return static_cast<T*>(outputs[index]);
-  }
   // The same call with other threads.
-  Call On(const Executor& other) const {
+  OpCall On(const Executor& other) const {
     return {data_type, statistics_type, layout, replicas, attributes, inputs, outputs, other, collective, windows};
   }
   // The same call of other memory.
-  Call With(const std::vector<const void*>& other_inputs, const std::vector<void*>& other_outputs) const {
+  OpCall With(const std::vector<const void*>& other_inputs, const std::vector<void*>& other_outputs) const {
     return {data_type,    statistics_type, layout,   replicas,   attributes,
             other_inputs, other_outputs,   executor, collective, windows};
   }
@@ -87,7 +63,7 @@ struct OpSpec {
   std::vector<Formal> outputs;
   std::vector<const char*> attributes;
   // On the processor: false where there is no kernel for the types.
-  bool (*run)(const Call& call);
+  bool (*run)(const OpCall& call);
   // Queues the work on the GPU; answers null, or what went wrong. Null for a collective, whose messages are
   // the processor's to send, and for what cuDNN does better: there `run` serves, on copies.
   const char* (*run_on_cuda)(const CudaCall& cuda) = nullptr;
@@ -107,54 +83,7 @@ struct OpSpec {
   bool is_dense() const;
 };
 
-// Formals that several ops share.
-namespace formal {
-constexpr Formal kX{"X", TypeOf::kData, ShapeOf::kData};
-constexpr Formal kY{"Y", TypeOf::kData, ShapeOf::kData};
-constexpr Formal kDY{"dY", TypeOf::kData, ShapeOf::kData};
-constexpr Formal kDX{"dX", TypeOf::kData, ShapeOf::kData};
-constexpr Formal kScale{"scale", TypeOf::kStatistics, ShapeOf::kChannels};
-constexpr Formal kB{"B", TypeOf::kStatistics, ShapeOf::kChannels};
-constexpr Formal kMean{"mean", TypeOf::kStatistics, ShapeOf::kChannels};
-constexpr Formal kVar{"var", TypeOf::kStatistics, ShapeOf::kChannels};
-constexpr Formal kInvStd{"inv_std", TypeOf::kStatistics, ShapeOf::kChannels};
-constexpr Formal kRunningMean{"running_mean", TypeOf::kStatistics, ShapeOf::kChannels};
-constexpr Formal kRunningVar{"running_var", TypeOf::kStatistics, ShapeOf::kChannels};
-constexpr Formal kUpdatedMean{"updated_mean", TypeOf::kStatistics, ShapeOf::kChannels};
-constexpr Formal kUpdatedVar{"updated_var", TypeOf::kStatistics, ShapeOf::kChannels};
-constexpr Formal kSlope{"slope", TypeOf::kStatistics, ShapeOf::kChannels};
-constexpr Formal kOffset{"offset", TypeOf::kStatistics, ShapeOf::kChannels};
-constexpr Formal kScaleGrad{"scale_grad", TypeOf::kStatistics, ShapeOf::kChannels};
-constexpr Formal kBiasGrad{"bias_grad", TypeOf::kStatistics, ShapeOf::kChannels};
-constexpr Formal kDYOfWindows{"dY", TypeOf::kData, ShapeOf::kWindows};
-constexpr Formal kDW{"dW", TypeOf::kData, ShapeOf::kKernel};
-constexpr Formal kW{"W", TypeOf::kData, ShapeOf::kWeight};
-constexpr Formal kExchangedW{"W", TypeOf::kData, ShapeOf::kExchangedWeight};
-constexpr Formal kYOfConv{"Y", TypeOf::kData, ShapeOf::kOutputs};
-constexpr Formal kDYOfConv{"dY", TypeOf::kData, ShapeOf::kOutputs};
-constexpr Formal kDWOfConv{"dW", TypeOf::kData, ShapeOf::kWeight};
-constexpr Formal kCount{"count", TypeOf::kCount, ShapeOf::kScalar};
-}  // namespace formal
-
-extern const OpSpec kChannelStats;
-extern const OpSpec kChannelStatsMerge;
-extern const OpSpec kChannelNormalize;
-extern const OpSpec kChannelBackpropStats;
-extern const OpSpec kChannelBackprop;
-extern const OpSpec kChannelBackpropStatsGrad;
-extern const OpSpec kConvGradWeight;
-extern const OpSpec kDepthwiseConvGradWeight;
-extern const OpSpec kDirectConv;
-extern const OpSpec kDirectConvExchanged;
-extern const OpSpec kRunningStats;
-extern const OpSpec kBatchNormTrain;
-extern const OpSpec kBatchNormTrainUpdate;
-extern const OpSpec kBatchNormGrad;
-extern const OpSpec kBatchNormReluGrad;
-extern const OpSpec kBatchNormReluTrainUpdate;
-extern const OpSpec kBatchNormRecomputeReluGrad;
-extern const OpSpec kAllGather;
-extern const OpSpec kAllReduce;
-extern const OpSpec kAllReduceBucket;
+// All ops. They live as long as the process: ONNX Runtime keeps pointers to what they name.
+const std::vector<OpSpec>& OpSpecs();
 
 }  // namespace onnx_cbp
