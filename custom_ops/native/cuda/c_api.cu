@@ -117,7 +117,9 @@ struct Work {
   }
 
   static void Enqueue(Queue* queue, Operands* operands, const ChannelStatsMergeArguments& a) {
-    const int64_t replicas = operands->layout.outer, channels = operands->layout.channels;
+    // A layout of one channel has its replicas as inner elements.
+    const Layout& layout = operands->layout;
+    const int64_t replicas = layout.outer * layout.inner, channels = layout.channels;
     QueueForEachChannel(
         queue, channels == 0 ? 1 : channels,
         MergeStats{operands->Of(a.mean), operands->Of(a.var), replicas, channels, a.count.template As<int64_t>(),
