@@ -18,8 +18,8 @@ from torch.nn import functional
 from onnx_cbp.custom_ops.references import OP_RUNS
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
-from support.exact_ops import EXACT_OPS
-from support.in_double import widen
+from support.gradients.exact_ops import EXACT_OPS
+from support.gradients.in_double import widen
 
 _CONVOLUTIONS = (functional.conv1d, functional.conv2d, functional.conv3d)
 _TRANSPOSED = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)
@@ -39,8 +39,8 @@ def in_double(
     Returns:
         The outputs by their names.
     """
-    # ReferenceEvaluator takes the last class of an op.
-    evaluator = ReferenceEvaluator(_given(_wide(model), decided or {}), new_ops=[*OP_RUNS, *EXACT_OPS, *_FAST])
+    # ReferenceEvaluator takes the first class of an op.
+    evaluator = ReferenceEvaluator(_given(_wide(model), decided or {}), new_ops=[*OP_RUNS, *_FAST, *EXACT_OPS])
     fed = {**feeds, **(decided or {})}
     wide = {name: value.astype(np.float64) if value.dtype == np.float32 else value for name, value in fed.items()}
     return dict(zip(evaluator.output_names, map(np.asarray, evaluator.run(None, wide)), strict=True))

@@ -34,8 +34,18 @@ ort_gradients = pytest.importorskip("support.gradients.ort_gradients")
 WITHOUT = frozenset(
     (
         *("Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "CastLike", "Celu", "Compress", "ConvTranspose", "Cosh"),
-        *("CumSum", "DepthToSpace", "Einsum", "Elu", "GlobalLpPool", "GlobalMaxPool", "GroupNormalization"),
-        *("HardSigmoid", "HardSwish", "InstanceNormalization", "LRN", "LpNormalization", "LpPool", "Mean", "Mish"),
+        *("CumSum", "DepthToSpace", "Einsum", "Elu", "GlobalLpPool", "GlobalMaxPool", "GridSample"),
+        *(
+            "GroupNormalization",
+            "HardSigmoid",
+            "HardSwish",
+            "InstanceNormalization",
+            "LRN",
+            "LpNormalization",
+            "LpPool",
+            "Mean",
+            "Mish",
+        ),
         *("Mod", "NegativeLogLikelihoodLoss", "OneHot", "PRelu", "RMSNormalization", "ReduceL1", "ReduceLogSum"),
         *("ReduceMax", "ReduceMin", "ReduceProd", "ReduceSumSquare", "Resize", "ReverseSequence", "Selu", "Shrink"),
         *("Sinh", "Softplus", "Softsign", "SpaceToDepth", "Sum", "Swish", "Tan", "ThresholdedRelu"),

@@ -11,6 +11,7 @@ from onnx_cbp.graph_passes.differentiating.rules import (
     pooling,
     reduction,
     resize,
+    sampling,
     selection,
     shape,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "pooling",
     "reduction",
     "resize",
+    "sampling",
     "selection",
     "shape",
 ]

@@ -232,6 +232,26 @@ class LRN(OpRun):
         return (X / (bias + alpha / size * sums) ** beta,)
 
 
+class GridSample(OpRun):
+    """onnx's own rounds; of images, and without cubic interpolation or reflection."""
+
+    def _run(
+        self, X: np.ndarray, grid: np.ndarray, align_corners: int = 0, mode: str = "linear", padding_mode: str = "zeros"
+    ) -> tuple[np.ndarray]:
+        result = np.zeros((*X.shape[:2], *grid.shape[1:3]), X.dtype)
+        for n, i, j in np.ndindex(grid.shape[:3]):
+            shares = []
+            for size, at in zip(X.shape[2:], grid[n, i, j, ::-1], strict=True):
+                place = (at + 1) / 2 * (size - 1) if align_corners else ((at + 1) * size - 1) / 2
+                place = np.clip(place, 0, size - 1) if padding_mode == "border" else place
+                low = np.rint(place) if mode == "nearest" else np.floor(place)
+                both = ((low, 1.0),) if mode == "nearest" else ((low, 1 - (place - low)), (low + 1, place - low))
+                shares.append([(int(index), share) for index, share in both if 0 <= index < size])
+            for (row, of_row), (column, of_column) in itertools.product(*shares):
+                result[n, :, i, j] += of_row * of_column * X[n, :, row, column]
+        return (result,)
+
+
 class NegativeLogLikelihoodLoss(OpRun):
     """onnx's own does not run with newer numpy."""
 
@@ -264,5 +284,5 @@ class SoftmaxCrossEntropyLoss(NegativeLogLikelihoodLoss):
 
 EXACT_OPS = [
     *(Erf, Gelu, GatherElements, Pad, Conv, ConvTranspose, MaxPool, GlobalMaxPool, GlobalLpPool, LpNormalization, LRN),
-    *(NegativeLogLikelihoodLoss, SoftmaxCrossEntropyLoss),
+    *(GridSample, NegativeLogLikelihoodLoss, SoftmaxCrossEntropyLoss),
 ]

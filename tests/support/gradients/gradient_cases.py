@@ -420,6 +420,17 @@ RESIZES = [
     Case("Resize", (In((N, 2, 3, 4)), None, None, ints(6, 7)), {"axes": [2, 3], "mode": "linear"}, since=18),
 ]
 
+_IMAGE, _GRID = In((N, 2, 4, 5)), In((N, 3, 2, 2), -1.4, 1.4)
+
+SAMPLINGS = [
+    Case("GridSample", (_IMAGE, _GRID), since=16),
+    Case("GridSample", (_IMAGE, _GRID), {"align_corners": 1}, since=16),
+    Case("GridSample", (_IMAGE, _GRID), {"padding_mode": "border"}, since=16),
+    Case("GridSample", (_IMAGE, _GRID), {"padding_mode": "border", "align_corners": 1}, since=20),
+    Case("GridSample", (In((2, 1, 1, 3)), In((2, 1, 4, 2), -0.9, 0.9)), {"mode": "linear"}, since=20),
+    Case("GridSample", (_IMAGE, dataclasses.replace(_GRID, gradient=False)), {"mode": "nearest"}, since=16),
+]
+
 SELECTIONS = [
     Case("OneHot", (np.array([1, 0, 2]), np.array(3, np.int64), In((2,)))),
     Case("OneHot", (np.array([[1, 0], [2, 1]]), np.array(3, np.int64), In((2,))), {"axis": 1}),
@@ -674,6 +685,7 @@ CASES = [
     *CONVOLUTIONS,
     *POOLINGS,
     *RESIZES,
+    *SAMPLINGS,
     *SELECTIONS,
     *PARTS,
     *NORMALIZATIONS,
