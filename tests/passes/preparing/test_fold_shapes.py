@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 
 from onnx_cbp.graph_passes import FoldShapesPass, InlineBranchesPass
-from onnx_cbp.graph_passes.core import constants
+from onnx_cbp.graph_passes.core.values import constants
 from support.models import op_types, parse
 from support.ops import session
 
