@@ -100,11 +100,11 @@ def test_what_is_not_unrolled_is_named(arguments, message):
 
 
 def test_an_op_without_a_rule_says_what_to_do_in_its_place():
-    text = """<ir_version: 8, opset_import: ["" : 17]>
-    agraph (float[N, 2, 4, 4] X, float[M, 4] rois, int64[M] batch) => (float[M, 2, 1, 1] Y) {
-        Y = RoiAlign (X, rois, batch)
+    text = """<ir_version: 9, opset_import: ["" : 19]>
+    agraph (float[N, 2, 4, 4] X, float[2, 2, 3, 3] W, float[N, 18, 2, 2] offset) => (float[N, 2, 2, 2] Y) {
+        Y = DeformConv (X, W, offset)
     }"""
     model = ir.from_proto(parse(text))
     X, Y = model.graph.inputs[0], model.graph.outputs[0]
-    with pytest.raises(OnnxCbpError, match=r"^node 'Y': ai.onnx.RoiAlign has no gradient rule, .* in front of"):
+    with pytest.raises(OnnxCbpError, match=r"^node 'Y': ai.onnx.DeformConv has no gradient rule, .* use Conv"):
         differentiate(model, {Y: ir.Value(name="dY", type=Y.type, shape=Y.shape)}, [X])

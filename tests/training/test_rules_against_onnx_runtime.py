@@ -47,8 +47,8 @@ WITHOUT = frozenset(
             "Mish",
         ),
         *("Mod", "NegativeLogLikelihoodLoss", "OneHot", "PRelu", "RMSNormalization", "ReduceL1", "ReduceLogSum"),
-        *("ReduceMax", "ReduceMin", "ReduceProd", "ReduceSumSquare", "Resize", "ReverseSequence", "Selu", "Shrink"),
-        *("Sinh", "Softplus", "Softsign", "SpaceToDepth", "Sum", "Swish", "Tan", "ThresholdedRelu"),
+        *("ReduceMax", "ReduceMin", "ReduceProd", "ReduceSumSquare", "Resize", "ReverseSequence", "RoiAlign", "Selu"),
+        *("Shrink", "Sinh", "Softplus", "Softsign", "SpaceToDepth", "Sum", "Swish", "Tan", "ThresholdedRelu"),
     )
 )
 

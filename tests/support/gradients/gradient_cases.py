@@ -431,6 +431,19 @@ SAMPLINGS = [
     Case("GridSample", (_IMAGE, dataclasses.replace(_GRID, gradient=False)), {"mode": "nearest"}, since=16),
 ]
 
+#: x and y of one corner, and of the other; parts of some are outside the image.
+_REGIONS = np.array([[0.3, 0.4, 3.7, 2.9], [-1.3, 0.2, 2.4, 5.2], [1.1, 1.3, 1.6, 6.3]])
+_OF_IMAGES = np.array([1, 0, 1])
+
+REGIONS = [
+    Case("RoiAlign", (_IMAGE, _REGIONS, _OF_IMAGES), {**more, "sampling_ratio": 2}, since=16)
+    for more in (
+        {},
+        {"output_height": 2, "output_width": 3},
+        {"output_height": 2, "spatial_scale": 0.5, "coordinate_transformation_mode": "output_half_pixel"},
+    )
+]
+
 SELECTIONS = [
     Case("OneHot", (np.array([1, 0, 2]), np.array(3, np.int64), In((2,)))),
     Case("OneHot", (np.array([[1, 0], [2, 1]]), np.array(3, np.int64), In((2,))), {"axis": 1}),
@@ -686,6 +699,7 @@ CASES = [
     *POOLINGS,
     *RESIZES,
     *SAMPLINGS,
+    *REGIONS,
     *SELECTIONS,
     *PARTS,
     *NORMALIZATIONS,
