@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "../kernels/blocks/coefficients.h"
+#include "../kernels/blocks/channels/coefficients.h"
 #include "../kernels/running_stats.h"
 #include "accumulate.h"
 #include "plan.h"

@@ -1,5 +1,5 @@
-#include "blocks/backprop.h"
-#include "blocks/sums.h"
+#include "blocks/channels/backprop.h"
+#include "blocks/channels/sums.h"
 #include "caches.h"
 #include "element_types.h"
 #include "op.h"

@@ -2,8 +2,8 @@
 
 #include <cmath>
 
-#include "blocks/moments.h"
-#include "blocks/normalize.h"
+#include "blocks/channels/moments.h"
+#include "blocks/channels/normalize.h"
 #include "caches.h"
 #include "element_types.h"
 #include "schedule.h"

@@ -1,6 +1,6 @@
 #include <algorithm>
 
-#include "blocks/backprop.h"
+#include "blocks/channels/backprop.h"
 #include "caches.h"
 #include "element_types.h"
 #include "op.h"

@@ -1,4 +1,4 @@
-#include "blocks/sums.h"
+#include "blocks/channels/sums.h"
 #include "element_types.h"
 #include "op.h"
 #include "vectors.h"

@@ -1,4 +1,4 @@
-#include "blocks/normalize.h"
+#include "blocks/channels/normalize.h"
 #include "caches.h"
 #include "element_types.h"
 #include "op.h"

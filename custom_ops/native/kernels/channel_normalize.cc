@@ -1,6 +1,6 @@
 #include <cmath>
 
-#include "blocks/normalize.h"
+#include "blocks/channels/normalize.h"
 #include "caches.h"
 #include "element_types.h"
 #include "op.h"

@@ -1,4 +1,4 @@
-#include "blocks/moments.h"
+#include "blocks/channels/moments.h"
 #include "element_types.h"
 #include "op.h"
 #include "vectors.h"

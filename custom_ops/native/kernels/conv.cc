@@ -1,8 +1,8 @@
 #include <algorithm>
 #include <memory>
 
-#include "blocks/conv_products.h"
-#include "blocks/conv_tiles.h"
+#include "blocks/convolutions/conv_products.h"
+#include "blocks/convolutions/conv_tiles.h"
 #include "conv_plan.h"
 #include "element_types.h"
 #include "op.h"

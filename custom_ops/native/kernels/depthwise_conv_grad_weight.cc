@@ -2,7 +2,7 @@
 #include <memory>
 #include <vector>
 
-#include "blocks/window_sums.h"
+#include "blocks/convolutions/window_sums.h"
 #include "element_types.h"
 #include "op.h"
 #include "window_plan.h"

@@ -1,7 +1,7 @@
 #include "conv_tiles.h"
 
+#include "../channels/lanes_of_channels.h"
 #include "conv_registers.h"
-#include "lanes_of_channels.h"
 
 namespace onnx_cbp::ONNX_CBP_TARGET {
 namespace {

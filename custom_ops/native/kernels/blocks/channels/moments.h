@@ -1,9 +1,9 @@
 // Mean and variance, block by block.
 #pragma once
 
-#include "../merge.h"
-#include "../partition.h"
-#include "../targets.h"
+#include "../../merge.h"
+#include "../../partition.h"
+#include "../../targets.h"
 
 namespace onnx_cbp {
 

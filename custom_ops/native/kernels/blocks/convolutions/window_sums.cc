@@ -1,6 +1,6 @@
 #include "window_sums.h"
 
-#include "lanes_of_channels.h"
+#include "../channels/lanes_of_channels.h"
 
 namespace onnx_cbp::ONNX_CBP_TARGET {
 namespace {
