@@ -27,7 +27,7 @@ endif()
 target_compile_definitions(onnx_cbp_common PRIVATE ONNX_CBP_VERSION="${SKBUILD_PROJECT_VERSION}")
 set(ONNX_CBP_OBJECTS $<TARGET_OBJECTS:onnx_cbp_common>)
 
-# The blocks once for each target, see custom_ops/native/kernels/targets.h.
+# The blocks once for each target, see custom_ops/native/kernels/processors/targets.h.
 set(_targets baseline)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   list(APPEND _targets avx2 avx512)

@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <initializer_list>
 
+#include "kernels/convolutions/window_attributes.h"
 #include "kernels/element_types.h"
-#include "kernels/window_attributes.h"
 #include "ops/formals.h"
 
 namespace onnx_cbp {

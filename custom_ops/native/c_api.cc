@@ -6,7 +6,7 @@
 
 #include "arguments.h"
 #include "kernels/op.h"
-#include "kernels/targets.h"
+#include "kernels/processors/targets.h"
 #include "ops/formals.h"
 
 // A test may put another executor here (tests/variants/threaded_executor.h).

@@ -6,7 +6,7 @@
 #include <thread>
 #include <vector>
 
-#include "kernels/executor.h"
+#include "kernels/dividing/executor.h"
 
 namespace onnx_cbp {
 

@@ -1,6 +1,6 @@
 #include "../arguments.h"
+#include "../kernels/convolutions/windows.h"
 #include "../kernels/element_types.h"
-#include "../kernels/windows.h"
 #include "c_api.h"
 #include "queue.h"
 

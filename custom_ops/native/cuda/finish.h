@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "../kernels/blocks/channels/coefficients.h"
-#include "../kernels/running_stats.h"
+#include "../kernels/channels/running_stats.h"
 #include "accumulate.h"
 #include "plan.h"
 #include "statistics.h"

@@ -5,13 +5,13 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "../kernels/partition.h"
+#include "../kernels/dividing/partition.h"
 #include "block.h"
 #include "queue.h"
 
 namespace onnx_cbp::cuda {
 
-// Sums over some elements of a channel: Moments or Sums of kernels/merge.h.
+// Sums over some elements of a channel: Moments or Sums of kernels/channels/merge.h.
 struct Pair {
   double first, second;
 };

@@ -5,7 +5,7 @@
 #include <cstring>
 #include <type_traits>
 
-#include "targets.h"
+#include "processors/targets.h"
 
 namespace onnx_cbp {
 

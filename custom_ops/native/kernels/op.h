@@ -6,9 +6,9 @@
 #include <cstdint>
 
 #include "../ops/arguments.h"
-#include "executor.h"
-#include "partition.h"
-#include "windows.h"
+#include "convolutions/windows.h"
+#include "dividing/executor.h"
+#include "dividing/partition.h"
 
 namespace onnx_cbp {
 

@@ -6,8 +6,8 @@
 #include <variant>
 #include <vector>
 
+#include "../kernels/convolutions/window_attributes.h"
 #include "../kernels/element_types.h"
-#include "../kernels/window_attributes.h"
 
 namespace onnx_cbp {
 namespace {

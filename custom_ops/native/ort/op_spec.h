@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "../collectives/communicator.h"
-#include "../kernels/executor.h"
-#include "../kernels/partition.h"
-#include "../kernels/windows.h"
+#include "../kernels/convolutions/windows.h"
+#include "../kernels/dividing/executor.h"
+#include "../kernels/dividing/partition.h"
 #include "../ops/formals.h"
 
 namespace onnx_cbp {

@@ -4,7 +4,7 @@
 #include <memory>
 #include <string>
 
-#include "../kernels/window_attributes.h"
+#include "../kernels/convolutions/window_attributes.h"
 
 namespace onnx_cbp {
 namespace {

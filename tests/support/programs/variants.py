@@ -13,7 +13,7 @@ import pytest
 from support.programs.replay import target_of
 from support.programs.sanitizers import threads_command
 
-#: The targets of custom_ops/native/kernels/targets.h, and what Linux calls their instructions.
+#: The targets of custom_ops/native/kernels/processors/targets.h, and what Linux calls their instructions.
 FLAGS = {
     "baseline": set(),
     "avx2": {"avx2", "fma", "bmi2"},

@@ -1,8 +1,8 @@
 // The input gradient of a normalisation, block by block.
 #pragma once
 
-#include "../../partition.h"
-#include "../../targets.h"
+#include "../../dividing/partition.h"
+#include "../../processors/targets.h"
 #include "coefficients.h"
 #include "output.h"
 #include "relu_of.h"

@@ -1,7 +1,7 @@
 // What the elementwise kernels multiply and add, one of each a channel, in the type V that they compute in.
 #pragma once
 
-#include "../../targets.h"
+#include "../../processors/targets.h"
 
 namespace onnx_cbp {
 

@@ -3,8 +3,8 @@
 
 #include <utility>
 
-#include "../../simd.h"
-#include "../../window_plan.h"
+#include "../../convolutions/window_plan.h"
+#include "../../processors/simd.h"
 
 namespace onnx_cbp::ONNX_CBP_TARGET {
 namespace {

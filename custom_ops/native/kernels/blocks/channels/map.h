@@ -1,7 +1,7 @@
 // Making one tensor from others, element by element.
 #pragma once
 
-#include "../../traverse.h"
+#include "../../dividing/traverse.h"
 
 namespace onnx_cbp::ONNX_CBP_TARGET {
 namespace {

@@ -1,6 +1,6 @@
 #include "moments.h"
 
-#include "../../traverse.h"
+#include "../../dividing/traverse.h"
 
 namespace onnx_cbp::ONNX_CBP_TARGET {
 namespace {

@@ -1,9 +1,9 @@
 // Mean and variance, block by block.
 #pragma once
 
-#include "../../merge.h"
-#include "../../partition.h"
-#include "../../targets.h"
+#include "../../channels/merge.h"
+#include "../../dividing/partition.h"
+#include "../../processors/targets.h"
 
 namespace onnx_cbp {
 

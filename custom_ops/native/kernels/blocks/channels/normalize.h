@@ -1,8 +1,8 @@
 // Normalisation, block by block.
 #pragma once
 
-#include "../../partition.h"
-#include "../../targets.h"
+#include "../../dividing/partition.h"
+#include "../../processors/targets.h"
 #include "coefficients.h"
 #include "output.h"
 

@@ -1,8 +1,8 @@
 // The gradient of a ReLU, folded into the kernels that read it: which gradients pass.
 #pragma once
 
-#include "../../simd.h"
-#include "../../traverse.h"
+#include "../../dividing/traverse.h"
+#include "../../processors/simd.h"
 #include "normalize.h"
 
 namespace onnx_cbp::ONNX_CBP_TARGET {

@@ -2,7 +2,7 @@
 
 // Converting eight floats to double takes a Zen 4 longer than twice four.
 #define ONNX_CBP_HALF_VECTORS
-#include "../../traverse.h"
+#include "../../dividing/traverse.h"
 #include "relu.h"
 
 namespace onnx_cbp::ONNX_CBP_TARGET {

@@ -1,9 +1,9 @@
 // The sums of ChannelBackpropStats, block by block.
 #pragma once
 
-#include "../../merge.h"
-#include "../../partition.h"
-#include "../../targets.h"
+#include "../../channels/merge.h"
+#include "../../dividing/partition.h"
+#include "../../processors/targets.h"
 #include "relu_of.h"
 
 namespace onnx_cbp {

@@ -2,8 +2,8 @@
 
 #include <cstdint>
 
-#include "../../conv_plan.h"
-#include "../../targets.h"
+#include "../../convolutions/conv_plan.h"
+#include "../../processors/targets.h"
 
 namespace onnx_cbp {
 

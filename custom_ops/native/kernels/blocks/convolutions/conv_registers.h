@@ -1,8 +1,8 @@
 // What of a convolution fits the registers of the target.
 #pragma once
 
-#include "../../conv_plan.h"
-#include "../../simd.h"
+#include "../../convolutions/conv_plan.h"
+#include "../../processors/simd.h"
 
 namespace onnx_cbp::ONNX_CBP_TARGET {
 namespace {

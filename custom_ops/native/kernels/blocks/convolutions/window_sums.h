@@ -1,9 +1,9 @@
 // The weight gradient of a depthwise convolution, part by part.
 #pragma once
 
+#include "../../convolutions/window_plan.h"
 #include "../../element_types.h"
-#include "../../targets.h"
-#include "../../window_plan.h"
+#include "../../processors/targets.h"
 
 namespace onnx_cbp {
 

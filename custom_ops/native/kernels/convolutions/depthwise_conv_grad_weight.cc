@@ -2,9 +2,9 @@
 #include <memory>
 #include <vector>
 
-#include "blocks/convolutions/window_sums.h"
-#include "element_types.h"
-#include "op.h"
+#include "../blocks/convolutions/window_sums.h"
+#include "../element_types.h"
+#include "../op.h"
 #include "window_plan.h"
 
 namespace onnx_cbp {

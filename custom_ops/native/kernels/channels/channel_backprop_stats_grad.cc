@@ -1,7 +1,7 @@
-#include "blocks/channels/normalize.h"
-#include "caches.h"
-#include "element_types.h"
-#include "op.h"
+#include "../blocks/channels/normalize.h"
+#include "../dividing/caches.h"
+#include "../element_types.h"
+#include "../op.h"
 #include "vectors.h"
 
 namespace onnx_cbp {

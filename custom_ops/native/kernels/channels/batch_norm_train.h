@@ -1,7 +1,7 @@
 // What BatchNormTrain and the ops with an update share.
 #pragma once
 
-#include "op.h"
+#include "../op.h"
 
 namespace onnx_cbp {
 

@@ -1,6 +1,6 @@
-#include "blocks/channels/sums.h"
-#include "element_types.h"
-#include "op.h"
+#include "../blocks/channels/sums.h"
+#include "../element_types.h"
+#include "../op.h"
 #include "vectors.h"
 
 namespace onnx_cbp {

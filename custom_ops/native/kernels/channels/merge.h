@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "partition.h"
+#include "../dividing/partition.h"
 
 namespace onnx_cbp {
 

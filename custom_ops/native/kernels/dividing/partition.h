@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "targets.h"
+#include "../processors/targets.h"
 
 namespace onnx_cbp {
 

@@ -1,9 +1,9 @@
 #include <algorithm>
 
-#include "blocks/channels/backprop.h"
-#include "caches.h"
-#include "element_types.h"
-#include "op.h"
+#include "../blocks/channels/backprop.h"
+#include "../dividing/caches.h"
+#include "../element_types.h"
+#include "../op.h"
 #include "vectors.h"
 
 namespace onnx_cbp {

@@ -1,7 +1,7 @@
 #include "running_stats.h"
 
-#include "element_types.h"
-#include "op.h"
+#include "../element_types.h"
+#include "../op.h"
 
 namespace onnx_cbp {
 

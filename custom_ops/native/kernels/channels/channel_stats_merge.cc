@@ -1,6 +1,6 @@
 #include <vector>
 
-#include "op.h"
+#include "../op.h"
 #include "vectors.h"
 
 namespace onnx_cbp {

@@ -1,9 +1,9 @@
-#include "blocks/channels/backprop.h"
-#include "blocks/channels/sums.h"
-#include "caches.h"
-#include "element_types.h"
-#include "op.h"
-#include "schedule.h"
+#include "../blocks/channels/backprop.h"
+#include "../blocks/channels/sums.h"
+#include "../dividing/caches.h"
+#include "../dividing/schedule.h"
+#include "../element_types.h"
+#include "../op.h"
 #include "vectors.h"
 
 namespace onnx_cbp {

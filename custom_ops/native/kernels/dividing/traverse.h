@@ -1,8 +1,8 @@
 // Walking over a block: plane by plane or, where planes are short, row by row.
 #pragma once
 
+#include "../processors/simd.h"
 #include "partition.h"
-#include "simd.h"
 
 namespace onnx_cbp::ONNX_CBP_TARGET {
 namespace {

@@ -1,9 +1,9 @@
 #include <cmath>
 
-#include "blocks/channels/normalize.h"
-#include "caches.h"
-#include "element_types.h"
-#include "op.h"
+#include "../blocks/channels/normalize.h"
+#include "../dividing/caches.h"
+#include "../element_types.h"
+#include "../op.h"
 #include "vectors.h"
 
 namespace onnx_cbp {

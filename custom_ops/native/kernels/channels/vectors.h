@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "element_types.h"
+#include "../element_types.h"
 
 namespace onnx_cbp {
 

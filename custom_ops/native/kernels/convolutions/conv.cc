@@ -1,11 +1,11 @@
 #include <algorithm>
 #include <memory>
 
-#include "blocks/convolutions/conv_products.h"
-#include "blocks/convolutions/conv_tiles.h"
+#include "../blocks/convolutions/conv_products.h"
+#include "../blocks/convolutions/conv_tiles.h"
+#include "../element_types.h"
+#include "../op.h"
 #include "conv_plan.h"
-#include "element_types.h"
-#include "op.h"
 
 namespace onnx_cbp {
 namespace {

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "targets.h"
+#include "../processors/targets.h"
 
 namespace onnx_cbp {
 

@@ -12,7 +12,7 @@
 #include <arm_neon.h>
 #endif
 
-#include "element_types.h"
+#include "../element_types.h"
 #include "targets.h"
 
 // A file that is faster with half-wide vectors defines this before.

@@ -2,11 +2,11 @@
 
 #include <cmath>
 
-#include "blocks/channels/moments.h"
-#include "blocks/channels/normalize.h"
-#include "caches.h"
-#include "element_types.h"
-#include "schedule.h"
+#include "../blocks/channels/moments.h"
+#include "../blocks/channels/normalize.h"
+#include "../dividing/caches.h"
+#include "../dividing/schedule.h"
+#include "../element_types.h"
 #include "vectors.h"
 
 namespace onnx_cbp {
