@@ -5,7 +5,7 @@
 #include <cstdlib>
 #include <vector>
 
-#include "plan.h"
+#include "kernels/plan.h"
 
 namespace {
 

@@ -6,7 +6,7 @@
 #include <cstring>
 #include <vector>
 
-#include "block.h"
+#include "threads/block.h"
 
 #define main replay_main
 #include "replay_cuda.cc"

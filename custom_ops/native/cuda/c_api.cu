@@ -4,8 +4,8 @@
 
 #include "../kernels/element_types.h"
 #include "c_api.h"
-#include "channels.h"
-#include "passes.h"
+#include "kernels/channels.h"
+#include "passes/passes.h"
 #include "queue.h"
 
 namespace onnx_cbp::cuda {

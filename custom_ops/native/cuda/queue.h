@@ -5,8 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "block.h"
 #include "c_api.h"
+#include "threads/block.h"
 #if defined(__CUDACC__)
 #include <cuda_runtime_api.h>
 #else

@@ -18,7 +18,7 @@ from support.programs.replay import record, replay_calls
 
 @dataclass(frozen=True)
 class HostDevice:
-    """What a launch depends on: custom_ops/native/cuda/host_device.h has the meanings."""
+    """What a launch depends on: custom_ops/native/cuda/threads/host_device.h has the meanings."""
 
     multiprocessors: int = 132
     shared: int = 115_200

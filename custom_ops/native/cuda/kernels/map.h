@@ -2,9 +2,9 @@
 // beginning: of what was read before, the last is still in the cache.
 #pragma once
 
+#include "../elements/vectors.h"
 #include "gather.h"
 #include "plan.h"
-#include "vectors.h"
 
 namespace onnx_cbp::cuda {
 

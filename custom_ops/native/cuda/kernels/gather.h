@@ -1,9 +1,9 @@
 // The first pass over a tensor: sums of every channel's parts (ops: MomentsOf, SumsOf).
 #pragma once
 
-#include "accumulate.h"
+#include "../elements/accumulate.h"
+#include "../elements/vectors.h"
 #include "plan.h"
-#include "vectors.h"
 
 namespace onnx_cbp::cuda {
 

@@ -3,12 +3,12 @@
 
 #include <algorithm>
 
-#include "backprop_op.h"
-#include "channels.h"
-#include "gather.h"
-#include "map.h"
-#include "normalize_op.h"
-#include "one_pass.h"
+#include "../elements/backprop_op.h"
+#include "../elements/normalize_op.h"
+#include "../kernels/channels.h"
+#include "../kernels/gather.h"
+#include "../kernels/map.h"
+#include "../kernels/one_pass.h"
 #include "passes.h"
 
 namespace onnx_cbp::cuda {

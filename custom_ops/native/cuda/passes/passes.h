@@ -2,11 +2,11 @@
 // several compilers can work at once.
 #pragma once
 
-#include "../kernels/element_types.h"
-#include "../ops/arguments.h"
-#include "finish.h"
-#include "plan.h"
-#include "queue.h"
+#include "../../kernels/element_types.h"
+#include "../../ops/arguments.h"
+#include "../elements/finish.h"
+#include "../kernels/plan.h"
+#include "../queue.h"
 
 namespace onnx_cbp::cuda {
 

@@ -1,8 +1,8 @@
-#include "../arguments.h"
-#include "../kernels/convolutions/windows.h"
-#include "../kernels/element_types.h"
-#include "c_api.h"
-#include "queue.h"
+#include "../../arguments.h"
+#include "../../kernels/convolutions/windows.h"
+#include "../../kernels/element_types.h"
+#include "../c_api.h"
+#include "../queue.h"
 
 namespace onnx_cbp::cuda {
 namespace {

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "plan.h"
+#include "../kernels/plan.h"
 #include "vectors.h"
 
 namespace onnx_cbp::cuda {

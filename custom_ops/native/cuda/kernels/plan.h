@@ -5,9 +5,9 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "../kernels/dividing/partition.h"
-#include "block.h"
-#include "queue.h"
+#include "../../kernels/dividing/partition.h"
+#include "../queue.h"
+#include "../threads/block.h"
 
 namespace onnx_cbp::cuda {
 

@@ -4,10 +4,10 @@
 
 #include <cmath>
 
-#include "../kernels/blocks/channels/coefficients.h"
-#include "../kernels/channels/running_stats.h"
+#include "../../kernels/blocks/channels/coefficients.h"
+#include "../../kernels/channels/running_stats.h"
+#include "../kernels/plan.h"
 #include "accumulate.h"
-#include "plan.h"
 #include "statistics.h"
 
 namespace onnx_cbp::cuda {

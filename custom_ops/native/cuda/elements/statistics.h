@@ -4,8 +4,8 @@
 
 #include <cstdint>
 
-#include "../kernels/element_types.h"
-#include "block.h"
+#include "../../kernels/element_types.h"
+#include "../threads/block.h"
 
 namespace onnx_cbp::cuda {
 

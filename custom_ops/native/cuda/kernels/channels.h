@@ -1,8 +1,8 @@
 // Kernels that work on channels, not on elements.
 #pragma once
 
-#include "accumulate.h"
-#include "finish.h"
+#include "../elements/accumulate.h"
+#include "../elements/finish.h"
 #include "plan.h"
 
 namespace onnx_cbp::cuda {

@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <cstring>
 
-#include "../kernels/element_types.h"
-#include "block.h"
+#include "../../kernels/element_types.h"
+#include "../threads/block.h"
 
 namespace onnx_cbp::cuda {
 
