@@ -18,7 +18,7 @@ from onnx_cbp.errors import OnnxCbpError
 
 _FILE_NAME = "libonnx_cbp.so"
 _CUDA_FILE_NAME = "libonnx_cbp_cuda.so"
-#: Names the library of CUDA kernels to ours (ort/cuda_library.cc).
+#: Names the library of CUDA kernels to ours (ort/cuda/cuda_library.cc).
 _CUDA_VARIABLE = "ONNX_CBP_CUDA_LIBRARY"
 _C_TYPES: dict[type, Any] = {int: ctypes.c_int, float: ctypes.c_double, str: ctypes.c_char_p}
 

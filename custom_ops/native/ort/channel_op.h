@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cpu_kernel.h"
-#include "cuda_kernel.h"
+#include "cuda/cuda_kernel.h"
 #include "op_spec.h"
 #include "ort_api.h"
 #include "shape_inference.h"

@@ -4,7 +4,7 @@
 #include <type_traits>
 
 #include "../kernels/op.h"
-#include "cuda_call.h"
+#include "cuda/cuda_call.h"
 #include "op_spec.h"
 
 namespace onnx_cbp {

@@ -1,8 +1,8 @@
 // A call of an op's CUDA kernel: the arguments that all of them have in front are filled in here.
 #pragma once
 
+#include "../op_spec.h"
 #include "cuda_library.h"
-#include "op_spec.h"
 
 namespace onnx_cbp {
 

@@ -5,9 +5,9 @@
 #include <mutex>
 #include <vector>
 
+#include "../kernel.h"
 #include "cuda_library.h"
 #include "device_memory.h"
-#include "kernel.h"
 
 // A build of the tests has another (tests/cuda_adapter).
 #ifndef ONNX_CBP_CUDA_PROVIDER

@@ -6,7 +6,7 @@
 #include <cstdlib>
 #include <string>
 
-#include "ort_api.h"
+#include "../ort_api.h"
 
 namespace onnx_cbp {
 namespace {

@@ -5,7 +5,7 @@
 #include <functional>
 #include <memory>
 
-#include "ort_api.h"
+#include "../ort_api.h"
 
 namespace onnx_cbp {
 

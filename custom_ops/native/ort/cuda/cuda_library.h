@@ -1,7 +1,7 @@
 // libonnx_cbp_cuda.so as the adapter sees it: a table of its functions.
 #pragma once
 
-#include "../cuda/c_api.h"
+#include "../../cuda/c_api.h"
 
 namespace onnx_cbp {
 

@@ -5,7 +5,7 @@
 #include <utility>
 #include <vector>
 
-#include "../kernels/element_types.h"
+#include "../../kernels/element_types.h"
 #include "cuda_call.h"
 
 namespace onnx_cbp {
