@@ -33,7 +33,6 @@ _INSTEAD = {
     "Loop": "export it with a fixed number of steps, which then stand in the graph",
     "Scan": "export it with a fixed number of steps, which then stand in the graph",
     "If": "export the branch that trains alone",
-    "DeformConv": "use Conv",
 }
 _QUANTIZES = ("DynamicQuantizeLinear", "QuantizeLinear")
 

@@ -34,7 +34,7 @@ ort_gradients = pytest.importorskip("support.gradients.ort_gradients")
 WITHOUT = frozenset(
     (
         *("Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "CastLike", "Celu", "Compress", "ConvTranspose", "Cosh"),
-        *("CumSum", "DepthToSpace", "Einsum", "Elu", "GlobalLpPool", "GlobalMaxPool", "GridSample"),
+        *("CumSum", "DeformConv", "DepthToSpace", "Einsum", "Elu", "GlobalLpPool", "GlobalMaxPool", "GridSample"),
         *(
             "GroupNormalization",
             "HardSigmoid",

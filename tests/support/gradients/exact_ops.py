@@ -252,6 +252,49 @@ class GridSample(OpRun):
         return (result,)
 
 
+class DeformConv(OpRun):
+    """onnx's own rounds the places."""
+
+    def _run(
+        self,
+        X: np.ndarray,
+        W: np.ndarray,
+        offset: np.ndarray,
+        B: np.ndarray | None = None,
+        mask: np.ndarray | None = None,
+        dilations: Any = None,
+        group: int = 1,
+        kernel_shape: Any = None,
+        offset_group: int = 1,
+        pads: Any = None,
+        strides: Any = None,
+    ) -> tuple[np.ndarray]:
+        kernel, counts = W.shape[2:], offset.shape[2:]
+        strides, dilations, pads = strides or [1, 1], dilations or [1, 1], pads or [0] * 4
+        moved = offset.reshape(len(X), offset_group, *kernel, 2, *counts)
+        shares = np.ones(moved[..., 0, :, :].shape) if mask is None else mask.reshape(moved[..., 0, :, :].shape)
+        sampled = np.empty((*X.shape[:2], *kernel, *counts), X.dtype)
+        for image, channel, row, column in np.ndindex(*sampled.shape[:4]):
+            field = (image, channel * offset_group // X.shape[1], row, column)
+            y = np.arange(counts[0])[:, None] * strides[0] + row * dilations[0] - pads[0] + moved[field][0]
+            x = np.arange(counts[1]) * strides[1] + column * dilations[1] - pads[1] + moved[field][1]
+            sampled[image, channel, row, column] = _between(X[image, channel], y, x) * shares[field]
+        grouped = sampled.reshape(len(X), group, -1, *sampled.shape[2:])
+        result = np.einsum("ngcabij,gocab->ngoij", grouped, W.reshape(group, -1, *W.shape[1:]))
+        result = result.reshape(len(X), len(W), *counts)
+        return (result if B is None else result + B.reshape(-1, 1, 1),)
+
+
+def _between(image: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """What an image with zeros around it is at points between its elements."""
+    result = np.zeros(np.broadcast_shapes(y.shape, x.shape))
+    for row, column in itertools.product((np.floor(y), np.floor(y) + 1), (np.floor(x), np.floor(x) + 1)):
+        inside = (row >= 0) & (row < image.shape[0]) & (column >= 0) & (column < image.shape[1])
+        places = tuple(np.where(inside, each, 0).astype(int) for each in (row, column))
+        result += inside * (1 - abs(y - row)) * (1 - abs(x - column)) * image[places]
+    return result
+
+
 class NegativeLogLikelihoodLoss(OpRun):
     """onnx's own does not run with newer numpy."""
 
@@ -284,5 +327,5 @@ class SoftmaxCrossEntropyLoss(NegativeLogLikelihoodLoss):
 
 EXACT_OPS = [
     *(Erf, Gelu, GatherElements, Pad, Conv, ConvTranspose, MaxPool, GlobalMaxPool, GlobalLpPool, LpNormalization, LRN),
-    *(GridSample, NegativeLogLikelihoodLoss, SoftmaxCrossEntropyLoss),
+    *(GridSample, DeformConv, NegativeLogLikelihoodLoss, SoftmaxCrossEntropyLoss),
 ]

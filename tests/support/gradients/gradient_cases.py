@@ -444,6 +444,18 @@ REGIONS = [
     )
 ]
 
+_BOTH = {"group": 2, "offset_group": 2, "pads": [1, 0, 1, 2], "strides": [2, 1], "dilations": [1, 2]}
+
+DEFORMED = [
+    Case("DeformConv", (_IMAGE, In((3, 2, 2, 3)), In((N, 12, 3, 3), -0.9, 0.9)), since=19),
+    Case(
+        "DeformConv",
+        (In((N, 4, 4, 5)), In((2, 2, 2, 2)), In((N, 16, 3, 5), -0.9, 0.9), In((2,)), In((N, 8, 3, 5))),
+        _BOTH,
+        since=19,
+    ),
+]
+
 SELECTIONS = [
     Case("OneHot", (np.array([1, 0, 2]), np.array(3, np.int64), In((2,)))),
     Case("OneHot", (np.array([[1, 0], [2, 1]]), np.array(3, np.int64), In((2,))), {"axis": 1}),
@@ -700,6 +712,7 @@ CASES = [
     *RESIZES,
     *SAMPLINGS,
     *REGIONS,
+    *DEFORMED,
     *SELECTIONS,
     *PARTS,
     *NORMALIZATIONS,
