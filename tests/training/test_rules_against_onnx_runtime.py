@@ -115,8 +115,9 @@ KEPT = (
 #: Ops that `suit_builder` refuses: it has no other form for them.
 REFUSED = frozenset(
     (
-        *("Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Compress", "Cosh", "CumSum", "Einsum", "GlobalLpPool"),
-        *("LRN", "LpPool", "Mod", "OneHot", "RMSNormalization", "ReduceProd", "ReverseSequence", "Sinh", "Tan"),
+        *("Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Compress", "Cosh", "CumSum", "DeformConv", "Einsum"),
+        *("GlobalLpPool", "GridSample", "LRN", "LpPool", "Mod", "OneHot", "RMSNormalization", "ReduceProd"),
+        *("ReverseSequence", "RoiAlign", "Sinh", "Tan"),
     )
 )
 #: Forms of others that it refuses.
