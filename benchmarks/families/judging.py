@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from same_decisions import Decisions
 
 Gradients = Mapping[str, np.ndarray]
 #: In double: constants of a graph are floats, of 24 bits, and so is an epsilon.
@@ -48,7 +49,7 @@ class Step:
         for name, gradient in self.gradients.items():
             own = np.abs(gradient).max()
             self._scales[name] = largest if own < _ZERO * largest else own
-        self._ways = [self._errors(*way) for way in self._orders()]
+        self._ways = [self._errors(*_step(*way)) for way in self._orders()]
 
     def judge_exact(self, loss: float, gradients: Gradients) -> Judged:
         """Hold a step in double against `EXACT`."""
@@ -73,14 +74,25 @@ class Step:
             result.wrong.append(f"loss {off:.1e} (PyTorch's float32 {self._of_torch(None):.1e})")
         return result
 
-    def judge_decided(self, names: Iterable[str], gradients: Gradients, exact: Gradients) -> dict[str, float]:
-        """Errors of gradients in float beside those in double of the same decisions.
+    def judge_decided(
+        self, names: Iterable[str], gradients: Gradients, exact: Gradients
+    ) -> dict[str, tuple[float, float]]:
+        """Errors of gradients in float beside those in double of the same decisions: these, and PyTorch's worst.
 
         Where a ReLU's input is within rounding of zero, or two elements of a pool are, one rounding turns a sample
         over. No order of the sums is the right one then, and each has others that it turns over; what is left where
         they are the same is rounding alone.
         """
-        return {n: float(np.abs(gradients[n] - exact[n]).max() / self._scales[n]) for n in names}
+        ours = {name: self._error(name, gradients[name], exact[name]) for name in names}
+        theirs = dict.fromkeys(ours, 0.0)
+        for net, x, labels in self._orders():
+            decisions = Decisions()
+            with decisions.noted():
+                _, single = _step(net, x, labels)
+            with decisions.repeated():
+                _, double = _step(copy.deepcopy(net).double(), x.double(), labels)
+            theirs = {n: max(error, self._error(n, single[n], double[n])) for n, error in theirs.items()}
+        return {name: (error, theirs[name]) for name, error in ours.items()}
 
     def farther_than_any_draw(self, names: Iterable[str], gradients: Gradients) -> list[str]:
         """Gradients that are farther off than PyTorch's float32 in every one of many orders of the same samples."""
@@ -105,18 +117,19 @@ class Step:
         return max(off if name is None else errors[name] for off, errors in self._ways)
 
     def _errors(self, loss: float, gradients: Gradients) -> tuple[float, dict[str, float]]:
-        errors = {
-            name: float(np.abs(gradients[name] - want).max() / self._scales[name])
-            for name, want in self.gradients.items()
-            if name in gradients
-        }
+        both = self.gradients.keys() & gradients.keys()
+        errors = {name: self._error(name, gradients[name], self.gradients[name]) for name in both}
         return abs(loss - self.loss) / abs(self.loss), errors
 
-    def _orders(self) -> Iterator[tuple[float, Gradients]]:
+    def _error(self, name: str, gradient: np.ndarray, want: np.ndarray) -> float:
+        return float(np.abs(gradient - want).max() / self._scales[name])
+
+    def _orders(self) -> Iterator[tuple[torch.nn.Module, torch.Tensor, torch.Tensor]]:
+        """What is the same step in exact arithmetic."""
         net, x, labels = self._net, self._x, self._labels
-        yield _step(copy.deepcopy(net), x, labels)
-        yield _step(copy.deepcopy(net).to(memory_format=torch.channels_last), x, labels)
-        yield _step(copy.deepcopy(net), x.flip(0), labels.flip(0))
+        yield copy.deepcopy(net), x, labels
+        yield copy.deepcopy(net).to(memory_format=torch.channels_last), x, labels
+        yield copy.deepcopy(net), x.flip(0), labels.flip(0)
 
 
 def _step(net: torch.nn.Module, x: torch.Tensor, labels: torch.Tensor) -> tuple[float, Gradients]:
