@@ -72,15 +72,10 @@ WITHOUT_LIBRARY = (
 #: Programs that run the kernels as other processors would, a folder each.
 VARIANTS = ROOT / "build" / "variants"
 #: What an environment does not run, since others do and nothing there could be otherwise. The benchmark has the most
-#: peers in 'training'; ops, files and exporters' models are tried with the oldest and the newest versions; the session
-#: 'cuda' has replicas on threads with the oldest.
-_OF_ONE = ("house", "installation", "report")
-_BETWEEN = ("differentiating", "exporters", "files", "ops", "passes/core", "passes/door", "passes/preparing")
-ONCE = {
-    "stock": ("bench",),
-    "training": (*_OF_ONE, *_BETWEEN),
-    "oldest": (*_OF_ONE, "bench", "distributed"),
-}
+#: peers in 'training'; the session 'cuda' has replicas on threads with the oldest.
+ONCE = {"stock": ("bench",), "oldest": ("bench", "distributed", "house", "installation", "report")}
+#: What 'training' runs whole. Of the rest, which the oldest and the newest versions run, it is what needs its build.
+OF_TRAINING = ("bench", "distributed", "training")
 #: Where each environment puts models that it rewrote, for the others to run.
 EXCHANGE = ROOT / ".nox" / "exchange"
 #: Models as they are deployed, and the runtime for JavaScript that is to run them.
@@ -124,7 +119,13 @@ def test(session: nox.Session, environment: str) -> None:
     extras, more = ENVIRONMENTS[environment]
     _install(session, extras, *more, *TEST_TOOLS)
     session.run("python", "tests/exchange/write.py", str(EXCHANGE / environment))
-    session.run(*PYTEST, *(session.posargs or [f"--ignore=tests/{name}" for name in (*ELSEWHERE, *ONCE[environment])]))
+    if session.posargs:
+        session.run(*PYTEST, *session.posargs)
+    elif environment == "training":
+        session.run(*PYTEST, *(f"tests/{name}" for name in OF_TRAINING))
+        session.run(*PYTEST, "-m", "training", *_ignored(*ELSEWHERE, *OF_TRAINING))
+    else:
+        session.run(*PYTEST, *_ignored(*ELSEWHERE, *ONCE[environment]))
 
 
 @nox.session(requires=["build"])
@@ -327,6 +328,10 @@ def demo_distributed(session: nox.Session) -> None:
     """Train the sample network on handwritten digits in several processes, against one with the whole batch."""
     _install(session, "training,mpi,demo")
     session.run("python", "examples/digits_distributed.py", *session.posargs)
+
+
+def _ignored(*folders: str) -> list[str]:
+    return [f"--ignore=tests/{name}" for name in folders]
 
 
 def _cmake_installed(session: nox.Session, programs: Path) -> None:
