@@ -4,19 +4,16 @@ from onnx_cbp.graph_passes.differentiating.rules import (
     activation,
     channel_ops,
     convolution,
-    deformed,
     elementwise,
     linear,
     loss,
     normalization,
     pooling,
     reduction,
-    regions,
-    resize,
-    sampling,
     selection,
     shape,
 )
+from onnx_cbp.graph_passes.differentiating.rules.resampling import deformed, regions, resize, sampling
 
 __all__ = [
     "activation",

@@ -1,0 +1,1 @@
+"""Ops that read an image between its elements, or at places of their own."""
