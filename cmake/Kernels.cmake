@@ -15,9 +15,9 @@ set(CMAKE_POSITION_INDEPENDENT_CODE ON)
 
 set(_native ${CMAKE_CURRENT_LIST_DIR}/../custom_ops/native)
 file(GLOB_RECURSE _sources CONFIGURE_DEPENDS ${_native}/kernels/*.cc ${_native}/collectives/*.cc)
-set(_blocks ${_sources})
-list(FILTER _blocks INCLUDE REGEX "/kernels/blocks/")
-list(REMOVE_ITEM _sources ${_blocks})
+set(_loops ${_sources})
+list(FILTER _loops INCLUDE REGEX "/kernels/loops/")
+list(REMOVE_ITEM _sources ${_loops})
 
 add_library(onnx_cbp_common OBJECT EXCLUDE_FROM_ALL ${_native}/c_api.cc ${_sources})
 target_link_libraries(onnx_cbp_common PRIVATE onnx_cbp_settings)
@@ -27,7 +27,7 @@ endif()
 target_compile_definitions(onnx_cbp_common PRIVATE ONNX_CBP_VERSION="${SKBUILD_PROJECT_VERSION}")
 set(ONNX_CBP_OBJECTS $<TARGET_OBJECTS:onnx_cbp_common>)
 
-# The blocks once for each target, see custom_ops/native/kernels/processors/targets.h.
+# The loops once for each target, see custom_ops/native/kernels/processors/targets.h.
 set(_targets baseline)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   list(APPEND _targets avx2 avx512)
@@ -36,7 +36,7 @@ set(_options_avx2 -march=x86-64-v3)
 # GCC 12 takes the intrinsics' own undefined values for mistakes.
 set(_options_avx512 -march=x86-64-v4 $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
 foreach(_target IN LISTS _targets)
-  add_library(onnx_cbp_${_target} OBJECT EXCLUDE_FROM_ALL ${_blocks})
+  add_library(onnx_cbp_${_target} OBJECT EXCLUDE_FROM_ALL ${_loops})
   target_link_libraries(onnx_cbp_${_target} PRIVATE onnx_cbp_settings)
   target_compile_definitions(onnx_cbp_${_target} PRIVATE ONNX_CBP_TARGET=${_target})
   target_compile_options(onnx_cbp_${_target} PRIVATE ${_options_${_target}})

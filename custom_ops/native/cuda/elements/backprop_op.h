@@ -2,7 +2,7 @@
 // op is.
 #pragma once
 
-#include "../../kernels/blocks/channels/coefficients.h"
+#include "../../kernels/loops/channels/coefficients.h"
 #include "accumulate.h"
 #include "normalize_op.h"
 #include "statistics.h"

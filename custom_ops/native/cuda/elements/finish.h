@@ -4,8 +4,8 @@
 
 #include <cmath>
 
-#include "../../kernels/blocks/channels/coefficients.h"
 #include "../../kernels/channels/running_stats.h"
+#include "../../kernels/loops/channels/coefficients.h"
 #include "../kernels/plan.h"
 #include "accumulate.h"
 #include "statistics.h"

@@ -6,7 +6,7 @@
 // of the channel of element i.
 #pragma once
 
-#include "../../kernels/blocks/channels/coefficients.h"
+#include "../../kernels/loops/channels/coefficients.h"
 #include "accumulate.h"
 #include "vectors.h"
 

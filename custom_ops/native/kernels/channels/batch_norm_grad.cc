@@ -1,8 +1,8 @@
-#include "../blocks/channels/backprop.h"
-#include "../blocks/channels/sums.h"
 #include "../dividing/caches.h"
 #include "../dividing/schedule.h"
 #include "../element_types.h"
+#include "../loops/channels/backprop.h"
+#include "../loops/channels/sums.h"
 #include "../op.h"
 #include "vectors.h"
 
@@ -49,9 +49,9 @@ bool Backward(const TensorCall& call, const BatchNormGradArguments& a, const Rel
     RunTwoSteps(
         call.executor, partition, layout, FitsCaches(bytes),
         [&](int64_t task) {
-          const Block block = partition.block(task);
-          BlockSums(layout, block, xs, center.data(), dys, relu,
-                    partial.data() + partition.part(task) * layout.channels + block.channel_begin);
+          const Piece piece = partition.piece(task);
+          PieceSums(layout, piece, xs, center.data(), dys, relu,
+                    partial.data() + partition.part(task) * layout.channels + piece.channel_begin);
         },
         [&](int64_t begin, int64_t end) {
           MergeSums(partition, layout, partial.data(), s.data(), begin, end, scale_sums.data(), bias_sums.data());
@@ -60,7 +60,7 @@ bool Backward(const TensorCall& call, const BatchNormGradArguments& a, const Rel
                 MakeBackpropCoefficients<V>(gamma[c], center[c], s[c], scale_sums[c], bias_sums[c], count);
           }
         },
-        [&](const Block& block) { BackpropBlock(layout, block, coefficients.data(), dys, relu, xs, out); });
+        [&](const Piece& piece) { BackpropPiece(layout, piece, coefficients.data(), dys, relu, xs, out); });
   });
   return known && FromDouble(scale_sums, call.stats_type, a.scale_grad.data()) &&
          FromDouble(bias_sums, call.stats_type, a.bias_grad.data());

@@ -2,11 +2,11 @@
 
 #include <cmath>
 
-#include "../blocks/channels/moments.h"
-#include "../blocks/channels/normalize.h"
 #include "../dividing/caches.h"
 #include "../dividing/schedule.h"
 #include "../element_types.h"
+#include "../loops/channels/moments.h"
+#include "../loops/channels/normalize.h"
 #include "vectors.h"
 
 namespace onnx_cbp {
@@ -28,9 +28,9 @@ bool Forward(const TensorCall& call, const ForwardInputs& inputs, const ForwardO
     RunTwoSteps(
         call.executor, partition, layout, FitsCaches(bytes),
         [&](int64_t task) {
-          const Block block = partition.block(task);
-          BlockMoments<T, V>(layout, block, inputs.x.As<T>(),
-                             partial.data() + partition.part(task) * layout.channels + block.channel_begin);
+          const Piece piece = partition.piece(task);
+          PieceMoments<T, V>(layout, piece, inputs.x.As<T>(),
+                             partial.data() + partition.part(task) * layout.channels + piece.channel_begin);
         },
         [&](int64_t begin, int64_t end) {
           MergeMoments(partition, layout, partial.data(), begin, end, mean.data(), var.data());
@@ -43,8 +43,8 @@ bool Forward(const TensorCall& call, const ForwardInputs& inputs, const ForwardO
             offset[c] = static_cast<double>(coefficients[c].offset);
           }
         },
-        [&](const Block& block) {
-          NormalizeBlock(layout, block, coefficients.data(), inputs.x.As<T>(), inputs.relu, y);
+        [&](const Piece& piece) {
+          NormalizePiece(layout, piece, coefficients.data(), inputs.x.As<T>(), inputs.relu, y);
         });
   });
   if (known && layout.empty()) {

@@ -1,8 +1,8 @@
 #include <algorithm>
 
-#include "../blocks/channels/backprop.h"
 #include "../dividing/caches.h"
 #include "../element_types.h"
+#include "../loops/channels/backprop.h"
 #include "../op.h"
 #include "vectors.h"
 
@@ -25,8 +25,8 @@ bool ChannelBackprop(const TensorCall& call, const ChannelBackpropArguments& a) 
     const Partition partition = Partition::OfMap(layout);
     const Output<T> out{a.dx.As<T>(), WritesPastCaches(layout, sizeof(T), 3 * layout.size() * sizeof(T))};
     call.executor.ForEach(partition.tasks(), [&](int64_t task) {
-      const Block block = partition.block(task);
-      BackpropBlock(layout, block, all.data(), a.dy.As<T>(), ReluOf<T, V>{}, a.x.As<T>(), out);
+      const Piece piece = partition.piece(task);
+      BackpropPiece(layout, piece, all.data(), a.dy.As<T>(), ReluOf<T, V>{}, a.x.As<T>(), out);
     });
   });
 }

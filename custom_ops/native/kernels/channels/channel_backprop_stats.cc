@@ -1,5 +1,5 @@
-#include "../blocks/channels/sums.h"
 #include "../element_types.h"
+#include "../loops/channels/sums.h"
 #include "../op.h"
 #include "vectors.h"
 
@@ -19,9 +19,9 @@ bool ChannelBackpropStats(const TensorCall& call, const ChannelBackpropStatsArgu
     using T = decltype(t);
     using V = ComputeType<T, decltype(u)>;
     call.executor.ForEach(partition.tasks(), [&](int64_t task) {
-      const Block block = partition.block(task);
-      BlockSums(layout, block, a.x.As<T>(), center.data(), a.dy.As<T>(), ReluOf<T, V>{},
-                partial.data() + partition.part(task) * layout.channels + block.channel_begin);
+      const Piece piece = partition.piece(task);
+      PieceSums(layout, piece, a.x.As<T>(), center.data(), a.dy.As<T>(), ReluOf<T, V>{},
+                partial.data() + partition.part(task) * layout.channels + piece.channel_begin);
     });
   });
   std::vector<double> scale_sums(channels), bias_sums(channels);

@@ -1,6 +1,6 @@
-#include "../blocks/channels/normalize.h"
 #include "../dividing/caches.h"
 #include "../element_types.h"
+#include "../loops/channels/normalize.h"
 #include "../op.h"
 #include "vectors.h"
 
@@ -38,9 +38,9 @@ bool ChannelBackpropStatsGrad(const TensorCall& call, const ChannelBackpropStats
     const Partition partition(layout);
     const bool stream = WritesPastCaches(layout, sizeof(T), 4 * layout.size() * sizeof(T));
     call.executor.ForEach(partition.tasks(), [&](int64_t task) {
-      const Block block = partition.block(task);
-      NormalizeBlock(layout, block, of_dy.data(), in.dy.As<T>(), false, {in.dx.As<T>(), stream});
-      NormalizeBlock(layout, block, of_x.data(), in.x.As<T>(), false, {in.d_dy.As<T>(), stream});
+      const Piece piece = partition.piece(task);
+      NormalizePiece(layout, piece, of_dy.data(), in.dy.As<T>(), false, {in.dx.As<T>(), stream});
+      NormalizePiece(layout, piece, of_x.data(), in.x.As<T>(), false, {in.d_dy.As<T>(), stream});
     });
   });
 }

@@ -1,8 +1,8 @@
 #include <cmath>
 
-#include "../blocks/channels/normalize.h"
 #include "../dividing/caches.h"
 #include "../element_types.h"
+#include "../loops/channels/normalize.h"
 #include "../op.h"
 #include "vectors.h"
 
@@ -24,8 +24,8 @@ bool ChannelNormalize(const TensorCall& call, const ChannelNormalizeArguments& a
     const Partition partition = Partition::OfMap(layout);
     const Output<T> out{a.y.As<T>(), WritesPastCaches(layout, sizeof(T), 2 * layout.size() * sizeof(T))};
     call.executor.ForEach(partition.tasks(), [&](int64_t task) {
-      const Block block = partition.block(task);
-      NormalizeBlock(layout, block, all.data(), a.x.As<T>(), false, out);
+      const Piece piece = partition.piece(task);
+      NormalizePiece(layout, piece, all.data(), a.x.As<T>(), false, out);
     });
   });
 }

@@ -1,5 +1,5 @@
-#include "../blocks/channels/moments.h"
 #include "../element_types.h"
+#include "../loops/channels/moments.h"
 #include "../op.h"
 #include "vectors.h"
 
@@ -15,9 +15,9 @@ bool ChannelStats(const TensorCall& call, const ChannelStatsArguments& a) {
     using T = decltype(t);
     using V = ComputeType<T, decltype(u)>;
     call.executor.ForEach(partition.tasks(), [&](int64_t task) {
-      const Block block = partition.block(task);
-      BlockMoments<T, V>(layout, block, a.x.As<T>(),
-                         partial.data() + partition.part(task) * layout.channels + block.channel_begin);
+      const Piece piece = partition.piece(task);
+      PieceMoments<T, V>(layout, piece, a.x.As<T>(),
+                         partial.data() + partition.part(task) * layout.channels + piece.channel_begin);
     });
   });
   std::vector<double> wide_mean(static_cast<size_t>(layout.channels)), wide_var(wide_mean.size());

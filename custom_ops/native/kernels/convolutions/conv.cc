@@ -1,9 +1,9 @@
 #include <algorithm>
 #include <memory>
 
-#include "../blocks/convolutions/conv_products.h"
-#include "../blocks/convolutions/conv_tiles.h"
 #include "../element_types.h"
+#include "../loops/convolutions/conv_products.h"
+#include "../loops/convolutions/conv_tiles.h"
 #include "../op.h"
 #include "conv_plan.h"
 

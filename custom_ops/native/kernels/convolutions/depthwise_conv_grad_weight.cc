@@ -2,8 +2,8 @@
 #include <memory>
 #include <vector>
 
-#include "../blocks/convolutions/window_sums.h"
 #include "../element_types.h"
+#include "../loops/convolutions/window_sums.h"
 #include "../op.h"
 #include "window_plan.h"
 

@@ -34,7 +34,7 @@ ONNX_CBP_INLINE bool WalksByRow(const Layout& layout) { return layout.inner < 32
 
 // The part of a tensor that one task works on: some outer indices, some channels, some of each
 // plane.
-struct Block {
+struct Piece {
   int64_t outer_begin, outer_end;
   int64_t channel_begin, channel_end;
   int64_t inner_begin, inner_end;
@@ -47,37 +47,37 @@ struct Block {
 
 class Partition {
  public:
-  // The most channels of a block whose planes are walked over, and the most elements of a row of the others.
+  // The most channels of a piece whose planes are walked over, and the most elements of a row of the others.
   static constexpr int64_t kChannels = 64;
   static constexpr int64_t kRow = 1 << 10;
 
   explicit Partition(const Layout& layout) : Partition(layout, kChannels, RunOf(layout)) {}
 
-  // For elements that are mapped: runs as long as they can be, since where blocks begin is nothing to the results.
+  // For elements that are mapped: runs as long as they can be, since where pieces begin is nothing to the results.
   static Partition OfMap(const Layout& layout) { return Partition(layout, layout.channels, kElements); }
 
-  int64_t tasks() const { return parts() * channel_blocks_; }
-  // Blocks that share a channel: their partial results are merged in the order of their numbers.
-  int64_t parts() const { return outer_blocks_ * inner_blocks_; }
+  int64_t tasks() const { return parts() * channel_pieces_; }
+  // Pieces that share a channel: their partial results are merged in the order of their numbers.
+  int64_t parts() const { return outer_pieces_ * inner_pieces_; }
 
-  int64_t channel_blocks() const { return channel_blocks_; }
+  int64_t channel_pieces() const { return channel_pieces_; }
 
-  // The most neighbouring elements that a block has.
-  int64_t run() const { return channels_per_block_ * inner_per_block_; }
+  // The most neighbouring elements that a piece has.
+  int64_t run() const { return channels_per_piece_ * inner_per_piece_; }
 
-  int64_t part(int64_t task) const { return task / channel_blocks_; }
+  int64_t part(int64_t task) const { return task / channel_pieces_; }
 
-  Block block(int64_t task) const {
-    const int64_t channel = task % channel_blocks_ * channels_per_block_;
-    const int64_t inner = part(task) % inner_blocks_ * inner_per_block_;
-    const int64_t outer = part(task) / inner_blocks_ * outer_per_block_;
-    return {outer,   std::min(layout_.outer, outer + outer_per_block_),
-            channel, std::min(layout_.channels, channel + channels_per_block_),
-            inner,   std::min(layout_.inner, inner + inner_per_block_)};
+  Piece piece(int64_t task) const {
+    const int64_t channel = task % channel_pieces_ * channels_per_piece_;
+    const int64_t inner = part(task) % inner_pieces_ * inner_per_piece_;
+    const int64_t outer = part(task) / inner_pieces_ * outer_per_piece_;
+    return {outer,   std::min(layout_.outer, outer + outer_per_piece_),
+            channel, std::min(layout_.channels, channel + channels_per_piece_),
+            inner,   std::min(layout_.inner, inner + inner_per_piece_)};
   }
 
-  // Elements per channel of the blocks of a part.
-  int64_t count(int64_t part) const { return block(part * channel_blocks_).count(); }
+  // Elements per channel of the pieces of a part.
+  int64_t count(int64_t part) const { return piece(part * channel_pieces_).count(); }
 
  private:
   static constexpr int64_t kElements = 1 << 17;
@@ -91,23 +91,23 @@ class Partition {
 
   Partition(const Layout& layout, int64_t most_channels, int64_t run) : layout_(layout) {
     if (layout.empty()) return;
-    inner_per_block_ = std::min(layout.inner, kElements);
-    // Every channel of a block costs scratch memory.
+    inner_per_piece_ = std::min(layout.inner, kElements);
+    // Every channel of a piece costs scratch memory.
     const int64_t channels = WalksByRow(layout) ? kRow / layout.inner
-                                                : std::min(most_channels, std::max<int64_t>(1, run / inner_per_block_));
-    channels_per_block_ = std::min(layout.channels, channels);
-    const int64_t outer = std::max<int64_t>(1, kElements / (channels_per_block_ * inner_per_block_));
-    outer_per_block_ = std::min(layout.outer, outer);
-    inner_blocks_ = CeilDiv(layout.inner, inner_per_block_);
-    channel_blocks_ = CeilDiv(layout.channels, channels_per_block_);
-    outer_blocks_ = CeilDiv(layout.outer, outer_per_block_);
+                                                : std::min(most_channels, std::max<int64_t>(1, run / inner_per_piece_));
+    channels_per_piece_ = std::min(layout.channels, channels);
+    const int64_t outer = std::max<int64_t>(1, kElements / (channels_per_piece_ * inner_per_piece_));
+    outer_per_piece_ = std::min(layout.outer, outer);
+    inner_pieces_ = CeilDiv(layout.inner, inner_per_piece_);
+    channel_pieces_ = CeilDiv(layout.channels, channels_per_piece_);
+    outer_pieces_ = CeilDiv(layout.outer, outer_per_piece_);
   }
 
   static int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
   Layout layout_;
-  int64_t outer_per_block_ = 0, channels_per_block_ = 0, inner_per_block_ = 0;
-  int64_t outer_blocks_ = 0, channel_blocks_ = 0, inner_blocks_ = 0;
+  int64_t outer_per_piece_ = 0, channels_per_piece_ = 0, inner_per_piece_ = 0;
+  int64_t outer_pieces_ = 0, channel_pieces_ = 0, inner_pieces_ = 0;
 };
 
 }  // namespace onnx_cbp

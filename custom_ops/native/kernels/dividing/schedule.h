@@ -6,11 +6,11 @@
 
 namespace onnx_cbp {
 
-// gather(task) for every block of the partition, finish(channel_begin, channel_end) when all blocks of these channels
-// are gathered, then map(block) for all elements, backwards: what was read last is still in the cache. With enough
+// gather(task) for every piece of the partition, finish(channel_begin, channel_end) when all pieces of these channels
+// are gathered, then map(piece) for all elements, backwards: what was read last is still in the cache. With enough
 // groups of channels a group goes through all three while its data is in a core's own cache. Not where a group lies in
 // memory in many short runs, far apart, and the largest cache holds everything anyway: there, elements are mapped in
-// the order of memory. Blocks are gathered as the partition has them either way, and where mapped ones begin is nothing
+// the order of memory. Pieces are gathered as the partition has them either way, and where mapped ones begin is nothing
 // to the results.
 //
 // cached: whether the largest cache holds all that the kernel moves.
@@ -21,7 +21,7 @@ void RunTwoSteps(const Executor& executor, const Partition& partition, const Lay
   // elements or more, and slower with fewer, where the threads' second meeting takes longer, or with what the cache
   // cannot hold.
   constexpr int64_t kEnoughGroups = 8, kShortRun = 1 << 13, kManyElements = 3 << 19;
-  const int64_t groups = partition.channel_blocks();
+  const int64_t groups = partition.channel_pieces();
   const int64_t parts = partition.parts();
   const bool scattered = cached && !WalksByRow(layout) && partition.run() < kShortRun &&
                          layout.size() >= static_cast<size_t>(kManyElements);
@@ -29,14 +29,14 @@ void RunTwoSteps(const Executor& executor, const Partition& partition, const Lay
     executor.ForEach(partition.tasks(), gather);
     finish(int64_t{0}, layout.channels);
     const Partition mapped = Partition::OfMap(layout);
-    executor.ForEach(mapped.tasks(), [&](int64_t task) { map(mapped.block(mapped.tasks() - 1 - task)); });
+    executor.ForEach(mapped.tasks(), [&](int64_t task) { map(mapped.piece(mapped.tasks() - 1 - task)); });
     return;
   }
   executor.ForEach(groups, [&](int64_t group) {
     for (int64_t part = 0; part < parts; ++part) gather(part * groups + group);
-    const Block block = partition.block(group);
-    finish(block.channel_begin, block.channel_end);
-    for (int64_t part = parts; part-- > 0;) map(partition.block(part * groups + group));
+    const Piece piece = partition.piece(group);
+    finish(piece.channel_begin, piece.channel_end);
+    for (int64_t part = parts; part-- > 0;) map(partition.piece(part * groups + group));
   });
 }
 

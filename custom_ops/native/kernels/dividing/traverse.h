@@ -1,4 +1,4 @@
-// Walking over a block: plane by plane or, where planes are short, row by row.
+// Walking over a piece: plane by plane or, where planes are short, row by row.
 #pragma once
 
 #include "../processors/simd.h"
@@ -12,32 +12,32 @@ namespace {
 // addresses share a place in the cache.
 constexpr int64_t kPlanes = 4;
 
-// Calls planes(channel within the block, how many, offset of the first) for at most kPlanes planes of a channel, which
+// Calls planes(channel within the piece, how many, offset of the first) for at most kPlanes planes of a channel, which
 // lie layout.stride() apart.
 template <typename F>
-ONNX_CBP_INLINE void ForEachPlaneGroup(const Layout& layout, const Block& block, F&& planes) {
-  for (int64_t outer = block.outer_begin; outer < block.outer_end; outer += kPlanes) {
-    const int64_t left = block.outer_end - outer;
-    for (int64_t c = 0; c < block.channels(); ++c) {
+ONNX_CBP_INLINE void ForEachPlaneGroup(const Layout& layout, const Piece& piece, F&& planes) {
+  for (int64_t outer = piece.outer_begin; outer < piece.outer_end; outer += kPlanes) {
+    const int64_t left = piece.outer_end - outer;
+    for (int64_t c = 0; c < piece.channels(); ++c) {
       planes(c, left < kPlanes ? left : kPlanes,
-             (outer * layout.channels + block.channel_begin + c) * layout.inner + block.inner_begin);
+             (outer * layout.channels + piece.channel_begin + c) * layout.inner + piece.inner_begin);
     }
   }
 }
 
-// A block as rows of neighbouring elements that all begin with its first channel. Where rows would be short and lie one
+// A piece as rows of neighbouring elements that all begin with its first channel. Where rows would be short and lie one
 // after the other, several become one, and the last may be shorter.
 struct Rows {
   // No row is longer, and vectors may be read and written beyond the last element of an array of so many.
   static constexpr int64_t kSpace = Partition::kRow + 2 * kLanes;
 
-  ONNX_CBP_INLINE Rows(const Layout& layout, const Block& block)
+  ONNX_CBP_INLINE Rows(const Layout& layout, const Piece& piece)
       : inner(layout.inner),
-        channels(block.channels()),
+        channels(piece.channels()),
         stride(layout.channels * layout.inner),
-        begin((block.outer_begin * layout.channels + block.channel_begin) * layout.inner) {
+        begin((piece.outer_begin * layout.channels + piece.channel_begin) * layout.inner) {
     constexpr int64_t kShort = 128, kLong = 512;
-    const int64_t outer = block.outer_end - block.outer_begin;
+    const int64_t outer = piece.outer_end - piece.outer_begin;
     if (channels == layout.channels) {
       // Longer rows take less time to walk over and more time to prepare: both are little at the root of all elements.
       const auto grows = [&](int64_t length) { return length < kShort || length * length < outer * stride; };

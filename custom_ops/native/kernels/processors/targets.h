@@ -1,4 +1,4 @@
-// The processors that blocks/*.cc are compiled for. Each of those files is compiled once a target, with the target's
+// The processors that loops/*.cc are compiled for. Each of those files is compiled once a target, with the target's
 // instructions and with ONNX_CBP_TARGET as its namespace; the best that this machine has is picked at run time.
 //
 // What is compiled for one target must never be linked into another. So those files use no standard library templates

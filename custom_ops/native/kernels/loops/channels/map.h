@@ -36,26 +36,26 @@ ONNX_CBP_INLINE VectorOf<V> Join(VectorOf<V> first, VectorOf<V> second, int64_t 
   return lane < Broadcast(static_cast<V>(count)) ? first : second;
 }
 
-// out[i] = of_channel(channel within the block)(i, load) for a block that is walked over by planes: what is made of
+// out[i] = of_channel(channel within the piece)(i, load) for a piece that is walked over by planes: what is made of
 // element i and those after it. Planes that are neighbours in memory are written as one run, whose vectors are aligned
 // and where a plane ends hold the beginning of the next one too: there is no other way to write a cache line at once.
 template <bool kStream, typename V, typename T, typename F>
-ONNX_CBP_INLINE void MapPlanes(const Layout& layout, const Block& block, T* out, F&& of_channel) {
-  for (int64_t outer = block.outer_begin; outer < block.outer_end; ++outer) {
-    int64_t at = (outer * layout.channels + block.channel_begin) * layout.inner + block.inner_begin;
-    int64_t end = at + block.inner();
+ONNX_CBP_INLINE void MapByPlanes(const Layout& layout, const Piece& piece, T* out, F&& of_channel) {
+  for (int64_t outer = piece.outer_begin; outer < piece.outer_end; ++outer) {
+    int64_t at = (outer * layout.channels + piece.channel_begin) * layout.inner + piece.inner_begin;
+    int64_t end = at + piece.inner();
     const auto part = [&](const auto& make, int64_t elements) {
       const int count = static_cast<int>(elements);
       StorePart<V>(make(at, Part<V>{count}), out + at, count);
       at += elements;
     };
     const int64_t head = ElementsToAligned<V>(out + at);
-    if (head > 0) part(of_channel(int64_t{0}), head < block.inner() ? head : block.inner());
-    for (int64_t c = 0; c < block.channels(); ++c, end += layout.inner) {
+    if (head > 0) part(of_channel(int64_t{0}), head < piece.inner() ? head : piece.inner());
+    for (int64_t c = 0; c < piece.channels(); ++c, end += layout.inner) {
       const auto make = of_channel(c);
       for (; at + kWidth<V> <= end; at += kWidth<V>) StoreVector<kStream>(make(at, Whole<V>{}), out + at);
       if (at == end) continue;
-      if (c + 1 < block.channels()) {
+      if (c + 1 < piece.channels()) {
         const auto next = of_channel(c + 1);
         StoreVector<kStream>(Join<V>(make(at, Whole<V>{}), next(at, Whole<V>{}), end - at), out + at);
         at += kWidth<V>;

@@ -33,7 +33,7 @@ ONNX_CBP_INLINE void Transpose(VectorOf<V> (&rows)[kWidth<V>]) {
   ExchangeAll<kWidth<V> / 2, V>(rows);
 }
 
-// The channels of a block: where the lanes' planes begin. Lanes without a channel have the last one's.
+// The channels of a piece: where the lanes' planes begin. Lanes without a channel have the last one's.
 template <typename T>
 struct LanePlanes {
   const T* lanes[kWindowLanes];

@@ -8,7 +8,7 @@
 namespace onnx_cbp::ONNX_CBP_TARGET {
 namespace {
 
-// A mask is asked for a plane, or for the rows of a block and then for an element of a row. The answer lets a gradient
+// A mask is asked for a plane, or for the rows of a piece and then for an element of a row. The answer lets a gradient
 // pass or makes it zero, given x, the offset and how to read there: vectors or single elements. Value is the type in
 // which that is cheapest.
 
@@ -45,11 +45,11 @@ struct ResultMask {
   }
 };
 
-// Those where NormalizeBlock made something positive of x: its arithmetic once more, with its coefficients.
+// Those where NormalizePiece made something positive of x: its arithmetic once more, with its coefficients.
 template <typename T, typename V>
 struct RecomputedMask {
   using Value = V;
-  const NormalizeCoefficients<V>* coefficients;  // of the block's channels
+  const NormalizeCoefficients<V>* coefficients;  // of the piece's channels
 
   template <typename C>
   struct OfElements {

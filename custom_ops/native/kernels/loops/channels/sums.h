@@ -1,4 +1,4 @@
-// The sums of ChannelBackpropStats, block by block.
+// The sums of ChannelBackpropStats, piece by piece.
 #pragma once
 
 #include "../../channels/merge.h"
@@ -11,18 +11,18 @@ namespace onnx_cbp {
 #define ONNX_CBP_DECLARE(target)                                                                        \
   namespace target {                                                                                    \
   template <typename T, typename V>                                                                     \
-  void BlockSums(const Layout& layout, const Block& block, const T* x, const double* mean, const T* dy, \
+  void PieceSums(const Layout& layout, const Piece& piece, const T* x, const double* mean, const T* dy, \
                  const ReluOf<T, V>& relu, Sums* sums);                                                 \
   }
 ONNX_CBP_FOR_EACH_TARGET(ONNX_CBP_DECLARE)
 #undef ONNX_CBP_DECLARE
 
-// Sums of every channel of a block, in double; mean starts at the first channel of the tensor. dy counts where the ReLU
+// Sums of every channel of a piece, in double; mean starts at the first channel of the tensor. dy counts where the ReLU
 // lets it pass.
 template <typename T, typename V>
-void BlockSums(const Layout& layout, const Block& block, const T* x, const double* mean, const T* dy,
+void PieceSums(const Layout& layout, const Piece& piece, const T* x, const double* mean, const T* dy,
                const ReluOf<T, V>& relu, Sums* sums) {
-  ONNX_CBP_RETURN_ON_TARGET((layout, block, x, mean, dy, relu, sums), BlockSums<T, V>);
+  ONNX_CBP_RETURN_ON_TARGET((layout, piece, x, mean, dy, relu, sums), PieceSums<T, V>);
 }
 
 }  // namespace onnx_cbp

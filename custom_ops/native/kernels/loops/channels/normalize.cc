@@ -6,7 +6,7 @@ namespace onnx_cbp::ONNX_CBP_TARGET {
 namespace {
 
 template <bool kRelu, bool kStream, typename T, typename V>
-void Map(const Layout& layout, const Block& block, const NormalizeCoefficients<V>* coefficients, const T* x, T* y) {
+void Map(const Layout& layout, const Piece& piece, const NormalizeCoefficients<V>* coefficients, const T* x, T* y) {
   using Vector = VectorOf<V>;
   const auto normal = [](Vector value, Vector center, Vector slope, Vector offset) {
     const Vector normal = MulAdd(value - center, slope, offset);
@@ -14,7 +14,7 @@ void Map(const Layout& layout, const Block& block, const NormalizeCoefficients<V
     return kRelu ? (normal < Vector{} ? Vector{} : normal) : normal;
   };
   if (WalksByRow(layout)) {
-    const Rows rows(layout, block);
+    const Rows rows(layout, piece);
     V center[Rows::kSpace], slope[Rows::kSpace], shift[Rows::kSpace];
     rows.Spread(center, [&](int64_t c) { return coefficients[c].center; });
     rows.Spread(slope, [&](int64_t c) { return coefficients[c].slope; });
@@ -26,7 +26,7 @@ void Map(const Layout& layout, const Block& block, const NormalizeCoefficients<V
       });
     });
   } else {
-    MapPlanes<kStream, V>(layout, block, y, [&](int64_t c) {
+    MapByPlanes<kStream, V>(layout, piece, y, [&](int64_t c) {
       return [=, center = Broadcast(coefficients[c].center), slope = Broadcast(coefficients[c].slope),
               shift = Broadcast(coefficients[c].offset)](int64_t i, auto load) {
         return normal(load(x + i), center, slope, shift);
@@ -38,21 +38,21 @@ void Map(const Layout& layout, const Block& block, const NormalizeCoefficients<V
 }  // namespace
 
 template <typename T, typename V>
-void NormalizeBlock(const Layout& layout, const Block& block, const NormalizeCoefficients<V>* coefficients, const T* x,
+void NormalizePiece(const Layout& layout, const Piece& piece, const NormalizeCoefficients<V>* coefficients, const T* x,
                     bool relu, const Output<T>& y) {
-  const NormalizeCoefficients<V>* own = coefficients + block.channel_begin;
+  const NormalizeCoefficients<V>* own = coefficients + piece.channel_begin;
   if constexpr (kStreams<T, V>) {
     if (y.stream) {
-      relu ? Map<true, true>(layout, block, own, x, y.elements) : Map<false, true>(layout, block, own, x, y.elements);
+      relu ? Map<true, true>(layout, piece, own, x, y.elements) : Map<false, true>(layout, piece, own, x, y.elements);
       FinishStreams();
       return;
     }
   }
-  relu ? Map<true, false>(layout, block, own, x, y.elements) : Map<false, false>(layout, block, own, x, y.elements);
+  relu ? Map<true, false>(layout, piece, own, x, y.elements) : Map<false, false>(layout, piece, own, x, y.elements);
 }
 
 #define ONNX_CBP_INSTANTIATE(T, V)                                                                                 \
-  template void NormalizeBlock<T, V>(const Layout&, const Block&, const NormalizeCoefficients<V>*, const T*, bool, \
+  template void NormalizePiece<T, V>(const Layout&, const Piece&, const NormalizeCoefficients<V>*, const T*, bool, \
                                      const Output<T>&);
 ONNX_CBP_FOR_EACH_TYPES(ONNX_CBP_INSTANTIATE)
 

@@ -78,19 +78,19 @@ ONNX_CBP_INLINE void AddInFloat(const T* dy, const T* x, int64_t at, int64_t end
 }
 
 template <typename T, typename V, typename Mask>
-void PlaneSums(const Layout& layout, const Block& block, const T* x, const double* mean, const T* dy, const Mask& mask,
+void PlaneSums(const Layout& layout, const Piece& piece, const T* x, const double* mean, const T* dy, const Mask& mask,
                Sums* sums) {
   double products[Partition::kChannels][kLanes], gradients[Partition::kChannels][kLanes];
-  for (int64_t c = 0; c < block.channels(); ++c) {
+  for (int64_t c = 0; c < piece.channels(); ++c) {
     for (int lane = 0; lane < kLanes; ++lane) products[c][lane] = gradients[c][lane] = 0.0;
   }
-  const int64_t length = block.inner();
+  const int64_t length = piece.inner();
   // The same elements for every target, since the order of additions to a lane depends on it.
   constexpr int64_t kUnit = 8;
   const int64_t rest = length % kUnit;
   const Adder plus;
-  ForEachPlaneGroup(layout, block, [&](int64_t c, int64_t planes, int64_t offset) {
-    const Doubles shift = Broadcast(-mean[block.channel_begin + c]);
+  ForEachPlaneGroup(layout, piece, [&](int64_t c, int64_t planes, int64_t offset) {
+    const Doubles shift = Broadcast(-mean[piece.channel_begin + c]);
     const auto passing = mask.Plane(c);
     Lanes product = Lanes::Load(products[c]), gradient = Lanes::Load(gradients[c]);
     const auto add = [&](int v, int64_t at) {
@@ -106,7 +106,7 @@ void PlaneSums(const Layout& layout, const Block& block, const T* x, const doubl
         constexpr int64_t kRun = kFloatAdditions * kLanes;
         for (const int64_t last = end - (end - at) % kLanes; at < last;) {
           const int64_t next = last - at < kRun ? last : at + kRun;
-          AddInFloat(dy, x, at, next, Broadcast(static_cast<float>(-mean[block.channel_begin + c])), passing, &product,
+          AddInFloat(dy, x, at, next, Broadcast(static_cast<float>(-mean[piece.channel_begin + c])), passing, &product,
                      &gradient);
           at = next;
         }
@@ -127,24 +127,24 @@ void PlaneSums(const Layout& layout, const Block& block, const T* x, const doubl
     for (int64_t plane = 0; plane < planes && rest > 0; ++plane) {
       for (int64_t i = length - rest; i < length; ++i) {
         const int64_t at = offset + plane * layout.stride() + i;
-        AddSingle(Passed(dy, x, at, passing), Single<double>{}(x + at), -mean[block.channel_begin + c],
+        AddSingle(Passed(dy, x, at, passing), Single<double>{}(x + at), -mean[piece.channel_begin + c],
                   &products[c][i % kLanes], &gradients[c][i % kLanes]);
       }
     }
   });
-  for (int64_t c = 0; c < block.channels(); ++c)
+  for (int64_t c = 0; c < piece.channels(); ++c)
     sums[c] = {SumOf(Lanes::Load(products[c])), SumOf(Lanes::Load(gradients[c]))};
 }
 
 template <typename T, typename Mask>
-void RowSums(const Layout& layout, const Block& block, const T* x, const double* mean, const T* dy, const Mask& mask,
+void RowSums(const Layout& layout, const Piece& piece, const T* x, const double* mean, const T* dy, const Mask& mask,
              Sums* sums) {
-  const Rows rows(layout, block);
+  const Rows rows(layout, piece);
   const auto row_mask = mask.OfRows(rows);
   using MaskVector = VectorOf<typename Mask::Value>;
   const Adder plus;
   double shifts[Rows::kSpace], products[Rows::kSpace], gradients[Rows::kSpace];
-  rows.Spread(shifts, [&](int64_t c) { return -mean[block.channel_begin + c]; });
+  rows.Spread(shifts, [&](int64_t c) { return -mean[piece.channel_begin + c]; });
   for (int64_t i = 0; i < rows.length; ++i) products[i] = gradients[i] = 0.0;
   ForEachRowGroup(rows, rows.contiguous() ? 1 : 4, [&](int64_t group, int64_t offset, int64_t length) {
     int64_t i = 0;
@@ -182,31 +182,31 @@ void RowSums(const Layout& layout, const Block& block, const T* x, const double*
 }
 
 template <typename T, typename V, typename Mask>
-void MaskedSums(const Layout& layout, const Block& block, const T* x, const double* mean, const T* dy, const Mask& mask,
+void MaskedSums(const Layout& layout, const Piece& piece, const T* x, const double* mean, const T* dy, const Mask& mask,
                 Sums* sums) {
   if (WalksByRow(layout)) {
-    RowSums(layout, block, x, mean, dy, mask, sums);
+    RowSums(layout, piece, x, mean, dy, mask, sums);
   } else {
-    PlaneSums<T, V>(layout, block, x, mean, dy, mask, sums);
+    PlaneSums<T, V>(layout, piece, x, mean, dy, mask, sums);
   }
 }
 
 }  // namespace
 
 template <typename T, typename V>
-void BlockSums(const Layout& layout, const Block& block, const T* x, const double* mean, const T* dy,
+void PieceSums(const Layout& layout, const Piece& piece, const T* x, const double* mean, const T* dy,
                const ReluOf<T, V>& relu, Sums* sums) {
   if (relu.y != nullptr) {
-    MaskedSums<T, V>(layout, block, x, mean, dy, ResultMask<T>{relu.y}, sums);
+    MaskedSums<T, V>(layout, piece, x, mean, dy, ResultMask<T>{relu.y}, sums);
   } else if (relu.coefficients != nullptr) {
-    MaskedSums<T, V>(layout, block, x, mean, dy, RecomputedMask<T, V>{relu.coefficients + block.channel_begin}, sums);
+    MaskedSums<T, V>(layout, piece, x, mean, dy, RecomputedMask<T, V>{relu.coefficients + piece.channel_begin}, sums);
   } else {
-    MaskedSums<T, V>(layout, block, x, mean, dy, NoMask{}, sums);
+    MaskedSums<T, V>(layout, piece, x, mean, dy, NoMask{}, sums);
   }
 }
 
 #define ONNX_CBP_INSTANTIATE(T, V)                                                                                   \
-  template void BlockSums<T, V>(const Layout&, const Block&, const T*, const double*, const T*, const ReluOf<T, V>&, \
+  template void PieceSums<T, V>(const Layout&, const Piece&, const T*, const double*, const T*, const ReluOf<T, V>&, \
                                 Sums*);
 ONNX_CBP_FOR_EACH_TYPES(ONNX_CBP_INSTANTIATE)
 

@@ -1,4 +1,4 @@
-// Normalisation, block by block.
+// Normalisation, piece by piece.
 #pragma once
 
 #include "../../dividing/partition.h"
@@ -11,18 +11,18 @@ namespace onnx_cbp {
 #define ONNX_CBP_DECLARE(target)                                                                              \
   namespace target {                                                                                          \
   template <typename T, typename V>                                                                           \
-  void NormalizeBlock(const Layout& layout, const Block& block, const NormalizeCoefficients<V>* coefficients, \
+  void NormalizePiece(const Layout& layout, const Piece& piece, const NormalizeCoefficients<V>* coefficients, \
                       const T* x, bool relu, const Output<T>& y);                                             \
   }
 ONNX_CBP_FOR_EACH_TARGET(ONNX_CBP_DECLARE)
 #undef ONNX_CBP_DECLARE
 
-// Normalises a block, and cuts off what is negative where relu is set. coefficients start at the first channel of the
+// Normalises a piece, and cuts off what is negative where relu is set. coefficients start at the first channel of the
 // tensor.
 template <typename T, typename V>
-void NormalizeBlock(const Layout& layout, const Block& block, const NormalizeCoefficients<V>* coefficients, const T* x,
+void NormalizePiece(const Layout& layout, const Piece& piece, const NormalizeCoefficients<V>* coefficients, const T* x,
                     bool relu, const Output<T>& y) {
-  ONNX_CBP_RETURN_ON_TARGET((layout, block, coefficients, x, relu, y), NormalizeBlock<T, V>);
+  ONNX_CBP_RETURN_ON_TARGET((layout, piece, coefficients, x, relu, y), NormalizePiece<T, V>);
 }
 
 }  // namespace onnx_cbp

@@ -7,7 +7,7 @@ namespace onnx_cbp::ONNX_CBP_TARGET {
 namespace {
 
 template <bool kStream, typename T, typename V, typename Mask>
-void Map(const Layout& layout, const Block& block, const BackpropCoefficients<V>* coefficients, const T* dy,
+void Map(const Layout& layout, const Piece& piece, const BackpropCoefficients<V>* coefficients, const T* dy,
          const Mask& mask, const T* x, T* dx) {
   using Vector = VectorOf<V>;
   const auto gradient = [](Vector dy_i, Vector x_i, Vector center, Vector slope, Vector through_mean,
@@ -15,7 +15,7 @@ void Map(const Layout& layout, const Block& block, const BackpropCoefficients<V>
     return slope * MulAdd(x_i - center, through_var, dy_i - through_mean);
   };
   if (WalksByRow(layout)) {
-    const Rows rows(layout, block);
+    const Rows rows(layout, piece);
     const auto row_mask = mask.OfRows(rows);
     V center[Rows::kSpace], slope[Rows::kSpace], through_mean[Rows::kSpace], through_var[Rows::kSpace];
     rows.Spread(center, [&](int64_t c) { return coefficients[c].center; });
@@ -31,7 +31,7 @@ void Map(const Layout& layout, const Block& block, const BackpropCoefficients<V>
       });
     });
   } else {
-    MapPlanes<kStream, V>(layout, block, dx, [&](int64_t c) {
+    MapByPlanes<kStream, V>(layout, piece, dx, [&](int64_t c) {
       const auto passing = mask.Plane(c);
       return [=, center = Broadcast(coefficients[c].center), slope = Broadcast(coefficients[c].slope),
               through_mean = Broadcast(coefficients[c].through_mean),
@@ -44,35 +44,35 @@ void Map(const Layout& layout, const Block& block, const BackpropCoefficients<V>
 }
 
 template <typename T, typename V, typename Mask>
-void MaskedBackprop(const Layout& layout, const Block& block, const BackpropCoefficients<V>* coefficients, const T* dy,
+void MaskedBackprop(const Layout& layout, const Piece& piece, const BackpropCoefficients<V>* coefficients, const T* dy,
                     const Mask& mask, const T* x, const Output<T>& dx) {
   if constexpr (kStreams<T, V>) {
     if (dx.stream) {
-      Map<true>(layout, block, coefficients, dy, mask, x, dx.elements);
+      Map<true>(layout, piece, coefficients, dy, mask, x, dx.elements);
       FinishStreams();
       return;
     }
   }
-  Map<false>(layout, block, coefficients, dy, mask, x, dx.elements);
+  Map<false>(layout, piece, coefficients, dy, mask, x, dx.elements);
 }
 
 }  // namespace
 
 template <typename T, typename V>
-void BackpropBlock(const Layout& layout, const Block& block, const BackpropCoefficients<V>* coefficients, const T* dy,
+void BackpropPiece(const Layout& layout, const Piece& piece, const BackpropCoefficients<V>* coefficients, const T* dy,
                    const ReluOf<T, V>& relu, const T* x, const Output<T>& dx) {
-  const BackpropCoefficients<V>* own = coefficients + block.channel_begin;
+  const BackpropCoefficients<V>* own = coefficients + piece.channel_begin;
   if (relu.y != nullptr) {
-    MaskedBackprop(layout, block, own, dy, ResultMask<T>{relu.y}, x, dx);
+    MaskedBackprop(layout, piece, own, dy, ResultMask<T>{relu.y}, x, dx);
   } else if (relu.coefficients != nullptr) {
-    MaskedBackprop(layout, block, own, dy, RecomputedMask<T, V>{relu.coefficients + block.channel_begin}, x, dx);
+    MaskedBackprop(layout, piece, own, dy, RecomputedMask<T, V>{relu.coefficients + piece.channel_begin}, x, dx);
   } else {
-    MaskedBackprop(layout, block, own, dy, NoMask{}, x, dx);
+    MaskedBackprop(layout, piece, own, dy, NoMask{}, x, dx);
   }
 }
 
 #define ONNX_CBP_INSTANTIATE(T, V)                                                                         \
-  template void BackpropBlock<T, V>(const Layout&, const Block&, const BackpropCoefficients<V>*, const T*, \
+  template void BackpropPiece<T, V>(const Layout&, const Piece&, const BackpropCoefficients<V>*, const T*, \
                                     const ReluOf<T, V>&, const T*, const Output<T>&);
 ONNX_CBP_FOR_EACH_TYPES(ONNX_CBP_INSTANTIATE)
 

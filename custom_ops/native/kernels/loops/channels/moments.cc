@@ -83,30 +83,30 @@ ONNX_CBP_INLINE void Finish(const Run<V>& run, double* lanes) {
 }
 
 template <typename T, typename V>
-void PlaneMoments(const Layout& layout, const Block& block, const T* x, Moments* moments) {
+void PlaneMoments(const Layout& layout, const Piece& piece, const T* x, Moments* moments) {
   constexpr int64_t kPivotElements = 256;
   constexpr int64_t kLongRun = kFloatAdditions * Run<V>::kElements;
   // Four streams are read faster than one, where half of the registers are enough for all of their sums: for floats on
   // AVX-512.
   constexpr bool kTogether = 2 * Run<V>::kVectors * kPlanes <= 16;
-  const int64_t length = block.inner();
+  const int64_t length = piece.inner();
   const int64_t pivot_elements = length < kPivotElements ? length : kPivotElements;
   V pivots[Partition::kChannels];
   double lanes[Partition::kChannels][2 * kLanes];
-  for (int64_t c = 0; c < block.channels(); ++c) {
-    const T* first = x + (block.outer_begin * layout.channels + block.channel_begin + c) * layout.inner;
-    pivots[c] = PivotOf<V>(SumOf(first + block.inner_begin, pivot_elements), pivot_elements);
+  for (int64_t c = 0; c < piece.channels(); ++c) {
+    const T* first = x + (piece.outer_begin * layout.channels + piece.channel_begin + c) * layout.inner;
+    pivots[c] = PivotOf<V>(SumOf(first + piece.inner_begin, pivot_elements), pivot_elements);
     for (int lane = 0; lane < 2 * kLanes; ++lane) lanes[c][lane] = 0.0;
   }
   if (length * kPlanes <= kLongRun) {
-    ForEachPlaneGroup(layout, block, [&](int64_t c, int64_t planes, int64_t offset) {
+    ForEachPlaneGroup(layout, piece, [&](int64_t c, int64_t planes, int64_t offset) {
       const VectorOf<V> pivot = Broadcast(pivots[c]);
       Run<V> run;
       for (int64_t plane = 0; plane < planes; ++plane) run.AddAll(x + offset + plane * layout.stride(), length, pivot);
       Finish(run, lanes[c]);
     });
   } else {
-    ForEachPlaneGroup(layout, block, [&](int64_t c, int64_t planes, int64_t offset) {
+    ForEachPlaneGroup(layout, piece, [&](int64_t c, int64_t planes, int64_t offset) {
       const VectorOf<V> pivot = Broadcast(pivots[c]);
       for (int64_t begin = 0; begin < length; begin += kLongRun) {
         const int64_t count = length - begin < kLongRun ? length - begin : kLongRun;
@@ -129,9 +129,9 @@ void PlaneMoments(const Layout& layout, const Block& block, const T* x, Moments*
       }
     });
   }
-  for (int64_t c = 0; c < block.channels(); ++c) {
+  for (int64_t c = 0; c < piece.channels(); ++c) {
     moments[c] = FromShiftedSums(static_cast<double>(pivots[c]), SumOf(Lanes::Load(lanes[c])),
-                                 SumOf(Lanes::Load(lanes[c] + kLanes)), static_cast<double>(block.count()));
+                                 SumOf(Lanes::Load(lanes[c] + kLanes)), static_cast<double>(piece.count()));
   }
 }
 
@@ -145,20 +145,20 @@ ONNX_CBP_INLINE VectorOf<V> LoadSome(const T* x, int64_t left, VectorOf<V> filli
 // Pivots from the first rows: from so many that one element far away, which makes the variance large, does not make
 // the pivot much further off.
 template <typename T, typename V>
-ONNX_CBP_INLINE void RowPivots(const Layout& layout, const Block& block, const T* x, V* pivots) {
-  const int64_t outer = block.outer_end - block.outer_begin;
+ONNX_CBP_INLINE void RowPivots(const Layout& layout, const Piece& piece, const T* x, V* pivots) {
+  const int64_t outer = piece.outer_end - piece.outer_begin;
   int64_t rows = 8;
   while (rows * rows < outer) rows *= 2;
   if (rows > outer) rows = outer;
-  const int64_t length = block.channels() * layout.inner, stride = layout.stride();
-  const T* first = x + block.outer_begin * stride + block.channel_begin * layout.inner;
+  const int64_t length = piece.channels() * layout.inner, stride = layout.stride();
+  const T* first = x + piece.outer_begin * stride + piece.channel_begin * layout.inner;
   double sums[Rows::kSpace];
   for (int64_t i = 0; i < length; i += kDoubles) {
     Doubles sum{};
     for (int64_t row = 0; row < rows; ++row) sum += LoadSome<double>(first + row * stride + i, length - i, Doubles{});
     StoreVector<false>(sum, sums + i);
   }
-  for (int64_t c = 0; c < block.channels(); ++c) {
+  for (int64_t c = 0; c < piece.channels(); ++c) {
     double sum = 0.0;
     for (int64_t i = 0; i < layout.inner; ++i) sum += sums[c * layout.inner + i];
     pivots[c] = PivotOf<V>(sum, rows * layout.inner);
@@ -211,10 +211,10 @@ ONNX_CBP_INLINE void AddTogether(const T* x, int64_t rows, int64_t stride, int64
 }
 
 template <typename T, typename V>
-void RowMoments(const Layout& layout, const Block& block, const T* x, Moments* moments) {
-  const Rows rows(layout, block);
+void RowMoments(const Layout& layout, const Piece& piece, const T* x, Moments* moments) {
+  const Rows rows(layout, piece);
   V pivots[Rows::kSpace], pivot_row[Rows::kSpace];
-  RowPivots(layout, block, x, pivots);
+  RowPivots(layout, piece, x, pivots);
   rows.Spread(pivot_row, [&](int64_t c) { return pivots[c]; });
   for (int64_t i = rows.length; i < rows.length + Run<V>::kElements; ++i) pivot_row[i] = V(0);
   RowSums total;
@@ -233,28 +233,28 @@ void RowMoments(const Layout& layout, const Block& block, const T* x, Moments* m
   rows.Sum(total.squares, squares_of);
   for (int64_t c = 0; c < rows.channels; ++c) {
     moments[c] =
-        FromShiftedSums(static_cast<double>(pivots[c]), sum_of[c], squares_of[c], static_cast<double>(block.count()));
+        FromShiftedSums(static_cast<double>(pivots[c]), sum_of[c], squares_of[c], static_cast<double>(piece.count()));
   }
 }
 
 }  // namespace
 
 template <typename T, typename V>
-void BlockMoments(const Layout& layout, const Block& block, const T* x, Moments* moments) {
+void PieceMoments(const Layout& layout, const Piece& piece, const T* x, Moments* moments) {
   if (WalksByRow(layout)) {
-    RowMoments<T, V>(layout, block, x, moments);
+    RowMoments<T, V>(layout, piece, x, moments);
   } else {
-    PlaneMoments<T, V>(layout, block, x, moments);
+    PlaneMoments<T, V>(layout, piece, x, moments);
   }
   if constexpr (std::is_same_v<V, float>) {
     bool finite = true;
-    for (int64_t c = 0; c < block.channels(); ++c) finite = finite && moments[c].m2 - moments[c].m2 == 0.0;
+    for (int64_t c = 0; c < piece.channels(); ++c) finite = finite && moments[c].m2 - moments[c].m2 == 0.0;
     // A square that is too large for float need not be so in double, and Inf and NaN get the answer of double.
-    if (!finite) ONNX_CBP_TARGET::BlockMoments<T, double>(layout, block, x, moments);
+    if (!finite) ONNX_CBP_TARGET::PieceMoments<T, double>(layout, piece, x, moments);
   }
 }
 
-#define ONNX_CBP_INSTANTIATE(T, V) template void BlockMoments<T, V>(const Layout&, const Block&, const T*, Moments*);
+#define ONNX_CBP_INSTANTIATE(T, V) template void PieceMoments<T, V>(const Layout&, const Piece&, const T*, Moments*);
 ONNX_CBP_FOR_EACH_TYPES(ONNX_CBP_INSTANTIATE)
 
 }  // namespace onnx_cbp::ONNX_CBP_TARGET
