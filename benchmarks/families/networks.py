@@ -29,7 +29,7 @@ TORCHVISION: dict[str, tuple[int, dict[str, Any]]] = {
     "alexnet": (224, {}),
     "swin_t": (64, {}),
     "swin_v2_t": (64, {}),
-    "maxvit_t": (64, {"input_size": (64, 64), "partition_size": 2}),
+    "maxvit_t": (224, {}),
 }
 #: Those of timm: the size of an image, 0 where the network is not told it, and what else they are given.
 TIMM: dict[str, tuple[int, dict[str, Any]]] = {
