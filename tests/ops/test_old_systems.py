@@ -69,6 +69,7 @@ def test_every_feature_of_a_level_is_asked_for(tmp_path):
     _needs("g++")
     (tmp_path / "check.cc").write_text(CHECK_LEVELS)
     program = tmp_path / "check"
-    command = ["g++", "-std=c++17", f"-I{NATIVE / 'kernels'}", str(tmp_path / "check.cc"), "-o", str(program)]
+    include = NATIVE / "kernels" / "processors"
+    command = ["g++", "-std=c++17", f"-I{include}", str(tmp_path / "check.cc"), "-o", str(program)]
     subprocess.run(command, check=True)
     assert subprocess.run([program], capture_output=True, text=True, check=True).stdout == "0 wrong"
