@@ -101,7 +101,7 @@ def _vectors(graph: onnx.GraphProto) -> Iterator[int]:
     """The sizes of what nodes of a graph and of its subgraphs make that has one axis."""
     for info in (*graph.value_info, *graph.output):
         if len(info.type.tensor_type.shape.dim) == 1:
-            yield info.type.tensor_type.shape.dim[0].dim_value
+            yield abs(info.type.tensor_type.shape.dim[0].dim_value)  # of 2^31 Concats make less than 0 in onnx 1.16
     for node in graph.node:
         for attribute in node.attribute:
             for inner in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):

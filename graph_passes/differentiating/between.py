@@ -40,7 +40,8 @@ def neighbours(g: Builder, X: Read, at: ir.Value, size: int, *, nearest: bool = 
 
 
 def _neighbour(g: Builder, X: Read, index: ir.Value, size: int) -> Neighbour:
-    inside = g.And(g.GreaterOrEqual(index, 0.0), g.LessOrEqual(index, float(size - 1)))
+    # Not GreaterOrEqual: onnx 1.16 infers nothing of it.
+    inside = g.Not(g.Or(g.Less(index, 0.0), g.Greater(index, float(size - 1))))
     place = g.Cast(g.Min(g.Max(index, 0.0), float(size - 1)), to=ir.DataType.INT64.value)
     return Neighbour(place, g.Cast(inside, to=g.dtype(X).value))
 
