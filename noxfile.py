@@ -252,12 +252,13 @@ def mpi_torch(session: nox.Session) -> None:
     if session.posargs:
         session.run("pytest", *session.posargs)
         return
-    # Replicas that are threads of one process are tested with 'training'. What waits for a replica that stalls has the
-    # cores to itself; the rest is several processes a test, too, but for the most part they start.
+    # Whatever needs neither is tested with 'training'. What waits for a replica that stalls has the cores to itself; the
+    # rest is several processes a test, too, but for the most part they start.
+    processes = ("-m", "mpi or torch")
     alone = ["tests/distributed/test_engines.py", "tests/distributed/test_uncaught.py"]
-    session.run("pytest", "-k", "not threads", *alone)
+    session.run("pytest", *processes, *alone)
     others = [f"--ignore={path}" for path in alone]
-    session.run(*PYTEST, "-k", "not threads", "tests/distributed", *others)
+    session.run(*PYTEST, *processes, "tests/distributed", *others)
     session.run(*PYTEST, "tests/pytorch", "tests/docs")
 
 
