@@ -252,7 +252,7 @@ def mpi_torch(session: nox.Session) -> None:
     if session.posargs:
         session.run("pytest", *session.posargs)
         return
-    # Whatever needs neither is tested with 'training'. What waits for a replica that stalls has the cores to itself; the
+    # What needs neither is tested with 'training'. What waits for a replica that stalls has the cores to itself; the
     # rest is several processes a test, too, but for the most part they start.
     processes = ("-m", "mpi or torch")
     alone = ["tests/distributed/test_engines.py", "tests/distributed/test_uncaught.py"]
