@@ -63,7 +63,9 @@ ELSEWHERE = (
 #: What is run without the native library: graphs are the same with it and without.
 WITHOUT_LIBRARY = (
     "ops",
-    "cli",
+    "cli/test_check.py",
+    "cli/test_errors.py",
+    "cli/test_package.py",
     "passes/rewriting/test_fusions.py",
     "passes/rewriting/test_portable.py",
     "training_stock/test_api.py",
