@@ -90,17 +90,10 @@ def _each(model: onnx.ModelProto, file: Path, *, load: bool) -> None:
 
 def _shown(tensor: onnx.TensorProto) -> str:
     """The tensor's file, as far as it can be put in one line."""
-    try:
-        return next(
-            (
-                ascii(e.value)[1:-1] if not e.value.isprintable() else e.value
-                for e in tensor.external_data
-                if e.key == "location"
-            ),
-            "",
-        )
-    except UnicodeDecodeError:
-        return "?"
+    location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+    if isinstance(location, bytes):  # that is how protobuf gives what is no UTF-8
+        return ascii(location)[2:-1]
+    return location if location.isprintable() else ascii(location)[1:-1]
 
 
 def _take(tensor: onnx.TensorProto, folder: Path, *, load: bool) -> None:
@@ -123,13 +116,12 @@ def _take(tensor: onnx.TensorProto, folder: Path, *, load: bool) -> None:
 
 def _entries(tensor: onnx.TensorProto) -> dict[str, str]:
     entries: dict[str, str] = {}
-    try:
-        for entry in tensor.external_data:
-            if entry.key in entries:
-                raise _RefusalError(f"is stated twice ('{entry.key}'): state it once")
-            entries[entry.key] = entry.value
-    except UnicodeDecodeError:
-        raise _RefusalError("is no text in UTF-8: name the file anew") from None
+    for entry in tensor.external_data:
+        if isinstance(entry.key, bytes) or isinstance(entry.value, bytes):
+            raise _RefusalError("is no text in UTF-8: name the file anew")
+        if entry.key in entries:
+            raise _RefusalError(f"is stated twice ('{entry.key}'): state it once")
+        entries[entry.key] = entry.value
     return entries
 
 

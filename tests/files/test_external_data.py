@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 
@@ -295,3 +296,18 @@ def test_text_cannot_stand_in_a_file(folder):
     _move_out(model.graph.initializer[-1], "w.data")
     onnx.save(model, folder / "model.onnx")
     assert "only numbers can stand in a file" in _refusal(lambda: load_model(folder / "model.onnx"))
+
+
+@pytest.mark.parametrize("field", ["key", "value"])
+def test_what_is_no_utf8_names_no_file(folder, field):
+    """protobuf gives it as bytes."""
+    model = _network()
+    _move_out(model.graph.initializer[0], "w.data")
+    setattr(model.graph.initializer[0].external_data[0], field, "QQQQ")
+    damaged = model.SerializeToString().replace(b"QQQQ", b"Q\xff\xfeQ")
+    (folder / "model.onnx").write_bytes(damaged)
+    for verb in _verbs(folder / "model.onnx").values():
+        assert "is no text in UTF-8: name the file anew" in _refusal(verb)
+    in_memory = onnx.ModelProto.FromString(damaged)
+    for verb in (onnx_cbp.inspect, onnx_cbp.rewrite, onnx_cbp.finalize):
+        assert "has its data in a file" in _refusal(functools.partial(verb, in_memory))
