@@ -31,10 +31,10 @@ def check(model: onnx.ModelProto) -> bool:
             have; a tensor whose data do not fit it.
     """
     check_texts(model)
-    imported_opsets(model)
+    imports = imported_opsets(model)
     in_order = check_names(model)
     functions = check_functions(model)
-    check_operators(model)
-    check_omitted(model, functions)
+    check_operators(model, imports)
+    check_omitted(model, functions, imports)
     check_tensors(model)
     return in_order

@@ -7,7 +7,7 @@ import graphlib
 import onnx
 
 from onnx_cbp.errors import OnnxCbpError
-from onnx_cbp.validity.walking import Identifier, Scope, called, function_identifier, graphs, identifier, scopes
+from onnx_cbp.validity.walking import Identifier, Scope, called, function_identifier, identifier, nodes, scopes
 
 #: Nodes that a model may have with its functions in their places, or else this many times those that are written.
 _MOST_NODES, _MOST_TIMES = 4096, 100
@@ -34,14 +34,13 @@ def check_functions(model: onnx.ModelProto) -> list[onnx.FunctionProto]:
     types = {key: _attribute_types(function) for key, function in functions.items()}
     calls: dict[Identifier, set[Identifier]] = {key: set() for key in functions}
     for scope in scopes(model):
-        for graph in graphs(scope):
-            for node in graph.node:
-                key = identifier(node)
-                if key not in functions:
-                    continue
-                if isinstance(scope, onnx.FunctionProto):
-                    calls[function_identifier(scope)].add(key)
-                _check_call(node, functions[key], types[key])
+        for node in nodes(scope):
+            key = identifier(node)
+            if key not in functions:
+                continue
+            if isinstance(scope, onnx.FunctionProto):
+                calls[function_identifier(scope)].add(key)
+            _check_call(node, functions[key], types[key])
     try:
         order = list(graphlib.TopologicalSorter(calls).static_order())  # callees first
     except graphlib.CycleError as error:
@@ -57,9 +56,9 @@ def _bound(model: onnx.ModelProto, functions: dict[Identifier, onnx.FunctionProt
     written = 0
     every: list[Scope] = [*(functions[key] for key in order), model.graph]
     for scope in every:
-        nodes = [node for graph in graphs(scope) for node in graph.node]
-        written += len(nodes)
-        size = sum(sizes.get(identifier(node), 1) for node in nodes)
+        own = list(nodes(scope))
+        written += len(own)
+        size = sum(sizes.get(identifier(node), 1) for node in own)
         if size > _MOST_NODES and size > _MOST_TIMES * written:
             where = f"the function '{scope.name}'" if isinstance(scope, onnx.FunctionProto) else "the graph"
             raise _error(
@@ -82,8 +81,7 @@ def _attribute_types(function: onnx.FunctionProto) -> dict[str, int]:
     """The type of each attribute that the nodes of a function take from its caller."""
     return {
         attribute.ref_attr_name: attribute.type
-        for graph in graphs(function)
-        for node in graph.node
+        for node in nodes(function)
         for attribute in node.attribute
         if attribute.ref_attr_name
     }

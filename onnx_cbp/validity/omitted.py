@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import onnx
 
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.validity.operators import required_inputs
-from onnx_cbp.validity.opsets import function_opsets, imported_opsets
-from onnx_cbp.validity.walking import Identifier, Scope, called, function_identifier, graphs, identifier
+from onnx_cbp.validity.opsets import function_opsets
+from onnx_cbp.validity.walking import Identifier, Scope, called, function_identifier, identifier, nodes
 
 #: A node that cannot do without it, by the name of an input of a function.
 _Needs = dict[str, onnx.NodeProto]
 
 
-def check_omitted(model: onnx.ModelProto, functions: Sequence[onnx.FunctionProto]) -> None:
+def check_omitted(model: onnx.ModelProto, functions: Sequence[onnx.FunctionProto], imports: dict[str, int]) -> None:
     """Check that every call of a model-local function gives what an op in the function cannot do without.
 
     Where the function is put in the place of the call, the op would lack an input.
@@ -23,32 +23,25 @@ def check_omitted(model: onnx.ModelProto, functions: Sequence[onnx.FunctionProto
     Args:
         model: what is looked at.
         functions: those of the model, each behind those that it calls.
+        imports: the opsets that the model imports.
 
     Raises:
         OnnxCbpError: a call leaves such an input out.
     """
-    if not functions:
-        return
-    imports = imported_opsets(model)
     known: dict[Identifier, tuple[onnx.FunctionProto, _Needs]] = {}
     for function in functions:
         opset = function_opsets(function, imports).get("", 0)
         _check_calls(function, known)
         needs: _Needs = {}
         inputs = set(function.input)
-        for node in _nodes(function):
+        for node in nodes(function):
             needs.update((name, node) for name in _needed(node, opset, known) if name in inputs)
         known[function_identifier(function)] = function, needs
     _check_calls(model.graph, known)
 
 
-def _nodes(scope: Scope) -> Iterator[onnx.NodeProto]:
-    for graph in graphs(scope):
-        yield from graph.node
-
-
 def _check_calls(scope: Scope, known: dict[Identifier, tuple[onnx.FunctionProto, _Needs]]) -> None:
-    for node in _nodes(scope):
+    for node in nodes(scope):
         function, needs = known.get(identifier(node), (None, {}))
         for index, formal in enumerate(function.input if function is not None and needs else ()):
             if formal in needs and not (index < len(node.input) and node.input[index]):

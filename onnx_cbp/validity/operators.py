@@ -12,8 +12,8 @@ from onnx.defs import OpSchema
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.custom_ops.ops import OPERATORS
 from onnx_cbp.errors import OnnxCbpError
-from onnx_cbp.validity.opsets import function_opsets, imported_opsets
-from onnx_cbp.validity.walking import called, canonical, function_identifier, graphs, identifier, scopes
+from onnx_cbp.validity.opsets import function_opsets
+from onnx_cbp.validity.walking import called, canonical, function_identifier, identifier, nodes, scopes
 
 _MOST = 2**31
 _Type = onnx.AttributeProto
@@ -62,27 +62,25 @@ _NAMED_LATER = ("BatchNormalization", "BatchNormInternal")
 _LEGACY = "consumed_inputs"
 
 
-def check_operators(model: onnx.ModelProto) -> None:
-    """Check every node whose op is known.
+def check_operators(model: onnx.ModelProto, imports: dict[str, int]) -> None:
+    """Check every node whose op is known, by the opsets that the model imports.
 
     Raises:
         OnnxCbpError: too few or too many inputs or outputs, one that is missing, an attribute of another type, one that
             the op has not, or one that is missing.
     """
-    imports = imported_opsets(model)
     functions = {function_identifier(function) for function in model.functions}
     for scope in scopes(model):
         versions = function_opsets(scope, imports) if isinstance(scope, onnx.FunctionProto) else imports
         opset = versions.get("", 0)
-        for graph in graphs(scope):
-            for node in graph.node:
-                domain = canonical(node.domain)
-                _check_attributes(node, isinstance(scope, onnx.FunctionProto))
-                if domain != DOMAIN and functions and identifier(node) in functions:
-                    continue
-                signature = _signature(domain, node.op_type, opset)
-                if signature is not None:
-                    _check(node, signature)
+        for node in nodes(scope):
+            domain = canonical(node.domain)
+            _check_attributes(node, isinstance(scope, onnx.FunctionProto))
+            if domain != DOMAIN and functions and identifier(node) in functions:
+                continue
+            signature = _signature(domain, node.op_type, opset)
+            if signature is not None:
+                _check(node, signature)
 
 
 def required_inputs(node: onnx.NodeProto, opset: int) -> int:

@@ -51,6 +51,12 @@ def graphs(scope: Scope) -> Iterator[Scope]:
                 waiting.extend(subgraphs(node))
 
 
+def nodes(scope: Scope) -> Iterator[onnx.NodeProto]:
+    """The nodes of the graph or function, and of every subgraph in it."""
+    for graph in graphs(scope):
+        yield from graph.node
+
+
 def scopes(model: onnx.ModelProto) -> Sequence[Scope]:
     """The main graph and the functions."""
     return [model.graph, *model.functions]
