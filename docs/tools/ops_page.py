@@ -16,7 +16,7 @@ _BEFORE = """\
 
 <!-- docs/tools/ops_page.py writes this page from custom_ops/ops: change it there. -->
 
-These are the ops of the domain `onnx_cbp`, version 1.
+The reference of all ops of the domain `onnx_cbp`, version 1. Letters mean:
 
 - T is the type of the data: float, double, float16 or bfloat16.
 - U is the type of the statistics: float or double.
@@ -25,18 +25,18 @@ These are the ops of the domain `onnx_cbp`, version 1.
 - R is the number of replicas. The All... ops exchange values with other
   [replicas](distributed.md).
 
-What the kernels hold, and the tests test:
+What the kernels guarantee, and tests check:
 
-- The variance is within 1e-6 of float64 (relative) on N(0,1)+1e6, and behind a first element of
-  1e5.
-- scale_grad and bias_grad are within half an ulp of the result, plus 1e-9 of the sum of the terms'
-  magnitudes.
+- The variance is within 1e-6 of float64 (relative) for N(0,1) + 1e6, and with a first element
+  of 1e5.
+- scale_grad and bias_grad are within half an ulp (the last bit) of the result, plus 1e-9 of the sum
+  of the terms' magnitudes.
 - Results are the same bits from run to run, and for every number of threads.
 - An empty batch gives zeros.
 
-[Mathematics](mathematics.md) derives the formulas. `onnx.defs` has the schemas once
-`onnx_cbp.custom_ops.schemas.register_schemas()` was called. [Write an op](tutorials/op.md) tells
-how to add one.
+[Mathematics](mathematics.md) derives the formulas. After
+`onnx_cbp.custom_ops.schemas.register_schemas()`, `onnx.defs` has the schemas.
+[Write an op](tutorials/op.md) tells how to add one.
 """
 
 
@@ -61,7 +61,7 @@ def _section(operator: Operator) -> str:
         for attribute in operator.attributes
     ]
     if any(isinstance(attribute.default, tuple) for attribute in operator.attributes):
-        lines += ["", "It has no Python op: those of onnxruntime-extensions have no attributes that are lists."]
+        lines += ["", "It has no Python op, because those of onnxruntime-extensions have no attributes that are lists."]
     return "\n".join([*lines, ""])
 
 
@@ -74,9 +74,9 @@ def _wrapped(text: str) -> str:
 #: Shapes that have names; the others are letters, one a dimension.
 _SHAPES = {
     "X": "like X",
-    "windows": "[N, C m, ...], a place a window",
+    "windows": "[N, C m, ...], one place per window",
     "kernel": "[C m, 1, k...]",
-    "outputs": "[N, O, ...], a place a window",
+    "outputs": "[N, O, ...], one place per window",
     "weight": "[O, C, k...]",
     "exchanged weight": "[C, O, k...]",
 }

@@ -54,13 +54,13 @@ def gradient(g: Builder, node: Node, V: Value, d_scale_grad: Value, d_bias_grad:
 
 OPERATOR = Operator(
     name="BatchNormRecomputeReluGrad",
-    doc="""BatchNormGrad behind the gradient of a ReLU whose result Y BatchNormReluTrainUpdate made; dY is Y's gradient:
+    doc="""BatchNormGrad after the gradient of the ReLU of BatchNormReluTrainUpdate; dY is the gradient of its Y:
 
     dN = dY where (X - mean) * slope + offset > 0, else 0
     scale_grad = sum(dN * x_hat),  bias_grad = sum(dN),  x_hat = (X - mean) * inv_std
     dX = scale * inv_std * (dN - bias_grad / M - x_hat * scale_grad / M)
 
-It reads one tensor less than BatchNormReluGrad. Where Y is 16 bits wide, what rounded to zero in it does not pass.""",
+It reads one tensor less than BatchNormReluGrad. If Y has 16 bits, elements that were rounded to zero do not pass.""",
     inputs=(
         Tensor("dY", "T", "X", "Gradient of the loss with respect to the ReLU's result."),
         formals.X,

@@ -1,4 +1,4 @@
-"""BatchNormReluGrad: BatchNormGrad behind the gradient of a ReLU, in one op."""
+"""BatchNormReluGrad: the gradient of a ReLU and BatchNormGrad, in one op."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def gradient(g: Builder, node: Node, V: Value, d_scale_grad: Value, d_bias_grad:
 
 OPERATOR = Operator(
     name="BatchNormReluGrad",
-    doc="""BatchNormGrad behind the gradient of a ReLU; Y is the ReLU's result and dY its gradient:
+    doc="""BatchNormGrad after the gradient of a ReLU; Y is the ReLU's result and dY its gradient:
 
     dN = dY where Y > 0, else 0
     scale_grad = sum(dN * x_hat),  bias_grad = sum(dN),  x_hat = (X - mean) * inv_std

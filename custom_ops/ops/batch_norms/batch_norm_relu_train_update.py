@@ -86,11 +86,12 @@ def gradient(
 
 OPERATOR = Operator(
     name="BatchNormReluTrainUpdate",
-    doc="""BatchNormTrainUpdate and a Relu, and what BatchNormRecomputeReluGrad needs to know which elements passed:
+    doc="""BatchNormTrainUpdate and a Relu, with two vectors that tell BatchNormRecomputeReluGrad which elements passed:
 
     slope = scale * inv_std,  Y = max((X - mean) * slope + offset, 0)
 
-in this order, with the vectors as the outputs hold them: offset is B and what rounding took from the mean.""",
+computed in this order. slope and offset are rounded to their type before that, and offset is B plus the rounding error
+of the mean.""",
     inputs=batch_norm_train_update.OPERATOR.inputs,
     outputs=(*batch_norm_train_update.OPERATOR.outputs, formals.SLOPE, formals.OFFSET),
     attributes=(formals.AXIS, formals.EPSILON, formals.MOMENTUM, formals.UNBIASED),

@@ -71,8 +71,9 @@ OPERATOR = Operator(
 
     mean = sum(X) / M,  var = sum((X - mean)^2) / M,  count = M
 
-The standard deviation is sqrt(var + epsilon). Accumulation is shifted, so a large offset does not cost digits. An empty
-batch (M = 0) gives zeros. Caffe2's op of this name gives sums; moments merge robustly across replicas, sums do not.""",
+Sums are taken around a value near the mean, so a large offset costs no digits. An empty batch (M = 0) gives zeros.
+Caffe2's op of this name gives sums. Mean and variance can be merged across replicas without loss of digits, sums
+cannot.""",
     inputs=(formals.X,),
     outputs=(formals.MEAN, formals.VAR, formals.COUNT),
     attributes=(formals.AXIS, formals.STASH_TYPE),

@@ -21,13 +21,13 @@ def _reference(mean: np.ndarray, var: np.ndarray, count: np.ndarray, *, group: s
 
 OPERATOR = Operator(
     name="AllGather",
-    doc="""Statistics of the R replicas of a group, by rank: row r of mean and var, and element r of count, is
+    doc="""Statistics of the R replicas of a group, by rank. Row r of mean and var, and element r of count, are
 
-    mean_r, var_r, count_r = what replica r gave
+    mean_r, var_r, count_r = the inputs on replica r
 
-ChannelStatsMerge makes the statistics of the whole batch of them. One message of 2 C + 1 doubles a replica, so every
-value arrives as it was given, and counts up to 2^53 are exact. All replicas run the same collectives in the same order.
-Without a communicator R is 1. There is no function body: where the library is missing, a model must fail and not train
+ChannelStatsMerge merges them into the statistics of the whole batch. Each replica sends one message of 2 C + 1 doubles,
+so every value arrives unchanged, and counts up to 2^53 are exact. All replicas run the same collectives in the same
+order. Without a communicator R is 1. There is no function body: without the library a model must fail, and not train
 unsynchronised.""",
     inputs=(formals.MEAN, formals.VAR, formals.COUNT),
     outputs=(

@@ -20,10 +20,10 @@ OPERATOR = Operator(
 
     scale_grad = sum(scale_grad_r),  bias_grad = sum(bias_grad_r)    (reduction "mean": each divided by R)
 
-ChannelBackprop takes the sums with the count that ChannelStatsMerge gave. One message of 2 C doubles, summed in double
-and rounded once; every replica gets the same bits. All replicas run the same collectives in the same order. Without a
-communicator R is 1. There is no function body: where the library is missing, a model must fail and not train
-unsynchronised.""",
+ChannelBackprop takes these sums, and the count of ChannelStatsMerge. Each replica sends one message of 2 C doubles.
+They are summed in double and rounded once; every replica gets the same bits. All replicas run the same collectives in
+the same order. Without a communicator R is 1. There is no function body: without the library a model must fail, and not
+train unsynchronised.""",
     inputs=(formals.SCALE_GRAD, formals.BIAS_GRAD),
     outputs=(formals.SCALE_GRAD, formals.BIAS_GRAD),
     attributes=(formals.GROUP, formals.REDUCTION, formals.LAYER),

@@ -18,9 +18,9 @@ OPERATOR = Operator(
 
     reduced = sum(bucket_r)    (reduction "mean": divided by R)
 
-For the gradients of parameters, put behind one another, as in a bucket of PyTorch's DistributedDataParallel. One
-message in the bucket's own type; every replica gets the same bits. All replicas run the same collectives in the same
-order. Without a communicator R is 1. There is no function body: where the library is missing, a model must fail and not
+For the gradients of parameters, concatenated as in a bucket of PyTorch's DistributedDataParallel. Each replica sends
+one message in the bucket's own type; every replica gets the same bits. All replicas run the same collectives in the
+same order. Without a communicator R is 1. There is no function body: without the library a model must fail, and not
 train unsynchronised.""",
     inputs=(Tensor("bucket", "U", "C", "Values to reduce."),),
     outputs=(Tensor("reduced", "U", "C", "The reduced values."),),

@@ -53,16 +53,13 @@ def gradient(g: Builder, node: Node, V: Value) -> Gradients:
 
 OPERATOR = Operator(
     name="ConvGradWeight",
-    doc="""Gradient of the loss with respect to the weight W [O, C, k...] of a convolution of one group
-
-    Y = Conv(X, W), for the gradient dY of Y:
+    doc="""Gradient with respect to the weight W [O, C, k...] of Y = Conv(X, W), a convolution of one group:
 
     dW[o, c, k] = sum over n and i of dY[n, o, i] * X[n, c, strides * i + dilations * k - pads]
 
-where X is 0 beyond its ends. Attributes are those of the convolution; there are one to three axes of space. PyTorch
-calls it conv2d_weight, TensorFlow Conv2DBackpropFilter. Products are added in runs of 128, or of a row, in the type of
-the data (float where it has 16 bits), and those of parts of the batch in double. There is no CUDA kernel: cuDNN's are
-better.""",
+where X is 0 outside of its ends. Attributes are those of the convolution; there are one to three axes of space. PyTorch
+calls it conv2d_weight, TensorFlow Conv2DBackpropFilter. Sums of 128 products, or of a row, are in the type of the data
+(float for 16 bits), and sums over parts of the batch in double. There is no CUDA kernel: cuDNN's are better.""",
     inputs=(formals.X_OF_WINDOWS, formals.DY_OF_CONV),
     outputs=(formals.DW_OF_CONV,),
     attributes=(formals.KERNEL_SHAPE, formals.STRIDES, formals.PADS, formals.DILATIONS),

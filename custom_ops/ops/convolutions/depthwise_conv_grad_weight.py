@@ -53,15 +53,13 @@ def gradient(g: Builder, node: Node, V: Value) -> Gradients:
 
 OPERATOR = Operator(
     name="DepthwiseConvGradWeight",
-    doc="""Gradient of the loss with respect to the weight W [C * m, 1, k...] of a depthwise convolution
-
-    Y = Conv(X, W; group = C), with m results of each channel, for the gradient dY of Y:
+    doc="""Gradient with respect to the weight W [C * m, 1, k...] of a depthwise convolution with m outputs per channel:
 
     dW[c * m + j, 0, k] = sum over n and i of dY[n, c * m + j, i] * X[n, c, strides * i + dilations * k - pads]
 
-where X is 0 beyond its ends. Attributes are those of the convolution; there are one to three axes of space. PyTorch
-calls it conv_depthwise2d_grad_weight, TensorFlow DepthwiseConv2dNativeBackpropFilter. Sums go on in double after every
-64 products in the type of the elements (float where these have 16 bits).""",
+where X is 0 outside of its ends. Attributes are those of the convolution; there are one to three axes of space. PyTorch
+calls it conv_depthwise2d_grad_weight, TensorFlow DepthwiseConv2dNativeBackpropFilter. Sums of 64 products are in the
+type of the data (float for 16 bits), and these sums are added in double.""",
     inputs=(formals.X_OF_WINDOWS, formals.DY_OF_WINDOWS),
     outputs=(formals.DW,),
     attributes=(formals.KERNEL_SHAPE, formals.STRIDES, formals.PADS, formals.DILATIONS),

@@ -41,9 +41,9 @@ OPERATOR = Operator(
 
     Y[n, o, i] = sum over c and k of W[o, c, k] * X[n, c, strides * i + dilations * k - pads]
 
-where X is 0 beyond its ends; there are one to three axes of space. Where kernels are small it is up to twice as fast as
-the product of matrices that ONNX Runtime makes of a Conv, on a processor. There is no CUDA kernel: cuDNN's are
-better. Products are added in runs of about 64, in the type of the data (float where it has 16 bits).""",
+where X is 0 outside of its ends; there are one to three axes of space. For small kernels on a CPU it is up to twice as
+fast as ONNX Runtime's Conv, which is a product of matrices. There is no CUDA kernel: cuDNN's are better. Sums of about
+64 products are in the type of the data (float for 16 bits).""",
     inputs=(formals.X_OF_WINDOWS, formals.W),
     outputs=(formals.Y_OF_CONV,),
     attributes=(formals.KERNEL_SHAPE, formals.STRIDES, formals.PADS, formals.DILATIONS),

@@ -45,13 +45,13 @@ def gradient(g: Builder, node: Node, V: Value) -> Gradients:
 
 OPERATOR = Operator(
     name="DirectConvExchanged",
-    doc="""Convolution of one group by the weight W [C, O, k...] of another one, exchanged:
+    doc="""Gradient of the data of a convolution of one group with the weight W [C, O, k...] and strides of 1:
 
     Y[n, o, i] = sum over c and k of W[c, o, kernel_shape - 1 - k] * X[n, c, strides * i + dilations * k - pads]
 
-With the gradient of that other convolution's result as X, strides of 1 and pads of dilations * (kernel_shape - 1) less
-its own, Y is the gradient of its data. PyTorch calls it conv2d_input, TensorFlow Conv2DBackpropInput. Sums are as
-DirectConv's, and as that it has no CUDA kernel.""",
+This is DirectConv by W with its first two axes exchanged and its windows reversed. X is the gradient of that
+convolution's result, Y that of its data, and pads are dilations * (kernel_shape - 1) - its own pads. PyTorch calls it
+conv2d_input, TensorFlow Conv2DBackpropInput. Sums are like those of DirectConv, and there is no CUDA kernel either.""",
     inputs=(formals.X_OF_WINDOWS, formals.EXCHANGED_W),
     outputs=(formals.Y_OF_CONV,),
     attributes=(formals.KERNEL_SHAPE, formals.STRIDES, formals.PADS, formals.DILATIONS),
