@@ -1,4 +1,4 @@
-"""Collectives of numpy arrays through this replica's communicator: the ops where the native library is not."""
+"""Collectives on numpy arrays, for Python ops: they go through this replica's communicator."""
 
 from __future__ import annotations
 

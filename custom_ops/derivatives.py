@@ -1,4 +1,4 @@
-"""Gradients of our ops, as rules for `onnx_cbp.graph_passes.differentiating`: what the ops' own rules are made of.
+"""What the gradient rules of our ops share. The rules are for `onnx_cbp.graph_passes.differentiating`.
 
 A rule is `gradient(g, node, *gradients of the outputs) -> gradients of the inputs`; `g` is that package's Builder,
 whose methods write nodes. The letters are those of docs/mathematics.md: x_hat = (X - mean) inv_std, and M for the

@@ -1,4 +1,4 @@
-"""The gradient of a batch norm's gradient, of our ops and standard ONNX; docs/mathematics.md derives it."""
+"""Second derivatives of a batch norm: the gradient of its gradient, in our ops and ONNX's (docs/mathematics.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A copy of onnxruntime-extensions that only our Python ops stand in.
+"""A copy of onnxruntime-extensions that has only our Python ops.
 
 Its library keeps one list of Python ops for the process and registers all of them with every session. With ours on it,
 a session that has the native ops and registers that library for ops of its own would get every op of ours twice, and

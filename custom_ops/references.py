@@ -1,4 +1,4 @@
-"""The float64 oracle as onnx `OpRun` classes, for `onnx.reference.ReferenceEvaluator(model, new_ops=OP_RUNS)`."""
+"""The ops in float64 as onnx `OpRun` classes, for `onnx.reference.ReferenceEvaluator(model, new_ops=OP_RUNS)`."""
 
 from __future__ import annotations
 

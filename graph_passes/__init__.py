@@ -1,4 +1,4 @@
-"""Graph passes on onnx-ir models: find batch norms in every dialect, put channel ops in their place."""
+"""Graph passes on onnx-ir models: they find batch norms in every dialect, and replace them with our ops."""
 
 from onnx_cbp.graph_passes.analysis import find_sites
 from onnx_cbp.graph_passes.core.sites import BackwardSite, ForwardSite, InferenceSite, LeftAlone, Site, label

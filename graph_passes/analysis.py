@@ -1,4 +1,4 @@
-"""The one analysis that finds every batch norm of a model, in every dialect, and says whether it can be rewritten."""
+"""Finds every batch norm of a model, in every dialect, and says whether it can be rewritten."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one error that bad input raises, and the one border at which errors of other libraries become it."""
+"""The error that bad input raises, and the place where errors of other libraries become it."""
 
 from __future__ import annotations
 

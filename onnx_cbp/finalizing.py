@@ -1,4 +1,4 @@
-"""From a training, evaluation or forward graph to a model for inference in ONNX's own ops."""
+"""`finalize`: makes a model for inference in ONNX's own ops from a training, evaluation or forward graph."""
 
 from __future__ import annotations
 

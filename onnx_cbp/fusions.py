@@ -1,4 +1,4 @@
-"""The fusions of `rewrite`: each a switch that saves memory traffic and changes how results are rounded, no more."""
+"""The fusions of `rewrite`: each is a switch that saves memory traffic and only changes rounding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models as onnx-ir's, and back; one clear line for what is not valid."""
+"""Converts ONNX models to onnx-ir models and back; every model is checked here when it comes in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Modules of a package that are imported when they are first asked for."""
+"""Imports the modules of a package when they are first used."""
 
 from __future__ import annotations
 

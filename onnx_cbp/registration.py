@@ -1,4 +1,4 @@
-"""Making the ops known to an ONNX Runtime session."""
+"""`register`: makes the ops known to an ONNX Runtime session."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The front door of the graph passes: what a model's batch norms are, and the model with channel ops in their place."""
+"""`inspect` and `rewrite`: what a model's batch norms are, and the model with our ops in their place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PyTorch's name for a synchronised rewrite."""
+"""`convert_sync_batchnorm`: PyTorch's name for a synchronised rewrite."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The twin of a model with ops of this project: what they compute, in ONNX's own ops."""
+"""`in_standard_ops`: a model's twin, in which ONNX's own ops replace ours."""
 
 from __future__ import annotations
 

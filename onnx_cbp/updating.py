@@ -1,4 +1,4 @@
-"""Running statistics taken anew from data, with the parameters as they are."""
+"""`update_bn`: measures running statistics again from data; parameters do not change."""
 
 from __future__ import annotations
 

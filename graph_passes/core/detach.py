@@ -1,4 +1,4 @@
-"""Nodes that are to be forgotten: what they read must not look read any more."""
+"""Disconnects nodes that are to be dropped, so that what they read no longer counts as read."""
 
 from __future__ import annotations
 

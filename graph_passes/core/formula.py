@@ -1,4 +1,4 @@
-"""Writing arithmetic on values of a graph as one writes it on paper; ops that opsets spell differently, once."""
+"""Writes arithmetic on values of a graph as one writes it on paper, in the form of the graph's opset."""
 
 from __future__ import annotations
 

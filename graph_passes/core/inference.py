@@ -1,4 +1,4 @@
-"""ONNX's type and shape inference on an onnx-ir model, for what it finds and no more."""
+"""Runs ONNX's type and shape inference on an onnx-ir model, and takes over its results only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which version of ONNX's opset the nodes of a graph or function are of."""
+"""Finds the version of ONNX's opset that the nodes of a graph or function use."""
 
 from __future__ import annotations
 

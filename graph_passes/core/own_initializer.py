@@ -1,4 +1,4 @@
-"""A constant as an initializer of its own: only such can be parameters, and be updated."""
+"""Turns a constant into an initializer of its own, since only those can be parameters and be updated."""
 
 from __future__ import annotations
 

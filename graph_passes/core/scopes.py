@@ -1,4 +1,4 @@
-"""Everything in a model that has nodes of its own."""
+"""All graphs, subgraphs and functions of a model."""
 
 from __future__ import annotations
 

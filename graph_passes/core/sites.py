@@ -1,4 +1,4 @@
-"""What a batch norm is, whatever the exporter called it: the normal form between dialects and passes."""
+"""Sites: what a batch norm is, in a normal form that dialects fill and passes read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Putting a few nodes in the place of one."""
+"""Replaces one node with a few new ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The nodes in front of a batch norm's last one: which are not needed without it, and which values live on."""
+"""The other nodes of a batch norm in arithmetic: which go with it, and which values are read elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values as polynomials in X, per-channel vectors and powers of sums: what they are, however they are spelled."""
+"""Reads arithmetic as polynomials in X, per-channel vectors and powers of sums, however it is written."""
 
 from __future__ import annotations
 

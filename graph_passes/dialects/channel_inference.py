@@ -1,4 +1,4 @@
-"""Our own ops read as what they are at inference: a batch norm with running statistics."""
+"""Reads our own ops as what they are at inference: a batch norm with running statistics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our own ops, so that a rewritten model's batch norms are still listed."""
+"""Reads our own ops, so that the batch norms of a rewritten model are listed, too."""
 
 from __future__ import annotations
 

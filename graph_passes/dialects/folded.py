@@ -1,4 +1,4 @@
-"""Batch norms that an exporter folded into the layer in front of them: they are lost, and the trace of it is read."""
+"""Recognises layers into which an exporter folded a batch norm, by what it left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batch norms spelled in arithmetic, as exporters without an op for them, and people, write them.
+"""Batch norms in arithmetic, as people write them, and exporters that have no op for them.
 
 A value behind X is read as a polynomial in X, per-channel vectors and powers of sums, so that one form stands for every
 order of operands, every way to bracket them and every way to write a root. Such a value is a batch norm if it is

@@ -1,4 +1,4 @@
-"""Gradients of ops that are one matrix for each axis: Resize, Pad in its modes that copy data."""
+"""Gradients of ops that are one matrix for each axis: Resize, and Pad in the modes that copy data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attributes of nodes with their defaults, where rules read lists and text; single numbers are read by the dialects."""
+"""Lists and texts among the attributes of nodes, with their defaults, for gradient rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Points between the elements of an image: what is sampled there, and its gradients."""
+"""Samples an image between its elements, and gives the gradients of that."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ops without a rule, by what they are made of: model-local functions, bodies in ONNX's specification, and steps."""
+"""Replaces ops without a rule by what they consist of: function bodies, or the steps of a recurrent network."""
 
 from __future__ import annotations
 

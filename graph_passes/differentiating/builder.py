@@ -1,4 +1,4 @@
-"""What a gradient rule writes with."""
+"""The `Builder` with which gradient rules write nodes."""
 
 from __future__ import annotations
 

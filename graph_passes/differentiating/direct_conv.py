@@ -1,4 +1,4 @@
-"""Where convolutions are ops of ours that need no copy of every window: chosen by measurement, for processors.
+"""Chooses the convolutions that become our ops for processors, by what was measured.
 
 Against ONNX Runtime's, which makes a product of matrices of a convolution, on one core with AVX-512 (time over time):
 forward 0.4 to 0.85, gradient of the data 0.45 to 0.85, of the weight 0.35 to 0.97. What is left to ONNX Runtime lost

@@ -1,4 +1,4 @@
-"""Types and shapes of what our ops make, by their descriptions: not every onnx lets a schema say them."""
+"""Types and shapes of the results of our ops, since not every onnx lets a schema infer them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recurrent networks of a fixed length as what they compute step by step: RNN, GRU and LSTM have no rule of their own.
+"""Unrolls recurrent networks of a fixed length (RNN, GRU, LSTM), which have no gradient rule.
 
 The equations are those of ONNX's specification. What depends on the data alone is one product for all steps.
 """

@@ -1,4 +1,4 @@
-"""The windows that a convolution or a pooling looks through: sizes, steps and padding, spelled out."""
+"""The windows of a convolution or a pooling: sizes, steps and padding."""
 
 from __future__ import annotations
 

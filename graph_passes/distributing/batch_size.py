@@ -1,4 +1,4 @@
-"""Finds where a graph calculates with the number of samples of a batch, which is another one on each replica."""
+"""Finds where a graph calculates with the batch size, which differs from replica to replica."""
 
 from __future__ import annotations
 

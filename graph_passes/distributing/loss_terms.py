@@ -1,4 +1,4 @@
-"""What a loss is made of: reductions over the batch, with the places where their gradients begin."""
+"""The parts of a loss: reductions over the batch, and where their gradients begin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Refuses graphs in which replicas would mix their own samples alone, without anyone having said so."""
+"""Refuses graphs in which each replica would mix only its own samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which batch norms take their statistics over several replicas, and the collectives that a synchronised one has."""
+"""Chooses the batch norms that are synchronised, and writes their collectives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes the loss that of the batch of all replicas, and the gradient that seeds the backward pass with it."""
+"""Makes the loss, and the gradient where the backward pass begins, those of the batch of all replicas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A batch norm that has no running statistics, in ONNX's own ops: it normalises with those of its batch."""
+"""Writes a batch norm without running statistics in ONNX's own ops: it normalises with those of its batch."""
 
 from __future__ import annotations
 

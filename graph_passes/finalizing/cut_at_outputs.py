@@ -1,4 +1,4 @@
-"""Cuts everything away that a graph's outputs do not need."""
+"""Removes everything that the outputs of a graph do not need."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes from a training or evaluation graph of ours what only training needs, by what the graph says of itself."""
+"""Removes from our training and evaluation graphs what only training needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which values of a training graph are its results at inference."""
+"""Finds the values of a training graph that are its outputs at inference."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Passes that make a graph fit for others: for the gradient builder, and for whatever reads batch norms."""
+"""Passes that prepare a graph: for a gradient builder, and for finding batch norms."""

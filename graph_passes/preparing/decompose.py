@@ -1,4 +1,4 @@
-"""Puts simpler ops in the place of those that a gradient builder cannot follow, or follows wrongly."""
+"""Replaces ops that a gradient builder cannot differentiate, or has wrong, with simpler ones."""
 
 from __future__ import annotations
 

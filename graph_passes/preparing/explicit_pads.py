@@ -1,4 +1,4 @@
-"""Spells out the pads that an op leaves to a rule."""
+"""Writes the pads of an op as numbers, where it names a rule (auto_pad)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gives a Range the single numbers that ONNX asks for."""
+"""Gives a Range scalars as its inputs, as ONNX requires."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Spells batch norms out whose statistics are made in the graph, so that a gradient builder sees through these."""
+"""Writes batch norms in arithmetic whose statistics the graph computes, so that gradients go through these."""
 
 from __future__ import annotations
 

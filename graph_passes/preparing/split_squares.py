@@ -1,4 +1,4 @@
-"""Takes sums of squares apart, which ONNX Runtime's gradient builder has no gradient for."""
+"""Replaces sums of squares, for which ONNX Runtime's gradient builder has no gradient."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Passes of `rewrite`: channel ops in the place of batch norms, fusions, freezing, training what was frozen."""
+"""Passes of `rewrite`: our ops for batch norms, fusions, freezing, making frozen batch norms train."""

@@ -1,4 +1,4 @@
-"""Attaches the ops' function bodies, so that the model runs where no library of ours is."""
+"""Attaches the ops' function bodies, so that the model runs without our library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes away pairs of transposes that leave everything where it was."""
+"""Removes pairs of transposes that cancel."""
 
 from __future__ import annotations
 

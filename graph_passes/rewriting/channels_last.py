@@ -1,4 +1,4 @@
-"""Takes away transposes around batch norms that only bring the channels to where ONNX's op wants them."""
+"""Removes transposes around batch norms that only bring the channels to axis 1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replaces the gradients of batch norms by ops of ours."""
+"""Replaces the gradients of batch norms by our ops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replaces batch norms that train by ops of ours."""
+"""Replaces batch norms that train by our ops."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Training graphs of ours: what they say of themselves, and how they become what a session runs."""
+"""Passes on our training graphs: their metadata, and what a session runs."""

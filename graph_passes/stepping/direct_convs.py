@@ -1,4 +1,4 @@
-"""Convolutions of a training graph become ops of ours where those are faster."""
+"""Replaces convolutions of a training graph by our ops, where these are faster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes the state of a graph a few vectors: fewer values to bind, and an optimiser of a few nodes."""
+"""Packs the state of a graph into a few vectors: fewer values to bind, and a small optimiser graph."""
 
 from __future__ import annotations
 

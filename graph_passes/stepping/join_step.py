@@ -1,4 +1,4 @@
-"""Puts an optimiser behind a training graph: forward, backward and update are one run."""
+"""Joins an optimiser with a training graph: forward, backward and update are one run."""
 
 from __future__ import annotations
 

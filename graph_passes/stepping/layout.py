@@ -1,4 +1,4 @@
-"""Many tensors of one type as one vector: which stands where."""
+"""Where each of many tensors of one type lies in one vector."""
 
 from __future__ import annotations
 

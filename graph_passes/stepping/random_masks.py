@@ -1,4 +1,4 @@
-"""Dropout whose masks are a function of a number that the graph is fed: a training is resumed bit for bit."""
+"""Makes Dropout masks depend on a number that is fed, so that training can be resumed bit for bit."""
 
 from __future__ import annotations
 

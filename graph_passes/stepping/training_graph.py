@@ -1,4 +1,4 @@
-"""What a training or evaluation graph says of itself: which inputs and outputs are parameters, gradients and state.
+"""The metadata of a training or evaluation graph: which values are parameters, gradients and state.
 
     data, labels, parameters by their names, random_state
     -> loss, other outputs, "<parameter>_grad" for each that trains, "<statistic>_updated", random_state_updated

@@ -1,1 +1,1 @@
-"""Passes of `update_bn`: the statistics of a batch as a model's results."""
+"""Passes of `update_bn`: a model whose outputs are the statistics of a batch."""

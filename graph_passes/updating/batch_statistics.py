@@ -1,4 +1,4 @@
-"""A model whose outputs are the batch statistics of its batch norms, and nothing else."""
+"""Makes a model whose outputs are the batch statistics of its batch norms, and nothing else."""
 
 from __future__ import annotations
 

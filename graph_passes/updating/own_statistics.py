@@ -1,4 +1,4 @@
-"""Running statistics of a module's own, in the place of what its layers read."""
+"""Gives each batch norm module its own running statistics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether two candidates compute the same: what differs is not measured."""
+"""Compares the results of two candidates: if they differ, they are not measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured: each of our kernels, and the peers that compute the same."""
+"""What is measured: each of our kernels, and its peers, which compute the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One picture of all ratios."""
+"""Draws all ratios of a benchmark in one picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What came out: one row for each kernel, shape and number of threads."""
+"""Results of the kernel benchmark: one row for each kernel, shape and number of threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rounds that take turns: whatever else the machine does meanwhile meets every candidate alike."""
+"""Runs candidates in turn, so that other load on the machine affects all of them alike."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run: for each shape and kernel, results compared first, then rounds of every candidate in turn."""
+"""Runs the kernel benchmark: for each shape and kernel, it compares results, then measures in rounds."""
 
 from __future__ import annotations
 

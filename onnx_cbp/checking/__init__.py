@@ -1,4 +1,4 @@
-"""Does a rewritten model still compute what the original computes? Both are run on the same random inputs."""
+"""`check`: runs an original and a rewritten model on the same random inputs, and compares the results."""
 
 from onnx_cbp.checking.comparing import compare, compare_fusions
 from onnx_cbp.checking.differences import Difference, default_tolerance

@@ -1,4 +1,4 @@
-"""Running variances by PyTorch's convention: compared as ONNX's, which the original has, and said to be."""
+"""Unbiased running variances: they are compared as biased ones, which the original has."""
 
 from __future__ import annotations
 

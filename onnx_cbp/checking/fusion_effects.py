@@ -1,4 +1,4 @@
-"""What each fusion of a rewritten model does to its results by itself: the rewrite with one after the other on."""
+"""Shows the effect of each fusion on the results: it rewrites with one more fusion at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model under comparison: what to call it, what to run, what to read."""
+"""A model that is compared: its name, what to run, and what to read."""
 
 from __future__ import annotations
 

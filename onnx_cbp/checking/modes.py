@@ -1,4 +1,4 @@
-"""Batch norms that a rewrite was asked to train or to freeze: they compute something else, and that is no error."""
+"""Batch norms that a rewrite was asked to train or to freeze: these differ on purpose."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The original model at work: its results on every set of inputs, and how far rounding alone moves them."""
+"""Runs the original model: its results on every set of inputs, and how far rounding moves them."""
 
 from __future__ import annotations
 

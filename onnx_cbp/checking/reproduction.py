@@ -1,4 +1,4 @@
-"""Is a model what a rewrite makes, or was it altered since?"""
+"""Tells whether a model is what a rewrite makes, or was changed since."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much rounding alone moves the results of a model.
+"""Measures how much rounding alone moves the results of a model.
 
 A gradient is not a smooth function of the inputs: where an activation lies within rounding of zero, a ReLU lets the
 gradient pass in one model and not in the other, both being right. In a deep network some always do, and one of them

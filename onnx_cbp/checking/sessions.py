@@ -1,4 +1,4 @@
-"""One run of one model in ONNX Runtime, with errors that say what to do."""
+"""Runs a model once in ONNX Runtime, with errors that say what to do."""
 
 from __future__ import annotations
 

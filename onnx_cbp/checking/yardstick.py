@@ -1,4 +1,4 @@
-"""The original as it is meant, where ONNX Runtime does not compute what it says."""
+"""Changes the original where ONNX Runtime would not compute what the model says."""
 
 from __future__ import annotations
 

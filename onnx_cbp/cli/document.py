@@ -1,4 +1,4 @@
-"""`--json`: what a command found, as a document for programs, printed or in a file."""
+"""`--json`: the results of a command as a JSON document, printed or in a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `inspect` and `rewrite` print of a model's batch norms: a row a layer, or a row a kind of layer."""
+"""The table of batch norms that `inspect` and `rewrite` print: one row for each layer, or kind of layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each fusion does by itself, as `check` shows it."""
+"""The table of fusions that `check` prints."""
 
 from __future__ import annotations
 

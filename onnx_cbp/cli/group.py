@@ -1,4 +1,4 @@
-"""Errors as one line on stderr and an exit status."""
+"""The command group: errors become one line on stderr and an exit status."""
 
 from __future__ import annotations
 

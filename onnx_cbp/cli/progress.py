@@ -1,4 +1,4 @@
-"""Progress on stderr, where somebody sees it."""
+"""Shows progress on stderr, if that is a terminal."""
 
 from __future__ import annotations
 

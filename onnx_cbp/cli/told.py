@@ -1,4 +1,4 @@
-"""What the library warns of while a command runs, which the command prints at its end."""
+"""Collects the library's warnings while a command runs, to print them at its end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an engine must offer: four methods. MPI, torch.distributed and threads are such engines, and not the last."""
+"""The interface of an engine: four methods. MPI, torch.distributed and threads implement it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One replica: it takes part in collectives, makes sure that all replicas run the same one, and names what fails."""
+"""One replica: runs collectives, checks that all replicas run the same one, and reports faults."""
 
 from __future__ import annotations
 

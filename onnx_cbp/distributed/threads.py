@@ -1,4 +1,4 @@
-"""Replicas that are threads of one program: for tests and notebooks, and wherever a process is enough."""
+"""Replicas that are threads of one program, for tests and notebooks."""
 
 from __future__ import annotations
 

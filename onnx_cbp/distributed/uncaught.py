@@ -1,4 +1,4 @@
-"""A replica that ends with an error says so: the others would wait for it until their time is up."""
+"""Tells the other replicas when this one ends with an error, so that they do not wait for it."""
 
 from __future__ import annotations
 

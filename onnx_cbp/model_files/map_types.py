@@ -1,4 +1,4 @@
-"""Types of maps, which onnx-ir does not know: taken out of a model before it is read, and put back afterwards."""
+"""Removes map types, which onnx-ir does not know, before a model is read, and restores them afterwards."""
 
 from __future__ import annotations
 

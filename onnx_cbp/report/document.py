@@ -1,4 +1,4 @@
-"""All that the page shows, as one JSON document: of a model, its rewrite, its statistics and its check."""
+"""All data of the page as one JSON document: a model, its rewrite, its statistics and its check."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The neighbourhood of a batch norm as a drawn graph: what stands there, and what `rewrite` puts in its place."""
+"""Draws the graph around a batch norm, before and after `rewrite`."""
 
 from __future__ import annotations
 

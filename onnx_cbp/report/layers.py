@@ -1,4 +1,4 @@
-"""The batch norms of a model as a user counts them: a layer forward, and its gradient where the graph has one."""
+"""The batch norms of a model as layers: each forward node with its gradient, if there is one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The running statistics of a batch norm, as they are and as data has them, in bins."""
+"""Histograms of a batch norm's running statistics, and of those measured from data."""
 
 from __future__ import annotations
 

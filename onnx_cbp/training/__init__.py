@@ -1,4 +1,4 @@
-"""Training on any onnxruntime, and with ONNX Runtime's training build: artifacts, the API, comparison step by step."""
+"""Training on any onnxruntime, and with ONNX Runtime's training build."""
 
 from __future__ import annotations
 

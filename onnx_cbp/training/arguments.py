@@ -1,4 +1,4 @@
-"""The arguments of `generate_artifacts`, judged before the work starts: one line for each that says nothing."""
+"""Checks the arguments of `generate_artifacts` before the work starts."""
 
 from __future__ import annotations
 

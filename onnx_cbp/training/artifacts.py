@@ -1,4 +1,4 @@
-"""Training artifacts that are right: ONNX Runtime's, frozen batch norms frozen, and an evaluation model that loads."""
+"""`generate_artifacts`: makes training artifacts, by our builder or ONNX Runtime's."""
 
 from __future__ import annotations
 

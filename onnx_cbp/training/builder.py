@@ -1,4 +1,4 @@
-"""ONNX Runtime's own generator of artifacts: called without its log lines, and with one line where it fails."""
+"""Calls ONNX Runtime's own generator of artifacts, without its log lines, and with one line if it fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a caller may name a loss or an optimiser by."""
+"""Which names, classes and objects stand for a loss or an optimiser."""
 
 from __future__ import annotations
 

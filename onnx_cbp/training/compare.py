@@ -1,4 +1,4 @@
-"""Two training graphs of one network, compared step by step from the same states.
+"""Compares two training graphs of one network step by step, each step from the same state.
 
 Free-running, two right implementations drift apart: rounding is amplified from step to step. So each step of the
 second graph starts from the state that the first one had, and what is compared is one step.

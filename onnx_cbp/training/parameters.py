@@ -1,4 +1,4 @@
-"""The parameters of a checkpoint, read and written: a file's of either format, or those of a training that runs."""
+"""Reads and writes the parameters of a checkpoint file, or of a training that runs."""
 
 from __future__ import annotations
 

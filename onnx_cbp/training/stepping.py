@@ -1,4 +1,4 @@
-"""A whole step of training as one graph and its state, for runtimes that are not Python's."""
+"""`step_model`: a whole training step as one graph with its state, for other languages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ONNX Runtime's gradient builder can follow, and how a forward graph is made so that it can."""
+"""Makes a forward graph suitable for ONNX Runtime's gradient builder, or refuses it."""
 
 from __future__ import annotations
 

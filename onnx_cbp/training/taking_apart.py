@@ -1,4 +1,4 @@
-"""Parameters that an exporter merged, and what a caller's names of them mean then."""
+"""Separates parameters that an exporter merged, and finds out which ones a caller's names mean."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a model is valid as far as whoever reads it relies on that. Every model is looked at once, at the door."""
+"""Checks that every model that comes in is valid, as far as the package relies on it."""
 
 from __future__ import annotations
 

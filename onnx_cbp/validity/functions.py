@@ -1,4 +1,4 @@
-"""Whether a model's functions can be called: not by themselves, and with what they take."""
+"""Checks that a model's functions can be called."""
 
 from __future__ import annotations
 

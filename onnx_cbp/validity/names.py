@@ -1,4 +1,4 @@
-"""Whether every value has one name and one maker, and whether the nodes can be computed one after the other."""
+"""Checks that every value has one name and one producer, and that there are no cycles."""
 
 from __future__ import annotations
 

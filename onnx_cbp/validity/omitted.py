@@ -1,4 +1,4 @@
-"""Whether what a call of a function leaves out is left out by the ops in it, too."""
+"""Checks that a call of a function omits no input that an op in the function needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether nodes have the inputs, outputs and attributes of their ops: ONNX's, ours, and some of ONNX Runtime's."""
+"""Checks inputs, outputs and attributes of nodes: ONNX's ops, ours, and some of ONNX Runtime's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which opsets a model imports."""
+"""Checks which opsets a model imports."""
 
 from __future__ import annotations
 

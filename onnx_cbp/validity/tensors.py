@@ -1,4 +1,4 @@
-"""Whether the data of tensors fit their types and shapes."""
+"""Checks that the data of tensors fit their types and shapes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether what should be text is: names must be, remarks are made."""
+"""Checks that names are valid text, and repairs comments that are not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every graph and node of a model as ONNX writes it, and how a message names them."""
+"""All graphs and nodes of an ONNX model, and how messages name them."""
 
 from __future__ import annotations
 

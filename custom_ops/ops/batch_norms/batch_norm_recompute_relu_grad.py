@@ -1,4 +1,4 @@
-"""BatchNormRecomputeReluGrad: BatchNormReluGrad without Y, whose signs are computed once more."""
+"""BatchNormRecomputeReluGrad: BatchNormReluGrad without Y, whose signs it computes again."""
 
 from __future__ import annotations
 

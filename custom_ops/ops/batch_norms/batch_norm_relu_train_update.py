@@ -1,4 +1,4 @@
-"""BatchNormReluTrainUpdate: BatchNormTrainUpdate and a Relu, which keeps what its gradient recomputes the mask from."""
+"""BatchNormReluTrainUpdate: BatchNormTrainUpdate and a Relu, with what its gradient needs to recompute the mask."""
 
 from __future__ import annotations
 

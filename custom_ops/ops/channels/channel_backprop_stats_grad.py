@@ -1,4 +1,4 @@
-"""ChannelBackpropStatsGrad: the gradient of ChannelBackpropStats, of which second derivatives are made."""
+"""ChannelBackpropStatsGrad: the gradient of ChannelBackpropStats, for second derivatives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tells the calls of one module from layers whose equal tensors were made one."""
+"""Tells a module that is called twice from two layers whose equal parameters an exporter merged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the counter of a module's batches is called."""
+"""Names of the counters that count the batches of a batch norm."""
 
 from __future__ import annotations
 

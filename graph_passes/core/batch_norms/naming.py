@@ -1,4 +1,4 @@
-"""What a batch norm is called, and which ones a pattern chooses."""
+"""Names of batch norms, and which ones a pattern chooses."""
 
 from __future__ import annotations
 

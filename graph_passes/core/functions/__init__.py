@@ -1,1 +1,1 @@
-"""Model-local functions: their bodies in the place of their calls."""
+"""Inlines model-local functions."""

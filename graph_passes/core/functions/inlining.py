@@ -1,4 +1,4 @@
-"""Putting the bodies of model-local functions in the place of their calls."""
+"""Replaces calls of model-local functions with their bodies."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a value is made of, what it is where it is constant, and where its elements and samples lie."""
+"""What is known of a value: its ancestors, its constant value, where its elements and samples lie."""

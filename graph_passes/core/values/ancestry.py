@@ -1,4 +1,4 @@
-"""What a value is made of."""
+"""Finds all values that a value is computed from."""
 
 from __future__ import annotations
 

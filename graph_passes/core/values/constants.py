@@ -1,4 +1,4 @@
-"""The value of what is made of constants alone."""
+"""Computes values that depend on constants only."""
 
 from __future__ import annotations
 

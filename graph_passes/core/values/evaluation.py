@@ -1,4 +1,4 @@
-"""Computing a node of ONNX's from known values, where that is small: what it costs is known before it is done."""
+"""Computes a node of ONNX's from known values, if that is small: the cost is known before it is done."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ops that only move elements: which axes of the result have the elements of which axes of the value."""
+"""Ops that only move elements: which axes of the input each axis of the result comes from."""
 
 from __future__ import annotations
 

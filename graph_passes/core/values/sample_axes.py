@@ -1,4 +1,4 @@
-"""Follows the samples of a batch through a graph: along which axes of a value they lie, and where they are mixed."""
+"""Follows the samples of a batch through a graph: along which axes they lie, and where they are mixed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gradient rules, one file a family of ops. Importing them registers them."""
+"""Gradient rules, one file for each family of ops. Importing them registers them."""
 
 from onnx_cbp.graph_passes.differentiating.rules import (
     activation,

@@ -1,4 +1,4 @@
-"""Activations."""
+"""Gradient rules of activations."""
 
 from __future__ import annotations
 

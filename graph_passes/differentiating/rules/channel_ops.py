@@ -1,4 +1,4 @@
-"""Our own ops: each has its rule beside its description, in `onnx_cbp.custom_ops.ops`."""
+"""Registers the gradient rules of our own ops, which are in `onnx_cbp.custom_ops.ops`."""
 
 from __future__ import annotations
 

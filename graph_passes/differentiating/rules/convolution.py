@@ -1,4 +1,4 @@
-"""Convolutions."""
+"""Gradient rules of convolutions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arithmetic on single elements, with broadcasting."""
+"""Gradient rules of arithmetic on single elements, with broadcasting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses that are ops of their own."""
+"""Gradient rules of losses that are ops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Normalizations over axes of one sample, and batch norms that are ONNX's own."""
+"""Gradient rules of normalisations: over axes of one sample, and ONNX's BatchNormalization."""
 
 from __future__ import annotations
 

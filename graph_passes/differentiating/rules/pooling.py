@@ -1,4 +1,4 @@
-"""Poolings."""
+"""Gradient rules of poolings."""
 
 from __future__ import annotations
 

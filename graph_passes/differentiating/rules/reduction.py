@@ -1,4 +1,4 @@
-"""Reductions."""
+"""Gradient rules of reductions."""
 
 from __future__ import annotations
 

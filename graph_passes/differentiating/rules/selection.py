@@ -1,4 +1,4 @@
-"""Ops that take elements by their indices, or put them there."""
+"""Gradient rules of ops that read or write elements by their indices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ops that move elements: shapes, orders, joins, parts, repetitions."""
+"""Gradient rules of ops that move elements: shapes, orders, joins, parts, repetitions."""
 
 from __future__ import annotations
 

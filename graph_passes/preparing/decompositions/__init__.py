@@ -1,4 +1,4 @@
-"""Ops in terms of simpler ones, one file a family. Each rule makes the nodes that stand in the place of one.
+"""Ops in terms of simpler ones, one file for each family. Each rule makes the nodes that replace one.
 
 A rule is given a `Formula` and answers with the value that is to be the node's first output (a list of values: of all
 its outputs), or with None where the node stays as it is.

@@ -1,1 +1,1 @@
-"""Passes on parameters: those that an exporter merged or dropped, and those that it never wrote."""
+"""Passes on parameters: those that an exporter merged or dropped, and counters that it never wrote."""

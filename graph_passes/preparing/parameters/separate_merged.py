@@ -1,4 +1,4 @@
-"""Takes initializers apart that an exporter made one because they were equal."""
+"""Separates parameters that an exporter merged because they were equal."""
 
 from __future__ import annotations
 

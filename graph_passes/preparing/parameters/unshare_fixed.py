@@ -1,4 +1,4 @@
-"""Gives batch norms that share a scale or bias which is not trained one each."""
+"""Gives each batch norm its own scale and bias where these are shared and not trained."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Passes that compute what is known, and unpack what holds other nodes or values: functions, branches, sequences."""
+"""Passes that compute what is known, and unpack functions, branches and sequences."""

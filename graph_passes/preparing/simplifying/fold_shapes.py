@@ -1,4 +1,4 @@
-"""Computes what depends on sizes that are fixed, though others beside them are not."""
+"""Computes what depends on sizes that are fixed, even if other sizes beside them are not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Puts the branch of an If in its place where it is known which one is taken."""
+"""Replaces an If with its branch, where it is known which one is taken."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inlines the model-local functions that hold batch norms which train, or a part of one."""
+"""Inlines the model-local functions that contain a batch norm, or a part of one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes away sequences of which it is known what each element is."""
+"""Replaces sequences with their elements, where these are known."""
 
 from __future__ import annotations
 

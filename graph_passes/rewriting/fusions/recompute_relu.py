@@ -1,4 +1,4 @@
-"""Lets the gradient of a folded ReLU compute once more which elements passed, instead of reading the ReLU's result."""
+"""Lets the gradient of a folded ReLU compute its mask again, instead of reading the ReLU's result."""
 
 from __future__ import annotations
 

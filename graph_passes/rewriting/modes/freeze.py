@@ -1,4 +1,4 @@
-"""Freezes batch norms: they normalise with their running statistics, which nothing changes any more."""
+"""Freezes batch norms: they normalise with their running statistics, which no longer change."""
 
 from __future__ import annotations
 

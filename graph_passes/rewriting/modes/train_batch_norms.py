@@ -1,4 +1,4 @@
-"""Makes batch norms in inference form train: what an exporter that only knows inference has taken away."""
+"""Makes batch norms in inference form train, where an exporter has dropped the training mode."""
 
 from __future__ import annotations
 

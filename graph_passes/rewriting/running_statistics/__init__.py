@@ -1,1 +1,1 @@
-"""Passes that say how running statistics are updated, and write them."""
+"""Passes on how running statistics are updated and written."""

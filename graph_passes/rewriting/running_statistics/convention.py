@@ -1,4 +1,4 @@
-"""By which convention a rewritten batch norm updates its running variance."""
+"""Which running variance a rewritten batch norm keeps: ONNX's biased or PyTorch's unbiased one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much of a running statistic a step keeps, where somebody says it anew."""
+"""Sets the momentum of batch norms: how much of a running statistic a step keeps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lets running statistics be written as soon as they are made."""
+"""Moves the nodes that write running statistics, so that each runs right after its batch norm."""
 
 from __future__ import annotations
 

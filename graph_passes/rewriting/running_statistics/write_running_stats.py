@@ -1,4 +1,4 @@
-"""Writes running statistics that ops of ours update into the parameters that they are."""
+"""Writes updated running statistics into their parameters."""
 
 from __future__ import annotations
 

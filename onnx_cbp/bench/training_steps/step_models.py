@@ -1,4 +1,4 @@
-"""What a training step is measured of: a training graph and its rewritten form, with inputs made up for both."""
+"""The models of a step benchmark: a training graph and its rewritten form, with random inputs for both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What came out of training steps: one row for each graph and number of threads."""
+"""Results of the step benchmark: one row for each graph and number of threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run over training steps: both graphs once, then rounds of the two in turn, a profile and the memory of each."""
+"""Runs the step benchmark: compares both graphs, then measures time in rounds, a profile and memory."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What models under comparison are fed: what each input is for, and random values for it."""
+"""Inputs for models that are compared: what each input is for, and random values for it."""

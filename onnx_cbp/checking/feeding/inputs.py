@@ -1,4 +1,4 @@
-"""Random inputs that a graph can digest, training graphs included."""
+"""Random inputs that are valid for a graph, also for training graphs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each input of a graph is for, so that random values of it make sense."""
+"""Finds what each input of a graph is for, so that its random values make sense."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same random numbers in both models.
+"""Gives the random ops of both models the same random numbers.
 
 A random node without a seed of its own gets one from ONNX Runtime by its place in the graph, and a rewrite moves
 places. (Dropout does not: its numbers follow from the session's seed alone.)

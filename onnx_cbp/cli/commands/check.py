@@ -1,4 +1,4 @@
-"""`onnx-cbp check`: does the rewritten model compute what the original computes."""
+"""`onnx-cbp check`: compares what an original and a rewritten model compute."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`onnx-cbp inspect`: what batch norms a model has and what would happen to each."""
+"""`onnx-cbp inspect`: lists the batch norms of a model, and what would happen to each."""
 
 from __future__ import annotations
 

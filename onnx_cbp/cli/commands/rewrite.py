@@ -1,4 +1,4 @@
-"""`onnx-cbp rewrite`: a model with channel ops in the place of its batch norms."""
+"""`onnx-cbp rewrite`: replaces batch norms of a model with our ops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`onnx-cbp update-bn`: running statistics taken anew from data."""
+"""`onnx-cbp update-bn`: measures running statistics again from data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A forward graph as our builder needs it: what trains, what is frozen, and what steps update."""
+"""Prepares a forward graph for our builder: what trains, what is frozen, and what steps update."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our builder: training, evaluation and optimiser graphs, and a checkpoint, for any onnxruntime."""
+"""Our builder: makes training, evaluation and optimiser graphs, and a checkpoint, for any onnxruntime."""
 
 from __future__ import annotations
 

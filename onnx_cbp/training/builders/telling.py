@@ -1,4 +1,4 @@
-"""Warnings of what a caller may take for something that trains."""
+"""Warns of batch norms that do not train, where a caller may expect it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints: what training has reached, read from files of either format and written to ours, whole or not at all."""
+"""Checkpoints: read from files of ONNX Runtime's format and ours, and written to ours."""
 
 from onnx_cbp.training.checkpoints.contents import Checkpoint, OptimizerState, Property
 from onnx_cbp.training.checkpoints.files import load, save, save_values

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, whatever file it comes from."""
+"""The contents of a checkpoint, whatever file it comes from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of a FlatBuffers file, read with every offset checked: a file may be cut short, or be something else."""
+"""Reads tables of a FlatBuffers file and checks every offset, since the file may be damaged."""
 
 from __future__ import annotations
 

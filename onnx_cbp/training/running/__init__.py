@@ -1,1 +1,1 @@
-"""Training graphs of ours in sessions of any onnxruntime: the state between runs, and what is run."""
+"""Runs our training graphs in sessions of any onnxruntime, and keeps their state between runs."""

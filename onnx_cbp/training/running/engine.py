@@ -1,4 +1,4 @@
-"""Runs the steps of a training: what is run when, and which state is the present one."""
+"""Runs the steps of a training: which graph is run when, and which state is the present one."""
 
 from __future__ import annotations
 

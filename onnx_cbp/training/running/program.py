@@ -1,4 +1,4 @@
-"""The graphs that training runs, made of the files that `generate_artifacts` wrote."""
+"""The graphs that training runs, made from the files of `generate_artifacts`."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Ops that read an image between its elements, or at places of their own."""
+"""Gradient rules of ops that read an image between its elements."""

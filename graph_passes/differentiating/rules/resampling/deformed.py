@@ -1,4 +1,4 @@
-"""Convolutions whose windows have a place of their own for each element."""
+"""Gradient rules of deformable convolutions, whose windows are moved element by element."""
 
 from __future__ import annotations
 

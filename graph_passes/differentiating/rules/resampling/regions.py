@@ -1,4 +1,4 @@
-"""What detectors cut out of an image."""
+"""Gradient rules of ops that cut regions out of an image, as detectors do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Resampling."""
+"""Gradient rules of ops that resize."""
 
 from __future__ import annotations
 

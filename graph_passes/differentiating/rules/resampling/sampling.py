@@ -1,4 +1,4 @@
-"""Sampling between the elements of an image."""
+"""Gradient rules of ops that sample an image at given points."""
 
 from __future__ import annotations
 
