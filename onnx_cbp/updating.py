@@ -40,7 +40,7 @@ def update_bn(
     unbiased_running_var: bool = True,
     backend: str = "auto",
 ) -> onnx.ModelProto:
-    """Take the running statistics of every batch norm anew from data, as `torch.optim.swa_utils.update_bn` does.
+    """Measure the running statistics of every batch norm again from data, as `torch.optim.swa_utils.update_bn` does.
 
     With nothing but a model and batches, they are what PyTorch's gives: the average over the batches of the mean and of
     the unbiased variance, each batch and each call of a module with the same weight.

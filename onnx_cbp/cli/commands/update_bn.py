@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import onnx
 
 
-@click.command("update-bn", short_help="Take running statistics anew from data.")
+@click.command("update-bn", short_help="Measure running statistics again from data.")
 @click.argument("model", type=click.Path(readable=False))
 @click.option(
     "--data",
