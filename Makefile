@@ -3,10 +3,16 @@ PYTHON ?= python3
 TOOLS = .venv-tools
 NOX = $(TOOLS)/bin/nox --non-interactive
 
-.PHONY: test docs fuzz test-aarch64 lint demo demo-web demo-ort-training demo-distributed gpu-check clean
+.PHONY: test test-thorough docs fuzz test-aarch64 lint demo demo-web demo-ort-training demo-distributed gpu-check clean
+
+SESSIONS = test stranger fuzz exchange deployment variants cuda_kernels cuda test_pure_python mpi-torch docs
 
 test: $(TOOLS)/ready
-	$(NOX) --session test stranger fuzz exchange deployment variants cuda_kernels cuda test_pure_python mpi-torch docs
+	$(NOX) --session $(SESSIONS)
+
+# Every case of every test in every environment that repeats them, every engine of replicas: an hour on two cores.
+test-thorough: $(TOOLS)/ready
+	$(NOX) --session $(SESSIONS) -- thorough
 
 # 20,000 mutated models and 20,000 hostile calls; `make test` tries as many as there is half a minute for.
 fuzz: $(TOOLS)/ready
@@ -42,7 +48,7 @@ gpu-check:
 
 $(TOOLS)/ready:
 	$(PYTHON) -m venv --clear $(TOOLS)
-	$(TOOLS)/bin/python -m pip install --quiet 'nox>=2025.2.9'
+	$(TOOLS)/bin/python -m pip install --quiet 'nox[uv]>=2025.2.9'
 	touch $@
 
 clean:

@@ -5,23 +5,29 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import nox
+from uv import find_uv_bin
 
 nox.needs_version = ">=2024.4.15"
 nox.options.sessions = ["lint", "test"]
 nox.options.error_on_missing_interpreters = True
 nox.options.reuse_venv = "yes"
+nox.options.default_venv_backend = "uv"
 
 ROOT = Path(__file__).parent
 DIST = ROOT / "dist"
 TEST_TOOLS = ["pytest>=8", "pytest-xdist>=3.5"]
 BUILD_TOOLS = ["cmake", "ninja"]
+UV = find_uv_bin()
+#: Warnings of the C++ compiler are errors.
+WERROR = ("-C", "cmake.define.ONNX_CBP_WERROR=ON")
+#: Without the native library; and what uv built of other sources is not taken again.
+PURE_PYTHON = ("--reinstall-package", "onnx-cbp", "-C", "cmake.define.ONNX_CBP_NATIVE=OFF")
 #: In a process a core. Not where a test is several processes already.
 PYTEST = ("pytest", "-n", "auto")
 
@@ -90,13 +96,9 @@ SITE = ROOT / "build" / "site"
 @nox.session
 def build(session: nox.Session) -> None:
     """Build the one wheel that every environment installs, from the sdist; warnings of the C++ compiler are errors."""
-    session.install("build")
     _remove(*DIST.glob("onnx_cbp-*"))
-    session.run("python", "-m", "build", "--sdist", "--outdir", str(DIST), ".", silent=True)
-    session.run(
-        *("python", "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(DIST)),
-        *("-C", "cmake.define.ONNX_CBP_WERROR=ON", str(_unpacked_sdist())),
-    )
+    session.run(UV, "build", "--quiet", "--sdist", "--out-dir", str(DIST), ".", external=True)
+    _build_wheel(session, _unpacked_sdist(), DIST, *WERROR)
 
 
 @nox.session
@@ -105,10 +107,7 @@ def cuda_wheel(session: nox.Session) -> None:
     _remove(*DIST.glob("onnx_cbp_cuda-*"))
     if not (shutil.which("nvcc") or "CUDACXX" in os.environ):
         session.skip("there is no nvcc: the tests that read its library say that they are skipped")
-    session.run(
-        *("python", "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(DIST)),
-        *("-C", "cmake.define.ONNX_CBP_WERROR=ON", str(ROOT / "cmake" / "cuda_wheel")),
-    )
+    _build_wheel(session, ROOT / "cmake" / "cuda_wheel", DIST, *WERROR)
 
 
 @nox.session(requires=["build"])
@@ -121,13 +120,15 @@ def test(session: nox.Session, environment: str) -> None:
     extras, more = ENVIRONMENTS[environment]
     _install(session, extras, *more, *TEST_TOOLS)
     session.run("python", "tests/exchange/write.py", str(EXCHANGE / environment))
-    if session.posargs:
-        session.run(*PYTEST, *session.posargs)
+    tests = _given(session)
+    if tests:
+        session.run(*PYTEST, *tests)
     elif environment == "training":
-        session.run(*PYTEST, *(f"tests/{name}" for name in OF_TRAINING))
-        session.run(*PYTEST, "-m", "training", *_ignored(*ELSEWHERE, *OF_TRAINING))
+        session.run(*PYTEST, *_cases(session), *(f"tests/{name}" for name in OF_TRAINING))
+        session.run(*PYTEST, *_cases(session), "-m", "training", *_ignored(*ELSEWHERE, *OF_TRAINING))
     else:
-        session.run(*PYTEST, *_ignored(*ELSEWHERE, *ONCE[environment]))
+        sample = 4 if environment == "oldest" else 1
+        session.run(*PYTEST, *_cases(session, one_in=sample), *_ignored(*ELSEWHERE, *ONCE[environment]))
 
 
 @nox.session(requires=["build"])
@@ -137,7 +138,7 @@ def fuzz(session: nox.Session) -> None:
     if session.posargs[:1] == ["long"]:
         session.run(str(stock / "python"), "tests/fuzz", *session.posargs[1:], external=True)
     else:
-        session.run(*_pytest(stock), *(session.posargs or ["tests/fuzz"]), external=True)
+        session.run(*_pytest(stock), *(_given(session) or ["tests/fuzz"]), external=True)
 
 
 @nox.session(venv_backend="none")
@@ -160,12 +161,12 @@ def deployment(session: nox.Session) -> None:
         )
     env = {"ONNX_CBP_DEPLOYMENT": str(DEPLOYMENT)}
     session.run(str(training / "python"), "tests/deployment/write.py", str(DEPLOYMENT), external=True)
-    if _got(session, "python", "-m", "pip", "install", "--quiet", "onnxruntime-openvino", "numpy"):
+    if _got(session, *_uv_install(Path(session.bin)), "onnxruntime-openvino", "numpy"):
         env["ONNX_CBP_OPENVINO"] = str(Path(session.bin) / "python")
     if _got_onnxruntime_web(session):
         env["ONNX_CBP_WEB"] = str(WEB)
-    session.run(str(stock / "pytest"), *(session.posargs or ["tests/deployment"]), env=env, external=True)
-    if not session.posargs:
+    session.run(str(stock / "pytest"), *(_given(session) or ["tests/deployment"]), env=env, external=True)
+    if not _given(session):
         # Where scikit-learn is, which has the digits; the browser is Debian's chromium, where that is installed.
         session.run(str(training / "pytest"), "tests/web", env=env, external=True)
 
@@ -180,7 +181,8 @@ def variants(session: nox.Session) -> None:
     _cmake(session, stock, ROOT / "tests" / "variants", VARIANTS / "sanitized", *SANITIZED)
     _cmake(session, stock, ROOT / "tests" / "variants", VARIANTS / "threads", *THREADED)
     env = {"ONNX_CBP_VARIANTS": str(VARIANTS)}
-    session.run(*_pytest(stock), *(session.posargs or ["tests/variants"]), env=env, external=True)
+    tests = _given(session) or [*_cases(session, one_in=4), "tests/variants"]
+    session.run(*_pytest(stock), *tests, env=env, external=True)
     accuracy = ["tests/ops/test_accuracy.py", "tests/ops/test_agreement.py"]
     env = {"ONNX_CBP_TARGET": "baseline"}
     session.run(*_pytest(stock), "-k", "not reference and not bodies", *accuracy, env=env, external=True)
@@ -204,7 +206,8 @@ def cuda_kernels(session: nox.Session) -> None:
     stock = _stock(session)
     _cmake(session, stock, ROOT / "tests" / "cuda_kernels", folder)
     env = {"ONNX_CBP_CUDA_KERNELS": str(folder)}
-    session.run(*_pytest(stock), *(session.posargs or ["tests/cuda_kernels"]), env=env, external=True)
+    tests = _given(session) or [*_cases(session, one_in=4), "tests/cuda_kernels"]
+    session.run(*_pytest(stock), *tests, env=env, external=True)
 
 
 @nox.session(venv_backend="none", requires=["build"])
@@ -222,18 +225,20 @@ def cuda(session: nox.Session) -> None:
         session.install("--no-deps", "--force-reinstall", str(wheel))
     _cmake(session, Path(session.bin), ROOT, folder, *CUDA_ON_HOST)
     env = {"ONNX_CBP_CUDA_ADAPTER": str(folder)}
+    cases = _cases(session, one_in=4)
     tests = ["tests/cuda_adapter", "tests/gpu", "tests/ops", "tests/distributed/test_threads.py"]
-    session.run(*PYTEST, *(session.posargs or tests), env=env)
+    session.run(*PYTEST, *(_given(session) or [*cases, *tests]), env=env)
     tests = ["tests/ops/test_agreement.py", "tests/ops/test_bad_input.py", "tests/distributed/test_threads.py"]
     for pytest in _others(session, ("oldest",)):
-        session.run(pytest, *tests, env=env, external=True)
+        session.run(pytest, *cases, *tests, env=env, external=True)
 
 
 @nox.session
 def test_pure_python(session: nox.Session) -> None:
     """Run what meets the ops, or asks for the library, on an installation without the native library."""
-    session.install("-C", "cmake.define.ONNX_CBP_NATIVE=OFF", ".[cpu]", *TEST_TOOLS)
-    session.run(*PYTEST, *(session.posargs or [f"tests/{name}" for name in WITHOUT_LIBRARY]))
+    session.install(*PURE_PYTHON, ".[cpu]", *TEST_TOOLS)
+    tests = _given(session) or [*_cases(session, one_in=4), *(f"tests/{name}" for name in WITHOUT_LIBRARY)]
+    session.run(*PYTEST, *tests)
 
 
 @nox.session(name="mpi-torch", requires=["build"])
@@ -241,7 +246,7 @@ def mpi_torch(session: nox.Session) -> None:
     """Run what needs more than ONNX Runtime: replicas in several processes, exports of PyTorch's, what docs show."""
     if sys.version_info[:2] > NEWEST_PYTHON["training"]:
         session.skip(f"'training' is not to be had for Python {sys.version.split()[0]}")
-    _install(session, "training,mpi", "onnxscript", *TEST_TOOLS)
+    _install(session, "training,mpi", "onnxscript", "pip", *TEST_TOOLS)
     # The package index has PyTorch with gigabytes for GPUs. One for the CPU is taken where pip knows of its wheel
     # (find-links, PIP_FIND_LINKS); elsewhere the tests that need it say that they are skipped.
     found = session.run(
@@ -250,13 +255,13 @@ def mpi_torch(session: nox.Session) -> None:
         silent=True,
     )
     if "No matching distribution" not in str(found):
-        session.install("filelock", "fsspec", "jinja2", "networkx", "sympy", "typing-extensions")
-    if session.posargs:
-        session.run("pytest", *session.posargs)
+        session.install("filelock", "fsspec", "jinja2", "networkx", "setuptools", "sympy", "typing-extensions")
+    if tests := _given(session):
+        session.run("pytest", *tests)
         return
     # What needs neither is tested with 'training'. What waits for a replica that stalls has the cores to itself; the
     # rest is several processes a test, too, but for the most part they start.
-    processes = ("-m", "mpi or torch")
+    processes = ("-m", "mpi or torch", *_cases(session))
     alone = ["tests/distributed/test_engines.py", "tests/distributed/test_uncaught.py"]
     session.run("pytest", *processes, *alone)
     others = [f"--ignore={path}" for path in alone]
@@ -285,7 +290,7 @@ def docs(session: nox.Session) -> None:
     # The package is read for its docstrings: where the tests have installed it, that does.
     installed = next((ROOT / ".nox" / "test-stock").glob("lib/python*/site-packages/onnx_cbp"), None)
     if installed is None:
-        session.install("-C", "cmake.define.ONNX_CBP_NATIVE=OFF", ".[cpu]", *tools)
+        session.install(*PURE_PYTHON, ".[cpu]", *tools)
     else:
         session.install(*tools)
     env = {} if installed is None else {"PYTHONPATH": str(installed.parent)}
@@ -296,15 +301,11 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def demo(session: nox.Session) -> None:
     """Train the sample network on handwritten digits with plain onnxruntime, beside PyTorch where that is."""
-    # The compiler and pip work at the same time.
     wheels = Path(session.create_tmp()) / "wheels"
     shutil.rmtree(wheels, ignore_errors=True)
-    pip = [str(Path(session.bin) / "python"), "-m", "pip", "--quiet"]
-    with subprocess.Popen([*pip, "wheel", "--no-deps", "--wheel-dir", str(wheels), str(ROOT)]) as compiling:
-        session.install(*_requirements("cpu", "demo"))
-    if compiling.returncode != 0:
-        session.error("the wheel could not be built")
-    (wheel,) = wheels.iterdir()
+    _build_wheel(session, ROOT, wheels)
+    (wheel,) = wheels.glob("*.whl")
+    session.install(*_requirements("cpu", "demo"))
     session.install("--no-deps", "--force-reinstall", str(wheel))
     session.run("python", str(ROOT / "examples" / "digits.py"), *session.posargs)
 
@@ -313,7 +314,7 @@ def demo(session: nox.Session) -> None:
 def demo_web(session: nox.Session) -> None:
     """Train the sample network on handwritten digits in a headless Chromium, from a static folder."""
     # No native library: the graphs bring their function bodies along, here as in the browser.
-    session.install("-C", "cmake.define.ONNX_CBP_NATIVE=OFF", ".[cpu,demo]", "selenium>=4.20")
+    session.install(*PURE_PYTHON, ".[cpu,demo]", "selenium>=4.20")
     if not _got_onnxruntime_web(session):
         session.error("onnxruntime-web comes by npm: install Node.js and npm (Debian: apt-get install npm)")
     session.run("python", "examples/digits_web.py", "--npm", str(WEB), "--check", *session.posargs)
@@ -331,6 +332,16 @@ def demo_distributed(session: nox.Session) -> None:
     """Train the sample network on handwritten digits in several processes, against one with the whole batch."""
     _install(session, "training,mpi,demo")
     session.run("python", "examples/digits_distributed.py", *session.posargs)
+
+
+def _given(session: nox.Session) -> list[str]:
+    """The tests that are named behind "--", in the place of the session's own."""
+    return [] if session.posargs[:1] == ["thorough"] else session.posargs
+
+
+def _cases(session: nox.Session, one_in: int = 1) -> list[str]:
+    """Which cases of the tests are run: with "thorough" behind "--" all of them (tests/support/sampling.py)."""
+    return ["--thorough"] if session.posargs[:1] == ["thorough"] else ["--one-in", str(one_in)]
 
 
 def _ignored(*folders: str) -> list[str]:
@@ -355,6 +366,15 @@ def _cmake(session: nox.Session, programs: Path, source: Path, build: Path, *opt
     settings = (*settings, f"-DCMAKE_MAKE_PROGRAM={programs / 'ninja'}")
     session.run(str(programs / "cmake"), "-S", str(source), "-B", str(build), *settings, silent=True, external=True)
     session.run(str(programs / "cmake"), "--build", str(build), silent=True, external=True)
+
+
+def _build_wheel(session: nox.Session, project: Path, folder: Path, *settings: str) -> None:
+    session.run(UV, "build", "--quiet", "--wheel", *settings, "--out-dir", str(folder), str(project), external=True)
+
+
+def _uv_install(programs: Path) -> tuple[str, ...]:
+    """The command that installs into the environment with these programs."""
+    return (UV, "pip", "install", "--quiet", "--python", str(programs / "python"))
 
 
 def _got(session: nox.Session, *command: str) -> bool:
@@ -422,8 +442,8 @@ def _stock(session: nox.Session) -> Path:
     """Where the programs of 'stock' are: of the environment of its tests, or, without that, of the session's own."""
     programs = ROOT / ".nox" / "test-stock" / "bin"
     if (programs / "ninja").exists():
-        pip = (str(programs / "python"), "-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall")
-        session.run(*pip, str(_wheel()), external=True)  # it may be of an earlier build
+        # It may be of an earlier build.
+        session.run(*_uv_install(programs), "--no-deps", "--force-reinstall", str(_wheel()), external=True)
         return programs
     extras, more = ENVIRONMENTS["stock"]
     _install(session, extras, *more, *TEST_TOOLS)

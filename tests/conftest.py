@@ -9,6 +9,7 @@ import pytest
 from onnx_cbp.custom_ops.library import find_library, native_target
 from support.gpu import cuda_adapter
 from support.replicas import mpiexec
+from support.sampling import one_in
 
 
 def pytest_report_header() -> str:
@@ -22,17 +23,27 @@ def pytest_report_header() -> str:
     return f"onnxruntime {onnxruntime.__version__}, onnx {onnx.__version__}, {library}"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    about = "of a test's cases one in N, and every value that several of them share"
+    parser.addoption("--one-in", type=int, default=1, metavar="N", help=about)
+    parser.addoption("--thorough", action="store_true", help="all cases, and the tests that are marked as thorough")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     cuda_adapter.take_the_place_of_the_library()
     config.addinivalue_line("markers", "native: needs the native library")
     config.addinivalue_line("markers", "training: needs ONNX Runtime's training build")
     config.addinivalue_line("markers", "mpi: needs mpi4py and an MPI launcher")
     config.addinivalue_line("markers", "torch: needs PyTorch")
+    config.addinivalue_line("markers", "thorough: slow and rarely broken, for --thorough alone")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     import onnxruntime
 
+    if not config.getoption("--thorough"):
+        items[:], others = one_in(config.getoption("--one-in"), items)
+        config.hook.pytest_deselected(items=others)
     for item in items:
         if item.get_closest_marker("native") and find_library() is None:
             item.add_marker(pytest.mark.skip(reason="a pure-Python installation has no native library"))

@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 
 from onnx_cbp.custom_ops import OPERATORS
+from support.engines import ENGINES, ONE_OF_PROCESSES, THREADS_SHOW, thoroughly
 from support.replicas import BATCH_NORM_OUTPUTS, EPSILON, PATIENCE, SHORT, data, shard, start
 
 NATIVE = pytest.param("native", marks=pytest.mark.native)
-ENGINES = ["threads", pytest.param("mpi", marks=pytest.mark.mpi), pytest.param("torch", marks=pytest.mark.torch)]
-pytestmark = pytest.mark.parametrize("engine", ENGINES)
+#: For each of the engines; for those that show what is our own code's; for threads, which show what is theirs too.
+every_engine = pytest.mark.parametrize("engine", ENGINES)
+one_of_processes = pytest.mark.parametrize("engine", ONE_OF_PROCESSES)
+threads_show = pytest.mark.parametrize("engine", THREADS_SHOW)
 
 #: Seconds beyond the time limit for a replica to notice and to ask who is missing.
 GRACE = 8.0
@@ -53,17 +56,20 @@ def assert_is_whole(outcomes: dict, parts: list[list[int]]) -> None:
             assert got["count"] == want["count"] == 13 * 4
 
 
-@pytest.mark.parametrize("replicas", [2, 3, 4])
+@every_engine
+@pytest.mark.parametrize("replicas", [thoroughly(pytest.param(2)), 3, thoroughly(pytest.param(4))])
 def test_unequal_shards_are_one_batch(engine, replicas, tmp_path):
     outcomes = start(engine, "trains", replicas, tmp_path, backend="auto")
     assert sorted(outcomes) == list(range(replicas))
     assert_is_whole(outcomes, [list(range(replicas))])
 
 
+@one_of_processes
 def test_python_ops_reach_the_communicator(engine, tmp_path):
     assert_is_whole(start(engine, "trains", 3, tmp_path, backend="python"), [[0, 1, 2]])
 
 
+@threads_show
 def test_counts_are_exact(engine, tmp_path):
     outcomes = start(engine, "counts", 3, tmp_path, backend="auto")
     for rank in range(3):
@@ -73,6 +79,7 @@ def test_counts_are_exact(engine, tmp_path):
             assert means == [(np.array([1.0, 1 / 3]) + r).astype(dtype).tolist() for r in range(3)]
 
 
+@threads_show
 def test_buckets(engine, tmp_path):
     outcomes = start(engine, "buckets", 3, tmp_path, backend="auto")
     assert "result" in outcomes[0], outcomes[0]
@@ -80,12 +87,14 @@ def test_buckets(engine, tmp_path):
     assert len(outcomes[0]["result"]) == 12
 
 
+@every_engine
 def test_groups_of_consecutive_ranks(engine, tmp_path):
     parts = [[0, 1], [2, 3]]
     outcomes = start(engine, "trains", 4, tmp_path, backend="auto", group="size:2", parts=parts)
     assert_is_whole(outcomes, parts)
 
 
+@one_of_processes
 def test_named_groups(engine, tmp_path):
     parts = [[0, 2, 3], [1]]
     outcomes = start(engine, "trains", 4, tmp_path, backend="auto", group="odd", parts=parts, groups={"odd": parts})
@@ -103,6 +112,7 @@ def assert_all_end(outcomes: dict, ranks: list[int], *parts: str, within: float 
         assert outcomes[rank]["seconds"] < within
 
 
+@every_engine
 def test_a_replica_that_stalls(engine, tmp_path):
     outcomes = start(engine, "stalls", 3, tmp_path, backend="auto", timeout=SHORT)
     assert_all_end(outcomes, [0, 2], "AllReduce of layer 'bn1'")
@@ -111,6 +121,7 @@ def test_a_replica_that_stalls(engine, tmp_path):
         assert "rank 1" in outcomes[rank]["error"].split("AllReduce of layer")[-1]
 
 
+@one_of_processes
 def test_a_replica_that_never_joins(engine, tmp_path):
     if engine == "threads":
         pytest.skip("threads that never join are in test_threads.py")
@@ -121,6 +132,7 @@ def test_a_replica_that_never_joins(engine, tmp_path):
         assert outcomes[rank]["seconds"] < SHORT + GRACE
 
 
+@every_engine
 def test_a_replica_that_dies(engine, tmp_path):
     timeout = PATIENCE if engine == "mpi" else SHORT
     outcomes = start(engine, "dies", 3, tmp_path, backend="auto", timeout=timeout)
@@ -131,6 +143,7 @@ def test_a_replica_that_dies(engine, tmp_path):
         assert_all_end(outcomes, [0, 2], "AllReduce of layer 'bn1'")
 
 
+@one_of_processes
 @pytest.mark.parametrize("backend", ["python", NATIVE])
 def test_a_layer_of_another_size_is_seen_before_its_first_message(engine, backend, tmp_path):
     outcomes = start(engine, "differs_at_first", 3, tmp_path, backend=backend)
@@ -139,17 +152,20 @@ def test_a_layer_of_another_size_is_seen_before_its_first_message(engine, backen
     assert "rank 0 runs" in outcomes[1]["error"]
 
 
+@one_of_processes
 def test_a_replica_in_another_layer_is_seen_in_the_message(engine, tmp_path):
     outcomes = start(engine, "differs_later", 3, tmp_path, backend="auto")
     assert_all_end(outcomes, [0, 1, 2], "layer 'one'", "layer 'two'", "different collectives")
 
 
+@threads_show
 def test_a_replica_in_another_kind_of_collective(engine, tmp_path):
     outcomes = start(engine, "differs_in_kind", 3, tmp_path, backend="auto", timeout=SHORT)
     assert_all_end(outcomes, [0, 2], "AllReduce of layer 'bn1'")
     assert_all_end(outcomes, [1], "AllGather of layer 'bn1'")
 
 
+@one_of_processes
 def test_what_failed_once_has_failed_for_good(engine, tmp_path):
     outcomes = start(engine, "fails_for_good", 3, tmp_path, backend="auto")
     assert_all_end(outcomes, [0, 1, 2], "layer 'another'", "an earlier collective failed", "finalize()")

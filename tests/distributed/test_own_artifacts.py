@@ -9,10 +9,10 @@ import pytest
 
 from onnx_cbp.training import generate_artifacts
 from onnx_cbp.training.optimizers import SGD
+from support.engines import ENGINES
 from support.replicas import start, steps_on_a_part
 from support.stepping import NORMALISED, PERCEPTRON, network, normalised_weights, weights
 
-ENGINES = ["threads", pytest.param("mpi", marks=pytest.mark.mpi), pytest.param("torch", marks=pytest.mark.torch)]
 pytestmark = pytest.mark.native
 STEPS, BATCH = 4, 12
 

@@ -12,12 +12,12 @@ from importlib.util import find_spec
 import pytest
 
 from onnx_cbp.training import Artifacts
+from support.engines import ONE_OF_PROCESSES
 from support.following import Task, follow
 from support.gradients.switches import batches
 from support.made_up.networks import random_batches, random_network
 from support.training import MODELS, generate
 
-ENGINES = ["threads", pytest.param("mpi", marks=pytest.mark.mpi), pytest.param("torch", marks=pytest.mark.torch)]
 NAMES = sorted(path.parent.name for path in MODELS.glob("*/training_model.onnx"))
 pytestmark = [pytest.mark.training, pytest.mark.native]
 
@@ -41,10 +41,11 @@ def _exact(name: str):
 
 @pytest.mark.parametrize(
     ("engine", "replicas"),
-    # Every number once with processes: what an engine carries does not depend on how many there are.
+    # What an engine carries does not depend on how many there are.
     [
         *(("threads", number) for number in (2, 3, 4)),
-        *(pytest.param("mpi", number, marks=pytest.mark.mpi) for number in (2, 4)),
+        pytest.param("mpi", 2, marks=pytest.mark.mpi),
+        pytest.param("mpi", 4, marks=[pytest.mark.mpi, pytest.mark.thorough]),
         pytest.param("torch", 3, marks=pytest.mark.torch),
     ],
 )
@@ -61,7 +62,7 @@ def test_the_sample_models(engine, replicas, tmp_path):
 @pytest.mark.parametrize(
     ("group", "parts"), [("size:2", [[0, 1], [2, 3]]), ("odd", [[0, 2, 3], [1]])], ids=["of two", "named"]
 )
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ONE_OF_PROCESSES)
 def test_groups(engine, group, parts, tmp_path):
     artifacts = Artifacts.in_folder(MODELS / "resnet_digits")
     made = batches(artifacts, STEPS, seed=9)
@@ -82,7 +83,7 @@ def test_networks_made_up_on_the_spot(rank, seed, tmp_path):
     follow("threads", tmp_path, Task(artifacts, made, tmp_path, parts, synchronize=True))
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ONE_OF_PROCESSES)
 def test_a_replica_without_samples(engine, tmp_path):
     artifacts = Artifacts.in_folder(MODELS / "resnet_digits")
     made = batches(artifacts, STEPS, seed=4)

@@ -12,10 +12,10 @@ from onnx import helper
 
 import onnx_cbp
 from onnx_cbp import distributed
+from support.engines import ENGINES
 from support.replicas import module_batch, module_steps, start
 from support.training import MODELS
 
-ENGINES = ["threads", pytest.param("mpi", marks=pytest.mark.mpi), pytest.param("torch", marks=pytest.mark.torch)]
 pytestmark = [pytest.mark.training, pytest.mark.native]
 
 
