@@ -5,7 +5,7 @@ NOX = $(TOOLS)/bin/nox --non-interactive
 
 .PHONY: test test-thorough docs fuzz test-aarch64 lint demo demo-web demo-ort-training demo-distributed gpu-check clean
 
-SESSIONS = test stranger fuzz exchange deployment variants cuda_kernels cuda test_pure_python mpi-torch docs
+SESSIONS = test stranger fuzz exchange deployment variants cuda_kernels cuda test_pure_python torch docs
 
 test: $(TOOLS)/ready
 	$(NOX) --session $(SESSIONS)

@@ -34,7 +34,7 @@ PYTEST = ("pytest", "-n", "auto")
 #: Extras of the wheel, and what else stands in each environment.
 ENVIRONMENTS = {
     "stock": ("cpu", BUILD_TOOLS),
-    "training": ("training,demo", ["selenium>=4.20"]),
+    "training": ("training,mpi,demo", ["selenium>=4.20"]),
     "oldest": ("cpu", ["onnxruntime==1.17.3", "numpy==1.26.4", "onnx==1.16.2"]),
 }
 #: The newest Python that each can be had for.
@@ -89,6 +89,9 @@ EXCHANGE = ROOT / ".nox" / "exchange"
 #: Models as they are deployed, and the runtime for JavaScript that is to run them.
 DEPLOYMENT = ROOT / ".nox" / "deployment-models"
 WEB = ROOT / ".nox" / "onnxruntime-web"
+#: PyTorch, and what it imports that the environments of the tests lack.
+TORCH = ROOT / ".nox" / "pytorch"
+NEEDS_OF_TORCH = ("filelock", "fsspec", "jinja2", "markupsafe", "mpmath", "networkx", "onnxscript", "sympy")
 #: The site that docs/ becomes.
 SITE = ROOT / "build" / "site"
 
@@ -124,8 +127,13 @@ def test(session: nox.Session, environment: str) -> None:
     if tests:
         session.run(*PYTEST, *tests)
     elif environment == "training":
-        session.run(*PYTEST, *_cases(session), *(f"tests/{name}" for name in OF_TRAINING))
+        # What waits for a replica that stalls has the cores to itself.
+        alone = ["tests/distributed/test_engines.py", "tests/distributed/test_uncaught.py"]
+        session.run("pytest", *_cases(session), "-m", "mpi", *alone)
+        others = [f"--ignore={path}" for path in alone]
+        session.run(*PYTEST, *_cases(session), *others, *(f"tests/{name}" for name in OF_TRAINING))
         session.run(*PYTEST, *_cases(session), "-m", "training", *_ignored(*ELSEWHERE, *OF_TRAINING))
+        session.run(*PYTEST, *_cases(session), "-m", "training or mpi", "tests/docs")
     else:
         sample = 4 if environment == "oldest" else 1
         session.run(*PYTEST, *_cases(session, one_in=sample), *_ignored(*ELSEWHERE, *ONCE[environment]))
@@ -241,32 +249,30 @@ def test_pure_python(session: nox.Session) -> None:
     session.run(*PYTEST, *tests)
 
 
-@nox.session(name="mpi-torch", requires=["build"])
-def mpi_torch(session: nox.Session) -> None:
-    """Run what needs more than ONNX Runtime: replicas in several processes, exports of PyTorch's, what docs show."""
-    if sys.version_info[:2] > NEWEST_PYTHON["training"]:
-        session.skip(f"'training' is not to be had for Python {sys.version.split()[0]}")
-    _install(session, "training,mpi", "onnxscript", "pip", *TEST_TOOLS)
+@nox.session(requires=["build"])
+def torch(session: nox.Session) -> None:
+    """Run what needs PyTorch, and what docs show; after the tests, in their environments.
+
+    PyTorch stands in a folder of its own: ONNX Runtime's training build takes seconds to import where it finds it.
+    """
     # The package index has PyTorch with gigabytes for GPUs. One for the CPU is taken where pip knows of its wheel
     # (find-links, PIP_FIND_LINKS); elsewhere the tests that need it say that they are skipped.
-    found = session.run(
-        *("python", "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "torch"),
-        success_codes=[0, 1],
-        silent=True,
-    )
+    session.install("pip")
+    pip = ("python", "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target", str(TORCH))
+    found = session.run(*pip, "--no-index", "torch", success_codes=[0, 1], silent=True)
     if "No matching distribution" not in str(found):
-        session.install("filelock", "fsspec", "jinja2", "networkx", "setuptools", "sympy", "typing-extensions")
-    if tests := _given(session):
-        session.run("pytest", *tests)
-        return
-    # What needs neither is tested with 'training'. What waits for a replica that stalls has the cores to itself; the
-    # rest is several processes a test, too, but for the most part they start.
-    processes = ("-m", "mpi or torch", *_cases(session))
-    alone = ["tests/distributed/test_engines.py", "tests/distributed/test_uncaught.py"]
-    session.run("pytest", *processes, *alone)
-    others = [f"--ignore={path}" for path in alone]
-    session.run(*PYTEST, *processes, "tests/distributed", *others)
-    session.run(*PYTEST, "tests/pytorch", "tests/docs")
+        session.run(*pip, *NEEDS_OF_TORCH)
+    env = {"PYTHONPATH": str(TORCH)}
+    for pytest in _others(session, ["stock"]):
+        # What waits for a replica that stalls has the cores to itself.
+        alone = ["tests/distributed/test_engines.py", "tests/distributed/test_uncaught.py"]
+        session.run(pytest, *_cases(session), "-m", "torch", *alone, env=env, external=True)
+        rest = ["tests/distributed/test_own_artifacts.py", "tests/pytorch", "tests/docs"]
+        options = (*PYTEST[1:], *_cases(session), "-m", "not training and not mpi")
+        session.run(pytest, *options, *rest, env=env, external=True)
+    for pytest in _others(session, ["training"]):
+        options = (*PYTEST[1:], *_cases(session), "-m", "training and torch")
+        session.run(pytest, *options, "tests/distributed", "tests/pytorch", env=env, external=True)
 
 
 @nox.session(requires=["build"])

@@ -15,28 +15,20 @@ from pathlib import Path
 import click
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from click.testing import CliRunner
 
 import onnx_cbp
 from onnx_cbp.cli import cli
-from onnx_cbp.custom_ops.library import find_library
 from support.made_up.finetuning import network, parameters
 from support.models import INFERENCE, parse
 from support.programs.documents import DOCUMENTS, ROOT, Block, blocks, inline_code, unfenced_code
-from support.replicas import mpiexec
 from support.training import MODELS
 
 BLOCKS = [block for document in DOCUMENTS for block in blocks(document)]
 SHELL = ("shell", "sh", "bash", "console")
-#: What "needs" may name: whether it is here, and what is missing.
-NEEDS = {
-    "training": (hasattr(onnxruntime.capi._pybind_state, "Module"), "onnxruntime-training-cpu is not installed here"),
-    "native": (find_library() is not None, "a pure-Python installation has no native library"),
-    "mpi": (bool(find_spec("mpi4py") and mpiexec()), "mpi4py and mpiexec are not installed here"),
-    "torch": (bool(find_spec("torch")), "PyTorch is not installed here"),
-}
+#: What "needs" may name: markers of tests, which say in conftest.py whether it is here.
+NEEDS = ("training", "native", "mpi", "torch")
 #: What a training program is, for those who start one: each replica tells how many there are.
 TRAIN = """
 import onnxruntime
@@ -65,14 +57,16 @@ def files(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("block", [b for b in BLOCKS if b.language in ("python", *SHELL)], ids=str)
+def _cases():
+    for block in BLOCKS:
+        if block.language in ("python", *SHELL):
+            yield pytest.param(block, marks=[getattr(pytest.mark, name) for name in block.needs], id=str(block))
+
+
+@pytest.mark.parametrize("block", _cases())
 def test_it_runs(block: Block, files: Path, tmp_path: Path):
     if block.not_run:
         pytest.skip(block.not_run)
-    for name in block.needs:
-        present, missing = NEEDS[name]
-        if not present:
-            pytest.skip(missing)
     folder = tmp_path / "folder"
     shutil.copytree(files, folder)
     code = f"{block.given}\n{block.code}"

@@ -3,7 +3,7 @@
 A block is fenced: python, shell (bash, line by line), json, text. Comments directly above it, which no reader sees:
 
     <!-- given: x = 1 -->                  code of the block's language that runs before it
-    <!-- needs: training, mpi -->          what an environment must have (names of `NEEDS` in the test)
+    <!-- needs: training, mpi -->          what an environment must have (markers of tests)
     <!-- not run: installs packages -->    it cannot run here, and why
 """
 
