@@ -125,6 +125,7 @@ def test_the_batch_norms_are_what_the_rewrite_replaces(tmp_path):
 
 @pytest.mark.native
 @pytest.mark.training
+@pytest.mark.thorough
 def test_artifacts_without_an_optimizer_and_a_training_graph_by_itself(tmp_path):
     folder = tmp_path / "artifacts"
     folder.mkdir()
@@ -140,7 +141,13 @@ def test_artifacts_without_an_optimizer_and_a_training_graph_by_itself(tmp_path)
 
 @pytest.mark.native
 @pytest.mark.training
-@pytest.mark.parametrize("name", ["resnet_digits", "mobilenet_digits", "unet_digits", "conv1d_signals"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("resnet_digits", "conv1d_signals"),
+        *(pytest.param(name, marks=pytest.mark.thorough) for name in ("mobilenet_digits", "unet_digits")),
+    ],
+)
 def test_a_rewritten_step_takes_no_more_memory(name, tmp_path):
     # Two vectors for each batch norm live longer (the updated running statistics), and the kernel counts resident
     # pages by thread, in batches: that is below a percent and a quarter megabyte.
@@ -175,6 +182,7 @@ def test_table(forward):
 
 
 @pytest.mark.native
+@pytest.mark.thorough
 def test_what_has_our_ops_from_the_start_is_held_against_its_twin(forward, tmp_path):
     rewritten, twin = tmp_path / "rewritten.onnx", tmp_path / "twin.onnx"
     onnx.save(onnx_cbp.rewrite(forward), rewritten)
@@ -223,6 +231,7 @@ def test_nodes_get_names_of_their_own(tmp_path):
 
 
 @pytest.mark.native
+@pytest.mark.thorough
 def test_a_batch_norm_in_a_subgraph(tmp_path):
     path, out = tmp_path / "subgraph.onnx", tmp_path / "out.json"
     onnx.save(
@@ -250,6 +259,7 @@ def test_a_batch_norm_in_a_subgraph(tmp_path):
 
 
 @pytest.mark.native
+@pytest.mark.thorough
 def test_a_share_that_the_profile_does_not_show_whole_is_said_to_be_at_least_that(tmp_path):
     path = tmp_path / "folded.onnx"
     onnx.save(

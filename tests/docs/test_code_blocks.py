@@ -57,13 +57,14 @@ def files(tmp_path_factory):
     return folder
 
 
-def _cases():
-    for block in BLOCKS:
-        if block.language in ("python", *SHELL):
-            yield pytest.param(block, marks=[getattr(pytest.mark, name) for name in block.needs], id=str(block))
-
-
-@pytest.mark.parametrize("block", _cases())
+@pytest.mark.parametrize(
+    "block",
+    [
+        pytest.param(block, marks=[getattr(pytest.mark, name) for name in block.needs], id=str(block))
+        for block in BLOCKS
+        if block.language in ("python", *SHELL)
+    ],
+)
 def test_it_runs(block: Block, files: Path, tmp_path: Path):
     if block.not_run:
         pytest.skip(block.not_run)
