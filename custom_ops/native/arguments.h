@@ -1,4 +1,5 @@
-// What every plain C function refuses before it does anything: types and sizes that are none, and null for a tensor.
+// What every plain C function refuses before it does anything: unknown types, sizes that cannot be, and null for a
+// tensor.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +20,7 @@ inline bool IsElementType(int type) {
 
 inline bool IsStatisticsType(int type) { return type == kFloat || type == kDouble; }
 
-// The product of sizes; false where one is negative, or an int64 cannot count that many.
+// The product of sizes. Returns null, or one line where a size is negative or an int64 cannot count that many.
 inline const char* Product(std::initializer_list<int64_t> sizes, int64_t* elements) {
   bool too_many = false, none = false;
   *elements = 1;
@@ -30,6 +31,13 @@ inline const char* Product(std::initializer_list<int64_t> sizes, int64_t* elemen
   }
   if (none) *elements = 0;
   return too_many && !none ? "the tensor has more elements than an int64 can count" : nullptr;
+}
+
+// Elements of a tensor [outer, channels, inner]. Those of a channel have to be countable even where it has no channels.
+inline const char* ElementsOf(int64_t outer, int64_t channels, int64_t inner, int64_t* elements) {
+  int64_t of_channel = 0;
+  const char* reason = Product({outer, channels, inner}, elements);
+  return reason != nullptr ? reason : Product({outer, inner}, &of_channel);
 }
 
 // A tensor of a call. It may be null where it is empty.

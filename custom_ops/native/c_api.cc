@@ -31,15 +31,14 @@ const char* Guard(F&& kernel) {
   }
 }
 
-// The functions below run kernel(call) where types, sizes and pointers are what they can be. They are named for the
-// sizes that they are given.
+// The functions below run kernel(call); they refuse types, sizes and pointers that cannot be. They are named for the
+// sizes that they are given (ops/table.h).
 template <typename F>
 const char* RunTensor(std::initializer_list<Tensor> tensors, F&& kernel, int x_type, int stats_type, int64_t outer,
                       int64_t channels, int64_t inner) {
   if (!IsElementType(x_type) || !IsStatisticsType(stats_type)) return kUnknownType;
-  int64_t elements = 0, number = 0;
-  if (const char* reason = Product({outer, channels, inner}, &elements)) return reason;
-  if (const char* reason = Product({outer, inner}, &number)) return reason;
+  int64_t elements = 0;
+  if (const char* reason = ElementsOf(outer, channels, inner, &elements)) return reason;
   const auto size = [&](ShapeOf shape) {
     return shape == ShapeOf::kData ? elements : shape == ShapeOf::kChannels ? channels : 1;
   };

@@ -33,6 +33,8 @@ int main() {
   Expect(Stats(1, 1, 2, -3, 4), "onnx_cbp_cuda_channel_stats: a size is negative");
   Expect(Stats(1, 1, kMany, kMany, 4),
          "onnx_cbp_cuda_channel_stats: the tensor has more elements than an int64 can count");
+  Expect(Stats(1, 1, kMany, 0, kMany),
+         "onnx_cbp_cuda_channel_stats: the tensor has more elements than an int64 can count");
   Expect(onnx_cbp_cuda_running_stats({}, 7, 3, 0.9, 0, nullptr, nullptr, nullptr, nullptr),
          "onnx_cbp_cuda_running_stats: unknown type: x is float (1), float16 (10), double (11) or bfloat16 (16), "
          "statistics float or double");

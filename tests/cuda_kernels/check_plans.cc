@@ -42,12 +42,12 @@ Visits VisitPlanes(const Layout& layout, const Planes& planes) {
   Visits visits{std::vector<int>(layout.size()), std::vector<int>(static_cast<size_t>(planes.partials())),
                 std::vector<int64_t>(static_cast<size_t>(planes.partials()))};
   for (int64_t task = 0; task < planes.tasks(); ++task) {
-    const int64_t channel = planes.channel(task), part = planes.begin(task) / planes.per_part;
+    const int64_t channel = planes.channel(task), part = planes.part(task), end = planes.end(part);
     const size_t partial = static_cast<size_t>(planes.partial(channel, part));
     for (int thread = 0; thread < kThreads; ++thread) {
-      int64_t unit = planes.begin(task) + thread;
-      if (unit >= planes.end(task)) continue;
-      for (PlaneWalk walk(planes, channel, unit); unit < planes.end(task); unit += kThreads, walk.Step(planes)) {
+      int64_t unit = planes.begin(part) + thread;
+      if (unit >= end) continue;
+      for (PlaneWalk walk(planes, channel, unit); unit < end; unit += kThreads, walk.Step(planes)) {
         for (int v = 0; v < planes.width; ++v) {
           const int64_t at = walk.at * planes.width + v;
           if (at >= static_cast<int64_t>(layout.size())) {
@@ -74,19 +74,20 @@ Visits VisitPlanes(const Layout& layout, const Planes& planes) {
 Visits VisitTiles(const Layout& layout, const Tiles& tiles) {
   Visits visits{std::vector<int>(layout.size()), std::vector<int>(static_cast<size_t>(tiles.partials())),
                 std::vector<int64_t>(static_cast<size_t>(tiles.partials()))};
+  const auto visit = [&](int64_t task, int64_t row, int64_t column) {
+    const int64_t at = row * tiles.columns + column;
+    if (at >= tiles.size) return;
+    ++visits.elements[static_cast<size_t>(at)];
+    ++visits.counts[static_cast<size_t>(tiles.part(task) * tiles.columns + column)];
+    visits.right_channels &= at / layout.inner % layout.channels == tiles.channel(column);
+  };
   for (int64_t task = 0; task < tiles.tasks(); ++task) {
-    const int64_t part = tiles.begin(task) / tiles.per_part;
     for (int thread = 0; thread < kThreads; ++thread) {
-      const int64_t column = tiles.column(task, thread % kWarp);
-      if (column >= tiles.columns) continue;
-      for (int64_t row = tiles.begin(task) + thread / kWarp; row < tiles.end(task); row += Tiles::kRowsAtOnce) {
-        for (int v = 0; v < tiles.width; ++v) {
-          const int64_t at = row * tiles.columns + column + v;
-          if (at >= tiles.size) continue;
-          ++visits.elements[static_cast<size_t>(at)];
-          ++visits.counts[static_cast<size_t>(part * tiles.columns + column + v)];
-          visits.right_channels &= at / layout.inner % layout.channels == tiles.channel(column + v);
-        }
+      const TileWalk walk(tiles, task, thread);
+      if (walk.column >= tiles.columns) continue;
+      const int64_t end = walk.has_part() ? walk.whole + 1 : walk.whole;
+      for (int64_t row = walk.row; row < end; row += Tiles::kRowsAtOnce) {
+        for (int v = 0; v < tiles.width; ++v) visit(task, row, walk.column + v);
       }
     }
   }
@@ -109,8 +110,7 @@ void CheckSmall(const Layout& layout) {
     Expect(visits.right_channels, "an element is taken for another channel's", layout, width);
     Expect(visits.right_counts, "a partial sum has another count", layout, width);
     const int64_t partials = plan.by_plane ? plan.planes.partials() : plan.tiles.partials();
-    Expect(partials * static_cast<int64_t>(sizeof(Pair)) <= PartialBytes(layout), "the workspace is too small", layout,
-           width);
+    Expect(partials <= MostPartials(layout), "the workspace is too small", layout, width);
   }
 }
 
@@ -122,7 +122,8 @@ void CheckLarge(const Layout& layout) {
     if (plan.by_plane) {
       const Planes& planes = plan.planes;
       for (const int64_t task : {int64_t{0}, planes.tasks() / 2, planes.tasks() - 1}) {
-        const int64_t channel = planes.channel(task), first = planes.begin(task), last = planes.end(task) - 1;
+        const int64_t channel = planes.channel(task), part = planes.part(task);
+        const int64_t first = planes.begin(part), last = planes.end(part) - 1;
         Expect(first <= last && last < planes.units(), "a task is empty", layout, width);
         const PlaneWalk walk(planes, channel, last);
         const __int128 at = (static_cast<__int128>(last / planes.inner) * layout.channels + channel) * planes.inner +
@@ -134,7 +135,7 @@ void CheckLarge(const Layout& layout) {
       }
     } else {
       const Tiles& tiles = plan.tiles;
-      const int64_t task = tiles.tasks() - 1, row = tiles.end(task) - 1;
+      const int64_t task = tiles.tasks() - 1, row = tiles.end(tiles.part(task)) - 1;
       Expect(row == tiles.rows - 1, "the last row is another", layout, width);
       Expect(
           static_cast<__int128>(row) * tiles.columns < size && static_cast<__int128>(row + 1) * tiles.columns >= size,
@@ -143,7 +144,7 @@ void CheckLarge(const Layout& layout) {
       for (int64_t i = 0; i < tiles.partials_of_channel(); ++i) count += tiles.count(layout.channels - 1, i);
       Expect(count == layout.outer * layout.inner, "a channel has another count", layout, width);
     }
-    Expect(plan.tasks() > 0 && PartialBytes(layout) < int64_t{1} << 34, "there are too many partial sums", layout,
+    Expect(plan.tasks() > 0 && MostPartials(layout) < int64_t{1} << 30, "there are too many partial sums", layout,
            width);
   }
 }

@@ -1,90 +1,21 @@
-#include <limits>
-#include <new>
-#include <vector>
-
+#include "../arguments.h"
 #include "../kernels/element_types.h"
 #include "c_api.h"
 #include "kernels/channels.h"
+#include "kernels/statistics_ops.h"
 #include "passes/passes.h"
 #include "queue.h"
 
 namespace onnx_cbp::cuda {
 namespace {
 
-constexpr const char* kUnknownType =
-    "unknown type: x is float (1), float16 (10), double (11) or bfloat16 (16), statistics float or double";
-
-const char* WrongShape(int64_t outer, int64_t channels, int64_t inner) {
-  if (outer < 0 || channels < 0 || inner < 0) return "a size is negative";
-  int64_t elements = 0;
-  if (__builtin_mul_overflow(outer, channels, &elements) || __builtin_mul_overflow(elements, inner, &elements)) {
-    return "the tensor has more elements than an int64 can count";
-  }
-  return nullptr;
-}
-
-// *count = elements, where no channel is there to do it.
-struct SetCount {
-  int64_t* count;
-  int64_t elements;
-  ONNX_CBP_DEVICE void operator()(int64_t) const { *count = elements; }
-};
-
 void QueueCount(Queue* queue, const Layout& layout, int64_t* count) {
   if (layout.channels == 0) QueueForEachChannel(queue, 1, SetCount{count, layout.outer * layout.inner});
 }
 
-struct MergeStats {
-  Statistics mean, var;
-  int64_t replicas, channels;
-  const int64_t* count;
-  StatisticsOutput merged_mean, merged_var;
-  int64_t* merged_count;
-
-  ONNX_CBP_DEVICE int64_t Total() const {
-    int64_t total = 0;
-    for (int64_t r = 0; r < replicas; ++r) {
-      // More is not to be had; but no negative count.
-      total = total > INT64_MAX - count[r] ? INT64_MAX : total + count[r];
-    }
-    return total;
-  }
-
-  ONNX_CBP_DEVICE void operator()(int64_t channel) const {
-    const int64_t total = Total();
-    if (channel == 0) *merged_count = total;
-    if (channel >= channels) return;  // there are no channels, only a count
-    double all_mean = 0.0, all_var = 0.0;
-    for (int64_t r = 0; r < replicas; ++r) {
-      if (count[r] == 0) continue;  // nothing of it is read
-      const double weight = static_cast<double>(count[r]) / static_cast<double>(total);
-      all_mean += weight * mean[r * channels + channel];
-    }
-    for (int64_t r = 0; r < replicas; ++r) {
-      if (count[r] == 0) continue;
-      const double weight = static_cast<double>(count[r]) / static_cast<double>(total);
-      const double distance = mean[r * channels + channel] - all_mean;
-      all_var += weight * (var[r * channels + channel] + distance * distance);
-    }
-    merged_mean.Set(channel, all_mean);
-    merged_var.Set(channel, all_var);
-  }
-};
-
-struct UpdateRunning {
-  Statistics running, batch;
-  const int64_t* count;
-  RunningRule rule;
-  StatisticsOutput updated;
-
-  ONNX_CBP_DEVICE void operator()(int64_t channel) const {
-    updated.Set(channel, rule.Updated(running[channel], batch[channel], static_cast<double>(*count)));
-  }
-};
-
 // Work<T, V>::Enqueue(queue, operands, arguments) queues what an op does with tensors of type T and elementwise
-// arithmetic in V: one for each op, told apart by its arguments. The operands have their shape, and their tensors are
-// still to be set.
+// arithmetic in V. There is one for each op, told apart by the type of the arguments. The operands have their shape;
+// each function sets those tensors that its op has.
 template <typename T, typename V>
 struct Work {
   static void Enqueue(Queue* queue, Operands* operands, const ChannelStatsArguments& a) {
@@ -106,7 +37,7 @@ struct Work {
   static void Enqueue(Queue* queue, Operands* operands, const ChannelBackpropStatsArguments& a) {
     operands->x = a.x.data();
     operands->dy = a.dy.data();
-    Passes<T, V>::Sums(queue, *operands, Sums(*operands, a, {}));
+    Passes<T, V>::BackpropStats(queue, *operands, FinishSumsOf(*operands, a, {}));
   }
 
   static void Enqueue(Queue* queue, Operands* operands, const ChannelBackpropArguments& a) {
@@ -131,15 +62,14 @@ struct Work {
     operands->dy = a.dy.data();
     operands->out = a.dx.data();
     operands->out_dy = a.d_dy.data();
-    FinishStatsGrad<V> finish{operands->Of(a.mean),
-                              operands->Of(a.inv_std),
-                              operands->Of(a.d_scale_grad),
-                              operands->Of(a.d_bias_grad),
-                              operands->To(a.d_mean),
-                              operands->To(a.d_inv_std),
-                              nullptr,
-                              nullptr};
-    Passes<T, V>::StatsGrad(queue, *operands, finish);
+    FinishStatsGrad<V> finish;
+    finish.mean = operands->Of(a.mean);
+    finish.inv_std = operands->Of(a.inv_std);
+    finish.d_scale_grad = operands->Of(a.d_scale_grad);
+    finish.d_bias_grad = operands->Of(a.d_bias_grad);
+    finish.d_mean = operands->To(a.d_mean);
+    finish.d_inv_std = operands->To(a.d_inv_std);
+    Passes<T, V>::BackpropStatsGrad(queue, *operands, finish);
   }
 
   static void Enqueue(Queue* queue, Operands* operands, const RunningStatsArguments& a) {
@@ -183,8 +113,8 @@ struct Work {
   }
 
  private:
-  // What the forward ops share. slope and offset are of y, for a gradient that recomputes the ReLU's mask; null where
-  // nobody keeps them.
+  // What the forward ops share. slope and offset are kept for a gradient that recomputes the ReLU's mask; they are null
+  // where nobody keeps them.
   template <typename Arguments>
   static void Forward(Queue* queue, Operands* operands, const Arguments& a, StatsOutputs outputs,
                       const Result<formal_slope>& slope, const Result<formal_offset>& offset) {
@@ -196,6 +126,7 @@ struct Work {
         FinishTrain<V>{outputs, operands->Of(a.scale), operands->Of(a.b), operands->To(slope), operands->To(offset)});
   }
 
+  // What the ops with running statistics write.
   template <typename Arguments>
   static StatsOutputs Updates(const Operands& operands, const Arguments& a) {
     StatsOutputs outputs;
@@ -211,7 +142,7 @@ struct Work {
   }
 
   template <typename Arguments>
-  static FinishSums<V> Sums(const Operands& operands, const Arguments& a, const Input<formal_scale>& scale) {
+  static FinishSums<V> FinishSumsOf(const Operands& operands, const Arguments& a, const Input<formal_scale>& scale) {
     return {operands.Of(scale), operands.Of(a.mean), operands.Of(a.inv_std), operands.To(a.scale_grad),
             operands.To(a.bias_grad)};
   }
@@ -224,24 +155,26 @@ struct Work {
     operands->x = a.x.data();
     operands->y_of_relu = y.data();
     operands->out = a.dx.data();
-    Passes<T, V>::Grad(queue, *operands, Sums(*operands, a, a.scale), operands->Of(slope), operands->Of(offset));
+    Passes<T, V>::Grad(queue, *operands, FinishSumsOf(*operands, a, a.scale), operands->Of(slope),
+                       operands->Of(offset));
   }
 };
 
-// The functions below queue an op's work where types and sizes are what they can be. They are named for the sizes that
-// they are given.
+// The functions below queue an op's work; they refuse types and sizes that cannot be. They are named for the sizes that
+// they are given (ops/table.h).
 template <typename Arguments>
 const char* RunTensor(const char* function, const onnx_cbp_cuda_queue& where, const Arguments& arguments, int x_type,
                       int stats_type, int64_t outer, int64_t channels, int64_t inner) {
   Queue queue(function, where);
-  if (const char* reason = WrongShape(outer, channels, inner)) {
+  int64_t elements = 0;
+  if (const char* reason = ElementsOf(outer, channels, inner, &elements)) {
     queue.Fail(reason);
     return queue.result();
   }
   Operands operands{Layout{outer, channels, inner}, stats_type};
   const bool known = Dispatch(x_type, stats_type, [&](auto t, auto u) {
     using T = decltype(t);
-    // What 16 bits hold of y and dx is the same from float and from double; sums follow the type of the statistics.
+    // For y and dx of 16 bits, float is as good as double; what is summed in double follows the type of the statistics.
     using V = std::conditional_t<sizeof(T) < sizeof(float), float, ComputeType<T, decltype(u)>>;
     Work<T, V>::Enqueue(&queue, &operands, arguments);
   });
@@ -272,7 +205,9 @@ const char* onnx_cbp_cuda_check(int device) { return WhyUnusable(device); }
 
 int64_t onnx_cbp_cuda_workspace(int64_t outer, int64_t channels, int64_t inner) {
   Device device{};
-  if (CurrentDevice(&device) != nullptr || WrongShape(outer, channels, inner) != nullptr) return -1;
+  int64_t elements = 0;
+  if (CurrentDevice(&device) != nullptr || onnx_cbp::ElementsOf(outer, channels, inner, &elements) != nullptr)
+    return -1;
   return WorkspaceBytes(onnx_cbp::Layout{outer, channels, inner});
 }
 
@@ -281,119 +216,3 @@ int64_t onnx_cbp_cuda_workspace(int64_t outer, int64_t channels, int64_t inner) 
     return Run##sizes(__func__, queue, ONNX_CBP_TAKEN(Name, name), ONNX_CBP_VALUES_##sizes);      \
   }
 ONNX_CBP_OPS_ON_CHANNELS(ONNX_CBP_CUDA_DEFINE)
-
-#if defined(__CUDACC__)
-
-struct onnx_cbp_cuda_staging {
-  void* memory = nullptr;
-  size_t capacity = 0;
-  cudaEvent_t copied = nullptr;  // behind the last copies to a device
-};
-
-namespace {
-
-void QueueCopies(Queue* queue, cudaStream_t stream, const onnx_cbp_cuda_copy* copies, size_t count,
-                 cudaMemcpyKind kind) {
-  for (size_t i = 0; i < count && queue->result() == nullptr; ++i) {
-    const onnx_cbp_cuda_copy& copy = copies[i];
-    if (copy.bytes > 0) queue->Check(cudaMemcpyAsync(copy.to, copy.from, copy.bytes, kind, stream));
-  }
-}
-
-}  // namespace
-
-const char* onnx_cbp_cuda_staging_new(onnx_cbp_cuda_staging** staging) {
-  Queue queue(__func__, {nullptr, nullptr});
-  cudaEvent_t copied = nullptr;
-  if (queue.result() == nullptr) queue.Check(cudaEventCreateWithFlags(&copied, cudaEventDisableTiming));
-  if (queue.result() != nullptr) return queue.result();
-  *staging = new (std::nothrow) onnx_cbp_cuda_staging{nullptr, 0, copied};
-  if (*staging == nullptr) {
-    cudaEventDestroy(copied);
-    queue.Fail("out of memory");
-  }
-  return queue.result();
-}
-
-void onnx_cbp_cuda_staging_delete(onnx_cbp_cuda_staging* staging) {
-  if (staging == nullptr) return;
-  // At exit the driver may be gone before; then it has freed all.
-  cudaEventSynchronize(staging->copied);
-  cudaFreeHost(staging->memory);
-  cudaEventDestroy(staging->copied);
-  cudaGetLastError();
-  delete staging;
-}
-
-const char* onnx_cbp_cuda_staging_reserve(onnx_cbp_cuda_staging* staging, size_t bytes, void** memory) {
-  Queue queue(__func__, {nullptr, nullptr});
-  if (queue.result() == nullptr) queue.Check(cudaEventSynchronize(staging->copied));
-  if (queue.result() == nullptr && bytes > staging->capacity) {
-    queue.Check(cudaFreeHost(staging->memory));
-    staging->memory = nullptr;
-    staging->capacity = 0;
-    if (queue.result() == nullptr) queue.Check(cudaHostAlloc(&staging->memory, bytes, cudaHostAllocPortable));
-    if (queue.result() == nullptr) staging->capacity = bytes;
-  }
-  *memory = staging->memory;
-  return queue.result();
-}
-
-const char* onnx_cbp_cuda_to_host(void* stream, const onnx_cbp_cuda_copy* copies, size_t count) {
-  Queue queue(__func__, {stream, nullptr});
-  QueueCopies(&queue, static_cast<cudaStream_t>(stream), copies, count, cudaMemcpyDeviceToHost);
-  if (queue.result() == nullptr) queue.Check(cudaStreamSynchronize(static_cast<cudaStream_t>(stream)));
-  return queue.result();
-}
-
-const char* onnx_cbp_cuda_to_device(void* stream, onnx_cbp_cuda_staging* staging, const onnx_cbp_cuda_copy* copies,
-                                    size_t count) {
-  Queue queue(__func__, {stream, nullptr});
-  QueueCopies(&queue, static_cast<cudaStream_t>(stream), copies, count, cudaMemcpyHostToDevice);
-  // Also after a failure: some may be under way.
-  const cudaError_t error = cudaEventRecord(staging->copied, static_cast<cudaStream_t>(stream));
-  if (queue.result() == nullptr) queue.Check(error);
-  return queue.result();
-}
-
-#else
-
-struct onnx_cbp_cuda_staging {
-  std::vector<double> memory;
-};
-
-namespace {
-
-void CopyAll(const onnx_cbp_cuda_copy* copies, size_t count) {
-  for (size_t i = 0; i < count; ++i) {
-    if (copies[i].bytes > 0) std::memcpy(copies[i].to, copies[i].from, copies[i].bytes);
-  }
-}
-
-}  // namespace
-
-const char* onnx_cbp_cuda_staging_new(onnx_cbp_cuda_staging** staging) {
-  *staging = new onnx_cbp_cuda_staging;
-  return nullptr;
-}
-
-void onnx_cbp_cuda_staging_delete(onnx_cbp_cuda_staging* staging) { delete staging; }
-
-const char* onnx_cbp_cuda_staging_reserve(onnx_cbp_cuda_staging* staging, size_t bytes, void** memory) {
-  // What a copy does not write is not a number.
-  staging->memory.assign(bytes / sizeof(double) + 1, std::numeric_limits<double>::quiet_NaN());
-  *memory = staging->memory.data();
-  return nullptr;
-}
-
-const char* onnx_cbp_cuda_to_host(void*, const onnx_cbp_cuda_copy* copies, size_t count) {
-  CopyAll(copies, count);
-  return nullptr;
-}
-
-const char* onnx_cbp_cuda_to_device(void*, onnx_cbp_cuda_staging*, const onnx_cbp_cuda_copy* copies, size_t count) {
-  CopyAll(copies, count);
-  return nullptr;
-}
-
-#endif

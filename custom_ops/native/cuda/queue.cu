@@ -17,11 +17,11 @@ const char* Complain(const char* function, const char* reason) {
 
 namespace {
 
-constexpr int kDevices = 64;  // of which answers are kept
+constexpr int kDevices = 64;  // what is known of a device is kept for so many; more are asked each time
 // Static shared memory of a kernel: what Block::Reduce keeps of each warp.
 constexpr int64_t kStaticShared = 512;
 
-// An error is told to our caller; CUDA need not tell it to the next one.
+// The error, which CUDA forgets: our caller is told of it, and CUDA's next caller need not be.
 cudaError_t Told(cudaError_t error) {
   if (error != cudaSuccess) cudaGetLastError();
   return error;
@@ -34,7 +34,7 @@ cudaError_t Attribute(int64_t* value, cudaDeviceAttr attribute, int device) {
   return error;
 }
 
-cudaError_t Ask(int number, Device* device) {
+cudaError_t AskCuda(int number, Device* device) {
   int64_t multiprocessors = 0, most = 0, of_multiprocessor = 0, reserved = 0, ratio = 0;
   cudaError_t error = Attribute(&multiprocessors, cudaDevAttrMultiProcessorCount, number);
   if (error == cudaSuccess) error = Attribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, number);
@@ -44,35 +44,39 @@ cudaError_t Ask(int number, Device* device) {
   if (error == cudaSuccess) error = Attribute(&reserved, cudaDevAttrReservedSharedMemoryPerBlock, number);
   if (error == cudaSuccess) error = Attribute(&ratio, cudaDevAttrSingleToDoublePrecisionPerfRatio, number);
   const int64_t half = of_multiprocessor / 2 - reserved;
-  *device = {static_cast<int>(multiprocessors), (most < half ? most : half) - kStaticShared, ratio > 4};
+  const bool slow_double = ratio > 4;  // it is 2 on some GPUs, 32 or 64 on the others
+  *device = {static_cast<int>(multiprocessors), (most < half ? most : half) - kStaticShared, slow_double};
   return error;
 }
 
 }  // namespace
 
 const char* CurrentDevice(Device* device) {
-  // Multiprocessors above, bytes of shared memory below, the last bit for slow_double; 0: not asked yet.
-  static std::atomic<uint64_t> known[kDevices];
+  // In one word, which is read and written at once: multiprocessors in the upper half, then bytes of shared memory, and
+  // slow_double in the last bit. 0: not asked yet.
+  static std::atomic<uint64_t> answers[kDevices];
   int number = 0;
   cudaError_t error = cudaGetDevice(&number);
-  const uint64_t both = error == cudaSuccess && number < kDevices ? known[number].load(std::memory_order_relaxed) : 0;
-  if (both != 0) {
-    *device = {static_cast<int>(both >> 32), static_cast<int64_t>(both >> 1 & 0x7fffffffu), (both & 1) != 0};
+  const uint64_t known =
+      error == cudaSuccess && number < kDevices ? answers[number].load(std::memory_order_relaxed) : 0;
+  if (known != 0) {
+    *device = {static_cast<int>(known >> 32), static_cast<int64_t>(known >> 1 & 0x7fffffffu), (known & 1) != 0};
     return nullptr;
   }
-  if (error == cudaSuccess) error = Ask(number, device);
+  if (error == cudaSuccess) error = AskCuda(number, device);
   if (error != cudaSuccess) return cudaGetErrorString(Told(error));
   if (number < kDevices) {
-    const uint64_t asked = static_cast<uint64_t>(device->multiprocessors) << 32 |
-                           static_cast<uint32_t>(device->shared) << 1 | (device->slow_double ? 1 : 0);
-    known[number].store(asked, std::memory_order_relaxed);
+    const uint64_t answer = static_cast<uint64_t>(device->multiprocessors) << 32 |
+                            static_cast<uint32_t>(device->shared) << 1 | (device->slow_double ? 1 : 0);
+    answers[number].store(answer, std::memory_order_relaxed);
   }
   return nullptr;
 }
 
 namespace {
 
-// Asked for its code: that of all kernels is for the same GPUs.
+// A kernel that does nothing. Whether a GPU can run it tells whether it can run the others: all are compiled for the
+// same GPUs.
 struct Nothing {
   static constexpr int kThreads = kWarp;
   static constexpr int kBlocksResident = 1;
@@ -122,6 +126,7 @@ void TellDriver(char* text, size_t capacity) {
   }
 }
 
+// That this build has no code for the current device.
 const char* WhyNoCode(cudaError_t error, char* line, size_t capacity) {
   int number = 0;
   cudaDeviceProp properties{};
@@ -144,7 +149,7 @@ const char* WhyUnusable(int device) {
   const OnDevice current(device);
   if (current.error() == cudaSuccess) {
     cudaFuncAttributes of_code{};
-    const cudaError_t error = Told(cudaFuncGetAttributes(&of_code, reinterpret_cast<const void*>(&Run<Nothing>)));
+    const cudaError_t error = Told(cudaFuncGetAttributes(&of_code, reinterpret_cast<const void*>(&RunKernel<Nothing>)));
     if (error == cudaSuccess) return nullptr;
     if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction ||
         error == cudaErrorUnsupportedPtxVersion) {

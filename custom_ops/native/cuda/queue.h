@@ -15,14 +15,14 @@
 
 namespace onnx_cbp::cuda {
 
-// What the shape of a launch depends on.
+// What the size of a launch depends on.
 struct Device {
   int multiprocessors;
   int64_t shared;    // bytes of dynamic shared memory that two blocks on a multiprocessor may have each
-  bool slow_double;  // arithmetic in double is a small part as fast as in float
+  bool slow_double;  // arithmetic in double has a 32nd or 64th of the speed of float
 };
 
-// The current device; asked of CUDA once a device. Null on success, otherwise CUDA's words.
+// The current device; CUDA is asked once for each device. Returns null, or in CUDA's words what went wrong.
 const char* CurrentDevice(Device* device);
 
 // Null where a device (-1: the current one) can run the kernels; otherwise CUDA's words and what to do about it, in one
@@ -32,12 +32,14 @@ const char* WhyUnusable(int device);
 // One line for the caller, readable until the thread's next call.
 const char* Complain(const char* function, const char* reason);
 
-// The blocks of one launch; more are queued in several.
+// The most blocks of a launch; more are queued in several launches.
 constexpr int64_t kMostBlocks = 0x7fffffff;
 
 #if defined(__CUDACC__)
+// The blocks of a launch, whose numbers begin with `first`.
 template <typename Kernel>
-__global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocksResident) Run(const Kernel kernel, int64_t first) {
+__global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocksResident)
+    RunKernel(const Kernel kernel, int64_t first) {
   extern __shared__ __align__(16) unsigned char shared[];
   Block<Kernel::kThreads> block(first, shared);
   kernel(block);
@@ -58,19 +60,19 @@ class Queue {
     if (failure_ == nullptr) failure_ = Complain(function_, reason);
   }
 
-  // Queues kernel(block) for every block, with so many bytes of shared memory each.
+  // Queues kernel(block) for so many blocks, with so many bytes of shared memory each.
   template <typename Kernel>
   void Launch(const Kernel& kernel, int64_t blocks, size_t shared = 0) {
 #if defined(__CUDACC__)
     constexpr size_t kWithoutAsking = 48 * 1024;
     static std::atomic<uint64_t> allowed{0};  // the devices on which this kernel may have the most
     if (failure_ == nullptr && shared > kWithoutAsking) {
-      AllowMostShared(reinterpret_cast<const void*>(&Run<Kernel>), &allowed);
+      AllowMostShared(reinterpret_cast<const void*>(&RunKernel<Kernel>), &allowed);
     }
     for (int64_t first = 0; first < blocks && failure_ == nullptr; first += kMostBlocks) {
       const unsigned int count = static_cast<unsigned int>(blocks - first < kMostBlocks ? blocks - first : kMostBlocks);
       void* arguments[] = {const_cast<Kernel*>(&kernel), &first};
-      Check(cudaLaunchKernel(reinterpret_cast<const void*>(&Run<Kernel>), dim3(count), dim3(Kernel::kThreads),
+      Check(cudaLaunchKernel(reinterpret_cast<const void*>(&RunKernel<Kernel>), dim3(count), dim3(Kernel::kThreads),
                              arguments, shared, static_cast<cudaStream_t>(queue_.stream)));
     }
 #else
@@ -94,9 +96,9 @@ class Queue {
 
  private:
 #if defined(__CUDACC__)
-  // Lets a kernel have as much dynamic shared memory as the current device has. The limit is the kernel's and not the
-  // launch's: two threads that set it to what each of them needs take it from one another. `devices` remembers for
-  // which it is done, a bit each.
+  // Lets a kernel have as much dynamic shared memory as the current device has. The limit belongs to the kernel, not to
+  // a launch: two threads that set it to what each of them needs would take it from one another. `devices` remembers
+  // for which devices it is done, a bit each.
   void AllowMostShared(const void* kernel, std::atomic<uint64_t>* devices);
 #endif
 

@@ -1,22 +1,22 @@
-// Sums over elements: what a thread keeps, and how partial results are merged.
+// Sums over elements: what a thread keeps, and how partial sums are merged.
 #pragma once
 
 #include <cstdint>
 
-#include "../kernels/plan.h"
+#include "../../kernels/channels/merge.h"
 #include "vectors.h"
 
 namespace onnx_cbp::cuda {
 
 // What an element adds: weight to one sum, weight * shifted to the other. For moments both are x - pivot, for gradients
-// they are dy and x - mean.
+// they are dy and x - mean. A is the type that they are added in: float, double or Exact.
 template <typename A>
 struct Term {
   A weight, shifted;
 };
 
-// Arithmetic on floats that loses nothing which double would keep: for GPUs on which double is a 32nd or a 64th as
-// fast.
+// Stands for sums in pairs of floats, which lose nothing that double would keep: for GPUs that compute with double at a
+// 32nd or a 64th of the speed of float.
 struct Exact {};
 template <>
 struct Term<Exact> {
@@ -49,13 +49,15 @@ struct CompensatedSum {
 // In float, which does not take the GPU's units for double.
 ONNX_CBP_DEVICE bool IsFinite(float value) { return value - value == 0.0f; }
 
-// The two sums. Those of a batch, of up to 16 additions to a lane, are made in type A and then go on in double.
+// The sums of weight * shifted (product) and of weight (plain). Those of a batch, of up to 16 additions to a lane, are
+// made in type A and then added to these, in double.
 struct TermSums {
   double product = 0.0, plain = 0.0;
 
-  // terms(A{}, i) is term i in type A. False where a float did not hold a sum that is to be finite.
+  // Adds the terms of a batch; terms.At<A>(i) is term i in type A. False where a sum in float is not finite: then
+  // nothing is added.
   template <int kCount, typename A, typename Terms>
-  ONNX_CBP_DEVICE bool AddIn(Terms&& terms) {
+  ONNX_CBP_DEVICE bool AddIn(const Terms& terms) {
     constexpr int kLanes = kCount < 8 ? kCount < 2 ? 1 : 2 : 4;
     A products[kLanes] = {}, plains[kLanes] = {};
 #if defined(__CUDACC__)
@@ -63,7 +65,7 @@ struct TermSums {
 #endif
     for (int i = 0; i < kCount; ++i) {
       const int lane = i % kLanes;
-      const Term<A> term = terms(A{}, i);
+      const Term<A> term = terms.template At<A>(i);
       products[lane] = MulAdd(term.weight, term.shifted, products[lane]);
       plains[lane] += term.weight;
     }
@@ -77,10 +79,10 @@ struct TermSums {
     return true;
   }
 
-  // The same in exact arithmetic. False also where products are so small that floats do not hold what is taken from
-  // them.
+  // The same in pairs of floats. False also where products are so small that a float does not hold what rounding took
+  // from them.
   template <int kCount, typename Terms>
-  ONNX_CBP_DEVICE bool AddExactly(Terms&& terms) {
+  ONNX_CBP_DEVICE bool AddExactly(const Terms& terms) {
     constexpr float kSmall = 0x1p-80f;
     CompensatedSum products, plains;
     float largest = 0.0f;
@@ -88,7 +90,7 @@ struct TermSums {
 #pragma unroll
 #endif
     for (int i = 0; i < kCount; ++i) {
-      const Term<Exact> term = terms(Exact{}, i);
+      const Term<Exact> term = terms.template At<Exact>(i);
       const float rounded = term.weight * term.shifted;
       products.Add(rounded, MulAdd(term.weight, term.rest, MulAdd(term.weight, term.shifted, -rounded)));
       plains.Add(term.weight, 0.0f);
@@ -105,22 +107,22 @@ struct TermSums {
   }
 };
 
-// What is known of the channel of element i of a vector: the same for all, or for each its own.
+// What an op knows of the channel of element i of a vector: all elements are of one channel, or each is of its own.
 template <typename Channel>
-struct Same {
-  const Channel& of;
-  ONNX_CBP_DEVICE const Channel& operator()(int) const { return of; }
+struct OneChannel {
+  const Channel& known;
+  ONNX_CBP_DEVICE const Channel& operator()(int) const { return known; }
 };
 template <typename Channel>
-struct Own {
-  const Channel* of;
-  ONNX_CBP_DEVICE const Channel& operator()(int i) const { return of[i]; }
+struct OwnChannels {
+  const Channel* known;
+  ONNX_CBP_DEVICE const Channel& operator()(int i) const { return known[i]; }
 };
 
-// Adds kCount terms, in A where this is so and in double where not. What overflows float need not overflow double, and
-// Inf and NaN get the answer of double.
+// Adds kCount terms: in A where in_a is set and A holds the sums, else in double. What overflows float need not
+// overflow double, and for Inf and NaN the result is double's.
 template <typename A, int kCount, typename Terms>
-ONNX_CBP_DEVICE void AddBatch(bool in_a, Terms&& terms, TermSums* sums) {
+ONNX_CBP_DEVICE void AddBatch(bool in_a, const Terms& terms, TermSums* sums) {
   if constexpr (std::is_same_v<A, Exact>) {
     if (in_a && sums->template AddExactly<kCount>(terms)) return;
   } else if constexpr (std::is_same_v<A, float>) {
@@ -129,12 +131,13 @@ ONNX_CBP_DEVICE void AddBatch(bool in_a, Terms&& terms, TermSums* sums) {
   sums->template AddIn<kCount, double>(terms);
 }
 
-// Mean and sum of squared deviations of some elements.
+// The moments of some elements of a channel, with their number.
 struct MergedMoments {
+  using Partial = Moments;
   double count = 0.0, mean = 0.0, m2 = 0.0;
 
-  ONNX_CBP_DEVICE static MergedMoments From(const Pair& partial, double count) {
-    return {count, partial.first, partial.second};
+  ONNX_CBP_DEVICE static MergedMoments From(const Moments& partial, double count) {
+    return {count, partial.mean, partial.m2};
   }
   // Chan's merge. Of equal means nothing is lost, and an infinite one stays infinite.
   ONNX_CBP_DEVICE static MergedMoments Merge(const MergedMoments& a, const MergedMoments& b) {
@@ -147,12 +150,13 @@ struct MergedMoments {
   }
 };
 
-// Sums of dy * (x - mean), which inv_std is yet to multiply, and of dy.
+// The sums of a gradient over some elements of a channel, with their number.
 struct MergedSums {
+  using Partial = Sums;
   double count = 0.0, product = 0.0, gradient = 0.0;
 
-  ONNX_CBP_DEVICE static MergedSums From(const Pair& partial, double count) {
-    return count == 0.0 ? MergedSums{} : MergedSums{count, partial.first, partial.second};
+  ONNX_CBP_DEVICE static MergedSums From(const Sums& partial, double count) {
+    return count == 0.0 ? MergedSums{} : MergedSums{count, partial.product, partial.gradient};
   }
   ONNX_CBP_DEVICE static MergedSums Merge(const MergedSums& a, const MergedSums& b) {
     return {a.count + b.count, a.product + b.product, a.gradient + b.gradient};

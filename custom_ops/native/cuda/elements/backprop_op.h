@@ -10,8 +10,8 @@
 
 namespace onnx_cbp::cuda {
 
-// dy, as far as a ReLU behind the normalisation let it pass, and x. Which dy pass is told by the ReLU's result y, or by
-// the slope and offset that its input was made with; without both there was no ReLU.
+// dy, as far as a ReLU behind the normalisation let it pass, and x. Which elements of dy pass is told by the ReLU's
+// result y, or by the slope and offset that its input was made with; where all are null there was no ReLU.
 template <typename T, typename V>
 struct ReadsGradient {
   using Element = T;
@@ -44,14 +44,14 @@ struct ReadsGradient {
     return inputs;
   }
 
-  // What made the ReLU's input; read only where its mask is made from that.
+  // What made the ReLU's input; used only where the mask is recomputed.
   ONNX_CBP_DEVICE NormalizeCoefficients<V> Forward(int64_t channel) const {
     if (slope.values == nullptr) return {};
     return {static_cast<V>(mean[channel]), static_cast<V>(slope[channel]), static_cast<V>(offset[channel])};
   }
 
   template <int kWidth, typename ChannelOf>
-  ONNX_CBP_DEVICE Kept<kWidth> Keep(const Inputs<kWidth>& inputs, ChannelOf&& channel) const {
+  ONNX_CBP_DEVICE Kept<kWidth> Keep(const Inputs<kWidth>& inputs, const ChannelOf& channel_of) const {
     Kept<kWidth> kept{inputs.dy, inputs.x};
     if (y != nullptr) {
       for (int i = 0; i < kWidth; ++i) {
@@ -59,7 +59,7 @@ struct ReadsGradient {
       }
     } else if (slope.values != nullptr) {
       for (int i = 0; i < kWidth; ++i) {
-        const V normal = Normal(channel(i).forward, Widen<V>(inputs.x.At(i)));
+        const V normal = Normal(channel_of(i).forward, Widen<V>(inputs.x.At(i)));
         if (!(normal > RoundsToZero<T, V>())) kept.dy.Set(i, T{});
       }
     }
@@ -71,11 +71,11 @@ struct ReadsGradient {
 template <typename T, typename V>
 struct SumsOf : ReadsGradient<T, V> {
   using Compute = V;
-  // Products of floats are summed in double, or where that is slow exactly; those of 16-bit data are as good as exact
-  // in float.
+  // What a batch is summed in where in_narrow is set, else in double. Products of 16-bit data are as good as exact in
+  // float; those of floats are not, and are summed in pairs of floats where double is slow.
   using Narrow = std::conditional_t<std::is_same_v<V, double>, double,
                                     std::conditional_t<sizeof(T) < sizeof(float), float, Exact>>;
-  using Merged = MergedSums;
+  using Partial = Sums;
   static constexpr bool kPivots = false;
   template <int kWidth>
   using Kept = typename ReadsGradient<T, V>::template Kept<kWidth>;
@@ -83,7 +83,7 @@ struct SumsOf : ReadsGradient<T, V> {
   bool in_narrow;
 
   struct Channel {
-    V mean;  // what V takes from it, the finish adds (WithoutRounding)
+    V mean;  // rounded to V; FinishSums makes up for that (WithoutRounding)
     NormalizeCoefficients<V> forward;
   };
 
@@ -103,7 +103,7 @@ struct SumsOf : ReadsGradient<T, V> {
   ONNX_CBP_DEVICE Term<A> TermIn(const Kept<kWidth>& kept, int i, const Channel& channel) const {
     return {Widen<A>(kept.dy.At(i)), Widen<A>(kept.x.At(i)) - static_cast<A>(channel.mean)};
   }
-  ONNX_CBP_DEVICE Pair Partial(const TermSums& sums, const Channel&, double) const {
+  ONNX_CBP_DEVICE Partial PartialOf(const TermSums& sums, const Channel&, double) const {
     return {sums.product, sums.plain};
   }
 };
@@ -117,9 +117,9 @@ struct BackpropTo : ReadsGradient<T, V> {
   using Kept = typename ReadsGradient<T, V>::template Kept<kWidth>;
 
   struct Channel {
-    Coefficients of;
+    Coefficients backward;
     NormalizeCoefficients<V> forward;
-    ONNX_CBP_DEVICE operator const Coefficients&() const { return of; }
+    ONNX_CBP_DEVICE operator const Coefficients&() const { return backward; }
   };
 
   T* out;

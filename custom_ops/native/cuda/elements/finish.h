@@ -1,21 +1,21 @@
 // What becomes of a channel's sums: its outputs, and the coefficients with which the second pass goes over its
-// elements. Values are in double until they are written.
+// elements. finish(channel, merged) writes the outputs and returns the coefficients. Values are in double until they
+// are written.
 #pragma once
 
 #include <cmath>
 
 #include "../../kernels/channels/running_stats.h"
 #include "../../kernels/loops/channels/coefficients.h"
-#include "../kernels/plan.h"
 #include "accumulate.h"
 #include "statistics.h"
 
 namespace onnx_cbp::cuda {
 
-// Nobody wants coefficients.
+// In the place of coefficients, where the sums alone are wanted.
 struct NoCoefficients {};
 
-// Outputs of statistics. Those that are null are not written.
+// The outputs made of a channel's moments. Those that are null are not written.
 struct StatsOutputs {
   StatisticsOutput mean, var, inv_std;
   int64_t* count = nullptr;
@@ -26,7 +26,7 @@ struct StatsOutputs {
 
   ONNX_CBP_DEVICE double InvStd(double variance) const { return 1.0 / sqrt(variance + epsilon); }
 
-  // Answers the variance.
+  // Returns the variance.
   ONNX_CBP_DEVICE double Write(int64_t channel, const MergedMoments& merged) const {
     if (count != nullptr && channel == 0) *count = static_cast<int64_t>(merged.count);
     const double variance = merged.count == 0.0 ? 0.0 : merged.m2 / merged.count;
@@ -63,7 +63,7 @@ struct FinishTrain {
   using Coefficients = NormalizeCoefficients<V>;
   StatsOutputs outputs;
   Statistics scale, b;
-  // Where these are wanted, y is made from what they say, for a gradient that computes it once more.
+  // What y is made with, for a gradient that makes it once more; null where nobody keeps it.
   StatisticsOutput slope, offset;
 
   ONNX_CBP_DEVICE Coefficients operator()(int64_t channel, const MergedMoments& merged) const {
@@ -71,14 +71,14 @@ struct FinishTrain {
     if (slope.values == nullptr) {
       return MakeNormalizeCoefficients<V>(merged.mean, inv_std, scale[channel], b[channel]);
     }
-    return slope.type == kDouble ? Keep(double{}, channel, merged.mean, inv_std)
-                                 : Keep(float{}, channel, merged.mean, inv_std);
+    return slope.type == kDouble ? KeepIn<double>(channel, merged.mean, inv_std)
+                                 : KeepIn<float>(channel, merged.mean, inv_std);
   }
 
  private:
-  // y is made from what the outputs hold, in their type.
+  // Writes slope and offset, and returns coefficients that say the same: what these outputs hold in their type U.
   template <typename U>
-  ONNX_CBP_DEVICE Coefficients Keep(U, int64_t channel, double mean, double inv_std) const {
+  ONNX_CBP_DEVICE Coefficients KeepIn(int64_t channel, double mean, double inv_std) const {
     const NormalizeCoefficients<U> kept = MakeNormalizeCoefficients<U>(mean, inv_std, scale[channel], b[channel]);
     slope.Set(channel, static_cast<double>(kept.slope));
     offset.Set(channel, static_cast<double>(kept.offset));
@@ -86,7 +86,7 @@ struct FinishTrain {
   }
 };
 
-// Sum of dy * (x - mean), from the one in which the mean was rounded to V.
+// The sum of dy * (x - mean), of which merged.product has the mean rounded to V.
 template <typename V>
 ONNX_CBP_DEVICE double WithoutRounding(const MergedSums& merged, double mean) {
   const double lost = mean - static_cast<double>(static_cast<V>(mean));
@@ -94,12 +94,12 @@ ONNX_CBP_DEVICE double WithoutRounding(const MergedSums& merged, double mean) {
   return counts ? merged.product - lost * merged.gradient : merged.product;
 }
 
-// ChannelBackpropStats and, where coefficients are wanted, the gradient of x.
+// ChannelBackpropStats, and the first half of the backward passes.
 template <typename V>
 struct FinishSums {
   using Merged = MergedSums;
   using Coefficients = BackpropCoefficients<V>;
-  Statistics scale, mean, inv_std;  // scale is null where coefficients are not wanted
+  Statistics scale, mean, inv_std;  // scale is null where nobody wants coefficients
   StatisticsOutput scale_grad, bias_grad;
 
   ONNX_CBP_DEVICE Coefficients operator()(int64_t channel, const MergedSums& merged) const {
@@ -113,14 +113,15 @@ struct FinishSums {
   }
 };
 
-// ChannelBackpropStatsGrad: its tensors dx and d_dy are normalisations of dy and of x.
+// ChannelBackpropStatsGrad. Its tensors dx and d_dy are normalisations of dy and of x, with coefficients of their own.
 template <typename V>
 struct FinishStatsGrad {
   using Merged = MergedSums;
   using Coefficients = NoCoefficients;
   Statistics mean, inv_std, d_scale_grad, d_bias_grad;
   StatisticsOutput d_mean, d_inv_std;
-  NormalizeCoefficients<V>*of_dy, *of_x;
+  NormalizeCoefficients<V>* of_dy = nullptr;
+  NormalizeCoefficients<V>* of_x = nullptr;
 
   ONNX_CBP_DEVICE NoCoefficients operator()(int64_t channel, const MergedSums& merged) const {
     const double a = d_scale_grad[channel], s = inv_std[channel];

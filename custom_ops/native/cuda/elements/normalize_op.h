@@ -1,9 +1,11 @@
-// What an element of a forward pass gives: to the moments, and to y. The one place where y is made and where a mask is
-// recomputed from what made it.
+// What an element of a forward pass gives: to the moments, and to y. This is the one place where y is made, and where a
+// ReLU's mask is recomputed by what made y.
 //
-// An op reads vectors (Read; ReadFirst where not all elements are there), keeps of them what it needs (Keep), and takes
-// from that the term that an element adds (TermOf) or the element that it writes (Make). `channel(i)` is what it knows
-// of the channel of element i.
+// An op says what a pass does with each element. It reads vectors (Read; ReadFirst where only the first elements are
+// there), keeps of them what it needs (Keep), and makes of that the term that an element adds to the sums (TermOf) or
+// the element that is written (Make). Its Channel is what it knows of a channel while it does so (Of; Around, where
+// that is a pivot), and channel_of(i) is that of element i. Sums of a part of a channel are written as a Partial
+// (PartialOf).
 #pragma once
 
 #include "../../kernels/loops/channels/coefficients.h"
@@ -41,7 +43,7 @@ struct ReadsX {
     return {LoadFirst<kWidth>(x + at, count)};
   }
   template <int kWidth, typename ChannelOf>
-  ONNX_CBP_DEVICE Kept<kWidth> Keep(const Inputs<kWidth>& inputs, ChannelOf&&) const {
+  ONNX_CBP_DEVICE Kept<kWidth> Keep(const Inputs<kWidth>& inputs, const ChannelOf&) const {
     return inputs;
   }
 };
@@ -50,18 +52,19 @@ struct ReadsX {
 template <typename T, typename V>
 struct MomentsOf : ReadsX<T> {
   using Compute = V;
-  using Narrow = V;  // what a batch is summed in
-  bool in_narrow;    // or in double: statistics in double keep its digits, whatever the data are
-  using Merged = MergedMoments;
+  using Narrow = V;  // what a batch is summed in where in_narrow is set, else in double
+  using Partial = Moments;
   static constexpr bool kPivots = true;
   template <int kWidth>
   using Kept = typename ReadsX<T>::template Kept<kWidth>;
+
+  bool in_narrow;  // not for statistics in double: they keep the digits of double, whatever the data are
 
   struct Channel {
     V pivot;
   };
 
-  // From the sum of some elements. Around Inf or NaN every difference would be NaN.
+  // The pivot is the mean of `count` elements with this sum. Around Inf or NaN every difference would be NaN.
   ONNX_CBP_DEVICE Channel Around(double sum, double count) const {
     const V pivot = static_cast<V>(sum / count);
     return {pivot - pivot == V(0) ? pivot : V(0)};
@@ -71,7 +74,7 @@ struct MomentsOf : ReadsX<T> {
     const A shifted = Widen<A>(kept.x.At(i)) - static_cast<A>(channel.pivot);
     return {shifted, shifted};
   }
-  ONNX_CBP_DEVICE Pair Partial(const TermSums& sums, const Channel& channel, double count) const {
+  ONNX_CBP_DEVICE Moments PartialOf(const TermSums& sums, const Channel& channel, double count) const {
     if (count == 0.0) return {0.0, 0.0};
     const double shift = sums.plain / count;
     const double m2 = sums.product - sums.plain * shift;
@@ -79,7 +82,7 @@ struct MomentsOf : ReadsX<T> {
   }
 };
 
-// y = (x - center) * slope + offset, and what is negative cut off where relu is set.
+// y = (x - center) * slope + offset, and where relu is set, 0 in the place of what is negative.
 template <typename T, typename V>
 struct NormalizeTo : ReadsX<T> {
   using Compute = V;

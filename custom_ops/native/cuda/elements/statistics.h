@@ -1,5 +1,5 @@
-// Vectors of one number a channel, in the type of the statistics. That type is no template parameter: they are read and
-// written once a channel, in double.
+// Vectors of one number a channel, in the type of the statistics. They are read and written once a channel, and
+// computed with in double. So that type is no template parameter.
 #pragma once
 
 #include <cstdint>
@@ -34,7 +34,7 @@ struct StatisticsOutput {
   }
 };
 
-// As the type keeps it.
+// What a vector of this type keeps of the value.
 ONNX_CBP_DEVICE double RoundedTo(int type, double value) {
   return type == kDouble ? value : static_cast<double>(static_cast<float>(value));
 }

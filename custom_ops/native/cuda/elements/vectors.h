@@ -31,8 +31,8 @@ struct Vector<T, kWidth, true> {
   }
 };
 
-// What a thread reads at once, which near the end is set in part. The host fills it before with what is not a number,
-// so that tests see where what was not set is used.
+// What a thread reads at once. Near the end of its work it sets only some of the values. The host fills all of them
+// with NaN before, so that tests see where a value is used that was not set.
 template <typename V, int kCount>
 struct Batch {
   V values[kCount];
@@ -69,7 +69,7 @@ struct Of<2> {
 }  // namespace words
 #endif
 
-// kLast: nothing reads it again before other data has taken its place in the caches.
+// kLast: nothing reads the elements again soon, so they need not stay in the caches.
 template <int kWidth, bool kLast = false, typename T>
 ONNX_CBP_DEVICE Vector<T, kWidth> LoadVector(const T* from) {
   Vector<T, kWidth> vector;
@@ -89,7 +89,8 @@ ONNX_CBP_DEVICE void StoreVector(const Vector<T, kWidth>& vector, T* to) {
   using Word = typename words::Of<static_cast<int>(sizeof vector)>::Type;
   Word word;
   memcpy(&word, &vector, sizeof vector);
-  // An assignment, though the same instruction: nvcc splits it into stores of 4 bytes where elements have 16 bits.
+  // Not an assignment, though that is the same store: nvcc splits it into stores of 4 bytes where elements have 16
+  // bits.
   __stwb(reinterpret_cast<Word*>(to), word);
 #else
   std::memcpy(__builtin_assume_aligned(to, sizeof vector), &vector, sizeof vector);
@@ -106,7 +107,7 @@ ONNX_CBP_DEVICE Vector<T, kWidth> LoadFirst(const T* from, int64_t count) {
   return vector;
 }
 
-// An element in the type that is computed in. The device has instructions for the 16-bit types.
+// An element in the type that is computed in. For float16, the device has an instruction.
 template <typename V, typename T>
 ONNX_CBP_DEVICE V Widen(T element) {
 #if defined(__CUDA_ARCH__)
@@ -119,7 +120,7 @@ ONNX_CBP_DEVICE V Widen(T element) {
     return static_cast<V>(Load(element));
 }
 
-// A computed value rounded to an element. GPUs before sm_80 have no instruction for bfloat16.
+// A computed value rounded to an element. The device has instructions, but before sm_80 none for bfloat16.
 template <typename T, typename V>
 ONNX_CBP_DEVICE T Round(V value) {
   T element;

@@ -7,14 +7,14 @@
 
 namespace onnx_cbp::cuda {
 
-// Vectors of every tensor that a thread has under way: about 64 bytes of them in all, and no more than 12 elements
-// one by one, for which there are registers.
+// How many vectors of every tensor a thread reads before it uses the first: about 64 bytes in all, or, where elements
+// go one by one, 12 elements in all. There are registers for so many.
 template <typename Op, int kWidth>
 constexpr int kUnroll = static_cast<int>(kWidth == 1 && sizeof(typename Op::Element) < 8
                                              ? 12 / Op::kTensors
                                              : 64 / (Op::kTensors * kWidth * sizeof(typename Op::Element)));
 
-// The same in Tiles, whose threads keep numbers of several channels.
+// The same in Tiles, whose threads keep what belongs to several channels in registers, too.
 template <typename Op, int kWidth>
 constexpr int kUnrollRows = kUnroll<Op, kWidth> < 4 ? kUnroll<Op, kWidth> : 4;
 
@@ -29,17 +29,38 @@ ONNX_CBP_DEVICE int StepsBetween(int64_t begin, int64_t end) {
 // Terms that are summed at once: 16 additions to a lane at most.
 constexpr int kTerms = 16;
 
-// Walks a thread's units of a channel from `unit` to `end`, so many at once: keep(unit, kept) for each, and their terms
-// into sums. What the last batch lacks adds nothing.
+// The terms of elements first, first + kStride, ... of a batch of vectors. Only the first `there` vectors were read;
+// the others add nothing. All elements belong to the channel of which this is known.
+template <int kStride, typename Op, int kWidth, int kBatch>
+struct BatchTerms {
+  const Op& op;
+  const Batch<typename Op::template Kept<kWidth>, kBatch>& kept;
+  int there;
+  const typename Op::Channel& known;
+  int first;
+
+  template <typename A>
+  ONNX_CBP_DEVICE Term<A> At(int i) const {
+    const int element = first + i * kStride, vector = element / kWidth;
+    return vector < there ? op.template TermOf<A>(kept[vector], element % kWidth, known) : Term<A>{};
+  }
+};
+
+// For GatherUnits: what was read is summed, and not kept.
+struct KeepNothing {
+  template <typename Kept>
+  ONNX_CBP_DEVICE void operator()(int64_t, const Kept&) const {}
+};
+
+// The sums of every kThreads-th unit of a channel, from `unit` to `end`. keep(unit, kept) is called for each.
 template <int kWidth, typename Op, typename Keep>
 ONNX_CBP_DEVICE TermSums GatherUnits(const Op& op, const Planes& planes, int64_t channel, int64_t unit, int64_t end,
-                                     const typename Op::Channel& of, Keep&& keep) {
-  using Narrow = typename Op::Narrow;
+                                     const typename Op::Channel& known, const Keep& keep) {
   constexpr int kBatch = kUnroll<Op, kWidth>;
   TermSums sums;
   if (unit >= end) return sums;
   PlaneWalk walk(planes, channel, unit);
-  const Same<typename Op::Channel> channel_of{of};
+  const OneChannel<typename Op::Channel> channel_of{known};
   for (; unit < end; unit += kBatch * kThreads) {
     const int there = StepsBetween<kThreads, kBatch>(unit, end);
     Batch<typename Op::template Inputs<kWidth>, kBatch> inputs;
@@ -56,25 +77,19 @@ ONNX_CBP_DEVICE TermSums GatherUnits(const Op& op, const Planes& planes, int64_t
     }
     constexpr int kAtOnce = kBatch * kWidth < kTerms ? kBatch * kWidth : kTerms;
     for (int first = 0; first < kBatch * kWidth; first += kAtOnce) {
-      AddBatch<Narrow, kAtOnce>(
-          op.in_narrow,
-          [&](auto a, int i) {
-            using A = decltype(a);
-            const int u = (first + i) / kWidth;
-            return u < there ? op.template TermOf<A>(kept[u], (first + i) % kWidth, of) : Term<A>{};
-          },
-          &sums);
+      const BatchTerms<1, Op, kWidth, kBatch> terms{op, kept, there, known, first};
+      AddBatch<typename Op::Narrow, kAtOnce>(op.in_narrow, terms, &sums);
     }
   }
   return sums;
 }
 
-// What the op must know of a channel before it sums a part of it.
+// What the op has to know of a channel before it sums the units from begin to end.
 template <typename Op, typename Block>
 ONNX_CBP_DEVICE typename Op::Channel PrepareChannel(Block& block, const Op& op, const Planes& planes, int64_t channel,
                                                     int64_t begin, int64_t end) {
   if constexpr (Op::kPivots) {
-    // Around the mean of the first elements of every thread.
+    // The pivot is the mean of the first element of every thread.
     typename Block::template PerThread<double> first;
     block.ForEachThread([&](int thread) {
       first[thread] = 0.0;
@@ -91,7 +106,21 @@ ONNX_CBP_DEVICE typename Op::Channel PrepareChannel(Block& block, const Op& op, 
   }
 }
 
-// A block sums a part of a channel.
+// A block sums a part of a channel, and writes the sum to *partial. keep(unit, kept) is called for each unit.
+template <int kWidth, typename Op, typename Block, typename Keep>
+ONNX_CBP_DEVICE void GatherPart(Block& block, const Op& op, const Planes& planes, int64_t channel, int64_t part,
+                                const Keep& keep, typename Op::Partial* partial) {
+  const int64_t begin = planes.begin(part), end = planes.end(part);
+  const typename Op::Channel known = PrepareChannel(block, op, planes, channel, begin, end);
+  typename Block::template PerThread<TermSums> sums;
+  block.ForEachThread(
+      [&](int thread) { sums[thread] = GatherUnits<kWidth>(op, planes, channel, begin + thread, end, known, keep); });
+  const TermSums total = block.Reduce(sums, [](const TermSums& a, const TermSums& b) { return a + b; });
+  block.ForEachThread([&](int thread) {
+    if (thread == 0) *partial = op.PartialOf(total, known, static_cast<double>((end - begin) * kWidth));
+  });
+}
+
 template <typename Op, int kWidth>
 struct GatherPlanes {
   static constexpr int kThreads = cuda::kThreads;
@@ -99,146 +128,144 @@ struct GatherPlanes {
 
   Op op;
   Planes planes;
-  Pair* partials;
+  typename Op::Partial* partials;
 
   template <typename Block>
   ONNX_CBP_DEVICE void operator()(Block& block) const {
-    const int64_t channel = planes.channel(block.index());
-    const int64_t begin = planes.begin(block.index()), end = planes.end(block.index());
-    const typename Op::Channel of = PrepareChannel(block, op, planes, channel, begin, end);
-    typename Block::template PerThread<TermSums> sums;
-    block.ForEachThread([&](int thread) {
-      sums[thread] = GatherUnits<kWidth>(op, planes, channel, begin + thread, end, of, [](int64_t, const auto&) {});
-    });
-    const TermSums total = block.Reduce(sums, [](const TermSums& a, const TermSums& b) { return a + b; });
-    block.ForEachThread([&](int thread) {
-      if (thread != 0) return;
-      const double count = static_cast<double>((end - begin) * kWidth);
-      partials[planes.partial(channel, begin / planes.per_part)] = op.Partial(total, of, count);
-    });
+    const int64_t channel = planes.channel(block.index()), part = planes.part(block.index());
+    GatherPart<kWidth>(block, op, planes, channel, part, KeepNothing{}, partials + planes.partial(channel, part));
   }
 };
 
-// A block takes a tile of columns: a warp reads neighbouring columns of a row, and each warp another row.
+// A block sums the columns of a tile: a warp reads neighbouring columns of a row, and each warp another row.
 template <typename Op, int kWidth>
 struct GatherTiles {
   static constexpr int kThreads = cuda::kThreads;
   static constexpr int kBlocksResident = 2;
   static constexpr int kWarps = Tiles::kRowsAtOnce;
-  static constexpr int kColumns = kWarp * kWidth;
-  // Of each thread, how many rows make the pivot.
-  static constexpr int kPivotRows = 4;
+  static constexpr size_t kShared = sizeof(TermSums) * kWarps * kWarp * kWidth;
   using Channel = typename Op::Channel;
-  using Narrow = typename Op::Narrow;
 
   Op op;
   Tiles tiles;
-  Pair* partials;
-
-  static constexpr size_t kShared = sizeof(TermSums) * kWarps * kColumns;
-
-  // Transposed, so that the threads of a warp do not meet in a bank: [warp, element of a vector, lane].
-  ONNX_CBP_DEVICE static int SharedIndex(int warp, int v, int lane) { return (warp * kWidth + v) * kWarp + lane; }
-
-  // The vector at a row and column; elements beyond the tensor's end are zeros.
-  ONNX_CBP_DEVICE typename Op::template Inputs<kWidth> Read(int64_t row, int64_t column) const {
-    const int64_t at = row * tiles.columns + column;
-    return at + kWidth <= tiles.size ? op.template Read<kWidth, false>(at)
-                                     : op.template ReadFirst<kWidth>(at, tiles.size - at);
-  }
+  typename Op::Partial* partials;
 
   template <typename Block>
   ONNX_CBP_DEVICE void operator()(Block& block) const {
-    constexpr int kBatch = kUnrollRows<Op, kWidth>;
-    const int64_t begin = tiles.begin(block.index()), end = tiles.end(block.index());
-    const auto column_of = [&](int thread) { return tiles.column(block.index(), thread % kWarp); };
-    struct Channels {
-      Channel of[kWidth];
-    };
     typename Block::template PerThread<Channels> channels;
     if constexpr (Op::kPivots) {
-      double* const sums_of_first = block.template Shared<double>();
-      block.ForEachThread([&](int thread) {
-        double sums[kWidth] = {};
-        if (column_of(thread) < tiles.columns) {
-          for (int k = 0; k < kPivotRows; ++k) {
-            const int64_t row = begin + thread / kWarp + k * kWarps;
-            if (row >= end) continue;
-            const auto inputs = Read(row, column_of(thread));
-            for (int v = 0; v < kWidth; ++v) sums[v] += Widen<double>(inputs.x.At(v));
-          }
-        }
-        for (int v = 0; v < kWidth; ++v) sums_of_first[SharedIndex(thread / kWarp, v, thread % kWarp)] = sums[v];
-      });
-      block.ForEachThread([&](int thread) {
-        const int64_t last = begin + kPivotRows * kWarps;
-        for (int v = 0; v < kWidth; ++v) {
-          double sum = 0.0;
-          for (int w = 0; w < kWarps; ++w) sum += sums_of_first[SharedIndex(w, v, thread % kWarp)];
-          const int64_t count = tiles.count_in(column_of(thread) + v, begin, last < end ? last : end);
-          channels[thread].of[v] = op.Around(sum, static_cast<double>(count));
-        }
-      });
+      ChoosePivots(block, &channels);
     } else {
       block.ForEachThread([&](int thread) {
-        if (column_of(thread) >= tiles.columns) return;
-        for (int v = 0; v < kWidth; ++v) channels[thread].of[v] = op.Of(tiles.channel(column_of(thread) + v));
+        const int64_t column = tiles.column(block.index(), thread % kWarp);
+        if (column >= tiles.columns) return;
+        for (int v = 0; v < kWidth; ++v) channels[thread].known[v] = op.Of(tiles.channel(column + v));
       });
     }
     TermSums* const of_warps = block.template Shared<TermSums>();
     block.ForEachThread([&](int thread) {
-      const Channels& of = channels[thread];
+      const TileWalk walk(tiles, block.index(), thread);
       TermSums sums[kWidth];
-      const Own<Channel> channel_of{of.of};
-      const int64_t column = column_of(thread);
-      if (column < tiles.columns) {
-        const int64_t whole = tiles.end_of_whole(column, end), step = kWarps * tiles.columns;
-        for (int64_t row = begin + thread / kWarp; row < whole; row += kBatch * kWarps) {
-          const int there = StepsBetween<kWarps, kBatch>(row, whole);
-          const int64_t at = row * tiles.columns + column;
-          Batch<typename Op::template Inputs<kWidth>, kBatch> inputs;
-          Batch<typename Op::template Kept<kWidth>, kBatch> kept;
-          for (int u = 0; u < kBatch; ++u) {
-            if (u < there) inputs[u] = op.template Read<kWidth, false>(at + u * step);
-          }
-          for (int u = 0; u < kBatch; ++u) {
-            if (u < there) kept[u] = op.Keep(inputs[u], channel_of);
-          }
-          for (int v = 0; v < kWidth; ++v) {
-            AddBatch<Narrow, kBatch>(
-                op.in_narrow,
-                [&](auto a, int u) {
-                  using A = decltype(a);
-                  return u < there ? op.template TermOf<A>(kept[u], v, of.of[v]) : Term<A>{};
-                },
-                &sums[v]);
-          }
-        }
-        if (whole < end && (whole - begin) % kWarps == thread / kWarp) {
-          const int64_t at = whole * tiles.columns + column;
-          const auto kept = op.Keep(op.template ReadFirst<kWidth>(at, tiles.size - at), channel_of);
-          for (int v = 0; v < kWidth; ++v) {
-            if (at + v >= tiles.size) continue;
-            AddBatch<Narrow, 1>(
-                op.in_narrow, [&](auto a, int) { return op.template TermOf<decltype(a)>(kept, v, of.of[v]); },
-                &sums[v]);
-          }
-        }
+      if (walk.column < tiles.columns) {
+        AddRows(walk, channels[thread], sums);
+        if (walk.has_part()) AddPartOfRow(walk, channels[thread], sums);
       }
       for (int v = 0; v < kWidth; ++v) of_warps[SharedIndex(thread / kWarp, v, thread % kWarp)] = sums[v];
     });
     block.ForEachThread([&](int thread) {
-      const int64_t column = column_of(thread);
-      if (thread >= kWarp || column >= tiles.columns) return;
+      if (thread < kWarp) WritePartials(block.index(), thread, of_warps, channels[thread]);
+    });
+  }
+
+ private:
+  // What is known of the channels of a thread's columns.
+  struct Channels {
+    Channel known[kWidth];
+  };
+
+  // In shared memory, [warp, element of a vector, lane]: so the threads of a warp do not meet in a bank.
+  ONNX_CBP_DEVICE static int SharedIndex(int warp, int v, int lane) { return (warp * kWidth + v) * kWarp + lane; }
+
+  // The pivot of a column is the mean of its first elements: of kPivotRows rows of every warp.
+  template <typename Block>
+  ONNX_CBP_DEVICE void ChoosePivots(Block& block, typename Block::template PerThread<Channels>* channels) const {
+    constexpr int kPivotRows = 4;
+    double* const of_warps = block.template Shared<double>();
+    block.ForEachThread([&](int thread) {
+      const TileWalk walk(tiles, block.index(), thread);
+      double sums[kWidth] = {};
+      for (int k = 0; k < kPivotRows && walk.column < tiles.columns; ++k) {
+        const int64_t row = walk.row + k * kWarps;
+        if (row < walk.end) AddElements(row * tiles.columns + walk.column, sums);
+      }
+      for (int v = 0; v < kWidth; ++v) of_warps[SharedIndex(thread / kWarp, v, thread % kWarp)] = sums[v];
+    });
+    block.ForEachThread([&](int thread) {
+      const int64_t column = tiles.column(block.index(), thread % kWarp);
+      const int64_t begin = tiles.begin(tiles.part(block.index())), end = tiles.end(tiles.part(block.index()));
+      const int64_t last = begin + kPivotRows * kWarps;
       for (int v = 0; v < kWidth; ++v) {
-        TermSums all[kWarps];
-        for (int w = 0; w < kWarps; ++w) all[w] = of_warps[SharedIndex(w, v, thread)];
-        const TermSums total = ReduceArray(all, [](const TermSums& a, const TermSums& b) { return a + b; });
-        const double count = static_cast<double>(tiles.count_in(column + v, begin, end));
-        partials[begin / tiles.per_part * tiles.columns + column + v] =
-            op.Partial(total, channels[thread].of[v], count);
+        double sum = 0.0;
+        for (int w = 0; w < kWarps; ++w) sum += of_warps[SharedIndex(w, v, thread % kWarp)];
+        const int64_t count = tiles.count_in(column + v, begin, last < end ? last : end);
+        (*channels)[thread].known[v] = op.Around(sum, static_cast<double>(count));
       }
     });
+  }
+
+  // The elements of x from `at` on; those beyond the tensor's end are zeros.
+  ONNX_CBP_DEVICE void AddElements(int64_t at, double (&sums)[kWidth]) const {
+    const auto inputs = at + kWidth <= tiles.size ? op.template Read<kWidth, false>(at)
+                                                  : op.template ReadFirst<kWidth>(at, tiles.size - at);
+    for (int v = 0; v < kWidth; ++v) sums[v] += Widen<double>(inputs.x.At(v));
+  }
+
+  // The rows of a thread in which its vector is whole.
+  ONNX_CBP_DEVICE void AddRows(const TileWalk& walk, const Channels& channels, TermSums (&sums)[kWidth]) const {
+    constexpr int kBatch = kUnrollRows<Op, kWidth>;
+    const OwnChannels<Channel> channel_of{channels.known};
+    const int64_t step = kWarps * tiles.columns;
+    for (int64_t row = walk.row; row < walk.whole; row += kBatch * kWarps) {
+      const int there = StepsBetween<kWarps, kBatch>(row, walk.whole);
+      const int64_t at = row * tiles.columns + walk.column;
+      Batch<typename Op::template Inputs<kWidth>, kBatch> inputs;
+      Batch<typename Op::template Kept<kWidth>, kBatch> kept;
+      for (int u = 0; u < kBatch; ++u) {
+        if (u < there) inputs[u] = op.template Read<kWidth, false>(at + u * step);
+      }
+      for (int u = 0; u < kBatch; ++u) {
+        if (u < there) kept[u] = op.Keep(inputs[u], channel_of);
+      }
+      for (int v = 0; v < kWidth; ++v) {
+        const BatchTerms<kWidth, Op, kWidth, kBatch> terms{op, kept, there, channels.known[v], v};
+        AddBatch<typename Op::Narrow, kBatch>(op.in_narrow, terms, &sums[v]);
+      }
+    }
+  }
+
+  // The row in which the tensor ends, as far as it is there.
+  ONNX_CBP_DEVICE void AddPartOfRow(const TileWalk& walk, const Channels& channels, TermSums (&sums)[kWidth]) const {
+    const int64_t at = walk.whole * tiles.columns + walk.column;
+    Batch<typename Op::template Kept<kWidth>, 1> kept;
+    kept[0] = op.Keep(op.template ReadFirst<kWidth>(at, tiles.size - at), OwnChannels<Channel>{channels.known});
+    for (int v = 0; v < kWidth; ++v) {
+      if (at + v >= tiles.size) continue;
+      const BatchTerms<kWidth, Op, kWidth, 1> terms{op, kept, 1, channels.known[v], v};
+      AddBatch<typename Op::Narrow, 1>(op.in_narrow, terms, &sums[v]);
+    }
+  }
+
+  // The sums of a lane's columns over all warps.
+  ONNX_CBP_DEVICE void WritePartials(int64_t task, int lane, const TermSums* of_warps, const Channels& channels) const {
+    const int64_t column = tiles.column(task, lane), part = tiles.part(task);
+    if (column >= tiles.columns) return;
+    for (int v = 0; v < kWidth; ++v) {
+      TermSums all[kWarps];
+      for (int w = 0; w < kWarps; ++w) all[w] = of_warps[SharedIndex(w, v, lane)];
+      const TermSums total = ReduceArray(all, [](const TermSums& a, const TermSums& b) { return a + b; });
+      const double count = static_cast<double>(tiles.count_in(column + v, tiles.begin(part), tiles.end(part)));
+      partials[part * tiles.columns + column + v] = op.PartialOf(total, channels.known[v], count);
+    }
   }
 };
 

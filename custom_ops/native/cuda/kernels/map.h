@@ -1,5 +1,5 @@
-// The pass that writes a tensor, element by element (ops: NormalizeTo, BackpropTo). It goes from the end to the
-// beginning: of what was read before, the last is still in the cache.
+// The pass that writes a tensor, element by element (ops: NormalizeTo, BackpropTo). It goes over the tasks from the
+// last to the first: what the pass before read last is still in the cache.
 #pragma once
 
 #include "../elements/vectors.h"
@@ -8,24 +8,24 @@
 
 namespace onnx_cbp::cuda {
 
-// How many blocks a multiprocessor is to hold at least, which bounds the registers of a thread. Arithmetic in double
-// takes twice as many.
+// How many blocks a multiprocessor is to hold at least, which bounds the registers of a thread. Values in double take
+// twice as many registers.
 template <typename Op>
 constexpr int kResident = sizeof(typename Op::Compute) == sizeof(double) ? 2 : 3;
 
-// The vector that the op makes of what it kept; of(i) are the coefficients of element i.
+// The vector that the op makes of what it kept; coefficients_of(i) are those of the channel of element i.
 template <int kWidth, typename Op, typename CoefficientsOf>
 ONNX_CBP_DEVICE Vector<typename Op::Element, kWidth> MakeVector(const Op& op,
                                                                 const typename Op::template Kept<kWidth>& kept,
-                                                                CoefficientsOf&& of) {
+                                                                const CoefficientsOf& coefficients_of) {
   Vector<typename Op::Element, kWidth> made{};
-  for (int i = 0; i < kWidth; ++i) made.Set(i, op.Make(kept, i, of(i)));
+  for (int i = 0; i < kWidth; ++i) made.Set(i, op.Make(kept, i, coefficients_of(i)));
   return made;
 }
 
-// Writes the first `there` of a thread's units, at(u) for unit u: all are read before the first is written.
-template <int kWidth, int kBatch, typename Op, typename At, typename CoefficientsOf>
-ONNX_CBP_DEVICE void MapBatch(const Op& op, int there, At&& at, CoefficientsOf&& channel_of) {
+// Writes the first `there` of a batch of vectors, of which vector u is at(u): all are read before the first is written.
+template <int kWidth, int kBatch, typename Op, typename At, typename ChannelOf>
+ONNX_CBP_DEVICE void MapBatch(const Op& op, int there, const At& at, const ChannelOf& channel_of) {
   Batch<typename Op::template Inputs<kWidth>, kBatch> inputs;
   for (int u = 0; u < kBatch; ++u) {
     if (u < there) inputs[u] = op.template Read<kWidth, true>(at(u));
@@ -49,14 +49,14 @@ struct MapPlanes {
   template <typename Block>
   ONNX_CBP_DEVICE void operator()(Block& block) const {
     constexpr int kBatch = kUnroll<Op, kWidth>;
-    const int64_t task = planes.channels * planes.parts - 1 - block.index();
-    const int64_t end = planes.end(task);
-    const typename Op::Channel channel = op.Of(planes.channel(task));
-    const Same<typename Op::Channel> channel_of{channel};
+    const int64_t task = planes.tasks() - 1 - block.index();
+    const int64_t channel = planes.channel(task), part = planes.part(task), end = planes.end(part);
+    const typename Op::Channel known = op.Of(channel);
+    const OneChannel<typename Op::Channel> channel_of{known};
     block.ForEachThread([&](int thread) {
-      int64_t unit = planes.begin(task) + thread;
+      int64_t unit = planes.begin(part) + thread;
       if (unit >= end) return;
-      PlaneWalk walk(planes, planes.channel(task), unit);
+      PlaneWalk walk(planes, channel, unit);
       for (; unit < end; unit += kBatch * kThreads) {
         int64_t at[kBatch];
         for (int u = 0; u < kBatch; ++u) {
@@ -81,31 +81,38 @@ struct MapTiles {
 
   template <typename Block>
   ONNX_CBP_DEVICE void operator()(Block& block) const {
-    constexpr int kBatch = kUnrollRows<Op, kWidth>;
-    const int64_t task = tiles.across * tiles.parts - 1 - block.index();
-    const int64_t end = tiles.end(task);
+    const int64_t task = tiles.tasks() - 1 - block.index();
     block.ForEachThread([&](int thread) {
-      const int64_t column = tiles.column(task, thread % kWarp);
-      if (column >= tiles.columns) return;
-      typename Op::Channel channels[kWidth];
-      for (int v = 0; v < kWidth; ++v) channels[v] = op.Of(tiles.channel(column + v));
-      const Own<typename Op::Channel> channel_of{channels};
-      const int64_t whole = tiles.end_of_whole(column, end);
-      const int64_t step = kWarps * tiles.columns;
-      int64_t row = tiles.begin(task) + thread / kWarp;
-      for (; row < whole; row += kBatch * kWarps) {
-        const int64_t at = row * tiles.columns + column;
-        MapBatch<kWidth, kBatch>(
-            op, StepsBetween<kWarps, kBatch>(row, whole), [&](int u) { return at + u * step; }, channel_of);
-      }
-      if (whole == end || (whole - tiles.begin(task)) % kWarps != thread / kWarp) return;
-      const int64_t at = whole * tiles.columns + column;
-      const auto kept = op.Keep(op.template ReadFirst<kWidth>(at, tiles.size - at), channel_of);
-      const auto made = MakeVector<kWidth>(op, kept, channel_of);
-      for (int v = 0; v < kWidth; ++v) {
-        if (at + v < tiles.size) op.out[at + v] = made.At(v);
-      }
+      const TileWalk walk(tiles, task, thread);
+      if (walk.column >= tiles.columns) return;
+      typename Op::Channel known[kWidth];
+      for (int v = 0; v < kWidth; ++v) known[v] = op.Of(tiles.channel(walk.column + v));
+      const OwnChannels<typename Op::Channel> channel_of{known};
+      MapRows(walk, channel_of);
+      if (walk.has_part()) MapPartOfRow(walk, channel_of);
     });
+  }
+
+ private:
+  // The rows of a thread in which its vector is whole.
+  ONNX_CBP_DEVICE void MapRows(const TileWalk& walk, const OwnChannels<typename Op::Channel>& channel_of) const {
+    constexpr int kBatch = kUnrollRows<Op, kWidth>;
+    const int64_t step = kWarps * tiles.columns;
+    for (int64_t row = walk.row; row < walk.whole; row += kBatch * kWarps) {
+      const int64_t at = row * tiles.columns + walk.column;
+      MapBatch<kWidth, kBatch>(
+          op, StepsBetween<kWarps, kBatch>(row, walk.whole), [&](int u) { return at + u * step; }, channel_of);
+    }
+  }
+
+  // The row in which the tensor ends, as far as it is there.
+  ONNX_CBP_DEVICE void MapPartOfRow(const TileWalk& walk, const OwnChannels<typename Op::Channel>& channel_of) const {
+    const int64_t at = walk.whole * tiles.columns + walk.column;
+    const auto kept = op.Keep(op.template ReadFirst<kWidth>(at, tiles.size - at), channel_of);
+    const auto made = MakeVector<kWidth>(op, kept, channel_of);
+    for (int v = 0; v < kWidth; ++v) {
+      if (at + v < tiles.size) op.out[at + v] = made.At(v);
+    }
   }
 };
 

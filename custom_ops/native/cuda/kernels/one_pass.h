@@ -1,6 +1,6 @@
 // Both passes in one: a channel whose elements fit into shared memory is read once, summed, finished and written. Sums
-// are made in the parts of the plan and merged as MergePartials does, so that the results are the bits of two passes:
-// which of both is taken depends on the GPU.
+// are made in the parts of the plan, and merged in the order of MergePartials. So the results are bit for bit those of
+// two passes, though the GPU decides which way is taken.
 #pragma once
 
 #include "gather.h"
@@ -9,6 +9,14 @@
 
 namespace onnx_cbp::cuda {
 
+// For GatherUnits: keeps what was read in shared memory.
+template <typename Kept>
+struct KeepInShared {
+  Kept* all;
+  ONNX_CBP_DEVICE void operator()(int64_t unit, const Kept& kept) const { all[unit] = kept; }
+};
+
+// A block works on one channel.
 template <typename Gather, typename Finish, typename Map, int kWidth>
 struct OnePass {
   static constexpr int kThreads = cuda::kThreads;
@@ -16,59 +24,58 @@ struct OnePass {
   using Kept = typename Gather::template Kept<kWidth>;
   using Coefficients = typename Finish::Coefficients;
   using Merged = typename Finish::Merged;
+  using Partial = typename Gather::Partial;
 
   Gather gather;
   Finish finish;
   Map map;
   Planes planes;
 
-  // The coefficients, then the sums of parts, then what was kept of the units.
-  static constexpr int kMostParts = kWarp;  // MergePartials has these in one warp, too
-  static constexpr int64_t kForCoefficients = 64, kHead = kForCoefficients + kMostParts * sizeof(Pair);
+  // Shared memory: the coefficients, then the sums of the parts, then what was kept of the units.
+  static constexpr int kMostParts = kWarp;  // MergePartials has so many in one warp, too
+  static constexpr int64_t kForCoefficients = 64, kHead = kForCoefficients + kMostParts * sizeof(Partial);
   static_assert(sizeof(Coefficients) <= kForCoefficients, "coefficients have their place");
   static int64_t Shared(const Planes& planes) { return kHead + planes.units() * static_cast<int64_t>(sizeof(Kept)); }
 
   template <typename Block>
   ONNX_CBP_DEVICE void operator()(Block& block) const {
-    const int64_t channel = block.index(), units = planes.units();
-    Coefficients* const made = block.template Shared<Coefficients>();
-    Pair* const partials = reinterpret_cast<Pair*>(block.template Shared<unsigned char>() + kForCoefficients);
-    Kept* const all = reinterpret_cast<Kept*>(block.template Shared<unsigned char>() + kHead);
+    unsigned char* const shared = block.template Shared<unsigned char>();
+    Coefficients* const coefficients = reinterpret_cast<Coefficients*>(shared);
+    Partial* const partials = reinterpret_cast<Partial*>(shared + kForCoefficients);
+    Kept* const all = reinterpret_cast<Kept*>(shared + kHead);
     for (int64_t part = 0; part < planes.parts; ++part) {
-      const int64_t begin = part * planes.per_part;
-      const int64_t end = begin + planes.per_part < units ? begin + planes.per_part : units;
-      const typename Gather::Channel of = PrepareChannel(block, gather, planes, channel, begin, end);
-      typename Block::template PerThread<TermSums> sums;
-      block.ForEachThread([&](int thread) {
-        sums[thread] = GatherUnits<kWidth>(gather, planes, channel, begin + thread, end, of,
-                                           [&](int64_t unit, const Kept& kept) { all[unit] = kept; });
-      });
-      const TermSums total = block.Reduce(sums, [](const TermSums& a, const TermSums& b) { return a + b; });
-      block.ForEachThread([&](int thread) {
-        if (thread != 0) return;
-        partials[part] = gather.Partial(total, of, static_cast<double>((end - begin) * kWidth));
-      });
+      GatherPart<kWidth>(block, gather, planes, block.index(), part, KeepInShared<Kept>{all}, partials + part);
     }
+    MergeParts(block, partials, coefficients);
+    block.ForEachThread([&](int thread) { Write(block.index(), thread, all, *coefficients); });
+  }
+
+ private:
+  // A thread a part: the order in which MergePartials merges them.
+  template <typename Block>
+  ONNX_CBP_DEVICE void MergeParts(Block& block, const Partial* partials, Coefficients* coefficients) const {
     typename Block::template PerThread<Merged> merged;
     block.ForEachThread([&](int thread) {
       if (thread >= planes.parts) return;
-      const double count = static_cast<double>(planes.count(channel, thread));
+      const double count = static_cast<double>(planes.count(block.index(), thread));
       merged[thread] = Merged::Merge(Merged{}, Merged::From(partials[thread], count));
     });
     const Merged total = block.Reduce(merged, [](const Merged& a, const Merged& b) { return Merged::Merge(a, b); });
     block.ForEachThread([&](int thread) {
-      if (thread == 0) *made = finish(channel, total);
+      if (thread == 0) *coefficients = finish(block.index(), total);
     });
-    block.ForEachThread([&](int thread) {
-      const Coefficients coefficients = *made;
-      const Same<Coefficients> coefficients_of{coefficients};
-      if (thread >= units) return;
-      PlaneWalk walk(planes, channel, thread);
-      for (int64_t unit = thread; unit < units; unit += kThreads) {
-        StoreVector(MakeVector<kWidth>(map, all[unit], coefficients_of), map.out + walk.at * kWidth);
-        walk.Step(planes);
-      }
-    });
+  }
+
+  // Every kThreads-th unit of the channel, from the thread's number on.
+  ONNX_CBP_DEVICE void Write(int64_t channel, int thread, const Kept* all, Coefficients coefficients) const {
+    const OneChannel<Coefficients> coefficients_of{coefficients};
+    const int64_t units = planes.units();
+    if (thread >= units) return;
+    PlaneWalk walk(planes, channel, thread);
+    for (int64_t unit = thread; unit < units; unit += kThreads) {
+      StoreVector(MakeVector<kWidth>(map, all[unit], coefficients_of), map.out + walk.at * kWidth);
+      walk.Step(planes);
+    }
   }
 };
 

@@ -6,22 +6,23 @@
 namespace onnx_cbp::cuda {
 namespace {
 
-// Shorter planes go as Tiles. A plane from here on fills most of the sectors of memory that it touches.
+// Planes of so many elements and more are walked as Planes: they fill most of the sectors of memory that they touch.
+// Shorter ones are Tiles.
 constexpr int64_t kLongPlane = 16;
-// Blocks that are to be had for a launch, and not more, on whatever GPU: 12 for each multiprocessor of an H100, a
-// multiple of the two or three that it holds at a time. Enough for GPUs of half and twice its size to end all together,
-// and few enough for what each does once to be little of its time.
+// How many blocks a launch should have, on every GPU: 12 for each multiprocessor of an H100, a multiple of the two or
+// three that it holds at a time. That is enough for the multiprocessors of GPUs of half and twice its size to end
+// together, and few enough for what a block does once to be little of its time.
 constexpr int64_t kBlocks = 12 * 132;
-// What a thread should do at least, so that what a block does once is worth it.
+// How much a thread should do at least, so that what its block does once is worth it.
 constexpr int64_t kLeastUnits = 16;
 constexpr int64_t kLeastRows = 8;
 
 int64_t CeilDiv(int64_t a, int64_t b) { return a / b + (a % b != 0 ? 1 : 0); }
 
-// How many of `whole` things a part has, at least so many, where a part takes so many blocks.
-int64_t PerPart(int64_t whole, int64_t least, int64_t blocks) {
+// How many of `all` units or rows a part has, and at least `least`, where each part takes so many blocks.
+int64_t PerPart(int64_t all, int64_t least, int64_t blocks) {
   const int64_t parts = std::max<int64_t>(1, kBlocks / blocks);
-  return std::max(CeilDiv(whole, parts), std::min(whole, least));
+  return std::max(CeilDiv(all, parts), std::min(all, least));
 }
 
 Planes MakePlanes(const Layout& layout, int width) {
@@ -37,8 +38,8 @@ Planes MakePlanes(const Layout& layout, int width) {
   return planes;
 }
 
-// How many of the tensor's rows make one of the matrix: a multiple of `step`, and few, with as many of a warp's lanes
-// at work as can be. A row of 72 columns alone would leave 14 of 32 without any.
+// How many of the tensor's rows make one of the matrix: a multiple of `step`, and few, but so many that nearly all
+// lanes of a warp have columns. A row of 72 columns alone would leave 14 of 32 lanes without any.
 int64_t RowsInOne(int64_t outer, int64_t period, int64_t step, int64_t columns_of_tile) {
   constexpr int64_t kMost = 16, kFewIdle = 16;  // at most a 16th of the lanes
   int64_t best = step, idle_of_best = 0, columns_of_best = 0;
@@ -59,7 +60,7 @@ Tiles MakeTiles(const Layout& layout, int vector_width) {
   tiles.period = layout.channels * layout.inner;
   tiles.channels = layout.channels;
   tiles.inner = layout.inner;
-  // So many of the tensor's rows are whole vectors; where there are fewer, elements go one by one.
+  // So many of the tensor's rows are a whole number of vectors; where it has fewer, elements go one by one.
   const int64_t whole = vector_width / std::gcd<int64_t>(tiles.period, vector_width);
   tiles.width = whole <= layout.outer ? vector_width : 1;
   const int64_t step = tiles.width == 1 ? 1 : whole;
@@ -87,14 +88,14 @@ Plan MakePlan(const Layout& layout, int vector_width, bool aligned) {
   return plan;
 }
 
-int64_t PartialBytes(const Layout& layout) {
+int64_t MostPartials(const Layout& layout) {
   if (layout.empty()) return 0;
   int64_t most = 0;
   for (const int width : {1, 2, 4}) {
     const Plan plan = MakePlan(layout, width, true);
     most = std::max(most, plan.by_plane ? plan.planes.partials() : plan.tiles.partials());
   }
-  return most * static_cast<int64_t>(sizeof(Pair));
+  return most;
 }
 
 }  // namespace onnx_cbp::cuda

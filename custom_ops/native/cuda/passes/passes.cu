@@ -1,13 +1,16 @@
+#include <algorithm>
+
 #include "passes.h"
 
 namespace onnx_cbp::cuda {
 
 int64_t WorkspaceBytes(const Layout& layout) {
-  // Of a channel, coefficients are at most those of ChannelBackpropStatsGrad in double, and the partial sums behind
-  // them are aligned.
+  // Of each channel the coefficients, which are at most those of ChannelBackpropStatsGrad in double, and behind them
+  // the partial sums, aligned.
   constexpr int64_t kCoefficients = 2 * sizeof(NormalizeCoefficients<double>), kAlignment = 16;
   static_assert(kCoefficients >= static_cast<int64_t>(sizeof(BackpropCoefficients<double>)), "and of all others");
-  return kCoefficients * layout.channels + kAlignment + PartialBytes(layout);
+  constexpr int64_t kPartial = static_cast<int64_t>(std::max(sizeof(Moments), sizeof(Sums)));
+  return kCoefficients * layout.channels + kAlignment + kPartial * MostPartials(layout);
 }
 
 }  // namespace onnx_cbp::cuda

@@ -1,5 +1,5 @@
-// How the functions are made of kernels. Those of a data type are compiled in a file of its own (passes_*.cu), so that
-// several compilers can work at once.
+// What an op does with its tensors, made of kernels. For each data type these functions are compiled in a file of its
+// own (passes_*.cu), so that several compilers can work at once.
 #pragma once
 
 #include "../../kernels/element_types.h"
@@ -10,16 +10,16 @@
 
 namespace onnx_cbp::cuda {
 
-// What passes go over: a shape, and tensors of it. Those that a function does not have are null.
+// What passes go over: a shape, and tensors of it. Those that an op does not have are null.
 struct Operands {
   Layout layout;
   int stats_type;
   const void* x = nullptr;
   const void* dy = nullptr;
-  const void* y_of_relu = nullptr;  // what the ReLU made, which tells what passes
+  const void* y_of_relu = nullptr;  // the ReLU's result, which tells which gradients pass
   void* out = nullptr;              // y or dx
   void* out_dy = nullptr;           // d_dy
-  bool relu = false;
+  bool relu = false;                // whether y goes through a ReLU
 
   template <typename Name>
   Statistics Of(const Input<Name>& vector) const {
@@ -41,17 +41,17 @@ struct Passes {
   // Normalises by given statistics.
   static void Normalize(Queue* queue, const Operands& operands, const ChannelNormalizeArguments& arguments);
   // The sums of a gradient alone.
-  static void Sums(Queue* queue, const Operands& operands, const FinishSums<V>& finish);
-  // The sums, and dx.
+  static void BackpropStats(Queue* queue, const Operands& operands, const FinishSums<V>& finish);
+  // The sums, and dx. Where slope and offset are given, a ReLU's mask is recomputed from them.
   static void Grad(Queue* queue, const Operands& operands, const FinishSums<V>& finish, const Statistics& slope,
                    const Statistics& offset);
   // dx from given sums.
   static void Backprop(Queue* queue, const Operands& operands, const ChannelBackpropArguments& arguments);
-  // The gradient of Sums.
-  static void StatsGrad(Queue* queue, const Operands& operands, FinishStatsGrad<V> finish);
+  // The gradient of BackpropStats.
+  static void BackpropStatsGrad(Queue* queue, const Operands& operands, FinishStatsGrad<V> finish);
 };
 
-// Bytes of workspace that every function is content with.
+// Bytes of workspace that are enough for every function.
 int64_t WorkspaceBytes(const Layout& layout);
 
 }  // namespace onnx_cbp::cuda

@@ -13,16 +13,6 @@
 
 namespace onnx_cbp::cuda {
 
-// Calls f(width) with the number of elements of a unit as a constant.
-template <typename T, typename F>
-void WithWidth(const Plan& plan, F&& f) {
-  if (plan.width() == 1) {
-    f(std::integral_constant<int, 1>{});
-  } else {
-    f(std::integral_constant<int, kVectorWidth<T>>{});
-  }
-}
-
 template <typename T>
 Plan PlanOf(const Operands& operands) {
   constexpr uintptr_t kBytes = sizeof(T) * kVectorWidth<T>;
@@ -35,31 +25,39 @@ Plan PlanOf(const Operands& operands) {
 }
 
 // The workspace: coefficients of every channel, then the partial sums.
-template <typename Coefficients>
+template <typename Coefficients, typename Partial>
 struct Workspace {
   static constexpr int64_t kAlignment = 16;
   Coefficients* coefficients;
-  Pair* partials;
+  Partial* partials;
 
   Workspace(const Queue& queue, const Layout& layout) {
     const int64_t bytes = layout.channels * static_cast<int64_t>(sizeof(Coefficients));
     coefficients = reinterpret_cast<Coefficients*>(queue.workspace());
-    partials = reinterpret_cast<Pair*>(queue.workspace() + (bytes + kAlignment - 1) / kAlignment * kAlignment);
+    partials = reinterpret_cast<Partial*>(queue.workspace() + (bytes + kAlignment - 1) / kAlignment * kAlignment);
   }
 };
 
+// kWidth is 1 or the width of a vector, as the plan says.
+template <int kWidth, typename Gather>
+void LaunchGather(Queue* queue, const Plan& plan, const Gather& gather, typename Gather::Partial* partials) {
+  if (plan.by_plane) {
+    queue->Launch(GatherPlanes<Gather, kWidth>{gather, plan.planes, partials}, plan.tasks());
+  } else {
+    using Kernel = GatherTiles<Gather, kWidth>;
+    queue->Launch(Kernel{gather, plan.tiles, partials}, plan.tasks(), Kernel::kShared);
+  }
+}
+
+// Sums every channel, and finishes it. coefficients may be null.
 template <typename Gather, typename Finish>
-void QueueGather(Queue* queue, const Plan& plan, const Gather& gather, const Finish& finish, Pair* partials,
-                 typename Finish::Coefficients* coefficients) {
-  WithWidth<typename Gather::Element>(plan, [&](auto width) {
-    constexpr int kWidth = decltype(width)::value;
-    if (plan.by_plane) {
-      queue->Launch(GatherPlanes<Gather, kWidth>{gather, plan.planes, partials}, plan.tasks());
-    } else {
-      using Kernel = GatherTiles<Gather, kWidth>;
-      queue->Launch(Kernel{gather, plan.tiles, partials}, plan.tasks(), Kernel::kShared);
-    }
-  });
+void QueueGather(Queue* queue, const Plan& plan, const Gather& gather, const Finish& finish,
+                 typename Gather::Partial* partials, typename Finish::Coefficients* coefficients) {
+  if (plan.width() == 1) {
+    LaunchGather<1>(queue, plan, gather, partials);
+  } else {
+    LaunchGather<kVectorWidth<typename Gather::Element>>(queue, plan, gather, partials);
+  }
   if (plan.by_plane) {
     queue->Launch(MergePartials<Finish, Planes>{finish, plan.planes, partials, coefficients}, plan.planes.channels);
   } else {
@@ -67,36 +65,51 @@ void QueueGather(Queue* queue, const Plan& plan, const Gather& gather, const Fin
   }
 }
 
-template <typename Map>
-void QueueMap(Queue* queue, const Plan& plan, const Map& map) {
-  WithWidth<typename Map::Element>(plan, [&](auto width) {
-    constexpr int kWidth = decltype(width)::value;
-    if (plan.by_plane) {
-      queue->Launch(MapPlanes<Map, kWidth>{map, plan.planes}, plan.tasks());
-    } else {
-      queue->Launch(MapTiles<Map, kWidth>{map, plan.tiles}, plan.tasks());
-    }
-  });
+template <int kWidth, typename Map>
+void LaunchMap(Queue* queue, const Plan& plan, const Map& map) {
+  if (plan.by_plane) {
+    queue->Launch(MapPlanes<Map, kWidth>{map, plan.planes}, plan.tasks());
+  } else {
+    queue->Launch(MapTiles<Map, kWidth>{map, plan.tiles}, plan.tasks());
+  }
 }
 
-// Both passes in one where a channel fits into shared memory, and where blocks of a channel each do not leave most of
-// the device idle, unless there is so little to do that three launches would take longer. Two blocks have to fit a
-// multiprocessor: one alone would leave memory idle while it sums.
-template <typename Gather, typename Finish, typename Map>
-bool QueuedOnePass(Queue* queue, const Plan& plan, const Gather& gather, const Finish& finish, const Map& map) {
+// Writes every element.
+template <typename Map>
+void QueueMap(Queue* queue, const Plan& plan, const Map& map) {
+  if (plan.width() == 1) {
+    LaunchMap<1>(queue, plan, map);
+  } else {
+    LaunchMap<kVectorWidth<typename Map::Element>>(queue, plan, map);
+  }
+}
+
+// Launches both passes as one, and returns true: where a channel fits into shared memory, and where a block a channel
+// does not leave most of the device idle, unless there is so little to do that three launches would take longer. Two
+// blocks have to fit a multiprocessor: one alone would leave memory idle while it sums.
+template <int kWidth, typename Gather, typename Finish, typename Map>
+bool LaunchedOnePass(Queue* queue, const Planes& planes, const Gather& gather, const Finish& finish, const Map& map) {
   constexpr int64_t kLittle = 16 * 1024;
-  if (!plan.by_plane) return false;
-  const Planes& planes = plan.planes;
-  bool queued = false;
-  WithWidth<typename Gather::Element>(plan, [&](auto width) {
-    using Kernel = OnePass<Gather, Finish, Map, decltype(width)::value>;
-    const int64_t shared = Kernel::Shared(planes);
-    const bool fills = planes.channels >= queue->device().multiprocessors / 2 || shared <= kLittle;
-    if (shared > queue->device().shared || planes.parts > Kernel::kMostParts || !fills) return;
-    queue->Launch(Kernel{gather, finish, map, planes}, planes.channels, static_cast<size_t>(shared));
-    queued = true;
-  });
-  return queued;
+  using Kernel = OnePass<Gather, Finish, Map, kWidth>;
+  const int64_t shared = Kernel::Shared(planes);
+  const bool fills = planes.channels >= queue->device().multiprocessors / 2 || shared <= kLittle;
+  if (shared > queue->device().shared || planes.parts > Kernel::kMostParts || !fills) return false;
+  queue->Launch(Kernel{gather, finish, map, planes}, planes.channels, static_cast<size_t>(shared));
+  return true;
+}
+
+// Sums every channel, finishes it, and writes its elements. map reads the coefficients that the finish leaves in the
+// workspace; where both passes are one, they stay in shared memory.
+template <typename Space, typename Gather, typename Finish, typename Map>
+void QueueBoth(Queue* queue, const Plan& plan, const Space& space, const Gather& gather, const Finish& finish,
+               const Map& map) {
+  constexpr int kVector = kVectorWidth<typename Gather::Element>;
+  if (plan.by_plane && (plan.width() == 1 ? LaunchedOnePass<1>(queue, plan.planes, gather, finish, map)
+                                          : LaunchedOnePass<kVector>(queue, plan.planes, gather, finish, map))) {
+    return;
+  }
+  QueueGather(queue, plan, gather, finish, space.partials, space.coefficients);
+  QueueMap(queue, plan, map);
 }
 
 template <typename Finish>
@@ -105,18 +118,19 @@ void QueueEmpty(Queue* queue, const Layout& layout, const Finish& finish) {
 }
 
 template <typename T, typename V>
-MomentsOf<T, V> Moments(const Operands& operands) {
+MomentsOf<T, V> MakeMomentsOf(const Operands& operands) {
   return {{static_cast<const T*>(operands.x)}, operands.stats_type == kFloat};
 }
 
 template <typename T, typename V>
-NormalizeTo<T, V> Normalized(const Operands& operands, const NormalizeCoefficients<V>* coefficients) {
+NormalizeTo<T, V> MakeNormalizeTo(const Operands& operands, const NormalizeCoefficients<V>* coefficients) {
   return {{static_cast<const T*>(operands.x)}, static_cast<T*>(operands.out), coefficients, operands.relu};
 }
 
+// Where slope and offset are given, the ReLU's mask is recomputed from them.
 template <typename T, typename V>
-ReadsGradient<T, V> Gradient(const Operands& operands, const Statistics& mean, const Statistics& slope,
-                             const Statistics& offset) {
+ReadsGradient<T, V> MakeReadsGradient(const Operands& operands, const Statistics& mean, const Statistics& slope = {},
+                                      const Statistics& offset = {}) {
   return {static_cast<const T*>(operands.dy),
           static_cast<const T*>(operands.x),
           static_cast<const T*>(operands.y_of_relu),
@@ -126,7 +140,7 @@ ReadsGradient<T, V> Gradient(const Operands& operands, const Statistics& mean, c
 }
 
 template <typename T, typename V>
-SumsOf<T, V> GradientSums(const Queue& queue, const Operands& operands, const ReadsGradient<T, V>& reads) {
+SumsOf<T, V> MakeSumsOf(const Queue& queue, const Operands& operands, const ReadsGradient<T, V>& reads) {
   return {reads, operands.stats_type == kFloat && (sizeof(T) < sizeof(float) || queue.device().slow_double)};
 }
 
@@ -134,21 +148,16 @@ template <typename T, typename V>
 void Passes<T, V>::Stats(Queue* queue, const Operands& operands, const StatsOutputs& outputs) {
   const FinishStats finish{outputs};
   if (operands.layout.empty()) return QueueEmpty(queue, operands.layout, finish);
-  const Workspace<NormalizeCoefficients<V>> space(*queue, operands.layout);
-  QueueGather(queue, PlanOf<T>(operands), Moments<T, V>(operands), finish, space.partials,
-              static_cast<NoCoefficients*>(nullptr));
+  const Workspace<NoCoefficients, Moments> space(*queue, operands.layout);
+  QueueGather(queue, PlanOf<T>(operands), MakeMomentsOf<T, V>(operands), finish, space.partials, nullptr);
 }
 
 template <typename T, typename V>
 void Passes<T, V>::Train(Queue* queue, const Operands& operands, const FinishTrain<V>& finish) {
   if (operands.layout.empty()) return QueueEmpty(queue, operands.layout, finish);
-  const Plan plan = PlanOf<T>(operands);
-  const Workspace<NormalizeCoefficients<V>> space(*queue, operands.layout);
-  const MomentsOf<T, V> gather = Moments<T, V>(operands);
-  const NormalizeTo<T, V> map = Normalized<T, V>(operands, space.coefficients);
-  if (QueuedOnePass(queue, plan, gather, finish, map)) return;
-  QueueGather(queue, plan, gather, finish, space.partials, space.coefficients);
-  QueueMap(queue, plan, map);
+  const Workspace<NormalizeCoefficients<V>, Moments> space(*queue, operands.layout);
+  QueueBoth(queue, PlanOf<T>(operands), space, MakeMomentsOf<T, V>(operands), finish,
+            MakeNormalizeTo<T, V>(operands, space.coefficients));
 }
 
 // Coefficients of a normalisation by given statistics.
@@ -167,33 +176,29 @@ struct PrepareNormalize {
 template <typename T, typename V>
 void Passes<T, V>::Normalize(Queue* queue, const Operands& operands, const ChannelNormalizeArguments& arguments) {
   if (operands.layout.empty()) return;
-  const Workspace<NormalizeCoefficients<V>> space(*queue, operands.layout);
+  const Workspace<NormalizeCoefficients<V>, Moments> space(*queue, operands.layout);
   QueueForEachChannel(queue, operands.layout.channels,
                       PrepareNormalize<V>{arguments.epsilon, operands.Of(arguments.scale), operands.Of(arguments.b),
                                           operands.Of(arguments.mean), operands.Of(arguments.var), space.coefficients});
-  QueueMap(queue, PlanOf<T>(operands), Normalized<T, V>(operands, space.coefficients));
+  QueueMap(queue, PlanOf<T>(operands), MakeNormalizeTo<T, V>(operands, space.coefficients));
 }
 
 template <typename T, typename V>
-void Passes<T, V>::Sums(Queue* queue, const Operands& operands, const FinishSums<V>& finish) {
+void Passes<T, V>::BackpropStats(Queue* queue, const Operands& operands, const FinishSums<V>& finish) {
   if (operands.layout.empty()) return QueueEmpty(queue, operands.layout, finish);
-  const Workspace<BackpropCoefficients<V>> space(*queue, operands.layout);
-  QueueGather(queue, PlanOf<T>(operands), GradientSums(*queue, operands, Gradient<T, V>(operands, finish.mean, {}, {})),
-              finish, space.partials, static_cast<BackpropCoefficients<V>*>(nullptr));
+  const Workspace<BackpropCoefficients<V>, Sums> space(*queue, operands.layout);
+  const ReadsGradient<T, V> reads = MakeReadsGradient<T, V>(operands, finish.mean);
+  QueueGather(queue, PlanOf<T>(operands), MakeSumsOf(*queue, operands, reads), finish, space.partials, nullptr);
 }
 
 template <typename T, typename V>
 void Passes<T, V>::Grad(Queue* queue, const Operands& operands, const FinishSums<V>& finish, const Statistics& slope,
                         const Statistics& offset) {
   if (operands.layout.empty()) return QueueEmpty(queue, operands.layout, finish);
-  const Plan plan = PlanOf<T>(operands);
-  const Workspace<BackpropCoefficients<V>> space(*queue, operands.layout);
-  const ReadsGradient<T, V> reads = Gradient<T, V>(operands, finish.mean, slope, offset);
-  const SumsOf<T, V> gather = GradientSums(*queue, operands, reads);
-  const BackpropTo<T, V> map{reads, static_cast<T*>(operands.out), space.coefficients};
-  if (QueuedOnePass(queue, plan, gather, finish, map)) return;
-  QueueGather(queue, plan, gather, finish, space.partials, space.coefficients);
-  QueueMap(queue, plan, map);
+  const Workspace<BackpropCoefficients<V>, Sums> space(*queue, operands.layout);
+  const ReadsGradient<T, V> reads = MakeReadsGradient<T, V>(operands, finish.mean, slope, offset);
+  QueueBoth(queue, PlanOf<T>(operands), space, MakeSumsOf(*queue, operands, reads), finish,
+            BackpropTo<T, V>{reads, static_cast<T*>(operands.out), space.coefficients});
 }
 
 // Coefficients of a gradient from given sums.
@@ -213,34 +218,32 @@ struct PrepareBackprop {
 template <typename T, typename V>
 void Passes<T, V>::Backprop(Queue* queue, const Operands& operands, const ChannelBackpropArguments& arguments) {
   if (operands.layout.empty()) return;
-  const Workspace<BackpropCoefficients<V>> space(*queue, operands.layout);
+  const Workspace<BackpropCoefficients<V>, Sums> space(*queue, operands.layout);
   const Statistics mean = operands.Of(arguments.mean);
   QueueForEachChannel(queue, operands.layout.channels,
                       PrepareBackprop<V>{operands.Of(arguments.scale), mean, operands.Of(arguments.inv_std),
                                          operands.Of(arguments.scale_grad), operands.Of(arguments.bias_grad),
                                          arguments.count.As<int64_t>(), space.coefficients});
-  QueueMap(queue, PlanOf<T>(operands),
-           BackpropTo<T, V>{Gradient<T, V>(operands, mean, {}, {}), static_cast<T*>(operands.out), space.coefficients});
+  QueueMap(
+      queue, PlanOf<T>(operands),
+      BackpropTo<T, V>{MakeReadsGradient<T, V>(operands, mean), static_cast<T*>(operands.out), space.coefficients});
 }
 
 template <typename T, typename V>
-void Passes<T, V>::StatsGrad(Queue* queue, const Operands& operands, FinishStatsGrad<V> finish) {
+void Passes<T, V>::BackpropStatsGrad(Queue* queue, const Operands& operands, FinishStatsGrad<V> finish) {
   struct Both {
     NormalizeCoefficients<V> of_dy, of_x;
   };
-  const Workspace<Both> space(*queue, operands.layout);
-  // One after the other: each map reads an array of its own.
+  const Workspace<Both, Sums> space(*queue, operands.layout);
+  // Not one array of pairs: each map reads an array of its own.
   finish.of_dy = reinterpret_cast<NormalizeCoefficients<V>*>(space.coefficients);
   finish.of_x = finish.of_dy + operands.layout.channels;
   if (operands.layout.empty()) return QueueEmpty(queue, operands.layout, finish);
   const Plan plan = PlanOf<T>(operands);
-  QueueGather(queue, plan, GradientSums(*queue, operands, Gradient<T, V>(operands, finish.mean, {}, {})), finish,
-              space.partials, static_cast<NoCoefficients*>(nullptr));
-  QueueMap(queue, plan,
-           NormalizeTo<T, V>{{static_cast<const T*>(operands.dy)}, static_cast<T*>(operands.out), finish.of_dy, false});
-  QueueMap(
-      queue, plan,
-      NormalizeTo<T, V>{{static_cast<const T*>(operands.x)}, static_cast<T*>(operands.out_dy), finish.of_x, false});
+  const ReadsGradient<T, V> reads = MakeReadsGradient<T, V>(operands, finish.mean);
+  QueueGather(queue, plan, MakeSumsOf(*queue, operands, reads), finish, space.partials, nullptr);
+  QueueMap(queue, plan, NormalizeTo<T, V>{{reads.dy}, static_cast<T*>(operands.out), finish.of_dy, false});
+  QueueMap(queue, plan, NormalizeTo<T, V>{{reads.x}, static_cast<T*>(operands.out_dy), finish.of_x, false});
 }
 
 }  // namespace onnx_cbp::cuda

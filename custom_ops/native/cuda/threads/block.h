@@ -1,7 +1,7 @@
 // What a kernel may know of the threads that run it. A kernel is a callable on a block, written as phases: in
 // ForEachThread every thread does its part, and after it all of them see what was written to shared memory. On the
-// device a thread runs its own part and then waits at a barrier; on the host a loop runs them one after the other. So
-// one source runs on both, in the same order of additions.
+// device a thread runs its own part and then waits at a barrier; on the host a loop runs the parts one after the other.
+// So one source runs on both, in the same order of additions. All threads of a block have to reach every phase.
 #pragma once
 
 #include <cstdint>

@@ -10,7 +10,7 @@ struct HostDeviceTraits {
   int64_t shared = 115200;    // bytes of dynamic shared memory that two blocks on a multiprocessor may have each
   bool backwards = false;     // threads run from the last to the first
   int64_t grid = 0x7fffffff;  // the most blocks of a launch
-  bool slow_double = false;   // arithmetic in double is a small part as fast as in float
+  bool slow_double = false;   // arithmetic in double has a 32nd or 64th of the speed of float
 };
 
 // The defaults are an H100's. The environment variable
