@@ -16,7 +16,7 @@ namespace {
 
 constexpr const char* kNoStatisticsType = "unknown type: statistics are float (1) or double (11)";
 
-// Runs run(collective) where type, sizes, texts and tensors are what they can be; nothing leaves as an exception.
+// Runs run(collective); refuses a type, sizes, texts and tensors that cannot be. Nothing leaves as an exception.
 template <typename F>
 const char* Guard(const char* name, std::initializer_list<Tensor> tensors, const char* group, const char* layer,
                   int stats_type, int64_t replicas, int64_t channels, F&& run) {

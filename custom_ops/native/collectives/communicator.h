@@ -22,7 +22,7 @@ class Collective {
   // A number that no other node of the process has.
   static int64_t NewNode();
 
-  // `node` is from NewNode(), or kNoNode for a collective of a moment.
+  // `node` is from NewNode(), or kNoNode for a plain C function's.
   Collective(const char* name, std::string layer, std::string group, int64_t node);
 
   // Whether the process has no communicator.

@@ -1,5 +1,5 @@
 // The kernels: for each op of the table a function of a call and of the op's arguments, ChannelStats(call, arguments)
-// and so on. A call says how large the tensors are, of which types, and who runs the tasks. They answer false where a
+// and so on. A call says how large the tensors are, of which types, and who runs the tasks. They return false where a
 // type is unknown.
 #pragma once
 

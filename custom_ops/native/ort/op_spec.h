@@ -64,7 +64,7 @@ struct OpSpec {
   std::vector<const char*> attributes;
   // On the processor: false where there is no kernel for the types.
   bool (*run)(const OpCall& call);
-  // Queues the work on the GPU; answers null, or what went wrong. Null for a collective, whose messages are
+  // Queues the work on the GPU; returns null, or what went wrong. Null for a collective, whose messages are
   // the processor's to send, and for what cuDNN does better: there `run` serves, on copies.
   const char* (*run_on_cuda)(const CudaCall& cuda) = nullptr;
   bool is_collective = false;

@@ -12,7 +12,8 @@ bool ChannelStatsMerge(const ReplicasCall& call, const ChannelStatsMergeArgument
   const int64_t* count = a.count.As<int64_t>();
   int64_t total = 0;
   for (int64_t r = 0; r < replicas; ++r) {
-    if (__builtin_add_overflow(total, count[r], &total)) total = INT64_MAX;  // not to be had; but no negative count
+    // Never negative, though sums beyond int64 cannot be told.
+    if (__builtin_add_overflow(total, count[r], &total)) total = INT64_MAX;
   }
   *a.merged_count.As<int64_t>() = total;
   return DispatchStatistics(call.stats_type, [&](auto u) {

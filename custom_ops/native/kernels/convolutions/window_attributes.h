@@ -17,7 +17,7 @@ struct WindowAttributes {
   const int64_t* dilations;
 };
 
-// Fills the axes from so many sizes of space. Answers null, or what is wrong in one line.
+// Fills the axes from so many sizes of space. Returns null, or what is wrong in one line.
 inline const char* SetWindows(int64_t axes, const int64_t* sizes, const WindowAttributes& attributes,
                               Windows* windows) {
   constexpr int64_t kLargest = int64_t{1} << 40;  // beyond this, sizes of padded data could not be counted

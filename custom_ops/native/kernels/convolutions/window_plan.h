@@ -1,8 +1,8 @@
 // How the windows of a depthwise convolution are worked on: by blocks of channels, which are the lanes of vectors.
 //
-// Of a block, elements are copied so that those of its channels at one place are neighbours, with the padding around
-// them. That is done step by step: for a few samples, or for a band of one along the first axis of space that is longer
-// than one element. Everything depends on the shape alone.
+// The elements of a block are copied, so that what its channels have at one place become neighbours, with the padding
+// around them. That is done step by step: for a few samples, or for a band of one sample along the first axis of space
+// that is longer than one element. Everything depends on the shape alone.
 #pragma once
 
 #include <cstdint>

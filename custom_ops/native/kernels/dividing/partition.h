@@ -53,7 +53,7 @@ class Partition {
 
   explicit Partition(const Layout& layout) : Partition(layout, kChannels, RunOf(layout)) {}
 
-  // For elements that are mapped: runs as long as they can be, since where pieces begin is nothing to the results.
+  // For elements that are mapped: runs are as long as they can be, since results do not depend on where pieces begin.
   static Partition OfMap(const Layout& layout) { return Partition(layout, layout.channels, kElements); }
 
   int64_t tasks() const { return parts() * channel_pieces_; }

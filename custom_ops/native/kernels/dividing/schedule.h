@@ -10,8 +10,8 @@ namespace onnx_cbp {
 // are gathered, then map(piece) for all elements, backwards: what was read last is still in the cache. With enough
 // groups of channels a group goes through all three while its data is in a core's own cache. Not where a group lies in
 // memory in many short runs, far apart, and the largest cache holds everything anyway: there, elements are mapped in
-// the order of memory. Pieces are gathered as the partition has them either way, and where mapped ones begin is nothing
-// to the results.
+// the order of memory. Either way, pieces are gathered as the partition has them, and results do not depend on where
+// mapped pieces begin.
 //
 // cached: whether the largest cache holds all that the kernel moves.
 template <typename Gather, typename Finish, typename Map>

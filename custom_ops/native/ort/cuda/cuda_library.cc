@@ -41,7 +41,7 @@ void Find(void* library, const std::string& path, const char* name, F* function)
 
 }  // namespace
 
-// What is named and not there is an error of the session that wants it: nobody shall take it for a CPU's slowness.
+// A library that is named but not there is an error of the session: without one it would run on the processor, slowly.
 bool CudaLibrary::Present() { return std::getenv(kVariable) != nullptr || Readable(Path()); }
 
 const CudaLibrary& CudaLibrary::Get() {
