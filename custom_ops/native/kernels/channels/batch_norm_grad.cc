@@ -18,6 +18,21 @@ struct ReluSource {
   Input<formal_offset> offset;
 };
 
+// Of every channel, what made the ReLU's input; empty where it is not recomputed.
+template <typename V>
+std::vector<NormalizeCoefficients<V>> ForwardCoefficients(const std::vector<double>& center, const ReluSource& source,
+                                                          int stats_type) {
+  std::vector<NormalizeCoefficients<V>> forward;
+  if (source.slope.data() == nullptr) return forward;
+  const int64_t channels = static_cast<int64_t>(center.size());
+  const std::vector<double> slope = ToDouble(stats_type, source.slope.data(), channels);
+  const std::vector<double> offset = ToDouble(stats_type, source.offset.data(), channels);
+  for (size_t c = 0; c < center.size(); ++c) {
+    forward.push_back({static_cast<V>(center[c]), static_cast<V>(slope[c]), static_cast<V>(offset[c])});
+  }
+  return forward;
+}
+
 // ChannelBackpropStats and ChannelBackprop in one pass over groups of channels, with the count of x itself; dx is made
 // from the sums in double, before they are rounded to the statistics type. dy counts where the ReLU lets it pass.
 bool Backward(const TensorCall& call, const BatchNormGradArguments& a, const ReluSource& source) {
@@ -33,15 +48,8 @@ bool Backward(const TensorCall& call, const BatchNormGradArguments& a, const Rel
     using T = decltype(t);
     using V = ComputeType<T, decltype(u)>;
     const T* const dys = a.dy.As<T>();
-    ReluOf<T, V> relu{source.y.As<T>(), nullptr};
-    std::vector<NormalizeCoefficients<V>> forward;
-    if (source.slope.data() != nullptr) {
-      const std::vector<double> slope = wide(source.slope), offset = wide(source.offset);
-      for (size_t c = 0; c < channels; ++c) {
-        forward.push_back({static_cast<V>(center[c]), static_cast<V>(slope[c]), static_cast<V>(offset[c])});
-      }
-      relu.coefficients = forward.data();
-    }
+    const std::vector<NormalizeCoefficients<V>> forward = ForwardCoefficients<V>(center, source, call.stats_type);
+    const ReluOf<T, V> relu{source.y.As<T>(), forward.empty() ? nullptr : forward.data()};
     const size_t bytes = (source.y.data() == nullptr ? 3 : 4) * layout.size() * sizeof(T);
     const Output<T> out{a.dx.As<T>(), WritesPastCaches(layout, sizeof(T), bytes)};
     const T* const xs = a.x.As<T>();

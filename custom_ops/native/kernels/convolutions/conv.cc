@@ -15,7 +15,7 @@ std::unique_ptr<V[]> Room(int64_t numbers) {
   return std::unique_ptr<V[]>(new V[static_cast<size_t>(numbers)]);
 }
 
-// [block of outputs][channel][element][lane], with zeros for outputs that are none.
+// The weights of a block of outputs, [channel][element of the window][lane]. Lanes without an output are zeros.
 template <typename T, typename V>
 void PackWeights(const ConvPlan& plan, bool exchanged, const T* w, int64_t block, V* packed) {
   const int64_t channels = plan.windows.channels, taps = plan.taps();
@@ -68,6 +68,24 @@ bool Convolve(const DenseWindowsCall& call, const Arguments& a, bool exchanged) 
   });
 }
 
+// The weight's gradient for a block of outputs: the sums of all parts, each [block of outputs][...] as sums_of_block().
+template <typename T, typename V>
+void StoreWeights(const ConvPlan& plan, const V* partial, int64_t block, T* dw) {
+  const int64_t taps = plan.taps(), channels = plan.windows.channels;
+  const int64_t of_part = plan.blocks() * plan.sums_of_block();
+  const V* of_block = partial + block * plan.sums_of_block();
+  for (int64_t o = block * kConvLanes; o < std::min(plan.outputs(), (block + 1) * kConvLanes); ++o) {
+    for (int64_t c = 0; c < channels; ++c) {
+      for (int64_t tap = 0; tap < taps; ++tap) {
+        const int64_t at = ((c / kConvLanes * taps + tap) * kConvLanes + c % kConvLanes) * kConvLanes + o % kConvLanes;
+        double sum = 0.0;
+        for (int64_t part = 0; part < plan.parts; ++part) sum += static_cast<double>(of_block[part * of_part + at]);
+        Store(sum, dw + (o * channels + c) * taps + tap);
+      }
+    }
+  }
+}
+
 }  // namespace
 
 bool DirectConv(const DenseWindowsCall& call, const DirectConvArguments& a) { return Convolve(call, a, false); }
@@ -89,15 +107,14 @@ bool ConvGradWeight(const DenseWindowsCall& call, const ConvGradWeightArguments&
     if (windows.batch == 0 || outputs == 0 || channels == 0) return Clear(out, outputs * channels * taps);
     const ConvPlanner planner = ConvPlanner::OfWeight(windows);
     const ConvPlan& plan = planner.plan();
-    const int64_t blocks = plan.blocks(), channel_blocks = plan.channel_blocks();
-    const int64_t groups = (blocks + 3) / 4, of_block = channel_blocks * taps * kConvLanes * kConvLanes;
-    const int64_t of_part = blocks * of_block;
+    const int64_t blocks = plan.blocks(), groups = (blocks + 3) / 4;
+    const int64_t of_block = plan.sums_of_block(), of_part = blocks * of_block;
     const std::unique_ptr<V[]> partial = Room<V>(plan.parts * of_part);
     executor.ForEach(plan.parts * groups, [&](int64_t task) {
       const int64_t part = task / groups, first = task % groups * 4, last = std::min(first + 4, blocks);
       const std::unique_ptr<V[]> scratch =
           Room<V>(plan.samples * kConvLanes *
-                  (channel_blocks * plan.channel_pitch + (last - first) * plan.rows * windows.axes[2].count));
+                  (plan.channel_blocks() * plan.channel_pitch + (last - first) * plan.rows * windows.axes[2].count));
       V* sums = partial.get() + part * of_part + first * of_block;
       std::fill_n(sums, (last - first) * of_block, V{0});
       const int64_t end = plan.steps * (part + 1) / plan.parts;
@@ -105,20 +122,8 @@ bool ConvGradWeight(const DenseWindowsCall& call, const ConvGradWeightArguments&
         ConvProducts(plan, step, first, last, x, dy, scratch.get(), sums);
       }
     });
-    executor.ForEach(blocks, [&](int64_t block) {
-      for (int64_t o = block * kConvLanes; o < std::min(outputs, (block + 1) * kConvLanes); ++o) {
-        for (int64_t c = 0; c < channels; ++c) {
-          for (int64_t tap = 0; tap < taps; ++tap) {
-            const int64_t at = block * of_block +
-                               ((c / kConvLanes * taps + tap) * kConvLanes + c % kConvLanes) * kConvLanes +
-                               o % kConvLanes;
-            double sum = 0.0;
-            for (int64_t part = 0; part < plan.parts; ++part) sum += static_cast<double>(partial[part * of_part + at]);
-            Store(sum, out + (o * channels + c) * taps + tap);
-          }
-        }
-      }
-    });
+    executor.ForEach(blocks,
+                     [&](int64_t block) { StoreWeights(plan, static_cast<const V*>(partial.get()), block, out); });
   });
 }
 

@@ -30,7 +30,10 @@ struct ConvPlan {
   ONNX_CBP_INLINE int64_t taps() const { return windows.kernel(); }
   ONNX_CBP_INLINE int64_t blocks() const { return (outputs() + kConvLanes - 1) / kConvLanes; }
   ONNX_CBP_INLINE int64_t channel_blocks() const { return (windows.channels + kConvLanes - 1) / kConvLanes; }
-  // Of rows that are padded, and that a band has of each plane.
+  // Of the weight's gradient, the sums of one block of outputs: [block of channels][element of the window][channel of
+  // the block][output of the block].
+  ONNX_CBP_INLINE int64_t sums_of_block() const { return channel_blocks() * taps() * kConvLanes * kConvLanes; }
+  // Of the padded data, how many rows a band has of each plane.
   ONNX_CBP_INLINE int64_t padded_rows() const { return (rows - 1) * windows.axes[1].stride + windows.axes[1].extent(); }
 };
 

@@ -32,7 +32,7 @@ struct Run {
     squares[v] = MulAdd(shifted, shifted, squares[v]);
   }
 
-  // As many elements as there are sums.
+  // Adds as many elements as there are sums.
   template <typename T>
   ONNX_CBP_INLINE void AddVectors(const T* elements, VectorOf<V> pivot) {
     for (int v = 0; v < kVectors; ++v) Add(v, LoadVector<V>(elements + v * kWidth<V>), pivot);
@@ -45,7 +45,7 @@ struct Run {
     AddRest(elements + i, count - i, pivot);
   }
 
-  // Fewer.
+  // Adds fewer.
   template <typename T>
   ONNX_CBP_INLINE void AddRest(const T* elements, int64_t count, VectorOf<V> pivot) {
     int64_t i = 0;
@@ -74,7 +74,7 @@ ONNX_CBP_INLINE void AddTo(double* sums, Floats vector) {
 
 // Adds a run to lanes in double: kLanes of sums, then as many of squares.
 template <typename V>
-ONNX_CBP_INLINE void Finish(const Run<V>& run, double* lanes) {
+ONNX_CBP_INLINE void AddRun(const Run<V>& run, double* lanes) {
   constexpr int kHalf = Run<V>::kVectors / 2;
   for (int v = 0; v < kHalf; ++v) {
     AddTo(lanes + v * kWidth<V>, run.sums[v] + run.sums[v + kHalf]);
@@ -82,13 +82,51 @@ ONNX_CBP_INLINE void Finish(const Run<V>& run, double* lanes) {
   }
 }
 
+// The most elements of a run.
+template <typename V>
+constexpr int64_t kLongRun = kFloatAdditions * Run<V>::kElements;
+
+// Adds planes of a channel that are one run together.
 template <typename T, typename V>
-void PlaneMoments(const Layout& layout, const Piece& piece, const T* x, Moments* moments) {
-  constexpr int64_t kPivotElements = 256;
-  constexpr int64_t kLongRun = kFloatAdditions * Run<V>::kElements;
+ONNX_CBP_INLINE void AddShortPlanes(const T* x, int64_t planes, int64_t stride, int64_t length, V pivot,
+                                    double* lanes) {
+  const VectorOf<V> pivots = Broadcast(pivot);
+  Run<V> run;
+  for (int64_t plane = 0; plane < planes; ++plane) run.AddAll(x + plane * stride, length, pivots);
+  AddRun(run, lanes);
+}
+
+// Adds planes of a channel, each of which may be several runs.
+template <typename T, typename V>
+ONNX_CBP_INLINE void AddLongPlanes(const T* x, int64_t planes, int64_t stride, int64_t length, V pivot, double* lanes) {
   // Four streams are read faster than one, where half of the registers are enough for all of their sums: for floats on
   // AVX-512.
   constexpr bool kTogether = 2 * Run<V>::kVectors * kPlanes <= 16;
+  const VectorOf<V> pivots = Broadcast(pivot);
+  for (int64_t begin = 0; begin < length; begin += kLongRun<V>) {
+    const int64_t count = length - begin < kLongRun<V> ? length - begin : kLongRun<V>;
+    const auto at = [&](int64_t plane) { return x + plane * stride + begin; };
+    if (kTogether && planes == kPlanes) {
+      Run<V> runs[kPlanes];
+      int64_t i = 0;
+      for (; i + Run<V>::kElements <= count; i += Run<V>::kElements) {
+        for (int plane = 0; plane < kPlanes; ++plane) runs[plane].AddVectors(at(plane) + i, pivots);
+      }
+      for (int plane = 0; plane < kPlanes; ++plane) runs[plane].AddRest(at(plane) + i, count - i, pivots);
+      for (int plane = 0; plane < kPlanes; ++plane) AddRun(runs[plane], lanes);
+    } else {
+      for (int64_t plane = 0; plane < planes; ++plane) {
+        Run<V> run;
+        run.AddAll(at(plane), count, pivots);
+        AddRun(run, lanes);
+      }
+    }
+  }
+}
+
+template <typename T, typename V>
+void PlaneMoments(const Layout& layout, const Piece& piece, const T* x, Moments* moments) {
+  constexpr int64_t kPivotElements = 256;
   const int64_t length = piece.inner();
   const int64_t pivot_elements = length < kPivotElements ? length : kPivotElements;
   V pivots[Partition::kChannels];
@@ -98,35 +136,13 @@ void PlaneMoments(const Layout& layout, const Piece& piece, const T* x, Moments*
     pivots[c] = PivotOf<V>(SumOf(first + piece.inner_begin, pivot_elements), pivot_elements);
     for (int lane = 0; lane < 2 * kLanes; ++lane) lanes[c][lane] = 0.0;
   }
-  if (length * kPlanes <= kLongRun) {
+  if (length * kPlanes <= kLongRun<V>) {
     ForEachPlaneGroup(layout, piece, [&](int64_t c, int64_t planes, int64_t offset) {
-      const VectorOf<V> pivot = Broadcast(pivots[c]);
-      Run<V> run;
-      for (int64_t plane = 0; plane < planes; ++plane) run.AddAll(x + offset + plane * layout.stride(), length, pivot);
-      Finish(run, lanes[c]);
+      AddShortPlanes(x + offset, planes, layout.stride(), length, pivots[c], lanes[c]);
     });
   } else {
     ForEachPlaneGroup(layout, piece, [&](int64_t c, int64_t planes, int64_t offset) {
-      const VectorOf<V> pivot = Broadcast(pivots[c]);
-      for (int64_t begin = 0; begin < length; begin += kLongRun) {
-        const int64_t count = length - begin < kLongRun ? length - begin : kLongRun;
-        const auto at = [&](int64_t plane) { return x + offset + plane * layout.stride() + begin; };
-        if (kTogether && planes == kPlanes) {
-          Run<V> runs[kPlanes];
-          int64_t i = 0;
-          for (; i + Run<V>::kElements <= count; i += Run<V>::kElements) {
-            for (int plane = 0; plane < kPlanes; ++plane) runs[plane].AddVectors(at(plane) + i, pivot);
-          }
-          for (int plane = 0; plane < kPlanes; ++plane) runs[plane].AddRest(at(plane) + i, count - i, pivot);
-          for (int plane = 0; plane < kPlanes; ++plane) Finish(runs[plane], lanes[c]);
-        } else {
-          for (int64_t plane = 0; plane < planes; ++plane) {
-            Run<V> run;
-            run.AddAll(at(plane), count, pivot);
-            Finish(run, lanes[c]);
-          }
-        }
-      }
+      AddLongPlanes(x + offset, planes, layout.stride(), length, pivots[c], lanes[c]);
     });
   }
   for (int64_t c = 0; c < piece.channels(); ++c) {
@@ -173,7 +189,7 @@ ONNX_CBP_INLINE void Prefetch(const T* elements, int64_t count) {
 }
 
 // Sums of every element of a row.
-struct RowSums {
+struct ElementSums {
   double sums[Rows::kSpace], squares[Rows::kSpace];
 };
 
@@ -181,7 +197,7 @@ struct RowSums {
 // asked for in the order in which they lie there.
 template <bool kNeighbours, typename T, typename V>
 ONNX_CBP_INLINE void AddTogether(const T* x, int64_t rows, int64_t stride, int64_t length, const V* pivots,
-                                 RowSums* to) {
+                                 ElementSums* to) {
   constexpr int kVectors = Run<V>::kVectors;
   for (int64_t i = 0; i < length; i += Run<V>::kElements) {
     if constexpr (kNeighbours) Prefetch(x + rows * stride + rows * i, rows * Run<V>::kElements);
@@ -217,7 +233,7 @@ void RowMoments(const Layout& layout, const Piece& piece, const T* x, Moments* m
   RowPivots(layout, piece, x, pivots);
   rows.Spread(pivot_row, [&](int64_t c) { return pivots[c]; });
   for (int64_t i = rows.length; i < rows.length + Run<V>::kElements; ++i) pivot_row[i] = V(0);
-  RowSums total;
+  ElementSums total;
   for (int64_t i = 0; i < rows.length + Run<V>::kElements; ++i) total.sums[i] = total.squares[i] = 0.0;
   if (rows.contiguous()) {
     ForEachRowGroup(rows, kFloatAdditions, [&](int64_t group, int64_t offset, int64_t length) {

@@ -77,6 +77,46 @@ ONNX_CBP_INLINE void AddInFloat(const T* dy, const T* x, int64_t at, int64_t end
   }
 }
 
+// Adds kFloats elements to two vectors of the lanes, from v on.
+template <typename T, typename Mask>
+ONNX_CBP_INLINE void AddPairs(const T* dy, const T* x, int64_t at, Doubles shift, const Mask& mask, const Adder& plus,
+                              int v, Lanes* product, Lanes* gradient) {
+  const Pairs pairs(dy, x, at, mask, mask);
+  for (int half = 0; half < 2; ++half) {
+    Add(pairs.dy[half], pairs.x[half], shift, plus, &product->vectors[v + half], &gradient->vectors[v + half]);
+  }
+}
+
+// Vectors go over whole kUnits of elements of a plane, and the rest goes one by one: the same for every target, since
+// the order of additions to a lane depends on it.
+constexpr int64_t kUnit = 8;
+
+// Adds the elements of a plane from `at` to `end`: whole kUnits.
+template <typename T, typename V, typename Mask>
+ONNX_CBP_INLINE void AddPlane(const T* dy, const T* x, int64_t at, int64_t end, double shift, const Mask& mask,
+                              const Adder& plus, Lanes* product, Lanes* gradient) {
+  if constexpr (kInFloat<T, V>) {
+    constexpr int64_t kRun = kFloatAdditions * kLanes;
+    for (const int64_t last = end - (end - at) % kLanes; at < last;) {
+      const int64_t next = last - at < kRun ? last : at + kRun;
+      AddInFloat(dy, x, at, next, Broadcast(static_cast<float>(shift)), mask, product, gradient);
+      at = next;
+    }
+  } else {
+    for (; at + kLanes <= end; at += kLanes) {
+      for (int v = 0; v < Lanes::kVectors; v += 2) {
+        AddPairs(dy, x, at + v * kDoubles, Broadcast(shift), mask, plus, v, product, gradient);
+      }
+    }
+  }
+  for (int v = 0; v + 2 < Lanes::kVectors; v += 2) {
+    if (at < end) {
+      AddPairs(dy, x, at, Broadcast(shift), mask, plus, v, product, gradient);
+      at += kFloats;
+    }
+  }
+}
+
 template <typename T, typename V, typename Mask>
 void PlaneSums(const Layout& layout, const Piece& piece, const T* x, const double* mean, const T* dy, const Mask& mask,
                Sums* sums) {
@@ -84,51 +124,23 @@ void PlaneSums(const Layout& layout, const Piece& piece, const T* x, const doubl
   for (int64_t c = 0; c < piece.channels(); ++c) {
     for (int lane = 0; lane < kLanes; ++lane) products[c][lane] = gradients[c][lane] = 0.0;
   }
-  const int64_t length = piece.inner();
-  // The same elements for every target, since the order of additions to a lane depends on it.
-  constexpr int64_t kUnit = 8;
-  const int64_t rest = length % kUnit;
+  const int64_t length = piece.inner(), rest = length % kUnit;
   const Adder plus;
   ForEachPlaneGroup(layout, piece, [&](int64_t c, int64_t planes, int64_t offset) {
-    const Doubles shift = Broadcast(-mean[piece.channel_begin + c]);
+    const double shift = -mean[piece.channel_begin + c];
     const auto passing = mask.Plane(c);
     Lanes product = Lanes::Load(products[c]), gradient = Lanes::Load(gradients[c]);
-    const auto add = [&](int v, int64_t at) {
-      const Pairs pairs(dy, x, at, passing, passing);
-      for (int half = 0; half < 2; ++half) {
-        Add(pairs.dy[half], pairs.x[half], shift, plus, &product.vectors[v + half], &gradient.vectors[v + half]);
-      }
-    };
     for (int64_t plane = 0; plane < planes; ++plane) {
-      int64_t at = offset + plane * layout.stride();
-      const int64_t end = at + length - rest;
-      if constexpr (kInFloat<T, V>) {
-        constexpr int64_t kRun = kFloatAdditions * kLanes;
-        for (const int64_t last = end - (end - at) % kLanes; at < last;) {
-          const int64_t next = last - at < kRun ? last : at + kRun;
-          AddInFloat(dy, x, at, next, Broadcast(static_cast<float>(-mean[piece.channel_begin + c])), passing, &product,
-                     &gradient);
-          at = next;
-        }
-      } else {
-        for (; at + kLanes <= end; at += kLanes) {
-          for (int v = 0; v < Lanes::kVectors; v += 2) add(v, at + v * kDoubles);
-        }
-      }
-      for (int v = 0; v + 2 < Lanes::kVectors; v += 2) {
-        if (at < end) {
-          add(v, at);
-          at += kFloats;
-        }
-      }
+      const int64_t at = offset + plane * layout.stride();
+      AddPlane<T, V>(dy, x, at, at + length - rest, shift, passing, plus, &product, &gradient);
     }
     product.Save(products[c]);
     gradient.Save(gradients[c]);
     for (int64_t plane = 0; plane < planes && rest > 0; ++plane) {
       for (int64_t i = length - rest; i < length; ++i) {
         const int64_t at = offset + plane * layout.stride() + i;
-        AddSingle(Passed(dy, x, at, passing), Single<double>{}(x + at), -mean[piece.channel_begin + c],
-                  &products[c][i % kLanes], &gradients[c][i % kLanes]);
+        AddSingle(Passed(dy, x, at, passing), Single<double>{}(x + at), shift, &products[c][i % kLanes],
+                  &gradients[c][i % kLanes]);
       }
     }
   });

@@ -17,7 +17,7 @@ constexpr int ChannelsTogether() {
 }
 
 // Rows of windows: of samples that lie one behind the other, some rows each.
-struct Rows {
+struct WindowRows {
   int64_t samples, rows, columns;
   int64_t column_step, row_step, sample_step;  // of x, in numbers
   int64_t dy_sample_step;
@@ -25,7 +25,7 @@ struct Rows {
 
 // Adds the products of kChannels neighbouring channels of x with kBlocks blocks of dy.
 template <int kBlocks, int kChannels, typename V>
-void AddProducts(const Rows& rows, const V* x, const V* dy, int64_t block_pitch, V* sums, int64_t sums_pitch) {
+void AddProducts(const WindowRows& rows, const V* x, const V* dy, int64_t block_pitch, V* sums, int64_t sums_pitch) {
   using Vector = VectorOf<V>;
   constexpr int kVectors = kBlockVectors<V>;
   Vector sum[kChannels][kBlocks * kVectors];
@@ -63,13 +63,14 @@ void AddProducts(const Rows& rows, const V* x, const V* dy, int64_t block_pitch,
   }
 }
 
-// Of all blocks of channels and all elements of the window, for kBlocks blocks of outputs and some rows.
+// Adds the products of all blocks of channels and all elements of the window, for kBlocks blocks of outputs and some
+// rows.
 template <int kBlocks, typename V>
-ONNX_CBP_INLINE void OfBlocks(const ConvPlan& plan, const Rows& rows, const V* x, int64_t x_pitch, const V* dy,
-                              int64_t dy_pitch, V* sums) {
+ONNX_CBP_INLINE void AddBlocks(const ConvPlan& plan, const WindowRows& rows, const V* x, int64_t x_pitch, const V* dy,
+                               int64_t dy_pitch, V* sums) {
   constexpr int kChannels = ChannelsTogether<kBlocks, V>();
   const int64_t taps = plan.taps(), channels = plan.windows.channels, blocks = plan.channel_blocks();
-  const int64_t sums_pitch = blocks * taps * kConvLanes * kConvLanes;
+  const int64_t sums_pitch = plan.sums_of_block();
   for (int64_t block = 0; block < blocks; ++block) {
     const int64_t left = channels - block * kConvLanes;
     for (int64_t t = 0; t < taps; ++t, sums += kConvLanes * kConvLanes) {
@@ -81,26 +82,34 @@ ONNX_CBP_INLINE void OfBlocks(const ConvPlan& plan, const Rows& rows, const V* x
   }
 }
 
-}  // namespace
+// Where a step's copies lie: of x [block of channels][sample][place][lane], with padding, and of dy [block of
+// outputs][sample][window][lane].
+template <typename V>
+struct StepCopies {
+  int64_t x_sample, x_block, dy_sample, dy_block;
+  V *x, *dy;
 
+  ONNX_CBP_INLINE StepCopies(const ConvPlan& plan, V* scratch)
+      : x_sample(plan.channel_pitch * kConvLanes),
+        x_block(plan.samples * x_sample),
+        dy_sample(plan.rows * plan.windows.axes[2].count * kConvLanes),
+        dy_block(plan.samples * dy_sample),
+        x(scratch),
+        dy(scratch + plan.channel_blocks() * x_block) {}
+};
+
+// The rows of x that the step's windows see.
 template <typename T, typename V>
-void ConvProducts(const ConvPlan& plan, int64_t index, int64_t first, int64_t last, const T* x, const T* dy, V* scratch,
-                  V* sums) {
-  const ConvStep step(plan, index);
+ONNX_CBP_INLINE void CopyData(const ConvPlan& plan, const ConvStep& step, const T* x, const StepCopies<V>& to) {
   const Windows& windows = plan.windows;
   const WindowAxis* axes = windows.axes;
-  const int64_t size = windows.size(), count = windows.count(), columns = axes[2].count;
-  const int64_t x_sample = plan.channel_pitch * kConvLanes, x_pitch = plan.samples * x_sample;
-  const int64_t dy_sample = plan.rows * columns * kConvLanes, dy_pitch = plan.samples * dy_sample;
-  V* data = scratch;
-  V* factors = scratch + plan.channel_blocks() * x_pitch;
-  const int64_t blocks = plan.channel_blocks();
-  // The padding: where the copies put nothing.
-  for (int64_t i = 0; i < blocks * x_pitch; ++i) data[i] = V{0};
+  const int64_t size = windows.size(), blocks = plan.channel_blocks();
+  for (int64_t i = 0; i < blocks * to.x_block; ++i) to.x[i] = V{0};  // what the copies leave out is padding
   const int64_t first_row = step.row * axes[1].stride - axes[1].before;
   const int64_t wanted = (step.rows - 1) * axes[1].stride + axes[1].extent();
   const int64_t begin = first_row < 0 ? 0 : first_row;
   const int64_t stop = first_row + wanted < axes[1].size ? first_row + wanted : axes[1].size;
+  if (stop <= begin) return;
   for (int64_t n = 0; n < step.samples; ++n) {
     const T* sample = x + (step.sample + n) * windows.channels * size;
     for (int64_t block = 0; block < blocks; ++block) {
@@ -108,46 +117,67 @@ void ConvProducts(const ConvPlan& plan, int64_t index, int64_t first, int64_t la
       for (int64_t k = 0; k < axes[0].kernel; ++k) {
         const int64_t plane = step.plane * axes[0].stride + k * axes[0].dilation - axes[0].before;
         if (plane < 0 || plane >= axes[0].size) continue;
-        if (stop <= begin) continue;
-        const int64_t to = k * plan.plane_pitch + (begin - first_row) * plan.row_pitch + axes[2].before;
+        const int64_t place = k * plan.plane_pitch + (begin - first_row) * plan.row_pitch + axes[2].before;
         CopyToLanes(planes, (plane * axes[1].size + begin) * axes[2].size, (stop - begin) * axes[2].size,
-                    data + block * x_pitch + n * x_sample + to * kConvLanes, [&](int64_t i) { return plan.places[i]; });
+                    to.x + block * to.x_block + n * to.x_sample + place * kConvLanes,
+                    [&](int64_t i) { return plan.places[i]; });
       }
     }
-    const T* of_sample = dy + (step.sample + n) * plan.outputs() * count;
+  }
+}
+
+// The step's rows of dy, of the blocks of outputs from `first` to `last`.
+template <typename T, typename V>
+ONNX_CBP_INLINE void CopyGradients(const ConvPlan& plan, const ConvStep& step, int64_t first, int64_t last, const T* dy,
+                                   const StepCopies<V>& to) {
+  const WindowAxis* axes = plan.windows.axes;
+  const int64_t count = plan.windows.count(), columns = axes[2].count;
+  for (int64_t n = 0; n < step.samples; ++n) {
+    const T* sample = dy + (step.sample + n) * plan.outputs() * count;
     for (int64_t block = first; block < last; ++block) {
-      const LanePlanes<T> planes(of_sample, block * kConvLanes, plan.outputs(), 1, count);
+      const LanePlanes<T> planes(sample, block * kConvLanes, plan.outputs(), 1, count);
       CopyToLanes(planes, (step.plane * axes[1].count + step.row) * columns, step.rows * columns,
-                  factors + (block - first) * dy_pitch + n * dy_sample, [](int64_t i) { return i; });
+                  to.dy + (block - first) * to.dy_block + n * to.dy_sample, [](int64_t i) { return i; });
     }
   }
+}
+
+}  // namespace
+
+template <typename T, typename V>
+void ConvProducts(const ConvPlan& plan, int64_t index, int64_t first, int64_t last, const T* x, const T* dy, V* scratch,
+                  V* sums) {
+  const ConvStep step(plan, index);
+  const StepCopies<V> copies(plan, scratch);
+  CopyData(plan, step, x, copies);
+  CopyGradients(plan, step, first, last, dy, copies);
   // Some rows at a time: they stay in the caches while all blocks of channels and elements of the window go over them.
+  const WindowAxis* axes = plan.windows.axes;
+  const int64_t columns = axes[2].count, of_sums = plan.sums_of_block();
   const int64_t most = kRun / columns > 0 ? kRun / columns : 1;
-  const int64_t rows_of_all = step.samples * step.rows;
-  const bool whole = rows_of_all <= most;
-  const int64_t of_sums = blocks * plan.taps() * kConvLanes * kConvLanes;
+  const bool whole = step.samples * step.rows <= most;
   for (int64_t n = 0; n < (whole ? 1 : step.samples); ++n) {
     for (int64_t row = 0; row < step.rows; row += whole ? step.rows : most) {
       const int64_t left = step.rows - row;
-      const Rows rows{whole ? step.samples : 1,
-                      whole || left < most ? left : most,
-                      columns,
-                      axes[2].stride * kConvLanes,
-                      axes[1].stride * plan.row_pitch * kConvLanes,
-                      x_sample,
-                      dy_sample};
-      const V* seen = data + n * x_sample + row * rows.row_step;
-      const V* of_dy = factors + n * dy_sample + row * columns * kConvLanes;
-      int64_t block = first;
+      const WindowRows rows{whole ? step.samples : 1,
+                            whole || left < most ? left : most,
+                            columns,
+                            axes[2].stride * kConvLanes,
+                            axes[1].stride * plan.row_pitch * kConvLanes,
+                            copies.x_sample,
+                            copies.dy_sample};
+      const V* seen = copies.x + n * copies.x_sample + row * rows.row_step;
+      const V* factors = copies.dy + n * copies.dy_sample + row * columns * kConvLanes;
+      int64_t block = 0;
       if constexpr (kBlocksTogether<V> > 1) {
-        for (; block + 1 < last; block += 2) {
-          OfBlocks<2>(plan, rows, seen, x_pitch, of_dy + (block - first) * dy_pitch, dy_pitch,
-                      sums + (block - first) * of_sums);
+        for (; block + 1 < last - first; block += 2) {
+          AddBlocks<2>(plan, rows, seen, copies.x_block, factors + block * copies.dy_block, copies.dy_block,
+                       sums + block * of_sums);
         }
       }
-      for (; block < last; ++block) {
-        OfBlocks<1>(plan, rows, seen, x_pitch, of_dy + (block - first) * dy_pitch, dy_pitch,
-                    sums + (block - first) * of_sums);
+      for (; block < last - first; ++block) {
+        AddBlocks<1>(plan, rows, seen, copies.x_block, factors + block * copies.dy_block, copies.dy_block,
+                     sums + block * of_sums);
       }
     }
   }

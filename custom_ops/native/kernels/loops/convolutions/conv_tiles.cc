@@ -57,6 +57,7 @@ void AddTile(const ConvPlan& plan, const V* x, const V* weights, int64_t block_p
   }
 }
 
+// AddTile, for a number of pixels that only the run knows: kPixels at most.
 template <int kBlocks, int kPixels, typename V>
 ONNX_CBP_INLINE void AddTileOf(int64_t pixels, const ConvPlan& plan, const V* x, const V* weights, int64_t block_pitch,
                                int64_t channels, bool add, V* out, int64_t out_pitch) {
@@ -91,6 +92,7 @@ ONNX_CBP_INLINE void CopyRow(const WindowAxis& axis, int64_t pitch, const T* row
   }
 }
 
+// What the step's windows see of x, with padding around it.
 template <typename T, typename V>
 void CopyPadded(const ConvPlan& plan, const ConvStep& step, const T* x, V* out) {
   const WindowAxis* axes = plan.windows.axes;
@@ -134,9 +136,10 @@ ONNX_CBP_INLINE void StoreBlock(const V* results, int64_t count, int64_t channel
   }
 }
 
+// The results of a step in kBlocks blocks of outputs, from `block` on.
 template <int kBlocks, typename T, typename V>
-ONNX_CBP_INLINE void OfBlocks(const ConvPlan& plan, const ConvStep& step, int64_t block, const V* padded,
-                              const V* weights, V* buffer, T* y) {
+ONNX_CBP_INLINE void MakeBlocks(const ConvPlan& plan, const ConvStep& step, int64_t block, const V* padded,
+                                const V* weights, V* buffer, T* y) {
   constexpr int64_t kMost = PixelsTogether<kBlocks, V>();
   const WindowAxis* axes = plan.windows.axes;
   const int64_t columns = axes[2].count, channels = plan.windows.channels, taps = plan.taps();
@@ -180,9 +183,9 @@ void ConvTiles(const ConvPlan& plan, int64_t index, int64_t first, int64_t last,
   V* buffer = scratch + plan.windows.channels * plan.channel_pitch;
   int64_t block = first;
   if constexpr (kBlocksTogether<V> > 1) {
-    for (; block + 1 < last; block += 2) OfBlocks<2>(plan, step, block, scratch, weights, buffer, y);
+    for (; block + 1 < last; block += 2) MakeBlocks<2>(plan, step, block, scratch, weights, buffer, y);
   }
-  for (; block < last; ++block) OfBlocks<1>(plan, step, block, scratch, weights, buffer, y);
+  for (; block < last; ++block) MakeBlocks<1>(plan, step, block, scratch, weights, buffer, y);
 }
 
 #define ONNX_CBP_INSTANTIATE(T, V) \

@@ -17,34 +17,56 @@ template <typename V>
 constexpr int kTogether = std::is_same_v<V, double> ? 1 : 2;
 #endif
 
-// Products that are added in the type of the elements before the sum goes on in double. Few enough for less error than
-// a sum in float alone, and many enough for going on to take little of the time.
+// Products that are added in V before their sum is added to the others, in double. Few enough for less error than a sum
+// in float alone, and many enough for the additions in double to take little of the time.
 template <typename V>
 constexpr int64_t kRun = std::is_same_v<V, double> ? INT64_MAX : 64;
 
-// A step's windows: some samples, or a band of one.
-struct Step {
-  int64_t samples;
-  int64_t counts[Windows::kAxes];
+// A step's place: the first of its samples, and the rows of its band along the lead; and how many windows it has.
+struct WindowStep {
+  int64_t sample, samples, row, rows;
+  int64_t counts[Windows::kAxes];  // of a sample, along each axis
+
+  ONNX_CBP_INLINE WindowStep(const WindowPlan& plan, int64_t step)
+      : sample(step / plan.bands * plan.samples), row(step % plan.bands * plan.rows) {
+    const WindowAxis* axes = plan.windows.axes;
+    const int64_t samples_left = plan.windows.batch - sample, rows_left = axes[plan.lead].count - row;
+    samples = samples_left < plan.samples ? samples_left : plan.samples;
+    rows = rows_left < plan.rows ? rows_left : plan.rows;
+    for (int a = 0; a < Windows::kAxes; ++a) counts[a] = a == plan.lead ? rows : axes[a].count;
+  }
 };
 
-// Adds to the sums of kTaps elements of the windows.
+// The sums of kTaps elements of the windows, in registers.
 template <int kTaps, typename V>
-ONNX_CBP_INLINE void AddTaps(const WindowPlan& plan, const Step& step, const V* x, const V* dy, const int64_t* offsets,
-                             double* sums) {
-  using Vector = VectorOf<V>;
-  constexpr int kVectors = static_cast<int>(kWindowLanes / kWidth<V>);
-  int64_t of_tap[kTaps];
-  for (int t = 0; t < kTaps; ++t) of_tap[t] = offsets[t] * kWindowLanes;
-  Vector sum[kTaps][kVectors];
-  const auto clear = [&] {
+struct TapSums {
+  static constexpr int kVectors = static_cast<int>(kWindowLanes / kWidth<V>);
+  VectorOf<V> sum[kTaps][kVectors];
+
+  ONNX_CBP_INLINE void Clear() {
 #pragma GCC unroll 16
     for (int t = 0; t < kTaps; ++t) {
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) sum[t][v] = Vector{};
+      for (int v = 0; v < kVectors; ++v) sum[t][v] = VectorOf<V>{};
     }
-  };
-  const auto go_on = [&] {
+  }
+
+  // Adds the products of one window: of dy with what it sees.
+  ONNX_CBP_INLINE void Add(const V* seen, const int64_t (&offsets)[kTaps], const V* dy) {
+    VectorOf<V> factor[kVectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) factor[v] = LoadVector<V>(dy + v * kWidth<V>);
+#pragma GCC unroll 16
+    for (int t = 0; t < kTaps; ++t) {
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) {
+        sum[t][v] = MulAdd(LoadVector<V>(seen + offsets[t] + v * kWidth<V>), factor[v], sum[t][v]);
+      }
+    }
+  }
+
+  // Adds the sums to those in memory, and begins anew.
+  ONNX_CBP_INLINE void MoveTo(double* sums) {
 #pragma GCC unroll 16
     for (int t = 0; t < kTaps; ++t) {
 #pragma GCC unroll 8
@@ -60,9 +82,18 @@ ONNX_CBP_INLINE void AddTaps(const WindowPlan& plan, const Step& step, const V* 
         }
       }
     }
-    clear();
-  };
-  clear();
+    Clear();
+  }
+};
+
+// Adds to the sums of kTaps elements of the windows.
+template <int kTaps, typename V>
+ONNX_CBP_INLINE void AddTaps(const WindowPlan& plan, const WindowStep& step, const V* x, const V* dy,
+                             const int64_t* offsets, double* sums) {
+  int64_t of_tap[kTaps];
+  for (int t = 0; t < kTaps; ++t) of_tap[t] = offsets[t] * kWindowLanes;
+  TapSums<kTaps, V> taps;
+  taps.Clear();
   const WindowAxis* axes = plan.windows.axes;
   const int64_t across = axes[2].stride * plan.pitch[2] * kWindowLanes;
   int64_t room = kRun<V>;
@@ -73,34 +104,23 @@ ONNX_CBP_INLINE void AddTaps(const WindowPlan& plan, const Step& step, const V* 
         const V* seen = x + (n * plan.data_places + row) * kWindowLanes;
         for (int64_t left = step.counts[2]; left > 0;) {
           const int64_t run = left < room ? left : room;
-          for (int64_t i = 0; i < run; ++i, seen += across, dy += kWindowLanes) {
-            Vector factor[kVectors];
-#pragma GCC unroll 8
-            for (int v = 0; v < kVectors; ++v) factor[v] = LoadVector<V>(dy + v * kWidth<V>);
-#pragma GCC unroll 16
-            for (int t = 0; t < kTaps; ++t) {
-#pragma GCC unroll 8
-              for (int v = 0; v < kVectors; ++v) {
-                sum[t][v] = MulAdd(LoadVector<V>(seen + of_tap[t] + v * kWidth<V>), factor[v], sum[t][v]);
-              }
-            }
-          }
+          for (int64_t i = 0; i < run; ++i, seen += across, dy += kWindowLanes) taps.Add(seen, of_tap, dy);
           left -= run;
           room -= run;
           if (room == 0) {
-            go_on();
+            taps.MoveTo(sums);
             room = kRun<V>;
           }
         }
       }
     }
   }
-  go_on();
+  taps.MoveTo(sums);
 }
 
 // The same for as many as are left.
 template <int kTaps, typename V>
-ONNX_CBP_INLINE void AddRest(int64_t taps, const WindowPlan& plan, const Step& step, const V* x, const V* dy,
+ONNX_CBP_INLINE void AddRest(int64_t taps, const WindowPlan& plan, const WindowStep& step, const V* x, const V* dy,
                              const int64_t* offsets, double* sums) {
   if constexpr (kTaps > 0) {
     if (taps == kTaps) {
@@ -112,7 +132,7 @@ ONNX_CBP_INLINE void AddRest(int64_t taps, const WindowPlan& plan, const Step& s
 }
 
 template <typename V>
-void AddAll(const WindowPlan& plan, const Step& step, const V* x, const V* dy, double* sums) {
+void AddAll(const WindowPlan& plan, const WindowStep& step, const V* x, const V* dy, double* sums) {
   const int64_t all = plan.windows.kernel();
   for (int64_t tap = 0; tap < all; tap += kTogether<V>) {
     const int64_t left = all - tap;
@@ -126,45 +146,59 @@ ONNX_CBP_INLINE void Clear(V* from, int64_t count) {
   for (int64_t i = 0; i < count; ++i) from[i] = V{0};
 }
 
+// What the step's windows see of x, for the channels from `first` on, with padding around it.
+template <typename T, typename V>
+ONNX_CBP_INLINE void CopyData(const WindowPlan& plan, const WindowStep& step, int64_t first, const T* x, V* data) {
+  const Windows& windows = plan.windows;
+  const WindowAxis& lead = windows.axes[plan.lead];
+  const int64_t size = windows.size();
+  // Along the lead, the band has `indices` of the padded data, from where the data has `from` on. The data itself is
+  // there from `begin` to `stop`.
+  const int64_t from = step.row * lead.stride - lead.before, indices = (step.rows - 1) * lead.stride + lead.extent();
+  const int64_t begin = from < 0 ? 0 : from, stop = from + indices < lead.size ? from + indices : lead.size;
+  const int64_t skipped = begin - from < indices ? begin - from : indices, there = stop > begin ? stop - begin : 0;
+  const int64_t pitch = plan.pitch[plan.lead] * kWindowLanes;
+  for (int64_t n = 0; n < step.samples; ++n) {
+    V* to = data + n * plan.data_places * kWindowLanes;
+    if (plan.bands > 1) {  // where the band before had data, this one may have padding
+      Clear(to, skipped * pitch);
+      Clear(to + (skipped + there) * pitch, (indices - skipped - there) * pitch);
+    }
+    const T* sample = x + (step.sample + n) * windows.channels * size;
+    const LanePlanes<T> planes(sample, first, windows.results(), windows.multiplier, size);
+    CopyToLanes(planes, begin * plan.inner_size, there * plan.inner_size, to + skipped * pitch,
+                [&](int64_t i) { return plan.places[i]; });
+  }
+}
+
+// The step's rows of dy.
+template <typename T, typename V>
+ONNX_CBP_INLINE void CopyGradients(const WindowPlan& plan, const WindowStep& step, int64_t first, const T* dy,
+                                   V* gradients) {
+  const int64_t count = plan.windows.count(), results = plan.windows.results();
+  const int64_t windows = step.rows * plan.inner_count;
+  for (int64_t n = 0; n < step.samples; ++n) {
+    const LanePlanes<T> planes(dy + (step.sample + n) * results * count, first, results, 1, count);
+    CopyToLanes(planes, step.row * plan.inner_count, windows, gradients + n * windows * kWindowLanes,
+                [](int64_t i) { return i; });
+  }
+}
+
 }  // namespace
 
 template <typename T, typename V>
 void WindowSums(const WindowPlan& plan, int64_t task, const T* x, const T* dy, V* scratch, double* sums) {
-  const Windows& windows = plan.windows;
-  const WindowAxis& lead = windows.axes[plan.lead];
   const int64_t first = task % plan.blocks() * kWindowLanes, part = task / plan.blocks();
-  const int64_t size = windows.size(), count = windows.count(), results = windows.results();
-  V* data = scratch;
-  V* factors = scratch + plan.samples * plan.data_places * kWindowLanes;
-  Clear(data, plan.samples * plan.data_places * kWindowLanes);
-  Clear(sums, windows.kernel() * kWindowLanes);
-  const int64_t end = (part + 1) * plan.steps_per_part;
-  for (int64_t s = part * plan.steps_per_part; s < end && s < plan.steps; ++s) {
-    const int64_t sample = s / plan.bands * plan.samples, row = s % plan.bands * plan.rows;
-    Step step{plan.samples, {windows.axes[0].count, windows.axes[1].count, windows.axes[2].count}};
-    if (windows.batch - sample < step.samples) step.samples = windows.batch - sample;
-    const int64_t rows = lead.count - row < plan.rows ? lead.count - row : plan.rows;
-    step.counts[plan.lead] = rows;
-    // Of the padded data, the band has indices from row * stride on; of the data itself, from `begin` to `stop`.
-    const int64_t from = row * lead.stride - lead.before, indices = (rows - 1) * lead.stride + lead.extent();
-    const int64_t begin = from < 0 ? 0 : from, stop = from + indices < lead.size ? from + indices : lead.size;
-    const int64_t skipped = begin - from < indices ? begin - from : indices, there = stop > begin ? stop - begin : 0;
-    for (int64_t n = 0; n < step.samples; ++n) {
-      V* of_sample = data + n * plan.data_places * kWindowLanes;
-      if (plan.bands > 1) {  // where the band before had data, this one may have padding
-        const int64_t lanes = plan.pitch[plan.lead] * kWindowLanes;
-        Clear(of_sample, skipped * lanes);
-        Clear(of_sample + (skipped + there) * lanes, (indices - skipped - there) * lanes);
-      }
-      const LanePlanes<T> planes(x + (sample + n) * windows.channels * size, first, results, windows.multiplier, size);
-      CopyToLanes(planes, begin * plan.inner_size, there * plan.inner_size,
-                  of_sample + skipped * plan.pitch[plan.lead] * kWindowLanes,
-                  [&](int64_t i) { return plan.places[i]; });
-      const LanePlanes<T> of_windows(dy + (sample + n) * results * count, first, results, 1, count);
-      CopyToLanes(of_windows, row * plan.inner_count, rows * plan.inner_count,
-                  factors + n * rows * plan.inner_count * kWindowLanes, [](int64_t i) { return i; });
-    }
-    AddAll(plan, step, data, factors, sums);
+  const int64_t copied = plan.samples * plan.data_places * kWindowLanes;
+  V *data = scratch, *gradients = scratch + copied;
+  Clear(data, copied);
+  Clear(sums, plan.windows.kernel() * kWindowLanes);
+  const int64_t begin = part * plan.steps_per_part, end = begin + plan.steps_per_part;
+  for (int64_t i = begin; i < end && i < plan.steps; ++i) {
+    const WindowStep step(plan, i);
+    CopyData(plan, step, first, x, data);
+    CopyGradients(plan, step, first, dy, gradients);
+    AddAll(plan, step, data, gradients, sums);
   }
 }
 
