@@ -50,5 +50,5 @@ def _trains(node: ir.Node, opset: int) -> tuple[bool, str]:
     if opset < 14:
         training = any(optional_output(node, index) is not None for index in range(1, 5))
         return training, "with training outputs" if training else "inference form"
-    training = bool(attribute(node, "training_mode", 0))
+    training = attribute(node, "training_mode", 0) == 1  # as ONNX Runtime has it
     return training, "training_mode = 1" if training else "inference form"

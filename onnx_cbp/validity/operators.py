@@ -54,6 +54,8 @@ _MICROSOFT = {
     "ReluGrad": _Signature((2, 2), (1, 1), 2, _READ),
     "Scale": _Signature((2, 2), (1, 1), 2, _READ),
 }
+#: ONNX Runtime has it under ONNX's name in opsets that do not.
+_BEFORE_ONNX = {"LayerNormalization": _Signature((2, 3), (1, 3), 2, _READ)}
 #: ONNX Runtime writes evaluation models in which batch norms keep the outputs of training; we take them away.
 _KEEP_OUTPUTS = ("BatchNormalization",)
 #: Of these it is said which attribute has another type where the batch norm is, which is left alone.
@@ -67,7 +69,7 @@ def check_operators(model: onnx.ModelProto, imports: dict[str, int]) -> None:
 
     Raises:
         OnnxCbpError: too few or too many inputs or outputs, one that is missing, an attribute of another type, one that
-            the op has not, or one that is missing.
+            the op has not, one that is missing, or a training_mode that is neither 0 nor 1.
     """
     functions = {function_identifier(function) for function in model.functions}
     for scope in scopes(model):
@@ -142,8 +144,12 @@ def _check(node: onnx.NodeProto, signature: _Signature) -> None:
                 f"{called(node)} has the attribute '{name}' of type {kinds.Name(attribute.type)}, expected "
                 f"{kinds.Name(wanted)}"
             )
-        elif wanted == _Type.STRING and not attribute.ref_attr_name:
+        elif attribute.ref_attr_name:
+            continue
+        elif wanted == _Type.STRING:
             _check_utf8(node, name, attribute.s)
+        elif name == "training_mode" and attribute.i not in (0, 1):  # ONNX Runtime trains by 1 alone
+            raise _error(f"{called(node)} has training_mode {attribute.i}: write 1 where it trains, and else 0")
     if node.op_type == "Constant" and len(given) != 1:
         raise _error(f"{called(node)} has {len(given)} attributes, and a Constant has one, its value")
     missing = signature.required - given
@@ -182,7 +188,7 @@ def _onnx(op_type: str, opset: int) -> _Signature | None:
     try:
         schema = onnx.defs.get_schema(op_type, opset, "")
     except onnx.defs.SchemaError:
-        return None  # none of this opset: whoever runs the model will say so
+        return _BEFORE_ONNX.get(op_type)  # none of this opset: whoever runs the model will say so
     if schema.deprecated:
         return None
     single = OpSchema.FormalParameterOption.Single

@@ -270,6 +270,10 @@ def _bad_nodes():
         helper.make_node("Relu", ["x"], ["y"], slope=0.1),
         "has the attribute 'slope', which the op of its opset has not",
     )
+    yield helper.make_node("LayerNormalization", ["x"], ["y"]), "has 1 inputs, and the op has 2 to 3"
+    for mode in (-1, 2, 2**31 - 1):  # ONNX Runtime normalises by the running statistics
+        norm = helper.make_node("BatchNormalization", ["x", *VECTORS], ["y"], training_mode=mode)
+        yield norm, f"has training_mode {mode}: write 1 where it trains, and else 0"
     yield helper.make_node("Relu", ["x"], ["s"]), "makes 's', which an input or initializer is already"
     short = helper.make_tensor("c", TensorProto.FLOAT, [1], [1.0])
     short.dims[0] = 7
@@ -294,6 +298,12 @@ def _bad_nodes():
 def test_a_node_that_is_none_of_its_op(node, said):
     made = model([node], imports=[("", 17), ("onnx_cbp", 1), ("com.microsoft", 1)])
     assert said in refuse(made)
+
+
+def test_a_layer_normalization_before_onnx_had_it():
+    """ONNX Runtime runs it in older opsets too, so finalize reads it there."""
+    made = model([helper.make_node("LayerNormalization", ["x"], ["y"])], opset=13)
+    assert "has 1 inputs, and the op has 2 to 3" in refuse(made)
 
 
 def test_a_call_that_a_function_does_not_take():
