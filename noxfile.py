@@ -137,7 +137,7 @@ def test(session: nox.Session, environment: str) -> None:
         alone = ["tests/distributed/test_engines.py", "tests/distributed/test_uncaught.py"]
         session.run("pytest", *_cases(session), "-m", "mpi", *alone)
         others = [f"--ignore={path}" for path in alone]
-        session.run(*PYTEST, *_cases(session), *others, *(f"tests/{name}" for name in OF_TRAINING))
+        session.run(*PYTEST, *_cases(session, one_in=2), *others, *(f"tests/{name}" for name in OF_TRAINING))
         session.run(*PYTEST, *_cases(session), "-m", "training", *_ignored(*ELSEWHERE, *OF_TRAINING))
         session.run(*PYTEST, *_cases(session), "-m", "training or mpi", "tests/docs")
     else:
@@ -242,7 +242,7 @@ def cuda(session: nox.Session) -> None:
     cases = _cases(session, one_in=4)
     tests = ["tests/cuda_adapter", "tests/gpu", "tests/ops", "tests/distributed/test_threads.py"]
     session.run(*PYTEST, *(_given(session) or [*cases, *tests]), env=env)
-    tests = ["tests/ops/test_agreement.py", "tests/ops/test_bad_input.py", "tests/distributed/test_threads.py"]
+    tests = ["tests/ops/test_bad_input.py", "tests/distributed/test_threads.py"]
     for pytest in _others(session, ("oldest",)):
         session.run(pytest, *cases, *tests, env=env, external=True)
 

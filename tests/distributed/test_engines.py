@@ -121,6 +121,7 @@ def test_a_replica_that_stalls(engine, tmp_path):
         assert "rank 1" in outcomes[rank]["error"].split("AllReduce of layer")[-1]
 
 
+@pytest.mark.thorough
 @one_of_processes
 def test_a_replica_that_never_joins(engine, tmp_path):
     if engine == "threads":

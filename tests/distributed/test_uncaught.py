@@ -101,9 +101,10 @@ def _mpi(how: str) -> tuple[str, int, float]:
 @pytest.mark.mpi
 @pytest.mark.parametrize(
     ("how", "text"),
-    [("exception", "ValueError: a fault of my own"), ("thread", "ValueError: a fault of my own"),
-     ("interrupt", "KeyboardInterrupt"), ("status", "SystemExit: 3"), ("text", "SystemExit: a fault of my own"),
-     ("arguments", "SystemExit: 2")],
+    [("exception", "ValueError: a fault of my own"), ("status", "SystemExit: 3"),
+     *(pytest.param(*case, marks=pytest.mark.thorough) for case in [
+         ("thread", "ValueError: a fault of my own"), ("interrupt", "KeyboardInterrupt"),
+         ("text", "SystemExit: a fault of my own"), ("arguments", "SystemExit: 2")])],
 )  # fmt: skip
 def test_under_mpi(how, text):
     output, status, seconds = _mpi(how)
