@@ -12,7 +12,7 @@ import pytest
 def one_in(n: int, items: list[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.Item]]:
     """The cases that are run, and the others: of each test one in `n`, and every value that several cases share.
 
-    What is marked as thorough is among the others. Values that a parameter has in one case alone are not all kept: that
+    What is marked as thorough is among the others, and of what is marked as whole none is. Values that a parameter has in one case alone are not all kept: that
     would keep all cases. The choice depends on nothing but the names of the cases, and mixes the parameters' values.
     """
     tests: dict[str, list[pytest.Item]] = defaultdict(list)
@@ -30,7 +30,7 @@ def _of_one_test(n: int, cases: list[pytest.Item]) -> Iterator[pytest.Item]:
     left = {value for value, times in seen.items() if times > 1}
     for i, case in enumerate(sorted(cases, key=_mixed)):
         values = _values(case)
-        if i % n == 0 or not left.isdisjoint(values):
+        if case.get_closest_marker("whole") or i % n == 0 or not left.isdisjoint(values):
             left -= values
             yield case
 

@@ -48,6 +48,7 @@ def test_same_bits_with_fused_multiply_adds(program, target, cases, fused):
     _assert_all_same_bits(cases, replay(command(program, target), cases, target), fused)
 
 
+@pytest.mark.whole
 def test_same_bits_of_the_baseline_under_sanitizers(cases, baseline):
     _assert_all_same_bits(cases, replay(command("sanitized", "baseline"), cases, "baseline"), baseline)
 

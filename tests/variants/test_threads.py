@@ -23,6 +23,7 @@ LARGE = [((64, 96, 14, 14), 1), ((3, 5, 20_000), 1), ((2, 1, 90_001), 1), ((16, 
 LARGE_OF_CONVOLUTIONS = [((6, 20, 9, 9), 1), ((5, 3, 700), 1), ((2, 34, 4, 3, 5), 1)]
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("name", OPERATORS)
 def test_tasks_at_the_same_time_give_the_same_bits(name):
     target = native_target()
