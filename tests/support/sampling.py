@@ -12,8 +12,9 @@ import pytest
 def one_in(n: int, items: list[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.Item]]:
     """The cases that are run, and the others: of each test one in `n`, and every value that several cases share.
 
-    What is marked as thorough is among the others, and of what is marked as whole none is. Values that a parameter has in one case alone are not all kept: that
-    would keep all cases. The choice depends on nothing but the names of the cases, and mixes the parameters' values.
+    What is marked as thorough is among the others, and of what is marked as whole none is. Values that a parameter has
+    in one case alone are not all kept: that would keep all cases. The choice depends on nothing but the names of the
+    cases, and mixes the parameters' values.
     """
     tests: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in (item for item in items if not item.get_closest_marker("thorough")):
