@@ -47,6 +47,7 @@ from onnx_cbp.graph_passes.finalizing.inference_outputs import (
     named_outputs,
     parameters,
 )
+from onnx_cbp.graph_passes.finalizing.over_the_batch import taken_over_the_batch
 from onnx_cbp.graph_passes.finalizing.to_inference import training_left
 from onnx_cbp.ir_models import ModelSource, read_model, to_ir, to_proto
 from onnx_cbp.model_files.map_types import restore_map_types
@@ -100,7 +101,8 @@ def finalize(
 
     A batch norm that has no running statistics is refused, since what it gives for a sample depends on the others. A
     module of PyTorch without them (track_running_stats=False) takes those of the batch in evaluation mode, too, and so
-    it does here; one line of the log (logger "onnx_cbp") names those.
+    it does here; one line of the log (logger "onnx_cbp") names those. Another line names what takes samples together
+    and is no batch norm that is known, if anything does: what it computes stays as it is.
 
     Args:
         model: a model or the path of one; it is not changed.
@@ -163,6 +165,7 @@ def finalize(
     if by_batch:
         _tell_of_batch_statistics(by_batch, allowed=keep_batch_statistics or source.producer_name == _PYTORCH)
     _refuse_free_parameters(result, known, values)
+    _tell_of_the_batch(taken_over_the_batch(result))
     batch_norms = sum(isinstance(site, InferenceSite) for site in find_sites(result))
     fold = FoldBatchNormPass()
     fold(result)
@@ -236,6 +239,20 @@ def _tell_of_batch_statistics(nodes: Sequence[str], *, allowed: bool) -> None:
         "batch norms without running statistics take those of the batch (%s): what they give for a sample depends on "
         "the others",
         names,
+    )
+
+
+def _tell_of_the_batch(nodes: Sequence[ir.Node]) -> None:
+    """Name what takes samples together, which may be a batch norm of a form that is not known."""
+    if not nodes:
+        return
+    first, more = nodes[0], len(nodes) - 1
+    _log.warning(
+        "node '%s' (%s) takes values together along the first axis of the inputs%s, and is part of no batch norm that "
+        "is known: if that is the axis of the samples, what the model gives for one depends on the others",
+        label(first),
+        first.op_type,
+        f", as {more} more do" if more > 1 else ", as another does" if more else "",
     )
 
 

@@ -37,3 +37,9 @@ def test_it_computes_what_it_did(model, verb, samples):
     x = np.random.default_rng(samples).normal(2, 3, (samples, 6, 6, 3)).astype(np.float32)
     (got,) = session(verb(model), "auto").run(None, {"x": x})
     np.testing.assert_allclose(got, by_hand(x), rtol=1e-5, atol=1e-5)
+
+
+def test_at_inference_one_line_says_that_samples_are_taken_together(model, caplog):
+    finalize(model)
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "onnx_cbp"]
+    assert "(ReduceSum) takes values together along the first axis of the inputs, as 2 more do" in said

@@ -10,6 +10,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnx_cbp
+from support.made_up.made_statistics import EPSILON, OTHERS, Graph, layer_norm
+from support.made_up.made_statistics import C as CHANNELS
 from support.ops import session
 
 C = 3
@@ -140,3 +142,65 @@ def test_those_of_other_replicas_are_refused():
     model = onnx_cbp.rewrite(_model(4, 17, "arithmetic"), synchronize=True)
     with pytest.raises(onnx_cbp.OnnxCbpError, match="take the model that it was rewritten from"):
         onnx_cbp.finalize(model)
+
+
+def _said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "onnx_cbp"]
+
+
+def _in_arithmetic(g: Graph, X: str, mean: str, var: str) -> str:
+    shape = g.integers([1, CHANNELS, *[1] * (g.rank - 2)])
+    std = g.op("Sqrt", g.op("Add", g.op("Reshape", var, shape), g.constant(EPSILON)))
+    return g.op("Div", g.op("Sub", X, g.op("Reshape", mean, shape)), std)
+
+
+@pytest.mark.parametrize("statistics", OTHERS, ids=lambda function: function.__name__)
+@pytest.mark.parametrize("normalise", [Graph.batch_norm, _in_arithmetic], ids=["op", "arithmetic"])
+@pytest.mark.parametrize(("rank", "opset", "batch"), [(4, 17, "N"), (3, 12, 6), (5, 18, "N")])
+def test_statistics_of_samples_that_no_form_is_known_of_are_named(statistics, normalise, rank, opset, batch, caplog):
+    g = Graph(rank, opset, batch)
+    X = g.op("Tanh", "x")
+    model = g.model(normalise(g, X, *statistics(g, X)))
+    x = np.random.default_rng(0).normal(1.0, 2.0, (6, *g.shape[1:])).astype(np.float32)
+    with caplog.at_level(logging.WARNING, "onnx_cbp"):
+        final = onnx_cbp.finalize(model)
+    np.testing.assert_array_equal(session(final, None).run(None, {"x": x}), session(model, None).run(None, {"x": x}))
+    (said,) = _said(caplog)
+    assert "takes values together along the first axis" in said
+    assert "(Reduce" in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("op_type", ["MeanVarianceNormalization", "InstanceNormalization"])
+def test_ops_that_normalise_over_samples_are_named(op_type, caplog):
+    g = Graph()
+    vectors = [g.constant(np.ones(CHANNELS)), g.constant(np.zeros(CHANNELS))]
+    if op_type == "InstanceNormalization":  # of one sample that has all of them
+        flat = g.op("Reshape", g.op("Transpose", "x", perm=[1, 0, 2, 3]), g.integers([1, CHANNELS, -1]))
+        wide = g.op("Reshape", g.op(op_type, flat, *vectors), g.integers([CHANNELS, -1, *g.shape[2:]]))
+        model = g.model(g.op("Transpose", wide, perm=[1, 0, 2, 3]))
+    else:
+        g.initializers.clear()
+        model = g.model(g.op(op_type, "x", axes=[0, 2, 3]))
+    with caplog.at_level(logging.WARNING, "onnx_cbp"):
+        onnx_cbp.finalize(model)
+    (said,) = _said(caplog)
+    assert f"({op_type})" in said
+
+
+def _mean_of_all(g: Graph) -> str:
+    return g.mean("x", [0, 1, 2, 3], 1)
+
+
+def _of_each_sample(g: Graph) -> str:
+    return g.op("Sub", "x", g.mean("x", [1, 2, 3], 1))
+
+
+@pytest.mark.parametrize("apart", [_mean_of_all, _of_each_sample, lambda g: layer_norm(g, "x")])
+def test_what_keeps_samples_apart_is_not_named(apart, caplog):
+    g = Graph()
+    with caplog.at_level(logging.WARNING, "onnx_cbp"):
+        onnx_cbp.finalize(g.model(apart(g)))
+        one = Graph(batch=1)
+        onnx_cbp.finalize(one.model(one.op("Sub", "x", one.mean("x", [0, 2, 3], 1))))
+    assert _said(caplog) == []
