@@ -120,6 +120,11 @@ def _measure(
         raise OnnxCbpError("the model has no batch norm with running statistics")
     modules: dict[tuple[object, ...], _Module] = {}
     for layer in layers:
+        X = layer.site.X
+        if X.shape is not None and len(X.shape) < 2:
+            raise OnnxCbpError(
+                f"'{label(layer.site.node)}': '{X.name}' has shape {X.shape}: batch norm needs rank 2 or more"
+            )
         module = modules.setdefault(layer.module, _Module(momentum, exact, unbiased))
         module.layers.append(layer)
     for module in modules.values():

@@ -53,20 +53,25 @@ def infer_shapes(model: ir.Model, *, as_far_as_possible: bool = False) -> None:
 
 
 def mend_shapes(model: ir.Model) -> bool:
-    """Take back what the model says of shapes between its nodes where inference proves it wrong; whether any was.
+    """Take back what the model says of shapes of its nodes' results where inference proves it wrong; whether any was.
 
     Proven is what inference without these statements contradicts: another type, number of axes, or size.
     """
-    declared = without_weights(model)
-    if not declared.graph.value_info or _inferred(declared) is not None:
+    said = without_weights(model)
+    if _inferred(said) is not None:
         return False
-    said = {info.name: info.type for info in declared.graph.value_info}
+    declared = onnx.ModelProto()
+    declared.CopyFrom(said)
     del declared.graph.value_info[:]
+    for output in declared.graph.output:
+        if output.type.HasField("tensor_type"):
+            output.type.tensor_type.ClearField("shape")
     inferred = _inferred(declared)
     if inferred is None:
         return False
-    right = {info.name: info.type for info in inferred.graph.value_info}
-    wrong = {name: right[name] for name, kind in said.items() if name in right and _contradict(kind, right[name])}
+    right = {info.name: info.type for info in (*inferred.graph.value_info, *inferred.graph.output)}
+    types = {info.name: info.type for info in (*said.graph.value_info, *said.graph.output)}
+    wrong = {name: right[name] for name, kind in types.items() if name in right and _contradict(kind, right[name])}
     for value in (value for node in model.graph for value in node.outputs):
         _write(value, wrong)
     return bool(wrong)

@@ -12,6 +12,7 @@ import onnx_cbp
 from onnx_cbp.custom_ops import DOMAIN, OPERATORS, python_ops
 from onnx_cbp.custom_ops.schemas import register_schemas
 from support.gpu import cuda_adapter
+from support.models import parse
 from support.ops import WITH_PYTHON_OPS, make_case, op_model, run, session
 
 
@@ -57,6 +58,32 @@ def test_onnx_runtime_infers_shapes_of_native_ops(name):
         assert all(shape[0].startswith("onnx_cbp_unknown_") for shape in found)
         found = [[1, *shape[1:]] for shape in found]
     assert found == [list(shape) for shape in shapes]
+
+
+@pytest.mark.native
+def test_a_size_that_the_vectors_contradict_is_not_handed_on():
+    """What a graph declares of a value need not be so: ONNX Runtime warns, and a batch norm of ONNX runs."""
+    original = parse(
+        """
+        <ir_version: 8, opset_import: ["" : 15]>
+        g (float[N, 6, 4, 4] x) => (float[N, 1, 4, 4] z, float[4, 4] h)
+        <float[6] s = {1, 2, 3, 4, 5, 6}, float[6] b = {0, 0, 0, 1, 1, 1}, float[6] m = {0, 0, 0, 0, 0, 0},
+         float[6] v = {1, 1, 1, 1, 1, 1}, float[1, 6, 1, 1] w = {1, -1, 1, -1, 1, -1}>
+        {
+            h = Relu (x)
+            y, m2, v2 = BatchNormalization <training_mode = 1> (h, s, b, m, v)
+            z = Conv (y, w)
+        }
+        """
+    )
+    X = np.random.default_rng(3).normal(size=(3, 6, 4, 4)).astype(np.float32)
+    results = []
+    for model in (original, onnx_cbp.rewrite(original)):
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        onnx_cbp.register(options, "native")
+        results.append(ort.InferenceSession(model.SerializeToString(), options).run(["z"], {"x": X})[0])
+    np.testing.assert_allclose(results[1], results[0], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.native

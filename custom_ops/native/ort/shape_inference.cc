@@ -99,6 +99,22 @@ std::vector<int64_t> CountsOf(const OrtShapeInferContext* context, const std::ve
   return counts;
 }
 
+// Whether a vector of the channels has another size than the data: a graph that says so of X says what is not so, and the
+// op runs all the same.
+bool Contradicts(const OpSpec& spec, const OrtShapeInferContext* context, const Known& data) {
+  const int64_t rank = static_cast<int64_t>(data.dimensions.numbers.size());
+  int64_t axis = IntAttribute(context, "axis", 1);
+  if (axis < 0) axis += rank;
+  if (axis < 0 || axis >= rank) return false;
+  const int64_t channels = data.dimensions.numbers[static_cast<size_t>(axis)];
+  for (size_t i = 0; i < spec.inputs.size(); ++i) {
+    if (spec.inputs[i].shape != ShapeOf::kChannels) continue;
+    const std::vector<int64_t> sizes = InputOf(context, i).dimensions.numbers;
+    if (sizes.size() == 1 && sizes[0] >= 0 && channels >= 0 && sizes[0] != channels) return true;
+  }
+  return false;
+}
+
 void SetOutput(OrtShapeInferContext* context, size_t index, ONNXTensorElementDataType type,
                const Dimensions& dimensions) {
   const OrtApi& api = Ort::GetApi();
@@ -140,6 +156,7 @@ void InferShapes(const OpSpec& spec, OrtShapeInferContext* context) {
     const bool is_double = IntAttribute(context, "stash_type", 1) == ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE;
     statistics.type = is_double ? ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
   }
+  if (Contradicts(spec, context, data)) data = {data.type, {}};
   // A rank of 0 means that the rank is unknown. The axis is checked when the node runs, with a
   // better text.
   const int64_t rank = static_cast<int64_t>(data.dimensions.numbers.size());
