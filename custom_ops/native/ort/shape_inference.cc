@@ -99,8 +99,8 @@ std::vector<int64_t> CountsOf(const OrtShapeInferContext* context, const std::ve
   return counts;
 }
 
-// Whether a vector of the channels has another size than the data: a graph that says so of X says what is not so, and the
-// op runs all the same.
+// Whether a vector of the channels has another size than the data: a graph that says so of X says what is not so, and
+// the op runs all the same.
 bool Contradicts(const OpSpec& spec, const OrtShapeInferContext* context, const Known& data) {
   const int64_t rank = static_cast<int64_t>(data.dimensions.numbers.size());
   int64_t axis = IntAttribute(context, "axis", 1);
