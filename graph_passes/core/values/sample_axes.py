@@ -211,7 +211,9 @@ class _Call:
 
     def rank(self, index: int) -> int | None:
         value = self.node.inputs[index] if index < len(self.node.inputs) else None
-        return None if value is None else self.rank_of(value)
+        rank = None if value is None else self.rank_of(value)
+        # A graph that declares fewer axes than the samples lie in says what is not so.
+        return None if rank is None or any(axis >= rank for axis in self.axes[index]) else rank
 
     def rank_of(self, value: ir.Value) -> int | None:
         shape = self.types.shape(value)
@@ -266,7 +268,7 @@ def _reduce(call: _Call) -> _Answer:
         axes: tuple[int, ...] | None = (call.number("axis", 0),)
     else:
         axes = call.numbers("axes")
-    if rank is None or axes is None:
+    if not rank or axes is None:
         return None, False
     if not axes and call.number("noop_with_empty_axes", 0):
         return before, False
@@ -290,11 +292,11 @@ def _slice(call: _Call) -> _Answer:
     """A part of the samples, or all in reverse: of a replica, these are others than of the whole batch."""
     before, shape = call.axes[0], call.types.shape(call.node.inputs[0]) if call.node.inputs[0] is not None else None
     starts, ends, axes = (call.numbers(name, index) for index, name in enumerate(("starts", "ends", "axes"), 1))
-    if shape is None or starts is None or ends is None or axes is None:
+    if not shape or starts is None or ends is None or axes is None:
         return before, False
     steps = call.numbers("steps", 4) or (1,) * len(starts)
     for axis, start, end, step in zip(axes or range(len(starts)), starts, ends, steps, strict=False):
-        size = shape[axis]
+        size = shape[axis % len(shape)]
         to_the_end = end >= (size if isinstance(size, int) else _TO_THE_END)
         if axis % len(shape) in before and not ((start, step) == (0, 1) and to_the_end):
             return before, True
@@ -339,7 +341,7 @@ def _convolution(call: _Call) -> _Answer:
 def _over_axis(call: _Call) -> _Answer:
     """A softmax and the like: the elements along an axis with one another."""
     rank, before = call.rank(0), call.axes[0]
-    if rank is None:
+    if not rank:
         return None, False
     if call.node.op_type in ("CumSum", "CumProd"):
         axes = call.numbers("", 1)
@@ -465,7 +467,7 @@ def _scan(call: _Call) -> _Answer:
     along = False
     for place, index in enumerate(range(states, len(call.node.inputs))):
         rank = call.rank(index)
-        along |= rank is not None and (axes[place] if place < len(axes) else 0) % rank in call.axes[index]
+        along |= bool(rank) and (axes[place] if place < len(axes) else 0) % rank in call.axes[index]
     place = call.node.outputs.index(call.output)
     if not along or place >= len(graph.outputs):
         return None, False
@@ -475,7 +477,7 @@ def _scan(call: _Call) -> _Answer:
         return None, False
     axis = call.numbers("scan_output_axes", len(call.node.inputs)) or ()
     rank = call.rank_of(call.output)
-    if place < states or rank is None:
+    if place < states or not rank:
         return (frozenset() if place < states else None), True
     return frozenset({(axis[place - states] if place - states < len(axis) else 0) % rank}), True
 
@@ -488,7 +490,7 @@ def _resize(call: _Call) -> _Answer:
     scales = call.node.inputs[1 if call.node.op_type == "Upsample" or call.opset < _RESIZE_WITH_ROI_SINCE else 2 :][:1]
     tensor = None if not scales or scales[0] is None else ir.convenience.get_const_tensor(scales[0])
     rank = call.rank(0)
-    if rank is None or tensor is None:
+    if not rank or tensor is None:
         return call.axes[0], False
     axes = call.numbers("axes", len(call.node.inputs)) or range(rank)
     other = {axis % rank for axis, scale in zip(axes, tensor.numpy().reshape(-1), strict=False) if scale != 1}
@@ -501,7 +503,7 @@ _RESIZE_WITH_ROI_SINCE = 11
 def _pad(call: _Call) -> _Answer:
     """Samples that are none of the batch, before it and behind it."""
     rank, pads, axes = call.rank(0), call.numbers("pads"), call.numbers("axes", 3)
-    if rank is None or pads is None or axes is None:
+    if not rank or pads is None or axes is None:
         return call.axes[0], False
     axes = axes or tuple(range(rank))
     padded = {axis % rank for axis, *both in zip(axes, pads, pads[len(axes) :], strict=False) if any(both)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 import numpy as np
@@ -12,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 import onnx_cbp
 from support.made_up.made_statistics import EPSILON, OTHERS, Graph, layer_norm
 from support.made_up.made_statistics import C as CHANNELS
+from support.models import parse
 from support.ops import session
 
 C = 3
@@ -204,3 +206,29 @@ def test_what_keeps_samples_apart_is_not_named(apart, caplog):
         one = Graph(batch=1)
         onnx_cbp.finalize(one.model(one.op("Sub", "x", one.mean("x", [0, 2, 3], 1))))
     assert _said(caplog) == []
+
+
+@pytest.mark.parametrize("declared", ["float h", "float[3] h", "double h"])
+def test_samples_that_lie_in_axes_that_a_value_is_declared_without(declared):
+    """What the graph says of its output is not so; nothing is taken for granted of it."""
+    model = parse(
+        f"""
+        <ir_version: 8, opset_import: ["" : 13]>
+        g (float[N, 3] x) => (float[N, 3] y, {declared})
+        <float e = {{0.001}}, float[3, 3] weight = {{1, 0, 0, 0, 1, 0, 0, 0, 1}}, float[3] one = {{1, 1, 1}}>
+        {{
+            f = BatchNormalization (x, one, one, one, one)
+            h = Gemm <transB = 1> (f, weight)
+            m = ReduceMean <axes = [0], keepdims = 1> (h)
+            d = Sub (h, m)
+            s = Mul (d, d)
+            v = ReduceMean <axes = [0], keepdims = 1> (s)
+            w = Add (v, e)
+            r = Sqrt (w)
+            y = Div (d, r)
+        }}
+        """
+    )
+    with contextlib.suppress(onnx_cbp.OnnxCbpError):
+        onnx_cbp.finalize(model)
+    onnx_cbp.inspect(model)
