@@ -47,4 +47,4 @@ def _is_of_one_sample(node: ir.Node, types: Types, samples: SampleAxes) -> bool:
     data = node.inputs[0]
     shape = None if data is None else types.shape(data)
     axes = samples.of(data).axes if data is not None else None
-    return shape is not None and axes is not None and all(shape[axis] == 1 for axis in axes)
+    return shape is not None and axes is not None and all(axis < len(shape) and shape[axis] == 1 for axis in axes)
