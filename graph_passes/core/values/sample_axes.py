@@ -466,8 +466,8 @@ def _scan(call: _Call) -> _Answer:
     states = len(call.node.inputs) - number
     along = False
     for place, index in enumerate(range(states, len(call.node.inputs))):
-        rank = call.rank(index)
-        along |= bool(rank) and (axes[place] if place < len(axes) else 0) % rank in call.axes[index]
+        if rank := call.rank(index):
+            along |= (axes[place] if place < len(axes) else 0) % rank in call.axes[index]
     place = call.node.outputs.index(call.output)
     if not along or place >= len(graph.outputs):
         return None, False
