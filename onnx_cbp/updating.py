@@ -17,6 +17,7 @@ from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes import InlineFunctionsPass, label
 from onnx_cbp.graph_passes.analysis import DATA_TYPES
 from onnx_cbp.graph_passes.core.batch_norms.counting import counter_of
+from onnx_cbp.graph_passes.core.types import Types
 from onnx_cbp.graph_passes.updating.batch_statistics import Layer, expose_statistics, find_layers
 from onnx_cbp.graph_passes.updating.own_statistics import OwnStatistics, is_read_elsewhere, kept, nodes_of
 from onnx_cbp.ir_models import ModelSource, read_model, to_ir, to_proto
@@ -118,12 +119,14 @@ def _measure(
     layers = find_layers(result)
     if not layers:
         raise OnnxCbpError("the model has no batch norm with running statistics")
+    types = Types(result)
     modules: dict[tuple[object, ...], _Module] = {}
     for layer in layers:
         X = layer.site.X
-        if X.shape is not None and len(X.shape) < 2:
+        shape = types.shape(X)
+        if shape is not None and len(shape) < 2:
             raise OnnxCbpError(
-                f"'{label(layer.site.node)}': '{X.name}' has shape {X.shape}: batch norm needs rank 2 or more"
+                f"'{label(layer.site.node)}': '{X.name}' has shape {list(shape)}: batch norm needs rank 2 or more"
             )
         module = modules.setdefault(layer.module, _Module(momentum, exact, unbiased))
         module.layers.append(layer)
