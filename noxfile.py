@@ -90,6 +90,8 @@ ONCE = {
 }
 #: What 'training' runs whole. Of the rest, which the oldest and the newest versions run, it is what needs its build.
 OF_TRAINING = ("bench", "distributed", "training")
+#: What waits for a replica that stalls has the cores to itself.
+ALONE = ("tests/distributed/test_engines.py", "tests/distributed/test_uncaught.py")
 #: Where each environment puts models that it rewrote, for the others to run.
 EXCHANGE = ROOT / ".nox" / "exchange"
 #: Models as they are deployed, and the runtime for JavaScript that is to run them.
@@ -133,10 +135,8 @@ def test(session: nox.Session, environment: str) -> None:
     if tests:
         session.run(*PYTEST, *tests)
     elif environment == "training":
-        # What waits for a replica that stalls has the cores to itself.
-        alone = ["tests/distributed/test_engines.py", "tests/distributed/test_uncaught.py"]
-        session.run("pytest", *_cases(session), "-m", "mpi", *alone)
-        others = [f"--ignore={path}" for path in alone]
+        session.run("pytest", *_cases(session), "-m", "mpi", *ALONE)
+        others = [f"--ignore={path}" for path in ALONE]
         session.run(*PYTEST, *_cases(session, one_in=2), *others, *(f"tests/{name}" for name in OF_TRAINING))
         session.run(*PYTEST, *_cases(session), "-m", "training", *_ignored(*ELSEWHERE, *OF_TRAINING))
         session.run(*PYTEST, *_cases(session), "-m", "training or mpi", "tests/docs")
@@ -269,10 +269,12 @@ def torch(session: nox.Session) -> None:
     if "No matching distribution" not in str(found):
         session.run(*pip, *NEEDS_OF_TORCH)
     env = {"PYTHONPATH": str(TORCH)}
+    if tests := _given(session):
+        for pytest in _others(session, ["stock", "training"]):
+            session.run(pytest, *tests, env=env, external=True)
+        return
     for pytest in _others(session, ["stock"]):
-        # What waits for a replica that stalls has the cores to itself.
-        alone = ["tests/distributed/test_engines.py", "tests/distributed/test_uncaught.py"]
-        session.run(pytest, *_cases(session), "-m", "torch", *alone, env=env, external=True)
+        session.run(pytest, *_cases(session), "-m", "torch", *ALONE, env=env, external=True)
         rest = ["tests/distributed/test_own_artifacts.py", "tests/pytorch", "tests/docs"]
         options = (*PYTEST[1:], *_cases(session), "-m", "not training and not mpi")
         session.run(pytest, *options, *rest, env=env, external=True)
@@ -346,14 +348,19 @@ def demo_distributed(session: nox.Session) -> None:
     session.run("python", "examples/digits_distributed.py", *session.posargs)
 
 
+def _is_thorough(session: nox.Session) -> bool:
+    """Whether "thorough" stands behind "--"."""
+    return session.posargs[:1] == ["thorough"]
+
+
 def _given(session: nox.Session) -> list[str]:
     """The tests that are named behind "--", in the place of the session's own."""
-    return [] if session.posargs[:1] == ["thorough"] else session.posargs
+    return [] if _is_thorough(session) else session.posargs
 
 
 def _cases(session: nox.Session, one_in: int = 1) -> list[str]:
     """Which cases of the tests are run: with "thorough" behind "--" all of them (tests/support/sampling.py)."""
-    return ["--thorough"] if session.posargs[:1] == ["thorough"] else ["--one-in", str(one_in)]
+    return ["--thorough"] if _is_thorough(session) else ["--one-in", str(one_in)]
 
 
 def _ignored(*folders: str) -> list[str]:
@@ -389,7 +396,7 @@ def _build_wheel(
 
 def _gpus(session: nox.Session) -> dict[str, str]:
     """Variables that say for which GPUs nvcc compiles: for one generation, which takes a third of the time."""
-    return {} if "CUDAARCHS" in os.environ or session.posargs[:1] == ["thorough"] else {"CUDAARCHS": "80"}
+    return {} if "CUDAARCHS" in os.environ or _is_thorough(session) else {"CUDAARCHS": "80"}
 
 
 def _uv_install(programs: Path) -> tuple[str, ...]:
