@@ -1,3 +1,4 @@
+// Dense convolutions (of one group), and the gradient of their weight.
 #include <algorithm>
 #include <memory>
 
@@ -15,7 +16,8 @@ std::unique_ptr<V[]> Room(int64_t numbers) {
   return std::unique_ptr<V[]>(new V[static_cast<size_t>(numbers)]);
 }
 
-// The weights of a block of outputs, [channel][element of the window][lane]. Lanes without an output are zeros.
+// Packs the weights of a block of outputs, as [channel][element of the window][lane]. Lanes without an output are
+// zeros.
 template <typename T, typename V>
 void PackWeights(const ConvPlan& plan, bool exchanged, const T* w, int64_t block, V* packed) {
   const int64_t channels = plan.windows.channels, taps = plan.taps();
@@ -36,8 +38,8 @@ void Clear(T* out, int64_t count) {
 }
 void Clear(double* out, int64_t count) { std::fill_n(out, count, 0.0); }
 
-// y[n, o, i] = sum over c and k of w[o, c, k] * x[n, c, i * stride + k * dilation - before]. Where w is exchanged, it
-// is [channels of x, outputs, k...], and its elements are in reverse.
+// y[n, o, i] = sum over c and k of w[o, c, k] * x[n, c, i * stride + k * dilation - before]. If w is exchanged, it is
+// [channels of x, outputs, k...], and its elements are in reverse order.
 template <typename Arguments>
 bool Convolve(const DenseWindowsCall& call, const Arguments& a, bool exchanged) {
   const Executor& executor = call.executor;
@@ -56,7 +58,8 @@ bool Convolve(const DenseWindowsCall& call, const Arguments& a, bool exchanged) 
     const std::unique_ptr<V[]> weights = Room<V>(blocks * of_block);
     executor.ForEach(blocks,
                      [&](int64_t block) { PackWeights(plan, exchanged, w, block, weights.get() + block * of_block); });
-    // With few steps, their blocks of outputs are tasks of their own; four together, for two are computed at once.
+    // If there are few steps, blocks of outputs are separate tasks too. A task has four blocks, since two are computed
+    // at once.
     const int64_t groups = plan.steps >= plan.parts ? 1 : (blocks + 3) / 4;
     executor.ForEach(plan.steps * groups, [&](int64_t task) {
       const std::unique_ptr<V[]> scratch =
@@ -68,7 +71,8 @@ bool Convolve(const DenseWindowsCall& call, const Arguments& a, bool exchanged) 
   });
 }
 
-// The weight's gradient for a block of outputs: the sums of all parts, each [block of outputs][...] as sums_of_block().
+// The weight's gradient for a block of outputs: adds up the sums of all parts, each of which has sums_of_block()
+// numbers for each block of outputs.
 template <typename T, typename V>
 void StoreWeights(const ConvPlan& plan, const V* partial, int64_t block, T* dw) {
   const int64_t taps = plan.taps(), channels = plan.windows.channels;

@@ -1,3 +1,4 @@
+// Divides a dense convolution into steps, by its shape.
 #include "conv_plan.h"
 
 #include <algorithm>
@@ -5,11 +6,11 @@
 namespace onnx_cbp {
 namespace {
 
-// Numbers that a step's copies hold, where its rows let it be so few: a part of a core's own cache.
+// How many numbers a step copies at most, unless a single row needs more: a part of a core's own cache holds them.
 constexpr int64_t kCopied = 1 << 17;
-// Windows of a step of the weight's gradient, where samples are smaller.
+// How many windows a step of the weight's gradient has at most, if it takes several samples.
 constexpr int64_t kStep = 1 << 7;
-// Parts that are enough for the cores of a machine.
+// How many tasks are enough for the cores of one machine.
 constexpr int64_t kParts = 16;
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -20,7 +21,7 @@ ConvPlanner::ConvPlanner(const Windows& windows, bool results) {
   ConvPlan& plan = plan_;
   const WindowAxis* axes = windows.axes;
   plan.windows = windows;
-  // What a row of windows sees, and no more; with a stride, as many columns of every phase.
+  // Exactly as long as what a row of windows sees. With a stride, every phase has the same number of columns.
   const WindowAxis& columns = axes[2];
   const int64_t of_phase = columns.count + (columns.extent() - 1) / columns.stride;
   plan.row_pitch = results ? of_phase * columns.stride : std::max(columns.padded(), columns.before + columns.size);
@@ -30,7 +31,7 @@ ConvPlanner::ConvPlanner(const Windows& windows, bool results) {
   const int64_t halo = copied * (lines.extent() - 1);
   plan.rows = std::clamp<int64_t>((kCopied - std::min(halo, kCopied / 2)) / of_row, 1, lines.count);
   plan.bands = CeilDiv(lines.count, plan.rows);
-  plan.rows = CeilDiv(lines.count, plan.bands);  // of one size, or almost
+  plan.rows = CeilDiv(lines.count, plan.bands);  // bands of one size, or almost
   plan.bands = CeilDiv(lines.count, plan.rows);
   if (!results && plan.bands == 1 && axes[0].count == 1) {
     const int64_t most = std::max<int64_t>(1, kStep / (plan.rows * columns.count));

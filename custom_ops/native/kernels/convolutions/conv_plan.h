@@ -1,5 +1,5 @@
-// How a convolution of one group is worked on: for some samples, or for a band of the rows of one, the data is copied
-// to where padding surrounds it, and results are made of 16 output channels at a time, which are neighbours in vectors.
+// How a dense convolution (of one group) is computed. A step works on some samples, or on a band of rows of one sample.
+// It copies the data with padding around it. It computes 16 output channels at a time, which are neighbours in vectors.
 // Everything depends on the shape alone.
 #pragma once
 
@@ -10,34 +10,34 @@
 
 namespace onnx_cbp {
 
-// Output channels that are computed together, whatever the width of the vectors.
+// How many output channels are computed together, whatever the width of the vectors.
 constexpr int64_t kConvLanes = kWindowLanes;
 
 struct ConvPlan {
   Windows windows;
-  int64_t samples = 1;               // of a step; 1 where a sample is several bands
-  int64_t rows = 1;                  // of windows in a band
-  int64_t bands = 1;                 // of a plane of windows
-  int64_t steps = 0;                 // of all samples
-  int64_t parts = 1;                 // that the steps, or the blocks of outputs, are divided into
-  int64_t row_pitch = 0;             // of the padded rows of a band, in elements
-  int64_t plane_pitch = 0;           // of its planes, of which it has one for each element of the kernel's first axis
-  int64_t channel_pitch = 0;         // all planes
-  const int64_t* places = nullptr;   // of the data's elements in the rows of a band, from the first one's
-  const int64_t* offsets = nullptr;  // of a window's elements from its first one
+  int64_t samples = 1;               // samples of a step; 1 where a sample has several bands
+  int64_t rows = 1;                  // rows of windows in a band
+  int64_t bands = 1;                 // bands in a plane of windows
+  int64_t steps = 0;                 // steps for all samples
+  int64_t parts = 1;                 // parts into which the weight's gradient divides the steps
+  int64_t row_pitch = 0;             // from a padded row of a band to the next, in elements
+  int64_t plane_pitch = 0;           // from a padded plane to the next; one for each element of the kernel's first axis
+  int64_t channel_pitch = 0;         // from a channel to the next: all its planes
+  const int64_t* places = nullptr;   // where the data's elements lie in the rows of a band
+  const int64_t* offsets = nullptr;  // from a window's first element to each of its elements
 
   ONNX_CBP_INLINE int64_t outputs() const { return windows.outputs; }
   ONNX_CBP_INLINE int64_t taps() const { return windows.kernel(); }
   ONNX_CBP_INLINE int64_t blocks() const { return (outputs() + kConvLanes - 1) / kConvLanes; }
   ONNX_CBP_INLINE int64_t channel_blocks() const { return (windows.channels + kConvLanes - 1) / kConvLanes; }
-  // Of the weight's gradient, the sums of one block of outputs: [block of channels][element of the window][channel of
-  // the block][output of the block].
+  // How many sums one block of outputs has for the weight's gradient: [block of channels][element of the
+  // window][channel of the block][output of the block].
   ONNX_CBP_INLINE int64_t sums_of_block() const { return channel_blocks() * taps() * kConvLanes * kConvLanes; }
-  // Of the padded data, how many rows a band has of each plane.
+  // How many padded rows a band has in each plane.
   ONNX_CBP_INLINE int64_t padded_rows() const { return (rows - 1) * windows.axes[1].stride + windows.axes[1].extent(); }
 };
 
-// A step's place: the first of its samples, the plane of windows, and the rows of it.
+// What a step works on: some samples from `sample` on, one plane of windows, and some rows from `row` on.
 struct ConvStep {
   int64_t sample, samples, plane, row, rows;
 
@@ -53,12 +53,12 @@ struct ConvStep {
   }
 };
 
-// A plan with its table.
+// A plan, with the memory of its tables.
 class ConvPlanner {
  public:
-  // For results: rows are padded, and with a stride their columns lie phase by phase.
+  // For results: rows are padded. With a stride, their columns are in the order of phases (see CopyRow).
   static ConvPlanner OfResults(const Windows& windows) { return {windows, true}; }
-  // For the gradient of the weight: data and gradients become vectors of channels.
+  // For the gradient of the weight: data and gradients are copied to vectors of channels.
   static ConvPlanner OfWeight(const Windows& windows) { return {windows, false}; }
   ConvPlanner(const ConvPlanner&) = delete;
   ConvPlanner& operator=(const ConvPlanner&) = delete;

@@ -1,3 +1,4 @@
+// The gradient of a depthwise convolution's weight.
 #include <algorithm>
 #include <memory>
 #include <vector>
@@ -9,8 +10,8 @@
 
 namespace onnx_cbp {
 
-// dw[c * m + j, 0, k] = sum over n and i of dy[n, c * m + j, i] * x[n, c, i * stride + k * dilation - before], with m
-// results a channel.
+// dw[c * m + j, 0, k] = sum over n and i of dy[n, c * m + j, i] * x[n, c, i * stride + k * dilation - before], where m
+// is the number of results per channel.
 bool DepthwiseConvGradWeight(const DepthwiseWindowsCall& call, const DepthwiseConvGradWeightArguments& a) {
   const Windows& windows = call.windows;
   return DispatchData(call.x_type, [&](auto t) {

@@ -1,4 +1,4 @@
-// What the attributes of a convolution and the sizes of its data make of its windows.
+// Computes the windows of a convolution from its attributes and the sizes of its data.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +8,8 @@
 
 namespace onnx_cbp {
 
-// The attributes of a convolution, as ONNX has them: for each axis of space a number; pads begins, then ends. Null
-// stands for the default.
+// The attributes of a convolution, as in ONNX: one number for each axis of space, and for pads all begins, then all
+// ends. Null stands for the default.
 struct WindowAttributes {
   const int64_t* kernel_shape;
   const int64_t* strides;
@@ -17,10 +17,10 @@ struct WindowAttributes {
   const int64_t* dilations;
 };
 
-// Fills the axes from so many sizes of space. Returns null, or what is wrong in one line.
+// Fills the axes from this many sizes of space. Returns null, or one line that says what is wrong.
 inline const char* SetWindows(int64_t axes, const int64_t* sizes, const WindowAttributes& attributes,
                               Windows* windows) {
-  constexpr int64_t kLargest = int64_t{1} << 40;  // beyond this, sizes of padded data could not be counted
+  constexpr int64_t kLargest = int64_t{1} << 40;  // the elements of larger padded data could not be counted
   if (axes < 1 || axes > Windows::kAxes) return "a convolution has one to three axes of space";
   for (int64_t i = 0; i < axes; ++i) {
     WindowAxis axis;

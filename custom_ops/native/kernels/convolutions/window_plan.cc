@@ -1,3 +1,4 @@
+// Divides a depthwise convolution into steps and parts, by its shape.
 #include "window_plan.h"
 
 #include <algorithm>
@@ -5,12 +6,12 @@
 namespace onnx_cbp {
 namespace {
 
-// Places of the padded data of a band, where its rows let it be so few: 64 bytes each of float, a part of a core's
-// own cache.
+// How many places of padded data a band has at most, unless a single row needs more. In float a place takes 64 bytes: a
+// part of a core's own cache holds them.
 constexpr int64_t kBand = 1 << 12;
-// Windows of a step, where samples are smaller.
+// How many windows a step has at most, if it takes several samples.
 constexpr int64_t kStep = 1 << 7;
-// Windows of a part that is worth a task, and tasks that are enough for the cores of a machine.
+// How many windows make a part worth a task, and how many tasks are enough for the cores of one machine.
 constexpr int64_t kPart = 1 << 12, kTasks = 64;
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }

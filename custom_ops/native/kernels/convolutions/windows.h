@@ -1,4 +1,4 @@
-// The windows of a convolution, along three axes of space: those that a tensor lacks are in front, with one element.
+// The windows of a convolution along three axes of space. Data with fewer axes gets more in front, of one element each.
 #pragma once
 
 #include <cstdint>
@@ -14,9 +14,9 @@ struct WindowAxis {
   int64_t stride = 1, dilation = 1;
   int64_t before = 0, after = 0;  // padding, of zeros
 
-  // From the first element of a window to its last, both counted.
+  // From a window's first element to its last, both counted.
   ONNX_CBP_INLINE int64_t extent() const { return dilation * (kernel - 1) + 1; }
-  // Of the padded data, what windows or data reach.
+  // How long the padded data is, as far as windows or data reach.
   ONNX_CBP_INLINE int64_t padded() const {
     const int64_t seen = (count - 1) * stride + extent(), there = before + size;
     return seen > there ? seen : there;
@@ -28,13 +28,13 @@ struct Windows {
 
   int64_t batch = 0;
   int64_t channels = 0;    // of the data
-  int64_t multiplier = 1;  // results of each of them
-  bool dense = false;      // whether each result is of all of them: a convolution of one group
-  int64_t outputs = 0;     // results of that
+  int64_t multiplier = 1;  // results per channel
+  bool dense = false;      // a dense convolution: one group, so that every result depends on all channels
+  int64_t outputs = 0;     // results of a dense convolution
   WindowAxis axes[kAxes];
 
   ONNX_CBP_INLINE int64_t results() const { return dense ? outputs : channels * multiplier; }
-  // Of one channel of one sample.
+  // Of one channel of one sample: elements and windows; then the elements of a window.
   ONNX_CBP_INLINE int64_t size() const { return axes[0].size * axes[1].size * axes[2].size; }
   ONNX_CBP_INLINE int64_t count() const { return axes[0].count * axes[1].count * axes[2].count; }
   ONNX_CBP_INLINE int64_t kernel() const { return axes[0].kernel * axes[1].kernel * axes[2].kernel; }

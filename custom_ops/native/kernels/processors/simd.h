@@ -1,5 +1,5 @@
-// The vectors of the target that a file is compiled for. Sums lie in a fixed number of lanes, in a written order, so
-// the targets with fused multiply-adds (avx2, avx512) give the same bits.
+// The vectors of the target for which a file is compiled. Sums have a fixed number of lanes and a fixed order, so the
+// targets with fused multiply-adds (avx2, avx512) give the same bits.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@
 #include "../element_types.h"
 #include "targets.h"
 
-// A file that is faster with half-wide vectors defines this before.
+// A file that is faster with half-wide vectors defines this before it includes simd.h.
 #if defined(__AVX512F__) && !defined(ONNX_CBP_HALF_VECTORS)
 #define ONNX_CBP_AVX512
 #endif
@@ -35,7 +35,7 @@ constexpr int kDoubles = kFloats / 2;
 typedef float Floats __attribute__((vector_size(sizeof(float) * kFloats)));
 typedef double Doubles __attribute__((vector_size(sizeof(double) * kDoubles)));
 
-// The vector of values that are computed in V: float or double.
+// The vector for values that are computed in V: float or double.
 template <typename V>
 using VectorOf = std::conditional_t<std::is_same_v<V, double>, Doubles, Floats>;
 template <typename V>
@@ -46,7 +46,7 @@ ONNX_CBP_INLINE VectorOf<V> Broadcast(V value) {
   return value - VectorOf<V>{};
 }
 
-// a * b + c, rounded once where the processor can.
+// a * b + c, rounded once if the processor can do so.
 ONNX_CBP_INLINE Floats MulAdd(Floats a, Floats b, Floats c) {
 #if defined(ONNX_CBP_AVX512)
   return _mm512_fmadd_ps(a, b, c);
@@ -85,9 +85,9 @@ ONNX_CBP_INLINE double MulAdd(double a, double b, double c) {
 #endif
 }
 
-// a + b on the unit that multiplies, where the one that adds has enough to do.
+// a + b on the multiplying unit, for code that keeps the adding unit busy.
 struct Adder {
-  // The compiler must not know that it is one, or it would make an addition of it.
+  // The compiler must not know that the factor is 1, or it would emit an addition.
   ONNX_CBP_INLINE Adder() {
 #if defined(__FMA__)
     asm("" : "+v"(one));
@@ -113,7 +113,7 @@ ONNX_CBP_INLINE void Widen(Floats floats, Doubles* low, Doubles* high) {
 #endif
 }
 
-// kWidth<V> neighbouring elements.
+// Loads kWidth<V> neighbouring elements.
 template <typename V, typename T>
 ONNX_CBP_INLINE VectorOf<V> LoadVector(const T* elements) {
   VectorOf<V> vector;
@@ -152,7 +152,7 @@ ONNX_CBP_INLINE VectorOf<V> LoadVector(const T* elements) {
   return vector;
 }
 
-// The first count of them; the other lanes hold the filling.
+// Loads the first count elements of a vector; the other lanes get the filling.
 template <typename V, typename T>
 ONNX_CBP_INLINE VectorOf<V> LoadPart(const T* elements, int count, VectorOf<V> filling) {
 #if defined(ONNX_CBP_AVX512)
@@ -170,14 +170,14 @@ ONNX_CBP_INLINE VectorOf<V> LoadPart(const T* elements, int count, VectorOf<V> f
     return _mm512_mask_mov_ps(filling, mask, LoadVector<float>(all));
   }
 #endif
-  // By way of memory: a store for a part of a vector is slow before AVX-512, and one element after the other is not.
+  // Through memory, element by element: before AVX-512, masked access is slow.
   V lanes[kWidth<V>];
   std::memcpy(lanes, &filling, sizeof lanes);
   for (int i = 0; i < count; ++i) lanes[i] = static_cast<V>(Load(elements[i]));
   return LoadVector<V>(lanes);
 }
 
-// Reading, as an argument: whole vectors, the first elements of one, or a single element.
+// Ways to read, as arguments: a whole vector, the first elements of one, or a single element.
 template <typename V>
 struct Whole {
   template <typename T>
@@ -204,9 +204,9 @@ struct Single {
   }
 };
 
-// Rounds a vector of values to the type of the elements. Streams write past the caches, to where a vector's elements
-// are aligned to their size: what is larger than the caches pushes out what is needed soon, and is read before it is
-// written otherwise.
+// Rounds a vector of values to the elements' type, and stores it. A stream (kStream) writes past the caches, and needs
+// an aligned address. It is for tensors larger than the caches: a plain store would first read the line that it writes,
+// and push out what is needed soon.
 template <bool kStream, typename T>
 ONNX_CBP_INLINE void StoreVector(Floats floats, T* elements) {
 #if defined(ONNX_CBP_AVX512)
@@ -224,10 +224,10 @@ ONNX_CBP_INLINE void StoreVector(Floats floats, T* elements) {
       const __m512i wide = _mm512_castps_si512(floats);
       const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(wide, 16), _mm512_set1_epi32(1));
       const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(wide, _mm512_set1_epi32(0x7fff)), odd);
-      // Rounding could turn a NaN into Inf: those become quiet instead.
+      // Rounding could turn a NaN into Inf: NaNs become quiet NaNs instead.
       const __mmask16 nan = _mm512_cmp_ps_mask(floats, floats, _CMP_UNORD_Q);
       const __m512i chosen = _mm512_mask_or_epi32(rounded, nan, wide, _mm512_set1_epi32(0x00400000));
-      // The upper half of every number.
+      // Selects the upper half of every number.
       const __m512i halves = _mm512_set_epi16(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 31, 29, 27, 25, 23, 21,
                                               19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
       bits = _mm512_castsi512_si256(_mm512_permutexvar_epi16(halves, chosen));
@@ -288,7 +288,7 @@ ONNX_CBP_INLINE void StoreVector(Doubles doubles, T* elements) {
   }
 }
 
-// The first count of them.
+// Stores the first count elements of a vector.
 template <typename V, typename T>
 ONNX_CBP_INLINE void StorePart(VectorOf<V> vector, T* elements, int count) {
 #if defined(ONNX_CBP_AVX512)
@@ -308,8 +308,8 @@ ONNX_CBP_INLINE void StorePart(VectorOf<V> vector, T* elements, int count) {
   for (int i = 0; i < count; ++i) elements[i] = lanes[i];
 }
 
-// Whether there are streams for vectors of V that are rounded to elements T: elsewhere StoreVector<true> is what
-// StoreVector<false> is, and compiling a kernel for it once more is for nothing.
+// Whether vectors of V that are rounded to T can be streamed. If not, StoreVector<true> is StoreVector<false>, and
+// kernels need not be compiled twice.
 #if defined(__AVX2__)
 template <typename T, typename V>
 constexpr bool kStreams = std::is_same_v<V, float> || std::is_same_v<T, double>;
@@ -318,15 +318,15 @@ template <typename T, typename V>
 constexpr bool kStreams = false;
 #endif
 
-// What streams have written is seen by other threads only after this.
+// Other threads see streamed elements only after this.
 ONNX_CBP_INLINE void FinishStreams() {
 #if defined(__x86_64__)
   _mm_sfence();
 #endif
 }
 
-// How many numbers may be added in float before the sum goes on in double: what so few additions lose is less than what
-// rounding took from the numbers.
+// How many numbers are added in float before the sum goes on in double. So few additions lose less than the rounding of
+// the numbers themselves.
 constexpr int64_t kFloatAdditions = 16;
 
 // Sums in double, in lanes.
@@ -336,7 +336,7 @@ struct Lanes {
   static constexpr int kVectors = kLanes / kDoubles;
   Doubles vectors[kVectors] = {};
 
-  // From and to memory of any alignment. Vector by vector: as a whole they would stay in memory.
+  // From and to memory of any alignment. Vector by vector: otherwise the compiler would keep them in memory.
   static ONNX_CBP_INLINE Lanes Load(const double* lanes) {
     Lanes loaded;
     for (int v = 0; v < kVectors; ++v) loaded.vectors[v] = LoadVector<double>(lanes + v * kDoubles);
@@ -347,7 +347,7 @@ struct Lanes {
   }
 };
 
-// The lanes' sum: the second half is added to the first, until one is left.
+// The sum of the lanes: adds the second half to the first, until one is left.
 ONNX_CBP_INLINE double SumOf(Lanes lanes) {
   for (int half = Lanes::kVectors / 2; half > 0; half /= 2) {
     for (int v = 0; v < half; ++v) lanes.vectors[v] += lanes.vectors[v + half];
@@ -364,7 +364,7 @@ ONNX_CBP_INLINE double SumOf(Lanes lanes) {
   return two[0] + two[1];
 }
 
-// The sum of some elements.
+// The sum of `count` elements.
 template <typename T>
 ONNX_CBP_INLINE double SumOf(const T* elements, int64_t count) {
   Lanes sum;

@@ -1,3 +1,4 @@
+// Finds the best target of this machine.
 #include "targets.h"
 
 #include <cstdlib>
@@ -21,7 +22,7 @@ Cpuid AskCpu() {
   if (__get_cpuid(1, &a, &b, &c, &d) != 0) cpu.leaf_1_ecx = c;
   if (__get_cpuid_count(7, 0, &a, &b, &c, &d) != 0) cpu.leaf_7_ebx = b;
   if (__get_cpuid(0x80000001, &a, &b, &c, &d) != 0) cpu.extended_1_ecx = c;
-  // These ask the system, too.
+  // These also ask the operating system.
   __builtin_cpu_init();
   cpu.keeps_avx = __builtin_cpu_supports("avx2") != 0;
   cpu.keeps_avx512 = __builtin_cpu_supports("avx512f") != 0;

@@ -1,11 +1,13 @@
-// The processors that loops/*.cc are compiled for. Each of those files is compiled once a target, with the target's
-// instructions and with ONNX_CBP_TARGET as its namespace; the best that this machine has is picked at run time.
+// The targets: the kinds of processor for which loops/*.cc are compiled. Each of those files is compiled once per
+// target, with the target's instructions and with ONNX_CBP_TARGET as its namespace. At run time the best target of the
+// machine is chosen.
 //
-// What is compiled for one target must never be linked into another. So those files use no standard library templates
-// (the linker keeps one copy of an instantiation, whoever made it), and what they share with others is always inlined.
+// Code for one target must never be linked into another. The linker keeps one copy of a template's instantiation,
+// whoever made it. So those files use no templates of the standard library, and code that they share with others is
+// always inlined.
 #pragma once
 
-// For CUDA, whose kernels share some of these functions, they exist on both sides.
+// CUDA kernels share some of these functions, so for CUDA they exist on the host and on the device.
 #if defined(__CUDACC__)
 #define ONNX_CBP_INLINE __host__ __device__ __forceinline__
 #else
@@ -23,7 +25,7 @@ namespace onnx_cbp {
 
 enum class Target { baseline, avx2, avx512 };
 
-// The best one here; the environment variable ONNX_CBP_TARGET=baseline|avx2|avx512 asks for less.
+// The best target of this machine. The environment variable ONNX_CBP_TARGET=baseline|avx2|avx512 can ask for less.
 Target ActiveTarget();
 
 // The name of the active target, as in the environment variable.
@@ -31,7 +33,7 @@ const char* ActiveTargetName();
 
 }  // namespace onnx_cbp
 
-// Returns what a function, compiled for the active target, returns for (arguments).
+// Calls the function that is compiled for the active target with (arguments), and returns its result.
 #define ONNX_CBP_TARGET_CASE(target, arguments, ...) \
   case Target::target:                               \
     return target::__VA_ARGS__ arguments;

@@ -1,11 +1,11 @@
-// The levels of x86-64 that compilers know: a processor has one where it has everything that code for it may use.
+// The levels of x86-64, as compilers define them: a processor has a level if it has all instructions of that level.
 #pragma once
 
 #include <cstdint>
 
 namespace onnx_cbp {
 
-// What cpuid answers, and whether the system keeps the registers of AVX and of AVX-512 (xgetbv).
+// What cpuid answers, and whether the operating system saves the registers of AVX and of AVX-512 (xgetbv).
 struct Cpuid {
   uint32_t leaf_1_ecx, leaf_7_ebx, extended_1_ecx;
   bool keeps_avx, keeps_avx512;
@@ -17,7 +17,7 @@ constexpr uint32_t Bits(int bit, Others... others) {
   return uint32_t{1} << bit | Bits(others...);
 }
 
-// 4 for x86-64-v4, 3 for x86-64-v3, 1 for less.
+// 4 for x86-64-v4, 3 for x86-64-v3, 1 for anything less.
 inline int LevelOf(const Cpuid& cpu) {
   // SSE3, SSSE3, FMA, CMPXCHG16B, SSE4.1, SSE4.2, MOVBE, POPCNT, OSXSAVE, AVX, F16C
   constexpr uint32_t kLeaf1 = Bits(0, 9, 12, 13, 19, 20, 22, 23, 27, 28, 29);

@@ -1,3 +1,4 @@
+// The input gradient of a normalisation, on vectors.
 #include "backprop.h"
 
 #include "map.h"

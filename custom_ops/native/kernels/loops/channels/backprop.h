@@ -18,8 +18,8 @@ namespace onnx_cbp {
 ONNX_CBP_FOR_EACH_TARGET(ONNX_CBP_DECLARE)
 #undef ONNX_CBP_DECLARE
 
-// The gradient of a piece; dy counts where the ReLU lets it pass. coefficients start at the first channel of the
-// tensor.
+// Computes the gradient of a piece; dy counts only where the ReLU lets it pass. coefficients starts at the tensor's
+// first channel.
 template <typename T, typename V>
 void BackpropPiece(const Layout& layout, const Piece& piece, const BackpropCoefficients<V>* coefficients, const T* dy,
                    const ReluOf<T, V>& relu, const T* x, const Output<T>& dx) {

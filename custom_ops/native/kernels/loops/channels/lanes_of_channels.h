@@ -1,4 +1,5 @@
-// Planes of channels as vectors of channels: what lies at one place of kWindowLanes channels becomes neighbours.
+// Turns planes of channels into vectors of channels: the elements of kWindowLanes channels at one place become
+// neighbours.
 #pragma once
 
 #include <utility>
@@ -9,7 +10,7 @@
 namespace onnx_cbp::ONNX_CBP_TARGET {
 namespace {
 
-// One step of exchanging rows and columns: blocks of kSide elements change places between two rows.
+// One step of a transposition: blocks of kSide elements change places between two rows.
 template <int kSide, typename Vector, int... kIndices>
 ONNX_CBP_INLINE void Exchange(Vector* a, Vector* b, std::integer_sequence<int, kIndices...>) {
   constexpr int kSize = sizeof...(kIndices);
@@ -27,13 +28,14 @@ ONNX_CBP_INLINE void ExchangeAll(VectorOf<V> (&rows)[kWidth<V>]) {
   if constexpr (kSide > 1) ExchangeAll<kSide / 2, V>(rows);
 }
 
-// Rows become columns.
+// Transposes a square: rows become columns.
 template <typename V>
 ONNX_CBP_INLINE void Transpose(VectorOf<V> (&rows)[kWidth<V>]) {
   ExchangeAll<kWidth<V> / 2, V>(rows);
 }
 
-// The channels of a piece: where the lanes' planes begin. Lanes without a channel have the last one's.
+// The channels of a piece: where the plane of each lane begins. Lanes without a channel get the plane of the last
+// channel.
 template <typename T>
 struct LanePlanes {
   const T* lanes[kWindowLanes];
@@ -46,8 +48,8 @@ struct LanePlanes {
   }
 };
 
-// Copies so many neighbouring elements of each lane, from `begin` on, to out[place(i)] with the lanes next to each
-// other.
+// Copies `count` neighbouring elements of each lane, from `begin` on: element i goes to out[place(i)], with its lanes
+// next to each other.
 template <typename V, typename T, typename Place>
 ONNX_CBP_INLINE void CopyToLanes(const LanePlanes<T>& planes, int64_t begin, int64_t count, V* out, Place&& place) {
   constexpr int64_t kW = kWidth<V>;
@@ -59,7 +61,7 @@ ONNX_CBP_INLINE void CopyToLanes(const LanePlanes<T>& planes, int64_t begin, int
     return;
   }
   for (int64_t at = 0; at < count; at += kW) {
-    const int64_t i = at + kW <= count ? at : count - kW;  // some of the last ones twice
+    const int64_t i = at + kW <= count ? at : count - kW;  // the last vector may overlap the one before it
     for (int64_t lane = 0; lane < kWindowLanes; lane += kW) {
       VectorOf<V> rows[kW];
 #pragma GCC unroll 16

@@ -1,4 +1,4 @@
-// Making one tensor from others, element by element.
+// Computes a tensor from others, element by element.
 #pragma once
 
 #include "../../dividing/traverse.h"
@@ -6,13 +6,13 @@
 namespace onnx_cbp::ONNX_CBP_TARGET {
 namespace {
 
-// How many elements there are before the first that a whole vector may be streamed to.
+// How many elements come before the first one that a whole vector may be streamed to.
 template <typename V, typename T>
 ONNX_CBP_INLINE int64_t ElementsToAligned(const T* out) {
   return -static_cast<int64_t>(reinterpret_cast<uintptr_t>(out) / sizeof(T)) & (kWidth<V> - 1);
 }
 
-// out[i] = make(i, load): what is made of element i and those after it, read with load.
+// out[i] = make(i, load): make computes element i and those after it, as many as load reads.
 template <bool kStream, typename V, typename T, typename F>
 ONNX_CBP_INLINE void MapRun(int64_t count, T* out, F&& make) {
   int64_t i = 0;
@@ -28,7 +28,7 @@ ONNX_CBP_INLINE void MapRun(int64_t count, T* out, F&& make) {
   if (i < count) part(count - i);
 }
 
-// The first count lanes of one vector, the others of another.
+// The first count lanes of one vector, and the other lanes of another.
 template <typename V>
 ONNX_CBP_INLINE VectorOf<V> Join(VectorOf<V> first, VectorOf<V> second, int64_t count) {
   VectorOf<V> lane;
@@ -36,9 +36,9 @@ ONNX_CBP_INLINE VectorOf<V> Join(VectorOf<V> first, VectorOf<V> second, int64_t 
   return lane < Broadcast(static_cast<V>(count)) ? first : second;
 }
 
-// out[i] = of_channel(channel within the piece)(i, load) for a piece that is walked over by planes: what is made of
-// element i and those after it. Planes that are neighbours in memory are written as one run, whose vectors are aligned
-// and where a plane ends hold the beginning of the next one too: there is no other way to write a cache line at once.
+// out[i] = of_channel(channel within the piece)(i, load), for a piece that is walked by planes: this computes element i
+// and those after it. Planes that are neighbours in memory are written as one run of aligned vectors. Where a plane
+// ends, a vector also holds the beginning of the next plane: only so is every cache line written at once.
 template <bool kStream, typename V, typename T, typename F>
 ONNX_CBP_INLINE void MapByPlanes(const Layout& layout, const Piece& piece, T* out, F&& of_channel) {
   for (int64_t outer = piece.outer_begin; outer < piece.outer_end; ++outer) {

@@ -1,3 +1,4 @@
+// Mean and variance of each channel of a piece, on vectors.
 #include "moments.h"
 
 #include "../../dividing/traverse.h"
@@ -5,14 +6,14 @@
 namespace onnx_cbp::ONNX_CBP_TARGET {
 namespace {
 
-// From sums of (x - pivot) and (x - pivot)^2.
+// Moments from the sums of (x - pivot) and of (x - pivot)^2.
 ONNX_CBP_INLINE Moments FromShiftedSums(double pivot, double sum, double squares, double count) {
   const double shift = sum / count;
   const double m2 = squares - sum * shift;
   return {pivot + shift, m2 < 0.0 ? 0.0 : m2};
 }
 
-// A value near the mean of the numbers: sums around it lose no digits. Around Inf or NaN every
+// A pivot near the mean of the numbers: sums of differences from it lose no digits. Not Inf or NaN, with which every
 // difference would be NaN.
 template <typename V>
 ONNX_CBP_INLINE V PivotOf(double sum, int64_t count) {
@@ -20,7 +21,7 @@ ONNX_CBP_INLINE V PivotOf(double sum, int64_t count) {
   return pivot - pivot == V(0) ? pivot : V(0);
 }
 
-// Sums of numbers relative to a pivot, and of their squares, of a run that is computed in V, in fixed lanes.
+// The sums of a run of numbers relative to a pivot, and of their squares, computed in V, in fixed lanes.
 template <typename V>
 struct Run {
   static constexpr int64_t kElements = 2 * kLanes;
@@ -32,7 +33,7 @@ struct Run {
     squares[v] = MulAdd(shifted, shifted, squares[v]);
   }
 
-  // Adds as many elements as there are sums.
+  // Adds kElements elements.
   template <typename T>
   ONNX_CBP_INLINE void AddVectors(const T* elements, VectorOf<V> pivot) {
     for (int v = 0; v < kVectors; ++v) Add(v, LoadVector<V>(elements + v * kWidth<V>), pivot);
@@ -45,7 +46,7 @@ struct Run {
     AddRest(elements + i, count - i, pivot);
   }
 
-  // Adds fewer.
+  // Adds fewer than kElements elements.
   template <typename T>
   ONNX_CBP_INLINE void AddRest(const T* elements, int64_t count, VectorOf<V> pivot) {
     int64_t i = 0;
@@ -61,7 +62,7 @@ struct Run {
   VectorOf<V> sums[kVectors] = {}, squares[kVectors] = {};
 };
 
-// Adds a vector to as many numbers in memory.
+// Adds a vector to the numbers in memory.
 ONNX_CBP_INLINE void AddTo(double* sums, Doubles vector) {
   StoreVector<false>(LoadVector<double>(sums) + vector, sums);
 }
@@ -72,7 +73,7 @@ ONNX_CBP_INLINE void AddTo(double* sums, Floats vector) {
   AddTo(sums + kDoubles, high);
 }
 
-// Adds a run to lanes in double: kLanes of sums, then as many of squares.
+// Adds a run's sums to sums in double: kLanes sums, followed by kLanes sums of squares.
 template <typename V>
 ONNX_CBP_INLINE void AddRun(const Run<V>& run, double* lanes) {
   constexpr int kHalf = Run<V>::kVectors / 2;
@@ -82,11 +83,11 @@ ONNX_CBP_INLINE void AddRun(const Run<V>& run, double* lanes) {
   }
 }
 
-// The most elements of a run.
+// How many elements a run has at most.
 template <typename V>
 constexpr int64_t kLongRun = kFloatAdditions * Run<V>::kElements;
 
-// Adds planes of a channel that are one run together.
+// Adds planes of a channel that form one run together.
 template <typename T, typename V>
 ONNX_CBP_INLINE void AddShortPlanes(const T* x, int64_t planes, int64_t stride, int64_t length, V pivot,
                                     double* lanes) {
@@ -96,11 +97,11 @@ ONNX_CBP_INLINE void AddShortPlanes(const T* x, int64_t planes, int64_t stride, 
   AddRun(run, lanes);
 }
 
-// Adds planes of a channel, each of which may be several runs.
+// Adds planes of a channel, each of which may have several runs.
 template <typename T, typename V>
 ONNX_CBP_INLINE void AddLongPlanes(const T* x, int64_t planes, int64_t stride, int64_t length, V pivot, double* lanes) {
-  // Four streams are read faster than one, where half of the registers are enough for all of their sums: for floats on
-  // AVX-512.
+  // Four planes are read faster together than one after another, if half of the registers hold all of their sums: for
+  // floats on AVX-512.
   constexpr bool kTogether = 2 * Run<V>::kVectors * kPlanes <= 16;
   const VectorOf<V> pivots = Broadcast(pivot);
   for (int64_t begin = 0; begin < length; begin += kLongRun<V>) {
@@ -151,15 +152,15 @@ void PlaneMoments(const Layout& layout, const Piece& piece, const T* x, Moments*
   }
 }
 
-// A vector of x, or of what is left of it and the filling.
+// A vector of x; where fewer elements are left, the filling is in the other lanes.
 template <typename V, typename T>
 ONNX_CBP_INLINE VectorOf<V> LoadSome(const T* x, int64_t left, VectorOf<V> filling) {
   if (left >= kWidth<V>) return LoadVector<V>(x);
   return left > 0 ? LoadPart<V>(x, static_cast<int>(left), filling) : filling;
 }
 
-// Pivots from the first rows: from so many that one element far away, which makes the variance large, does not make
-// the pivot much further off.
+// Computes pivots from the first rows: from so many rows that a single outlier, which also makes the variance large,
+// moves the pivot little.
 template <typename T, typename V>
 ONNX_CBP_INLINE void RowPivots(const Layout& layout, const Piece& piece, const T* x, V* pivots) {
   const int64_t outer = piece.outer_end - piece.outer_begin;
@@ -181,20 +182,20 @@ ONNX_CBP_INLINE void RowPivots(const Layout& layout, const Piece& piece, const T
   }
 }
 
-// Asks for elements that are read soon, into the second cache: the first has room for few that are on their way.
+// Prefetches elements that are read soon into the second-level cache: the first level has room for few of them.
 template <typename T>
 ONNX_CBP_INLINE void Prefetch(const T* elements, int64_t count) {
   constexpr int64_t kLine = 64 / sizeof(T);
   for (int64_t i = 0; i < count; i += kLine) __builtin_prefetch(elements + i, 0, 2);
 }
 
-// Sums of every element of a row.
+// The sums of every element of a row.
 struct ElementSums {
   double sums[Rows::kSpace], squares[Rows::kSpace];
 };
 
-// Adds rows, some columns of all of them after the other. Of rows that are neighbours in memory, the next ones are
-// asked for in the order in which they lie there.
+// Adds rows: all rows for some columns, then for the next columns. If the rows are neighbours in memory, the next rows
+// are prefetched in the order of memory.
 template <bool kNeighbours, typename T, typename V>
 ONNX_CBP_INLINE void AddTogether(const T* x, int64_t rows, int64_t stride, int64_t length, const V* pivots,
                                  ElementSums* to) {
@@ -265,7 +266,7 @@ void PieceMoments(const Layout& layout, const Piece& piece, const T* x, Moments*
   if constexpr (std::is_same_v<V, float>) {
     bool finite = true;
     for (int64_t c = 0; c < piece.channels(); ++c) finite = finite && moments[c].m2 - moments[c].m2 == 0.0;
-    // A square that is too large for float need not be so in double, and Inf and NaN get the answer of double.
+    // A square that overflows float need not overflow double. Inf and NaN give the same result as in double.
     if (!finite) ONNX_CBP_TARGET::PieceMoments<T, double>(layout, piece, x, moments);
   }
 }

@@ -15,7 +15,8 @@ namespace onnx_cbp {
 ONNX_CBP_FOR_EACH_TARGET(ONNX_CBP_DECLARE)
 #undef ONNX_CBP_DECLARE
 
-// Moments of every channel of a piece, summed around a pivot: in double, or where V is float in short runs of float.
+// The moments of every channel of a piece. Sums relative to a pivot are computed in double; if V is float, short runs
+// are summed in float.
 template <typename T, typename V>
 void PieceMoments(const Layout& layout, const Piece& piece, const T* x, Moments* moments) {
   ONNX_CBP_RETURN_ON_TARGET((layout, piece, x, moments), PieceMoments<T, V>);

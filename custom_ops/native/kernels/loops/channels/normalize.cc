@@ -1,3 +1,4 @@
+// Normalisation, on vectors.
 #include "normalize.h"
 
 #include "map.h"

@@ -17,8 +17,7 @@ namespace onnx_cbp {
 ONNX_CBP_FOR_EACH_TARGET(ONNX_CBP_DECLARE)
 #undef ONNX_CBP_DECLARE
 
-// Normalises a piece, and cuts off what is negative where relu is set. coefficients start at the first channel of the
-// tensor.
+// Normalises a piece; if relu is set, negative results become zero. coefficients starts at the tensor's first channel.
 template <typename T, typename V>
 void NormalizePiece(const Layout& layout, const Piece& piece, const NormalizeCoefficients<V>* coefficients, const T* x,
                     bool relu, const Output<T>& y) {

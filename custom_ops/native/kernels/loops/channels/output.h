@@ -1,4 +1,4 @@
-// A tensor that is written.
+// A tensor that a kernel writes.
 #pragma once
 
 namespace onnx_cbp {
@@ -6,7 +6,7 @@ namespace onnx_cbp {
 template <typename T>
 struct Output {
   T* elements;
-  // Past the caches: for what would push everything else out of them.
+  // Whether to write past the caches: for a tensor so large that it would push everything else out of them.
   bool stream;
 };
 

@@ -1,4 +1,4 @@
-// The gradient of a ReLU, folded into the kernels that read it: which gradients pass.
+// The gradient of a ReLU, as a part of the kernels that need it: a mask says which gradients pass.
 #pragma once
 
 #include "../../dividing/traverse.h"
@@ -8,11 +8,11 @@
 namespace onnx_cbp::ONNX_CBP_TARGET {
 namespace {
 
-// A mask is asked for a plane, or for the rows of a piece and then for an element of a row. The answer lets a gradient
-// pass or makes it zero, given x, the offset and how to read there: vectors or single elements. Value is the type in
-// which that is cheapest.
+// A kernel asks a mask for one plane (Plane), or for the rows of a piece (OfRows) and then for one element of a row
+// (At). What it gets either lets a gradient pass or makes it zero (Pass), from x, the offset, and a function that reads
+// at the offset: vectors or single elements. Value is the type in which this is cheapest.
 
-// Every gradient.
+// Lets every gradient pass.
 struct NoMask {
   using Value = double;
   ONNX_CBP_INLINE NoMask Plane(int64_t) const { return {}; }
@@ -27,7 +27,7 @@ struct NoMask {
   }
 };
 
-// Those where the ReLU's result is positive.
+// Lets gradients pass where the ReLU's result is positive.
 template <typename T>
 struct ResultMask {
   using Value = std::conditional_t<std::is_same_v<T, double>, double, float>;
@@ -45,7 +45,7 @@ struct ResultMask {
   }
 };
 
-// Those where NormalizePiece made something positive of x: its arithmetic once more, with its coefficients.
+// Lets gradients pass where NormalizePiece had a positive result: repeats its arithmetic with the same coefficients.
 template <typename T, typename V>
 struct RecomputedMask {
   using Value = V;

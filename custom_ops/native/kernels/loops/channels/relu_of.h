@@ -1,12 +1,13 @@
-// Which ReLU stood after a normalisation.
+// Which ReLU came after a normalisation.
 #pragma once
 
 #include "coefficients.h"
 
 namespace onnx_cbp {
 
-// Its result, or the coefficients (from the first channel of the tensor) from which NormalizePiece made what went into
-// it: from them its mask is recomputed, which reads one tensor less. None of both: there was no ReLU.
+// Either the ReLU's result, or the coefficients (from the tensor's first channel on) with which NormalizePiece computed
+// the ReLU's input. From the coefficients the mask is recomputed, which reads one tensor less. If both are null, there
+// was no ReLU.
 template <typename T, typename V>
 struct ReluOf {
   const T* y = nullptr;

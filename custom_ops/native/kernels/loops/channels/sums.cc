@@ -1,6 +1,7 @@
+// Sums of the output gradient, and of its product with x, for each channel of a piece, on vectors.
 #include "sums.h"
 
-// Converting eight floats to double takes a Zen 4 longer than twice four.
+// A Zen 4 takes longer to convert eight floats to double at once than four, twice.
 #define ONNX_CBP_HALF_VECTORS
 #include "../../dividing/traverse.h"
 #include "relu.h"
@@ -8,11 +9,11 @@
 namespace onnx_cbp::ONNX_CBP_TARGET {
 namespace {
 
-// kFloats neighbouring elements of dy, as far as the mask lets them pass, and of x, in double.
+// kFloats neighbouring elements of dy, masked, and of x, in double.
 struct Pairs {
   Doubles dy[2], x[2];
 
-  // Two masks for the two vectors, where the mask is cheapest in double.
+  // Two masks for the two vectors, for masks that are cheapest in double.
   template <typename T, typename Mask>
   ONNX_CBP_INLINE Pairs(const T* gradients, const T* elements, int64_t at, const Mask& mask, const Mask& second) {
     if constexpr (std::is_same_v<typename Mask::Value, double>) {
@@ -29,7 +30,7 @@ struct Pairs {
   }
 };
 
-// One element of dy, as far as the mask lets it pass.
+// One element of dy, masked.
 template <typename T, typename Mask>
 ONNX_CBP_INLINE double Passed(const T* dy, const T* x, int64_t at, const Mask& mask) {
   using V = typename Mask::Value;
@@ -37,7 +38,8 @@ ONNX_CBP_INLINE double Passed(const T* dy, const T* x, int64_t at, const Mask& m
   return static_cast<double>(mask.Pass(read(dy + at), read(x + at), at, read));
 }
 
-// Adds dy * (x + shift), and dy. Conversions and the sums of dy keep the adding unit busy.
+// Adds dy * (x + shift) and dy to their sums. `plus` adds on the multiplying unit, since conversions and the sum of dy
+// keep the adding unit busy.
 ONNX_CBP_INLINE void Add(Doubles dy, Doubles x, Doubles shift, const Adder& plus, Doubles* product, Doubles* gradient) {
   *product = MulAdd(dy, plus(x, shift), *product);
   *gradient += dy;
@@ -47,11 +49,11 @@ ONNX_CBP_INLINE void AddSingle(double dy, double x, double shift, double* produc
   *gradient += dy;
 }
 
-// Whether products are summed in short runs of float first: those of 16-bit numbers are as good as exact in it.
+// Whether products are first summed in short runs of float: for 16-bit numbers float is as good as exact.
 template <typename T, typename V>
 constexpr bool kInFloat = std::is_same_v<V, float> && sizeof(T) < sizeof(float);
 
-// Adds a run of whole kLanes of elements, which may be at most kFloatAdditions of them long.
+// Adds a run of elements, a multiple of kLanes and at most kFloatAdditions times kLanes.
 template <typename T, typename Mask>
 ONNX_CBP_INLINE void AddInFloat(const T* dy, const T* x, int64_t at, int64_t end, Floats shift, const Mask& mask,
                                 Lanes* product, Lanes* gradient) {
@@ -77,7 +79,7 @@ ONNX_CBP_INLINE void AddInFloat(const T* dy, const T* x, int64_t at, int64_t end
   }
 }
 
-// Adds kFloats elements to two vectors of the lanes, from v on.
+// Adds kFloats elements to two vectors of the lanes, from vector v on.
 template <typename T, typename Mask>
 ONNX_CBP_INLINE void AddPairs(const T* dy, const T* x, int64_t at, Doubles shift, const Mask& mask, const Adder& plus,
                               int v, Lanes* product, Lanes* gradient) {
@@ -87,11 +89,11 @@ ONNX_CBP_INLINE void AddPairs(const T* dy, const T* x, int64_t at, Doubles shift
   }
 }
 
-// Vectors go over whole kUnits of elements of a plane, and the rest goes one by one: the same for every target, since
-// the order of additions to a lane depends on it.
+// Vectors cover multiples of kUnit elements of a plane, and the rest is added one by one. This is the same for every
+// target, since the order of additions to a lane depends on it.
 constexpr int64_t kUnit = 8;
 
-// Adds the elements of a plane from `at` to `end`: whole kUnits.
+// Adds the elements of a plane from `at` up to `end`, a multiple of kUnit.
 template <typename T, typename V, typename Mask>
 ONNX_CBP_INLINE void AddPlane(const T* dy, const T* x, int64_t at, int64_t end, double shift, const Mask& mask,
                               const Adder& plus, Lanes* product, Lanes* gradient) {

@@ -17,8 +17,8 @@ namespace onnx_cbp {
 ONNX_CBP_FOR_EACH_TARGET(ONNX_CBP_DECLARE)
 #undef ONNX_CBP_DECLARE
 
-// Sums of every channel of a piece, in double; mean starts at the first channel of the tensor. dy counts where the ReLU
-// lets it pass.
+// The sums of every channel of a piece, in double; mean starts at the tensor's first channel. dy counts only where the
+// ReLU lets it pass.
 template <typename T, typename V>
 void PieceSums(const Layout& layout, const Piece& piece, const T* x, const double* mean, const T* dy,
                const ReluOf<T, V>& relu, Sums* sums) {

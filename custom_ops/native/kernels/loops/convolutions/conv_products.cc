@@ -1,3 +1,4 @@
+// Products of a convolution's data and output gradients, which add up to the gradient of its weight.
 #include "conv_products.h"
 
 #include "../channels/lanes_of_channels.h"
@@ -6,20 +7,22 @@
 namespace onnx_cbp::ONNX_CBP_TARGET {
 namespace {
 
-// Products that are added in one go; then the sum is added to that of those before.
+// The number of products in one run. Each run is summed by itself, and its sum is added to those of the runs before: so
+// fewer roundings add up.
 constexpr int64_t kRun = 128;
 
-// Channels whose sums with kBlocks blocks of outputs fit the registers together: a divisor of a block's.
+// How many channels of x fit the registers, if their sums with kBlocks blocks of outputs are computed together. The
+// number divides kConvLanes.
 template <int kBlocks, typename V>
 constexpr int ChannelsTogether() {
   constexpr int kFit = kSums / (kBlocks * kBlockVectors<V>);
   return kFit >= 16 ? 16 : kFit >= 8 ? 8 : kFit >= 4 ? 4 : kFit >= 2 ? 2 : 1;
 }
 
-// Rows of windows: of samples that lie one behind the other, some rows each.
+// Rows of windows, the same rows of some neighbouring samples.
 struct WindowRows {
   int64_t samples, rows, columns;
-  int64_t column_step, row_step, sample_step;  // of x, in numbers
+  int64_t column_step, row_step, sample_step;  // from one to the next in x, in numbers
   int64_t dy_sample_step;
 };
 
@@ -64,7 +67,7 @@ void AddProducts(const WindowRows& rows, const V* x, const V* dy, int64_t block_
 }
 
 // Adds the products of all blocks of channels and all elements of the window, for kBlocks blocks of outputs and some
-// rows.
+// rows of windows.
 template <int kBlocks, typename V>
 ONNX_CBP_INLINE void AddBlocks(const ConvPlan& plan, const WindowRows& rows, const V* x, int64_t x_pitch, const V* dy,
                                int64_t dy_pitch, V* sums) {
@@ -82,8 +85,8 @@ ONNX_CBP_INLINE void AddBlocks(const ConvPlan& plan, const WindowRows& rows, con
   }
 }
 
-// Where a step's copies lie: of x [block of channels][sample][place][lane], with padding, and of dy [block of
-// outputs][sample][window][lane].
+// Where the copies of a step lie. That of x is [block of channels][sample][place][lane], with padding. That of dy is
+// [block of outputs][sample][window][lane].
 template <typename V>
 struct StepCopies {
   int64_t x_sample, x_block, dy_sample, dy_block;
@@ -98,13 +101,13 @@ struct StepCopies {
         dy(scratch + plan.channel_blocks() * x_block) {}
 };
 
-// The rows of x that the step's windows see.
+// Copies the rows of x that the step's windows see.
 template <typename T, typename V>
 ONNX_CBP_INLINE void CopyData(const ConvPlan& plan, const ConvStep& step, const T* x, const StepCopies<V>& to) {
   const Windows& windows = plan.windows;
   const WindowAxis* axes = windows.axes;
   const int64_t size = windows.size(), blocks = plan.channel_blocks();
-  for (int64_t i = 0; i < blocks * to.x_block; ++i) to.x[i] = V{0};  // what the copies leave out is padding
+  for (int64_t i = 0; i < blocks * to.x_block; ++i) to.x[i] = V{0};  // no copy writes the padding
   const int64_t first_row = step.row * axes[1].stride - axes[1].before;
   const int64_t wanted = (step.rows - 1) * axes[1].stride + axes[1].extent();
   const int64_t begin = first_row < 0 ? 0 : first_row;
@@ -126,7 +129,7 @@ ONNX_CBP_INLINE void CopyData(const ConvPlan& plan, const ConvStep& step, const 
   }
 }
 
-// The step's rows of dy, of the blocks of outputs from `first` to `last`.
+// Copies the step's rows of dy, for the blocks of outputs from `first` up to `last`.
 template <typename T, typename V>
 ONNX_CBP_INLINE void CopyGradients(const ConvPlan& plan, const ConvStep& step, int64_t first, int64_t last, const T* dy,
                                    const StepCopies<V>& to) {
@@ -151,7 +154,8 @@ void ConvProducts(const ConvPlan& plan, int64_t index, int64_t first, int64_t la
   const StepCopies<V> copies(plan, scratch);
   CopyData(plan, step, x, copies);
   CopyGradients(plan, step, first, last, dy, copies);
-  // Some rows at a time: they stay in the caches while all blocks of channels and elements of the window go over them.
+  // Some rows at a time: these stay in the caches while the loops pass over all blocks of channels and all elements of
+  // the window.
   const WindowAxis* axes = plan.windows.axes;
   const int64_t columns = axes[2].count, of_sums = plan.sums_of_block();
   const int64_t most = kRun / columns > 0 ? kRun / columns : 1;

@@ -1,3 +1,4 @@
+// The gradient of a dense convolution's weight, step by step.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +17,8 @@ namespace onnx_cbp {
 ONNX_CBP_FOR_EACH_TARGET(ONNX_CBP_DECLARE)
 #undef ONNX_CBP_DECLARE
 
-// Adds what one step gives to the weight's gradient to `sums`: [block of outputs, from `first` to `last`][block of
-// channels][element of the window][channel of the block][output of the block].
+// Adds one step's part of the weight's gradient to `sums`, which are [block of outputs, from `first` up to
+// `last`][block of channels][element of the window][channel of the block][output of the block].
 template <typename T, typename V>
 void ConvProducts(const ConvPlan& plan, int64_t step, int64_t first, int64_t last, const T* x, const T* dy, V* scratch,
                   V* sums) {

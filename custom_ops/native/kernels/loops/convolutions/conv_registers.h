@@ -1,4 +1,4 @@
-// What of a convolution fits the registers of the target.
+// How much of a convolution fits the target's registers.
 #pragma once
 
 #include "../../convolutions/conv_plan.h"
@@ -7,11 +7,11 @@
 namespace onnx_cbp::ONNX_CBP_TARGET {
 namespace {
 
-// Vectors of a block of output channels.
+// How many vectors hold one block of output channels.
 template <typename V>
 constexpr int kBlockVectors = static_cast<int>(kConvLanes / kWidth<V>);
 
-// Vectors of sums; the rest of the registers is for factors.
+// How many registers hold sums; the others hold factors.
 #if defined(ONNX_CBP_AVX512)
 constexpr int kSums = 28;
 #elif defined(__AVX2__)
@@ -22,7 +22,7 @@ constexpr int kSums = 24;
 constexpr int kSums = 12;
 #endif
 
-// Blocks that are worked on together.
+// How many blocks are computed together.
 #if defined(ONNX_CBP_AVX512)
 template <typename V>
 constexpr int kBlocksTogether = 2 / kBlockVectors<V>;

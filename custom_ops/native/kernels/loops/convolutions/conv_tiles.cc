@@ -1,3 +1,4 @@
+// Results of a dense convolution, in tiles: some neighbouring pixels for some blocks of output channels.
 #include "conv_tiles.h"
 
 #include "../channels/lanes_of_channels.h"
@@ -6,18 +7,20 @@
 namespace onnx_cbp::ONNX_CBP_TARGET {
 namespace {
 
-// Products that are added in one go; then the sum is added to that of those before.
+// The number of products in one run. Each run is summed by itself, and its sum is added to those of the runs before: so
+// fewer roundings add up.
 constexpr int64_t kRun = 64;
 
-// Neighbouring results whose sums fit the registers together.
+// How many neighbouring pixels fit the registers, if their sums for kBlocks blocks of outputs are computed together.
 template <int kBlocks, typename V>
 constexpr int PixelsTogether() {
   constexpr int kFit = kSums / (kBlocks * kBlockVectors<V>);
   return kFit > 16 ? 16 : kFit < 1 ? 1 : kFit;
 }
 
-// For kPixels neighbouring results in kBlocks blocks, the sums over some channels; x is what the first result sees of
-// the first channel. They are added to `out`, [block][pixel][lane], or written there.
+// Sums the products of some channels, for kPixels neighbouring pixels in kBlocks blocks. x is the first element that
+// the first pixel sees in the first channel. The sums are written to `out`, [block][pixel][lane], or added to what is
+// there.
 template <int kBlocks, int kPixels, typename V>
 void AddTile(const ConvPlan& plan, const V* x, const V* weights, int64_t block_pitch, int64_t channels, bool add,
              V* out, int64_t out_pitch) {
@@ -57,7 +60,7 @@ void AddTile(const ConvPlan& plan, const V* x, const V* weights, int64_t block_p
   }
 }
 
-// AddTile, for a number of pixels that only the run knows: kPixels at most.
+// AddTile for a number of pixels, at most kPixels, that is known only at run time.
 template <int kBlocks, int kPixels, typename V>
 ONNX_CBP_INLINE void AddTileOf(int64_t pixels, const ConvPlan& plan, const V* x, const V* weights, int64_t block_pitch,
                                int64_t channels, bool add, V* out, int64_t out_pitch) {
@@ -70,8 +73,8 @@ ONNX_CBP_INLINE void AddTileOf(int64_t pixels, const ConvPlan& plan, const V* x,
   }
 }
 
-// A row of the data to where padding is before and behind it. With a stride, columns that windows see next to each
-// other become neighbours: first those of the first phase.
+// Copies a row of the data, with padding before and after it. With a stride, columns that neighbouring windows see
+// become neighbours: all columns of the first phase, then those of the second, and so on.
 template <typename T, typename V>
 ONNX_CBP_INLINE void CopyRow(const WindowAxis& axis, int64_t pitch, const T* row, V* out) {
   if (axis.stride == 1) {
@@ -92,7 +95,7 @@ ONNX_CBP_INLINE void CopyRow(const WindowAxis& axis, int64_t pitch, const T* row
   }
 }
 
-// What the step's windows see of x, with padding around it.
+// Copies the part of x that the step's windows see, with padding around it.
 template <typename T, typename V>
 void CopyPadded(const ConvPlan& plan, const ConvStep& step, const T* x, V* out) {
   const WindowAxis* axes = plan.windows.axes;
@@ -114,7 +117,7 @@ void CopyPadded(const ConvPlan& plan, const ConvStep& step, const T* x, V* out) 
   }
 }
 
-// Stores results of a block, [pixel][lane], as rows of channels.
+// Stores a block's results, [pixel][lane], as rows of channels.
 template <typename T, typename V>
 ONNX_CBP_INLINE void StoreBlock(const V* results, int64_t count, int64_t channels, int64_t plane, T* y) {
   constexpr int64_t kW = kWidth<V>;
@@ -136,7 +139,7 @@ ONNX_CBP_INLINE void StoreBlock(const V* results, int64_t count, int64_t channel
   }
 }
 
-// The results of a step in kBlocks blocks of outputs, from `block` on.
+// Computes a step's results in kBlocks blocks of outputs, from `block` on.
 template <int kBlocks, typename T, typename V>
 ONNX_CBP_INLINE void MakeBlocks(const ConvPlan& plan, const ConvStep& step, int64_t block, const V* padded,
                                 const V* weights, V* buffer, T* y) {

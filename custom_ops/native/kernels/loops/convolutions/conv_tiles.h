@@ -1,3 +1,4 @@
+// The results of a dense convolution, step by step.
 #pragma once
 
 #include <cstdint>
@@ -7,9 +8,9 @@
 
 namespace onnx_cbp {
 
-// What a step of a convolution needs room for, in numbers of V: the padded data, and results before they are stored.
+// How many results of a channel are buffered before they are stored: a row, or more where rows are short.
 ONNX_CBP_INLINE int64_t ConvBuffered(const ConvPlan& plan) {
-  constexpr int64_t kBuffered = 64;  // results of a channel that are stored together, where rows are shorter
+  constexpr int64_t kBuffered = 64;  // short rows are stored together, so many results at a time
   const int64_t columns = plan.windows.axes[2].count;
   return columns < kBuffered ? kBuffered / columns * columns : columns;
 }
@@ -23,7 +24,7 @@ ONNX_CBP_INLINE int64_t ConvBuffered(const ConvPlan& plan) {
 ONNX_CBP_FOR_EACH_TARGET(ONNX_CBP_DECLARE)
 #undef ONNX_CBP_DECLARE
 
-// The results of one step, of the blocks of outputs from `first` to `last`. `weights` are packed:
+// Computes the results of one step, for the blocks of outputs from `first` up to `last`. `weights` are packed:
 // [block][channel][element of the window][kConvLanes].
 template <typename T, typename V>
 void ConvTiles(const ConvPlan& plan, int64_t step, int64_t first, int64_t last, const T* x, const V* weights,

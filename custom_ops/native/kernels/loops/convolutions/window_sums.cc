@@ -1,3 +1,4 @@
+// Sums of products over the windows of a depthwise convolution.
 #include "window_sums.h"
 
 #include "../channels/lanes_of_channels.h"
@@ -5,7 +6,7 @@
 namespace onnx_cbp::ONNX_CBP_TARGET {
 namespace {
 
-// Elements of a window whose sums fit the registers together.
+// How many elements of a window fit the registers, if their sums are computed together.
 #if defined(ONNX_CBP_AVX512)
 template <typename V>
 constexpr int kTogether = 9;
@@ -17,15 +18,16 @@ template <typename V>
 constexpr int kTogether = std::is_same_v<V, double> ? 1 : 2;
 #endif
 
-// Products that are added in V before their sum is added to the others, in double. Few enough for less error than a sum
-// in float alone, and many enough for the additions in double to take little of the time.
+// How many products are added in V before their sum goes on in double: so few that the error is less than that of a sum
+// in float alone, and so many that the additions in double take little of the time.
 template <typename V>
 constexpr int64_t kRun = std::is_same_v<V, double> ? INT64_MAX : 64;
 
-// A step's place: the first of its samples, and the rows of its band along the lead; and how many windows it has.
+// What a step works on: some samples from `sample` on, some rows from `row` on along the lead axis, and how many
+// windows these have.
 struct WindowStep {
   int64_t sample, samples, row, rows;
-  int64_t counts[Windows::kAxes];  // of a sample, along each axis
+  int64_t counts[Windows::kAxes];  // windows of a sample, along each axis
 
   ONNX_CBP_INLINE WindowStep(const WindowPlan& plan, int64_t step)
       : sample(step / plan.bands * plan.samples), row(step % plan.bands * plan.rows) {
@@ -51,7 +53,7 @@ struct TapSums {
     }
   }
 
-  // Adds the products of one window: of dy with what it sees.
+  // Adds the products of one window: dy times the elements that the window sees.
   ONNX_CBP_INLINE void Add(const V* seen, const int64_t (&offsets)[kTaps], const V* dy) {
     VectorOf<V> factor[kVectors];
 #pragma GCC unroll 8
@@ -65,7 +67,7 @@ struct TapSums {
     }
   }
 
-  // Adds the sums to those in memory, and begins anew.
+  // Adds the sums to those in memory, and sets them to zero.
   ONNX_CBP_INLINE void MoveTo(double* sums) {
 #pragma GCC unroll 16
     for (int t = 0; t < kTaps; ++t) {
@@ -86,7 +88,7 @@ struct TapSums {
   }
 };
 
-// Adds to the sums of kTaps elements of the windows.
+// Adds a step's products to the sums of kTaps elements of the window.
 template <int kTaps, typename V>
 ONNX_CBP_INLINE void AddTaps(const WindowPlan& plan, const WindowStep& step, const V* x, const V* dy,
                              const int64_t* offsets, double* sums) {
@@ -118,7 +120,7 @@ ONNX_CBP_INLINE void AddTaps(const WindowPlan& plan, const WindowStep& step, con
   taps.MoveTo(sums);
 }
 
-// The same for as many as are left.
+// AddTaps for a number of elements, at most kTaps, that is known only at run time.
 template <int kTaps, typename V>
 ONNX_CBP_INLINE void AddRest(int64_t taps, const WindowPlan& plan, const WindowStep& step, const V* x, const V* dy,
                              const int64_t* offsets, double* sums) {
@@ -146,21 +148,21 @@ ONNX_CBP_INLINE void Clear(V* from, int64_t count) {
   for (int64_t i = 0; i < count; ++i) from[i] = V{0};
 }
 
-// What the step's windows see of x, for the channels from `first` on, with padding around it.
+// Copies the part of x that the step's windows see, for the channels from `first` on, with padding around it.
 template <typename T, typename V>
 ONNX_CBP_INLINE void CopyData(const WindowPlan& plan, const WindowStep& step, int64_t first, const T* x, V* data) {
   const Windows& windows = plan.windows;
   const WindowAxis& lead = windows.axes[plan.lead];
   const int64_t size = windows.size();
-  // Along the lead, the band has `indices` of the padded data, from where the data has `from` on. The data itself is
-  // there from `begin` to `stop`.
+  // The band covers `indices` places of the padded data along the lead axis. The first of them is at index `from` of
+  // the data, which is negative in the padding. Only the indices from `begin` up to `stop` are data.
   const int64_t from = step.row * lead.stride - lead.before, indices = (step.rows - 1) * lead.stride + lead.extent();
   const int64_t begin = from < 0 ? 0 : from, stop = from + indices < lead.size ? from + indices : lead.size;
   const int64_t skipped = begin - from < indices ? begin - from : indices, there = stop > begin ? stop - begin : 0;
   const int64_t pitch = plan.pitch[plan.lead] * kWindowLanes;
   for (int64_t n = 0; n < step.samples; ++n) {
     V* to = data + n * plan.data_places * kWindowLanes;
-    if (plan.bands > 1) {  // where the band before had data, this one may have padding
+    if (plan.bands > 1) {  // this band may have padding where the band before it had data
       Clear(to, skipped * pitch);
       Clear(to + (skipped + there) * pitch, (indices - skipped - there) * pitch);
     }
@@ -171,7 +173,7 @@ ONNX_CBP_INLINE void CopyData(const WindowPlan& plan, const WindowStep& step, in
   }
 }
 
-// The step's rows of dy.
+// Copies the step's rows of dy.
 template <typename T, typename V>
 ONNX_CBP_INLINE void CopyGradients(const WindowPlan& plan, const WindowStep& step, int64_t first, const T* dy,
                                    V* gradients) {
