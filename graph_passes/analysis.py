@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
@@ -13,12 +13,10 @@ from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.scopes import scopes
 from onnx_cbp.graph_passes.core.sites import BackwardSite, ForwardSite, InferenceSite, LeftAlone, Site
-from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.core.types import FLOATS, Types
 from onnx_cbp.graph_passes.core.values.sample_axes import SampleAxes
 from onnx_cbp.graph_passes.dialects import DIALECTS, made_statistics, primitive_arithmetic
 from onnx_cbp.graph_passes.dialects._reading import WrongAttributeError
-
-DATA_TYPES = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 #: The domains that have batch norms: ONNX's, ONNX Runtime's and ours.
 _DOMAINS = ("", "com.microsoft", DOMAIN)
@@ -80,16 +78,24 @@ def _site(node: ir.Node, imports: Mapping[str, int], types: Types, samples: Samp
     opset = onnx_opset(imports)
     site = recognise(node, opset) or primitive_arithmetic.recognise(node, opset, types, samples)
     site = made_statistics.resolve(site, types, samples)
-    if site is None or isinstance(site, LeftAlone | InferenceSite):
+    if site is None or isinstance(site, LeftAlone):
         return site
-    reason = _obstacle(site, types)
-    # The cast is ONNX's, whoever's the batch norm is.
-    if reason is None and opset < _CAST_TO_NUMBER_SINCE and types.of(site.scale) in _CAST_FIRST:
-        reason = f"'{site.scale.name}' has a 16-bit type, which opset {opset} cannot cast: convert to opset 6 or newer"
+    if isinstance(site, InferenceSite):  # parameters and statistics may be of any type before a Cast
+        reason = _wrong_type([site.X])
+    else:
+        reason = _obstacle(site, opset, types)
     return site if reason is None else LeftAlone(node, site.form, reason)
 
 
-def _obstacle(site: ForwardSite | BackwardSite, types: Types) -> str | None:
+def _wrong_type(values: Iterable[object]) -> str | None:
+    """Which of a site's values has a declared type that no batch norm takes; None if none has."""
+    for value in values:
+        if isinstance(value, ir.Value) and value.dtype is not None and value.dtype not in FLOATS:
+            return f"'{value.name}' has type {value.dtype}: use float, double, float16 or bfloat16"
+    return None
+
+
+def _obstacle(site: ForwardSite | BackwardSite, opset: int, types: Types) -> str | None:
     """Why the channel ops cannot take this site's values; None if they can."""
     epsilon = getattr(site, "epsilon", 0.0)
     if not 0 <= epsilon < math.inf:
@@ -97,12 +103,12 @@ def _obstacle(site: ForwardSite | BackwardSite, types: Types) -> str | None:
     shape = site.X.shape
     if shape is not None and len(shape) < 2:
         return f"'{site.X.name}' has shape {shape}: batch norm needs rank 2 or more"
-    for field in dataclasses.fields(site):
-        value = getattr(site, field.name)
-        if not isinstance(value, ir.Value) or value.dtype is None:
-            continue
-        if value.dtype not in DATA_TYPES:
-            return f"'{value.name}' has type {value.dtype}: use float, double, float16 or bfloat16"
+    wrong = _wrong_type(getattr(site, field.name) for field in dataclasses.fields(site))
+    if wrong is not None:
+        return wrong
     if types.of(site.scale) is None:
         return f"the type of '{site.scale.name}' is not known: run onnx.shape_inference on the model first"
+    # The cast is ONNX's, whoever's the batch norm is.
+    if opset < _CAST_TO_NUMBER_SINCE and types.of(site.scale) in _CAST_FIRST:
+        return f"'{site.scale.name}' has a 16-bit type, which opset {opset} cannot cast: convert to opset 6 or newer"
     return None

@@ -15,9 +15,8 @@ from onnx_cbp.checking.sessions import _explain, _loadable, _onnxruntime, _sessi
 from onnx_cbp.custom_ops.python_ops import raise_python_op_error
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes import InlineFunctionsPass, label
-from onnx_cbp.graph_passes.analysis import DATA_TYPES
 from onnx_cbp.graph_passes.core.batch_norms.counting import counter_of
-from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.core.types import FLOATS, Types
 from onnx_cbp.graph_passes.updating.batch_statistics import Layer, expose_statistics, find_layers
 from onnx_cbp.graph_passes.updating.own_statistics import OwnStatistics, is_read_elsewhere, kept, nodes_of
 from onnx_cbp.ir_models import ModelSource, read_model, to_ir, to_proto
@@ -339,7 +338,7 @@ def _put(model: ir.Model, modules: list[_Module], parameters: Parameters) -> Non
 
 def _is_kept_in(home: ir.Value) -> bool:
     """Whether a value is an initializer that a statistic fits into; one of integers is cast behind it."""
-    return home.is_initializer() and home.const_value is not None and home.const_value.dtype in DATA_TYPES
+    return home.is_initializer() and home.const_value is not None and home.const_value.dtype in FLOATS
 
 
 def _set(home: ir.Value, statistic: np.ndarray) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
-from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.core.types import FLOATS, Types
 
 #: For each axis of a result, the axes of the value that it has the elements of, the outermost first.
 Axes = tuple[tuple[int, ...], ...]
@@ -14,7 +14,6 @@ Size = int | str | None
 
 MOVES = ("Identity", "Cast", "CastLike", "Reshape", "Flatten", "Unsqueeze", "Squeeze", "Transpose")
 _MOST_MOVES = 4  # from a convolution's result to what is normalised
-_FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
 def moved_axes(node: ir.Node, types: Types) -> Axes | None:
@@ -57,7 +56,7 @@ def arrangements(X: ir.Value, types: Types) -> Iterator[ir.Value]:
 
 def _between_floats(node: ir.Node, types: Types) -> bool:
     value = node.inputs[0]
-    return value is not None and types.of(value) in _FLOATS and types.of(node.outputs[0]) in _FLOATS
+    return value is not None and types.of(value) in FLOATS and types.of(node.outputs[0]) in FLOATS
 
 
 def _sizes_after(node: ir.Node, before: tuple[Size, ...], types: Types) -> Sequence[Size] | None:

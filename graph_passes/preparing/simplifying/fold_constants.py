@@ -8,14 +8,13 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
 from onnx_cbp.graph_passes.core.opsets import onnx_opset
-from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.core.types import FLOATS, Types
 from onnx_cbp.graph_passes.core.values.evaluation import evaluate
 
 #: What exporters compute shapes and per-channel vectors with.
 _VALUES = ("Add", "Cast", "CastLike", "Constant", "ConstantOfShape", "Div", "Mul", "Neg", "Reciprocal", "Sqrt", "Sub")
 _SHAPES = ("Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Shape", "Size", "Slice", "Squeeze")
 _OPS = frozenset((*_VALUES, *_SHAPES, "Transpose", "Unsqueeze"))
-_FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 #: Vectors and small filters; a whole weight that is computed stays computed.
 _LARGEST = 2**16
 
@@ -45,7 +44,7 @@ class FoldConstantsPass(InPlacePass):
                 continue
             (output,) = node.outputs
             known[output] = array
-            is_float = ir.DataType.from_numpy(array.dtype) in _FLOATS
+            is_float = ir.DataType.from_numpy(array.dtype) in FLOATS
             # A Constant of integers is as good as an initializer, and a pass may look for the node.
             wanted = is_float or node.op_type != "Constant"
             if wanted and output.uses() and not output.is_graph_output():

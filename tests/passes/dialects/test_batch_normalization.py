@@ -235,6 +235,19 @@ def test_an_attribute_of_another_type_is_named():
     assert "'momentum' has type INT, expected FLOAT" in finding.explanation
 
 
+@pytest.mark.parametrize("text", [FORWARD, INFERENCE])
+@pytest.mark.parametrize("dtype", [onnx.TensorProto.STRING, onnx.TensorProto.INT64, onnx.TensorProto.FLOAT8E4M3FN])
+def test_data_of_a_type_that_no_batch_norm_takes_is_left_alone(text, dtype):
+    model = parse(text)
+    model.graph.input[0].type.tensor_type.elem_type = dtype
+    (finding,) = onnx_cbp.inspect(model)
+    assert f"'{model.graph.input[0].name}' has type {onnx.TensorProto.DataType.Name(dtype)}" in finding.explanation
+    assert onnx_cbp.rewrite(model) == model
+    for verb in (lambda: onnx_cbp.rewrite(model, train="*"), lambda: onnx_cbp.finalize(model)):
+        with pytest.raises(onnx_cbp.OnnxCbpError, match="use float, double, float16 or bfloat16"):
+            verb()
+
+
 def test_a_sparse_initializer_in_a_subgraph_is_not_lost():
     branch = helper.make_graph([helper.make_node("Identity", ["w"], ["t"])], "b", [], [])
     branch.output.append(helper.make_tensor_value_info("t", onnx.TensorProto.FLOAT, [3]))
