@@ -80,10 +80,8 @@ def _site(node: ir.Node, imports: Mapping[str, int], types: Types, samples: Samp
     site = made_statistics.resolve(site, types, samples)
     if site is None or isinstance(site, LeftAlone):
         return site
-    if isinstance(site, InferenceSite):  # parameters and statistics may be of any type before a Cast
-        reason = _wrong_type([site.X])
-    else:
-        reason = _obstacle(site, opset, types)
+    # Parameters and statistics of one in inference form may be of any type: a Cast may come behind them.
+    reason = _wrong_type([site.X]) if isinstance(site, InferenceSite) else _obstacle(site, opset, types)
     return site if reason is None else LeftAlone(node, site.form, reason)
 
 
