@@ -1,4 +1,4 @@
-"""Gradients of ops that are one matrix for each axis: Resize, and Pad in the modes that copy data."""
+"""Gradients of ops that multiply each axis by a matrix: Resize, and Pad in the modes that copy data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from onnx_cbp.graph_passes.differentiating.builder import Builder, Read
 
 
 def back_along(g: Builder, dY: ir.Value, matrix: ir.Value, axis: int, like: Read = None) -> ir.Value:
-    """The gradient [..., in, ...] of what made an axis of `out` elements by a matrix [out, in]."""
+    """The gradient [..., in, ...] of an op that multiplied one axis by a matrix [out, in]."""
     rank = g.rank(dY)
     if axis == rank - 1:
         return g.MatMul(dY, matrix, like=like)

@@ -1,4 +1,4 @@
-"""Lists and texts among the attributes of nodes, with their defaults, for gradient rules."""
+"""Reads attributes of nodes that are lists or strings, with their defaults, for gradient rules."""
 
 from __future__ import annotations
 

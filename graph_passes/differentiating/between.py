@@ -12,13 +12,13 @@ from onnx_cbp.graph_passes.differentiating.builder import Builder, Read
 
 @dataclass
 class Neighbour:
-    """One of the elements that points lie between along one axis; all are [images, 1, points].
+    """One of the elements between which points lie along one axis; all values are [images, 1, points].
 
     Attributes:
-        place: its index, brought inside the image.
+        place: its index, moved inside the image.
         inside: 1 where it is in the image, and 0 where it is padding.
-        weight: its share of the point, of the type of the image; None: it is all that the point sees.
-        slope: how the share changes with the point: -1 or 1.
+        weight: its share of the point, in the type of the image; None: it is the point's only neighbour.
+        slope: the derivative of the share by the point: -1 or 1.
     """
 
     place: ir.Value
@@ -28,7 +28,7 @@ class Neighbour:
 
 
 def neighbours(g: Builder, X: Read, at: ir.Value, size: int, *, nearest: bool = False) -> list[Neighbour]:
-    """What points lie between along an axis of the image X; the nearest element alone, halves to the even one."""
+    """The neighbours of points along an axis of the image X. With `nearest`, only the nearest one."""
     if nearest:
         return [_neighbour(g, X, g.Round(at), size)]
     low = g.Floor(at)
@@ -40,7 +40,7 @@ def neighbours(g: Builder, X: Read, at: ir.Value, size: int, *, nearest: bool = 
 
 
 def _neighbour(g: Builder, X: Read, index: ir.Value, size: int) -> Neighbour:
-    # Not GreaterOrEqual: onnx 1.16 infers nothing of it.
+    # Not GreaterOrEqual: onnx 1.16 infers no type for it.
     inside = g.Not(g.Or(g.Less(index, 0.0), g.Greater(index, float(size - 1))))
     place = g.Cast(g.Min(g.Max(index, 0.0), float(size - 1)), to=ir.DataType.INT64.value)
     return Neighbour(place, g.Cast(inside, to=g.dtype(X).value))
@@ -52,7 +52,7 @@ class Sampling:
 
     Attributes:
         image: its elements, [images, channels, height * width].
-        rows, columns: what each point lies between.
+        rows, columns: the neighbours of each point.
         width: of the image.
     """
 
@@ -62,7 +62,7 @@ class Sampling:
     width: int
 
     def values(self, g: Builder, like: ir.Value) -> ir.Value:
-        """What is sampled, [images, channels, points], which `like` is, too."""
+        """The values at the points, [images, channels, points]; `like` has this shape."""
         parts = []
         for place, row, column in self._pairs(g, like):
             part = g.Mul(g.GatherElements(self.image, place, axis=2), g.Mul(row.inside, column.inside))
@@ -70,7 +70,7 @@ class Sampling:
         return g.Sum(*parts)
 
     def by_image(self, g: Builder, dY: ir.Value) -> ir.Value:
-        """The gradient of the image for that of what is sampled: each neighbour has its share."""
+        """The gradient of the image, given that of the sampled values: each neighbour gets its share."""
         result = g.zeros_like(self.image)
         for place, row, column in self._pairs(g, dY):
             part = _shared(g, g.Mul(dY, g.Mul(row.inside, column.inside)), row, column)
@@ -78,7 +78,7 @@ class Sampling:
         return result
 
     def by_points(self, g: Builder, dY: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """The gradients of the places of points, by column and by row, [images, 1, points]: it moves the shares."""
+        """The gradients of the points' places, by column and by row, [images, 1, points]."""
         along: tuple[list[ir.Value], list[ir.Value]] = ([], [])
         for place, row, column in self._pairs(g, dY):
             assert row.weight is not None

@@ -1,4 +1,4 @@
-"""Replaces ops without a rule by what they consist of: function bodies, or the steps of a recurrent network."""
+"""Replaces ops without a rule by simpler ops: by a function body, or by the steps of a recurrent network."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Body:
     """Nodes that compute what a node does.
 
     Attributes:
-        nodes: in order; they read the inputs of the node itself, and stand in no graph.
-        outputs: what is in the place of each output of the node.
+        nodes: in order; they read the inputs of the node itself, and are in no graph.
+        outputs: what replaces each output of the node.
     """
 
     nodes: tuple[ir.Node, ...]
@@ -28,7 +28,7 @@ class Body:
 
 
 def body_of(node: ir.Node, model: ir.Model, types: Types) -> Body | None:
-    """The body of a node, with types and shapes; None where there is none that this opset can run."""
+    """The body of a node, with types and shapes; None if it has none that this opset can run."""
     proto = ir.to_proto(node)
     inputs = {value.name or "": _type(value, types) for value in node.inputs if value is not None}
     function = _function(node, proto, model, [inputs.get(name) for name in proto.input])
@@ -52,7 +52,7 @@ def _made(model: onnx.ModelProto) -> set[str]:
     return {name for node in model.graph.node for name in node.output}
 
 
-_BODY = "body/"  # a name in the body is no name outside it
+_BODY = "body/"  # no name outside the body begins so
 
 
 def _type(value: ir.Value, types: Types) -> onnx.TypeProto | None:
@@ -99,7 +99,7 @@ def _function(
 
 
 def _means_the_same(function: onnx.FunctionProto, written: int, opset: int) -> bool:
-    """Whether the ops of a body that was written for one opset are the same in another."""
+    """Whether the ops of a body mean the same in the model's opset as in the opset that the body was written for."""
     for node in function.node:
         if node.domain != "":
             continue  # another function, or an op of a runtime, which has one version
@@ -112,7 +112,7 @@ def _means_the_same(function: onnx.FunctionProto, written: int, opset: int) -> b
     return True
 
 
-#: Ops whose newer versions take more types, and mean the same.
+#: Ops whose newer versions only accept more types.
 _SAME_WITH_MORE_TYPES = frozenset(
     (
         *("Abs", "Add", "And", "Cast", "CastLike", "Clip", "Constant", "ConstantOfShape", "Div", "Elu", "Equal", "Erf"),
@@ -170,7 +170,7 @@ def _typed(
 
 
 def _forget_new_symbols(graph: onnx.GraphProto) -> None:
-    """Leave open what inference has called by a symbol of its own: the model may call another size so."""
+    """Remove the symbols that inference has invented: the model may use the same names for other sizes."""
     given = {dim.dim_param for value in graph.input for dim in value.type.tensor_type.shape.dim}
     for value in (*graph.value_info, *graph.output):
         for dim in value.type.tensor_type.shape.dim:

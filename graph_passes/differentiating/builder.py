@@ -21,11 +21,11 @@ from onnx_cbp.graph_passes.core.values.constants import Constants
 from onnx_cbp.graph_passes.differentiating.our_ops import infer_ours
 from onnx_cbp.graph_passes.differentiating.registry import ZERO
 
-#: What a node reads: None where an optional input is left out; a builder refuses it where a value must be there.
+#: The input of a node; None where an optional input is left out. If a value must be there, the builder refuses None.
 Read = ir.Value | None
 Size = int | str | None
-#: What an op may be given: a value, nothing, a number (a scalar of the type of the op's first value), integers (a
-#: vector of int64) or an array.
+#: What an op accepts as an input: a value, nothing, a number (which becomes a scalar of the type of the op's first
+#: value), integers (a vector of int64), or an array.
 Input = ir.Value | None | float | Sequence[int] | np.ndarray
 
 _REDUCED_AXES_ARE_AN_INPUT_SINCE = {"ReduceSum": 13}
@@ -35,21 +35,21 @@ _KNOWN_TO_INFERENCE = 64  # elements of a constant that shapes may depend on
 
 
 class Builder:
-    """Writes the nodes of gradients. None of them stands in the graph before `commit`.
+    """Writes the nodes of gradients. None of them is in the graph before `commit`.
 
-    Every ONNX op is a method: `g.Mul(dY, g.Cos(X))`, `g.Transpose(dY, perm=[1, 0])`; each new value has the type and
-    shape that ONNX's inference finds, or those of `like`. What is written for nothing costs nothing: `commit` leaves
-    out nodes that no result needs.
+    Every ONNX op is a method: `g.Mul(dY, g.Cos(X))`, `g.Transpose(dY, perm=[1, 0])`. Each new value has the type and
+    shape that ONNX's inference finds, or those of `like`. A rule may write more than is used: `commit` leaves out the
+    nodes that no result needs.
 
     Attributes:
         opset: of ONNX's own domain.
-        wanted: the inputs of the node under work whose gradients are asked for (`wants`).
-        own_ops: whether ops of ours may be written where standard ones are slower; gradients of those that
-            stand in the graph already are made of ours either way.
-        own_convolutions: whether those for processors may (`direct_conv`).
+        wanted: the inputs of the current node whose gradients are wanted (`wants`).
+        own_ops: whether ops of ours may be written where standard ones are slower. Gradients of our ops that are in
+            the graph already use our ops in any case.
+        own_convolutions: whether our convolutions may be written, which have no CUDA kernel (`direct_conv`).
     """
 
-    ZERO = ZERO  # for rules that lie beside the descriptions of our ops
+    ZERO = ZERO  # for rules that are next to the descriptions of our ops
 
     def __init__(self, model: ir.Model, *, own_ops: bool = False, own_convolutions: bool = False) -> None:
         self.own_ops = own_ops
@@ -66,23 +66,23 @@ class Builder:
         self._widened: list[tuple[ir.Node, int]] = []
         self._node: ir.Node | None = None
 
-    # --- The node under work ------------------------------------------------------------------------------------------
+    # --- The current node ---------------------------------------------------------------------------------------------
 
     def work_on(self, node: ir.Node, wanted: Collection[ir.Value | None]) -> None:
-        """Name what is written from here on after a node, and let its rule ask what is wanted."""
+        """Start with a node: new nodes are named after it, and its rule can ask what is wanted."""
         self._node, self.wanted = node, wanted
 
     def wants(self, value: ir.Value | None) -> bool:
-        """Whether the gradient of this input is asked for; a rule may leave out what costs much to write."""
+        """Whether the gradient of this input is wanted; if not, a rule may leave out costly nodes."""
         return value is not None and value in self.wanted
 
     def refuse(self, reason: str) -> OnnxCbpError:
-        """The error that says why the node under work cannot be differentiated, in one line."""
+        """The error that says in one line why the current node cannot be differentiated."""
         assert self._node is not None
         return OnnxCbpError(f"node '{label(self._node)}' ({self._node.op_type}) cannot be differentiated: {reason}")
 
     def there(self, value: Read) -> ir.Value:
-        """A value that an op cannot do without.
+        """A value without which an op cannot work.
 
         Raises:
             OnnxCbpError: the node has none.
@@ -122,7 +122,7 @@ class Builder:
         return len(self.shape(value))
 
     def fixed(self, value: Read, axes: Iterable[int]) -> list[int]:
-        """The sizes of some axes, of which every one is a number.
+        """The sizes of some axes, each of which must be a number.
 
         Raises:
             OnnxCbpError: one is not.
@@ -139,7 +139,7 @@ class Builder:
         return sizes
 
     def known(self, value: ir.Value | None) -> np.ndarray | None:
-        """The elements of a value that is the same whatever is fed; None where it is not."""
+        """The elements of a value that does not depend on what is fed; None if it does."""
         return self._known.of(value)
 
     def needed(self, value: Read, what: str) -> np.ndarray:
@@ -154,7 +154,7 @@ class Builder:
         return array
 
     def check(self, gradient: ir.Value, value: ir.Value) -> None:
-        """Hold a gradient against the value that it belongs to, and let it have the value's symbolic sizes.
+        """Compare the type and shape of a gradient with those of its value, and give it the value's symbolic sizes.
 
         Raises:
             OnnxCbpError: type or shape differ.
@@ -178,7 +178,7 @@ class Builder:
         return lambda *inputs, **options: self.op(op_type, *inputs, **options)
 
     def op(self, op_type: str, *inputs: Input, like: Read = None, **options: Any) -> ir.Value:
-        """Write a node and give its only output, see `ops`."""
+        """Write a node and return its only output; see `ops`."""
         (output,) = self.ops(op_type, *inputs, like=like, **options)
         return output
 
@@ -192,14 +192,14 @@ class Builder:
         domain: str = "",
         **attributes: Any,
     ) -> tuple[ir.Value, ...]:
-        """Write a node and give its outputs.
+        """Write a node and return its outputs.
 
         Args:
             op_type: of an op of `domain`.
             inputs: see `Input`.
             outputs: how many.
-            like: what the first output has the shape of, where inference would lose a symbolic size.
-            shape: of the first output, likewise.
+            like: a value with the shape of the first output; needed where inference would lose a symbolic size.
+            shape: the shape of the first output, for the same reason.
             domain: "" is ONNX's own.
             attributes: of the node.
         """
@@ -223,11 +223,11 @@ class Builder:
         return tuple(named)
 
     def ours(self, op_type: str, *inputs: Input, **attributes: Any) -> tuple[ir.Value, ...]:
-        """Write a node of our domain and give all its outputs."""
+        """Write a node of our domain and return all its outputs."""
         return self.ops(op_type, *inputs, outputs=len(OPERATORS[op_type].outputs), domain=DOMAIN, **attributes)
 
     def let_be_like(self, value: ir.Value, like: Read) -> ir.Value:
-        """Give a new value the shape that another has, and its type where inference found none."""
+        """Give a new value the shape of another, and its type if inference found none."""
         like = self.there(like)
         dtype, shape = self._types.of(like), self._types.shape(like)
         value.type = value.type or (None if dtype is None else ir.TensorType(dtype))
@@ -255,13 +255,13 @@ class Builder:
         return self.constant(np.array(number).astype(dtype.numpy()), dtype)
 
     def full(self, value: Read, number: float) -> ir.Value:
-        """A number everywhere, in the type and fixed shape of a value."""
+        """The same number everywhere, in the type and fixed shape of a value."""
         dtype = self.dtype(value)
         shape = self.fixed(value, range(self.rank(value)))
         return self.constant(np.full(shape, number).astype(dtype.numpy()), dtype)
 
     def as_type(self, value: Read, dtype: ir.DataType) -> ir.Value:
-        """A value in another type; the value itself where it has that type."""
+        """A value converted to a type; the value itself if it has that type."""
         value = self.there(value)
         return value if self.dtype(value) == dtype else self.Cast(value, to=dtype.value)
 
@@ -270,7 +270,7 @@ class Builder:
     def nonzero(self, value: Read) -> ir.Value:
         """1 where a value is not zero, and 0 elsewhere, in its type.
 
-        As two Casts: on a CPU ONNX Runtime's Sign takes five times as long.
+        Written as two Casts: on a CPU ONNX Runtime's Sign takes five times as long.
         """
         return self.Cast(self.Cast(value, to=ir.DataType.BOOL.value), to=self.dtype(value).value)
 
@@ -293,14 +293,14 @@ class Builder:
         return self.Gather(self.shape_of(value), list(axes), axis=0)
 
     def joined(self, parts: Sequence[ir.Value | Sequence[int]]) -> ir.Value:
-        """Vectors of int64 behind one another: a constant where all of them are."""
+        """Vectors of int64, joined one after another: a constant if all of them are."""
         arrays = [self.known(part) if isinstance(part, ir.Value) else np.array(part, np.int64) for part in parts]
         if all(array is not None for array in arrays):
             return self.ints(*(int(each) for array in arrays if array is not None for each in array.reshape(-1)))
         return self.Concat(*parts, axis=0) if len(parts) > 1 else self.op("Identity", *parts)
 
     def computed(self, op_type: str, *inputs: Input, **attributes: Any) -> ir.Value:
-        """What an op makes of sizes: a constant where they are."""
+        """The result of an op on sizes: a constant if all of them are."""
         values = [self.known(each) if isinstance(each, ir.Value) else each for each in inputs]
         output = self.op(op_type, *inputs, **attributes)
         if any(value is None for value in values):
@@ -329,7 +329,7 @@ class Builder:
         return self.Reshape(gradient, sizes, like=value)
 
     def column(self, vector: Read, axis: int, rank: int) -> ir.Value:
-        """A vector of channels in a shape that broadcasts over data of a rank with the channels at an axis."""
+        """A vector of channels, reshaped to broadcast over data of this rank with the channels at this axis."""
         return self.Unsqueeze(vector, [i for i in range(rank) if i != axis % rank])
 
     def expand_like(self, gradient: ir.Value, value: Read) -> ir.Value:
@@ -341,9 +341,9 @@ class Builder:
         return self.expand_like(self.scalar(0, value), value)
 
     def unbroadcast(self, gradient: ir.Value, value: Read) -> ir.Value:
-        """The sum of a gradient over the axes that a value was broadcast along.
+        """The sum of a gradient over the axes along which a value was broadcast.
 
-        Where a symbolic size leaves open whether an axis was, that is found out when the graph runs.
+        If a symbolic size leaves open whether an axis was, the graph finds it out when it runs.
         """
         small, large = self.shape(value), self.shape(gradient)
         if small == large and None not in small:
@@ -353,7 +353,7 @@ class Builder:
         if all(isinstance(a, int) or (a is not None and a == b) for a, b in pairs):
             stretched = [lead + i for i, (a, b) in enumerate(pairs) if a == 1 and b != 1]
             if lead + len(stretched) == len(large) > 1:
-                # To one number: a part of the axes first, so that no sum is so long that its roundings add up.
+                # To a single number: sum some of the axes first, so that no sum is so long that its roundings add up.
                 gradient = self.sum(gradient, range(len(large) // 2, len(large)))
             if lead and stretched:
                 return self.reshape_like(self.sum(gradient, [*range(lead), *stretched], keepdims=0), value)
@@ -382,13 +382,13 @@ class Builder:
         return self.reduce("ReduceSum", value, axes, keepdims=keepdims)
 
     def can_scatter_add(self) -> bool:
-        """Whether ScatterElements and ScatterND add up what meets in one place."""
+        """Whether ScatterElements and ScatterND can add up elements with the same index."""
         return self.opset >= _SCATTER_ADDS_SINCE
 
-    # --- Changes to the graph as it is --------------------------------------------------------------------------------
+    # --- Changes to the existing graph --------------------------------------------------------------------------------
 
     def output(self, node: ir.Node, index: int, dtype: ir.DataType, shape: Sequence[Size]) -> ir.Value:
-        """An optional output of a forward node, which is asked for where it was not."""
+        """An optional output of a forward node; the node gets it if it does not have it yet."""
         if index >= len(node.outputs):
             self._widened.append((node, len(node.outputs)))
             node.resize_outputs(index + 1)
@@ -400,7 +400,7 @@ class Builder:
         return value
 
     def adopt(self, nodes: Sequence[ir.Node]) -> None:
-        """Give nodes that were made elsewhere, and what they make, names that the model does not have yet."""
+        """Give nodes that were made elsewhere, and their outputs, names that the model does not have yet."""
         assert self._node is not None
         for node in nodes:
             node.name = self._names.fresh(f"{label(self._node)}/{node.op_type}")
@@ -433,12 +433,12 @@ class Builder:
         self._narrow()
 
     def _narrow(self) -> None:
-        """Take back the outputs that were asked for and that nothing reads."""
+        """Remove the outputs that were added to forward nodes and that nothing reads."""
         for node, count in reversed(self._widened):
             if not any(value.uses() for value in node.outputs[count:]):
                 node.resize_outputs(count)
 
-    # --- Types and shapes of what is new ------------------------------------------------------------------------------
+    # --- Types and shapes of new values -------------------------------------------------------------------------------
 
     def _inputs(self, inputs: Sequence[Input]) -> list[ir.Value | None]:
         first = next((each for each in inputs if isinstance(each, ir.Value)), None)
@@ -460,7 +460,7 @@ class Builder:
             infer_ours(node, self._types)
             return
         if not onnx.defs.has(node.op_type, node.domain):
-            return  # an op of a runtime: its rule says what the outputs are like
+            return  # an op of a runtime: its rule says the types and shapes of its outputs
         schema = onnx.defs.get_schema(node.op_type, self.opset, node.domain)
         types, data = {}, {}
         for value in node.inputs:
@@ -477,7 +477,7 @@ class Builder:
         imports = [onnx.helper.make_opsetid("", self.opset)]
         try:
             found = onnx.shape_inference.infer_node_outputs(schema, ir.to_proto(node), types, data, None, imports)
-        except KeyError:  # onnx 1.16 asks for the type of an input that is left out: the rule says the shape
+        except KeyError:  # onnx 1.16 wants the type even of an input that is left out: the rule says the shape
             first = node.inputs[0]
             node.outputs[0].type = None if first is None else first.type
             return

@@ -1,10 +1,10 @@
 """The gradient of a convolution's data, in the form that is fastest for its shape.
 
-Every window adds W times its dY to what it has seen, which is ConvTranspose. With strides of 1 it is a convolution,
-too: of dY by W with its channels exchanged and its elements in reverse. ONNX Runtime's Conv is faster than its
-ConvTranspose where windows are single elements, and where there are many channels (1.3 times with 256); of depthwise
-convolutions it uses all cores, and ConvTranspose one. An op of ours is faster than both (`direct_conv`), where such may
-be written.
+Every window adds W times its dY to the elements that it has seen: this is ConvTranspose. With strides of 1 it is also a
+convolution of dY by W, with W's channels exchanged and its elements in reverse order. ONNX Runtime's Conv is faster
+than its ConvTranspose for windows of one element, for many channels (1.3 times with 256), and for depthwise
+convolutions, where Conv uses all cores and ConvTranspose one. If ops of ours may be written, one of them is faster than
+both (`direct_conv`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MANY_CHANNELS = 64
 
 
 def data_gradient(g: Builder, dY: ir.Value, W: Read, seen: Windows, groups: int, like: Read) -> ir.Value:
-    """What windows [N, O, ...] add to the data [N, C, ...] by W [O, C / groups, k...]; `like` is the data."""
+    """The gradient of the data [N, C, ...], from that of windows, dY [N, O, ...]; `like` is the data."""
     channels = g.shape(W)[:2]
     many = groups == 1 and all(isinstance(size, int) and size >= _MANY_CHANNELS for size in channels)
     single = groups == 1 and all(k == 1 for k in seen.kernel)
@@ -39,7 +39,7 @@ def data_gradient(g: Builder, dY: ir.Value, W: Read, seen: Windows, groups: int,
 
 def transposed(g: Builder, dY: ir.Value, W: Read, seen: Windows, groups: int, like: Read) -> ir.Value:
     """The same by ConvTranspose, for any strides and groups."""
-    if seen.loose:  # as much as any size could need, and what is too much of it is cut off
+    if seen.loose:  # as large as any size could need; the rest is cut off
         whole = g.ConvTranspose(
             dY,
             W,
@@ -64,7 +64,7 @@ def transposed(g: Builder, dY: ir.Value, W: Read, seen: Windows, groups: int, li
 
 
 def _exchanged(g: Builder, W: Read, seen: Windows, groups: int) -> ir.Value:
-    """W as [C, O, k...], its elements in reverse along every axis of space, which is once along all in one.
+    """W as [C, O, k...], with its elements in reverse along all axes of space: reversed as one flat axis.
 
     W [C * m, 1, k...] of a depthwise convolution becomes [C, m, k...].
     """

@@ -28,7 +28,7 @@ from onnx_cbp.graph_passes.differentiating.registry import ZERO, Rule, apply, is
 
 OLDEST_OPSET = 13
 
-#: What to do in the place of an op that has no rule, where that can be said.
+#: What to do instead, for ops without a rule for which there is advice.
 _INSTEAD = {
     "Loop": "export it with a fixed number of steps, which then stand in the graph",
     "Scan": "export it with a fixed number of steps, which then stand in the graph",
@@ -47,27 +47,27 @@ def differentiate(
 ) -> list[ir.Value | None]:
     """Append the nodes that compute d loss / d value for each value of the main graph.
 
-    What no value reaches costs nothing. Symbolic sizes stay so: a batch that was not traced works. The results are
-    values of the graph, no outputs of it yet; differentiating one of them gives second derivatives.
+    What no value reaches costs nothing. Symbolic sizes stay symbolic. The results are values of the graph, but not yet
+    outputs; to get second derivatives, differentiate one of them.
 
     Args:
-        model: changed in place. Its nodes are in order, as ONNX asks for.
-        loss: a floating-point value with one element; or the values to begin at, each with the gradient of some further
-            loss with respect to it (same type and shape), which gives a vector-Jacobian product.
-        values: floating-point values: inputs, initializers, or what nodes make.
-        own_ops: write ops of this project (DepthwiseConvGradWeight) where they are faster than standard ones: the graph
-            then needs the native library. Otherwise gradients of standard ops are standard ops.
-        own_convolutions: write those that have no CUDA kernel, too (ConvGradWeight, DirectConvExchanged).
+        model: changed in place. Its nodes are in order, as ONNX demands.
+        loss: a floating-point value with one element. Or, for a vector-Jacobian product, the values to begin at,
+            each with the gradient of some further loss with respect to it (same type and shape).
+        values: floating-point values: inputs, initializers, or outputs of nodes.
+        own_ops: write ops of this project (DepthwiseConvGradWeight) where they are faster than standard ones: the
+            graph then needs the native library. Otherwise gradients of standard ops are standard ops.
+        own_convolutions: write also those that have no CUDA kernel (ConvGradWeight, DirectConvExchanged).
 
     Returns:
         For each value its gradient, of the value's type and shape; None where the loss does not depend on it.
 
     Raises:
-        OnnxCbpError: one line, before anything is changed: an op on the way that has no rule, a value whose type or
-            rank is not known, an opset below 13.
+        OnnxCbpError: one line, before anything is changed: an op between the values and the loss has no rule, the
+            type or rank of a value is not known, or the opset is below 13.
     """
     _check_opset(model)
-    register_schemas()  # inference goes through our ops by them, where onnx is new enough
+    register_schemas()  # with them onnx, if it is new enough, infers types through our ops
     infer_all_of_ours(model)
     seeds = dict(loss) if isinstance(loss, Mapping) else {loss: None}
     builder = Builder(model, own_ops=own_ops, own_convolutions=own_convolutions)
@@ -91,7 +91,7 @@ def differentiate(
 
 @dataclass(frozen=True)
 class _Step:
-    """A node on the way from the values to the loss: its rule, or what it is made of."""
+    """A node between the values and the loss, with its rule, or with the body that replaces it."""
 
     node: ir.Node
     rule: Rule | None
@@ -100,11 +100,11 @@ class _Step:
 
 
 class _Tape:
-    """The nodes that values reach the loss through, each with what differentiates it.
+    """The nodes through which the values reach the loss, each with its rule or body.
 
     Attributes:
         steps: in the order of the graph.
-        reached: the values that depend on those that are differentiated by.
+        reached: everything that depends on the values.
     """
 
     def __init__(self, model: ir.Model, losses: Sequence[ir.Value], values: Sequence[ir.Value]) -> None:
@@ -137,7 +137,7 @@ class _Tape:
                 self.reached.update(value for value in node.outputs if self._is_float(value))
 
     def _refuse_rounding(self, nodes: Sequence[ir.Node], losses: Sequence[ir.Value]) -> None:
-        """Raise for a quantized model, whose weights would all have a gradient of zero, and never train."""
+        """Raise for a quantized model: all gradients of its weights would be zero, and it would never train."""
         read = set(made_of(*losses))
         for node in nodes:
             if node.op_type in _QUANTIZES and self._is_reached(node) and any(value in read for value in node.outputs):
@@ -167,7 +167,7 @@ class _Tape:
         inner = [each for each in body.nodes if self._is_reached(each) and not is_flat(each)]
         try:
             return _Step(node, None, body, tuple(self._step(each) for each in inner))
-        except OnnxCbpError:  # it speaks of a node that the model does not have
+        except OnnxCbpError:  # that error names a node of the body, which the model does not have
             raise self._no_rule(node) from None
 
     def _no_rule(self, node: ir.Node) -> OnnxCbpError:
@@ -179,7 +179,7 @@ class _Tape:
         )
 
     def commit(self, steps: Sequence[_Step] | None = None) -> None:
-        """Put the bodies in the place of the nodes that have no rule."""
+        """Replace the nodes that have no rule by their bodies."""
         for step in self.steps if steps is None else steps:
             if step.body is not None:
                 graph = step.node.graph
@@ -197,7 +197,7 @@ class _Tape:
 
 
 class _Sweep:
-    """Goes back over the steps and adds up what reaches each value."""
+    """Goes back over the steps, and sums the gradients that reach each value."""
 
     def __init__(self, builder: Builder, tape: _Tape) -> None:
         self._builder = builder
@@ -205,13 +205,13 @@ class _Sweep:
         self._parts: dict[ir.Value, list[ir.Value]] = defaultdict(list)
 
     def add(self, value: ir.Value, gradient: ir.Value) -> None:
-        """Let a gradient be a part of what reaches a value."""
+        """Add a gradient to those that reach a value."""
         self._parts[value].append(gradient)
 
     def total(self, value: ir.Value) -> ir.Value | None:
-        """The sum of the parts so far; None where there is none."""
+        """The sum of the gradients that have reached a value so far; None if there is none."""
         parts = self._parts.pop(value, [])
-        while len(parts) > 1:  # in pairs: ONNX Runtime lets an Add write over what it reads, and no Sum
+        while len(parts) > 1:  # in pairs: ONNX Runtime can run an Add in place, but not a Sum
             pairs = [parts[i : i + 2] for i in range(0, len(parts), 2)]
             parts = [self._builder.Add(*pair, like=value) if len(pair) == 2 else pair[0] for pair in pairs]
         if parts:
@@ -280,7 +280,7 @@ def _check_opset(model: ir.Model) -> None:
 
 
 def _read(node: ir.Node) -> Iterator[ir.Value]:
-    """All that a node reads: what its subgraphs read of the graph around them, too."""
+    """Everything that a node reads, including what its subgraphs read from the graph around them."""
     yield from (value for value in node.inputs if value is not None)
     for attribute in node.attributes.values():
         if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():

@@ -1,4 +1,4 @@
-"""Types and shapes of the results of our ops, since not every onnx lets a schema infer them."""
+"""Infers types and shapes of our ops' results, since not every onnx lets a schema infer them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onnx_cbp.graph_passes.core.types import Types
 
 
 def infer_ours(node: ir.Node, types: Types) -> None:
-    """Write the types and shapes of a node's outputs, as far as those of its inputs are known."""
+    """Write the types and shapes of a node's outputs, as far as they follow from those of its inputs."""
     operator = OPERATORS[node.op_type]
     given = list(zip(operator.inputs, node.inputs, strict=True))
     shapes = {each.shape: types.shape(value) for each, value in given if value is not None}
@@ -38,7 +38,7 @@ def infer_ours(node: ir.Node, types: Types) -> None:
 
 
 def _of_windows(node: ir.Node, shapes: Mapping[str, Sequence[Any] | None]) -> dict[str, tuple[Any, ...]]:
-    """The shape of what a convolution makes, its result or the gradient of its weight."""
+    """The shape of a convolution's result, or of its weight's gradient."""
     given = (node.attributes.get(name) for name in WINDOW_ATTRIBUTES)
     lists = [() if each is None else each.as_ints() for each in given]
     attributes = dict(zip(WINDOW_ATTRIBUTES, lists, strict=True))
@@ -58,7 +58,7 @@ def _of_windows(node: ir.Node, shapes: Mapping[str, Sequence[Any] | None]) -> di
 
 
 def infer_all_of_ours(model: ir.Model) -> None:
-    """Write those of every node of ours in the main graph that has none, and go on from what they tell."""
+    """Write types and shapes of all our nodes in the main graph that have none, and infer what follows."""
     while True:
         untyped = [node for node in model.graph if node.domain == DOMAIN and _is_open(node)]
         if not untyped:

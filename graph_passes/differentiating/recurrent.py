@@ -1,6 +1,7 @@
 """Unrolls recurrent networks of a fixed length (RNN, GRU, LSTM), which have no gradient rule.
 
-The equations are those of ONNX's specification. What depends on the data alone is one product for all steps.
+The equations are those of ONNX's specification. Products that depend only on the data are computed for all steps at
+once.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _KNOWN_ACTIVATIONS = ("Relu", "Sigmoid", "Tanh")
 _INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 _OUTPUTS = ("Y", "Y_h", "Y_c")
 _SEQUENCE_LENS, _P = 4, 7
-_LONGEST = 512  # steps: some 10 nodes each, and 40 of their gradients
+_LONGEST = 512  # steps: each becomes about 10 nodes, and 40 of gradients
 
 
 def is_recurrent(node: ir.Node) -> bool:
@@ -31,10 +32,10 @@ def is_recurrent(node: ir.Node) -> bool:
 
 
 def unrolled(node: ir.Node, inputs: Sequence[onnx.TypeProto | None]) -> onnx.FunctionProto:
-    """A function of what the node computes, in ops of opset 13 and newer.
+    """A function that computes what the node does, in ops of opset 13 and newer.
 
     Raises:
-        OnnxCbpError: its length is not fixed or large, or it has a form that is not unrolled.
+        OnnxCbpError: its length is not fixed or too large, or its form is not supported.
     """
     length, hidden = _sizes(node, inputs)
     directions = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}
@@ -59,7 +60,7 @@ def unrolled(node: ir.Node, inputs: Sequence[onnx.TypeProto | None]) -> onnx.Fun
 
 
 def _sizes(node: ir.Node, inputs: Sequence[onnx.TypeProto | None]) -> tuple[int, int]:
-    """The steps, and the elements of the hidden state."""
+    """The number of steps, and the size of the hidden state."""
     dims = [[] if each is None else each.tensor_type.shape.dim for each in inputs[:3]]
     length = dims[0][0].dim_value if dims[0] else 0
     hidden = dims[2][2].dim_value if len(dims[2]) > 2 else attribute(node, "hidden_size", 0)
@@ -100,7 +101,7 @@ def _text(node: ir.Node, name: str, default: str) -> str:
 
 
 class _Written:
-    """The nodes of a function, and how its steps are written."""
+    """The nodes of a function while its steps are written."""
 
     def __init__(self, node: ir.Node, hidden: int) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -111,7 +112,7 @@ class _Written:
         self._linear_before_reset = bool(attribute(node, "linear_before_reset", 0))
 
     def op(self, op_type: str, *inputs: str, outputs: int = 1, name: str = "", **attributes: Any) -> Any:
-        """Write a node; its output, or a list of them."""
+        """Write a node; return its output, or a list of outputs."""
         made = [name or f"{op_type}{len(self.nodes)}_{i}" for i in range(outputs)]
         self.nodes.append(onnx.helper.make_node(op_type, inputs, made, **attributes))
         return made[0] if outputs == 1 else made
@@ -120,12 +121,12 @@ class _Written:
         return str(self.op("Constant", value=onnx.numpy_helper.from_array(np.array(numbers, np.int64))))
 
     def stacked(self, values: Sequence[str], axis: int, name: str = "") -> str:
-        """Values behind one another along a new axis."""
+        """Values, stacked along a new axis."""
         apart = [self.op("Unsqueeze", value, self.ints(axis)) for value in values]
         return str(self.op("Concat", *apart, axis=axis, name=name))
 
     def parts(self, value: str, axis: int, sizes: Sequence[int]) -> list[str]:
-        """A value cut along an axis."""
+        """The parts of a value that is cut along an axis."""
         if len(sizes) == 1:
             return [value]
         return list(self.op("Split", value, self.ints(*sizes), axis=axis, outputs=len(sizes)))
@@ -133,7 +134,7 @@ class _Written:
     def run(
         self, index: int, directions: int, activations: Sequence[str], length: int, *, backwards: bool
     ) -> tuple[list[str], dict[str, str]]:
-        """The hidden state of each step, in the order of the data, and the last states by their outputs' names."""
+        """The hidden state of each step, in the order of the data; and the last states, by output name."""
         gates = _GATES[self._op]
         sizes = [self._hidden] * gates
 
@@ -184,7 +185,7 @@ class _Written:
         f, g = activations
         size = self._hidden
         z, r, h = self.parts(now, 1, [size] * 3)
-        before = None  # what the reset gate lets through
+        before = None  # the state that the reset gate lets through
         if self._linear_before_reset:
             carried: str | None = bias if hidden is None else str(self.op("MatMul", hidden, recurrence))
             if hidden is not None and bias is not None:

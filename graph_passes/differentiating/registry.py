@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 
 
 class Zero(Enum):
-    """What a rule answers for an input whose gradient is zero whatever is fed."""
+    """A rule's answer for an input whose gradient is always zero."""
 
     ZERO = 0
 
 
 ZERO = Zero.ZERO
 
-#: What a rule answers for one input: its gradient, `ZERO`, or None where the op is not differentiated by it. None is
-#: refused where a gradient is asked for, so that nothing that was forgotten passes for zero.
+#: A rule's answer for one input: its gradient, `ZERO`, or None if the op has no gradient for this input. If a gradient
+#: is wanted, None is an error: so what a rule has forgotten never counts as zero.
 InputGradient = ir.Value | Zero | None
 
-#: rule(builder, node, gradient of each output or None) -> the gradient of each input, in their order; inputs behind the
-#: last answer count as None.
+#: rule(builder, node, gradient of each output or None) -> the gradient of each input, in order. Inputs after the last
+#: answer count as None.
 Rule = Callable[..., Sequence[InputGradient]]
 
 _RULES: dict[tuple[str, str], Rule] = {}
@@ -45,7 +45,7 @@ def rule(*op_types: str, domain: str = "") -> Callable[[Rule], Rule]:
 
 
 def flat(*op_types: str, domain: str = "") -> None:
-    """Register ops whose results are constant wherever they are differentiable: no gradient passes them."""
+    """Register ops whose results are constant wherever they are differentiable: gradients do not pass through them."""
     _STEPS.update((domain, op_type) for op_type in op_types)
 
 
@@ -55,7 +55,7 @@ def rule_of(node: ir.Node) -> Rule | None:
 
 
 def is_flat(node: ir.Node) -> bool:
-    """Whether no gradient passes the node, see `flat`."""
+    """Whether gradients do not pass through the node; see `flat`."""
     return _key(node) in _STEPS
 
 
@@ -66,7 +66,7 @@ def registered() -> frozenset[tuple[str, str]]:
 
 def apply(function: Rule, builder: Builder, node: ir.Node, gradients: Sequence[Any]) -> list[InputGradient]:
     """A rule's answers, one for each input of the node."""
-    answers = list(function(builder, node, *gradients))[: len(node.inputs)]  # optional inputs may be left out
+    answers = list(function(builder, node, *gradients))[: len(node.inputs)]  # a node may leave out optional inputs
     return answers + [None] * (len(node.inputs) - len(answers))
 
 

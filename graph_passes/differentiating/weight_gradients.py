@@ -2,16 +2,16 @@
 
     dW[o, c, k] = sum over n and i of dY[n, o, i] X[n, c, stride i + dilation k - before]
 
-is itself a convolution: of X, with the batch as channels, by dY as the kernel, where stride and dilation change places.
-What is left is where to put the channels of X, which have to stay apart:
+is itself a convolution of X by dY, in which the batch takes the place of the channels, and stride and dilation are
+exchanged. But the channels of X must stay separate, and the fastest way to do so depends on the shape:
 
-- a window of one element needs none of that: one product of matrices;
-- a depthwise convolution has one channel a group: an op of ours, where such may be written (2 to 20 times as fast as
-  what follows); a product and a sum for each element of the window, where there are few;
-- with one group and small windows: an op of ours, where such may be written and are faster (`direct_conv`);
-- otherwise, without dilation along the last axis, the channels go innermost: the last axis has W * C elements, of which
-  those of one channel lie C apart, so the rank stays what it was;
-- otherwise they become one axis of space more.
+- a window of one element: one product of matrices;
+- a depthwise convolution (one channel per group): an op of ours, if such may be written (2 to 20 times as fast as what
+  follows); otherwise a product and a sum for each element of the window, if there are few;
+- one group and small windows: an op of ours, if such may be written and are faster (`direct_conv`);
+- otherwise, without dilation along the last axis: the channels become innermost. The last axis then has W * C elements,
+  of which those of one channel lie C apart, so the rank does not grow;
+- otherwise: the channels become one more axis of space.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from onnx_cbp.graph_passes.differentiating import direct_conv
 from onnx_cbp.graph_passes.differentiating.builder import Builder, Read
 from onnx_cbp.graph_passes.differentiating.windows import Windows
 
-#: Elements of a depthwise window up to which products and sums are faster than a convolution: those of 3x3 are, by a
-#: third, and those of 5x5 take up to 4 times as long.
+#: For up to this many elements of a depthwise window, products and sums are faster than a convolution: by a third for
+#: 3x3. For 5x5 they take up to 4 times as long.
 _FEW = 9
 _END = np.iinfo(np.int64).max
 
@@ -40,7 +40,7 @@ def weight_gradient(g: Builder, X: Read, dY: Read, W: Read, windows: Windows, gr
     Raises:
         OnnxCbpError: the kernel has no fixed size.
     """
-    if not all(isinstance(size, int) for size in g.shape(W)):  # a gradient, where a gradient is differentiated again
+    if not all(isinstance(size, int) for size in g.shape(W)):  # W is itself a gradient, in a second derivative
         X, windows = _trimmed(g, X, dY, windows)
         return _one_axis_more(g, X, dY, W, windows, groups)
     shape = g.fixed(W, range(g.rank(W)))
@@ -60,10 +60,10 @@ def weight_gradient(g: Builder, X: Read, dY: Read, W: Read, windows: Windows, gr
 
 
 def _of_one_element(g: Builder, X: Read, dY: Read, windows: Windows, groups: int, shape: Sequence[int]) -> ir.Value:
-    """For each sample and group the product of dY [O, L] with X [C, L] transposed, and their sum.
+    """For each sample and group, the product of dY [O, L] and X [C, L] transposed; then the sum of the products.
 
-    Where there are fewer elements in dY and X than in those products, they are put together for one product over the
-    whole batch instead: 3 to 4 times as fast for hundreds of channels with 4 x 4 elements each.
+    If dY and X have fewer elements than these products, they are first joined for one product over the whole batch: 3
+    to 4 times as fast for hundreds of channels with 4 x 4 elements each.
     """
     if windows.loose or any(s != 1 for s in windows.strides) or any(windows.rest):
         last = [_END if c is None else (c - 1) * s + 1 for c, s in zip(windows.count, windows.strides, strict=True)]
@@ -85,11 +85,11 @@ def _of_one_element(g: Builder, X: Read, dY: Read, windows: Windows, groups: int
 
 
 def _depthwise(g: Builder, X: Read, dY: Read, windows: Windows, shape: Sequence[int]) -> ir.Value:
-    """For each element of the window, the sum of dY and what it sees of X."""
+    """For each element of the window, the sum of dY times the element of X that it sees."""
     axes = list(windows.axes)
     if any(windows.pads):
         X = g.Pad(X, [0, 0, *windows.before, 0, 0, *windows.after])
-    # From the first element that an element of the window sees to the last.
+    # How far the windows reach along each axis, for a single element of the window.
     spans = _covered(g, dY, windows, [1] * len(axes))
     sums = []
     for place in np.ndindex(*windows.kernel):
@@ -101,19 +101,19 @@ def _depthwise(g: Builder, X: Read, dY: Read, windows: Windows, shape: Sequence[
 
 
 def _is_plain(windows: Windows) -> bool:
-    """Whether attributes and data alone tell how many windows there are: a ConvTranspose may have fewer."""
+    """Whether attributes and sizes alone tell how many windows there are: a ConvTranspose may have fewer."""
     whole = windows.loose or all(0 <= r < s for r, s in zip(windows.rest, windows.strides, strict=True))
     return whole and len(windows.size) <= MOST_AXES and min(windows.pads) >= 0
 
 
 def _covered(g: Builder, dY: Read, windows: Windows, extent: Sequence[int]) -> ir.Value:
-    """How many elements there are from the first of the first window to the last of the last one."""
+    """How many elements lie from the first element of the first window to the last element of the last window."""
     more = [e - s for e, s in zip(extent, windows.strides, strict=True)]
     return g.computed("Add", g.computed("Mul", g.sizes_of(dY, list(windows.axes)), list(windows.strides)), more)
 
 
 def _trimmed(g: Builder, X: Read, dY: Read, windows: Windows) -> tuple[Read, Windows]:
-    """X and its windows without what no window reaches, so that a convolution by dY has the places of W, no more."""
+    """X and its windows without what no window reaches, so that the convolution by dY has exactly the shape of W."""
     axes, nothing = list(windows.axes), (0,) * len(windows.axes)
     if windows.loose:
         if any(windows.pads):

@@ -14,14 +14,14 @@ from onnx_cbp.graph_passes.differentiating.builder import Builder, Read
 
 @dataclass(frozen=True)
 class Windows:
-    """One entry an axis of space.
+    """The windows of an op: each attribute has one entry per axis of space.
 
     Attributes:
-        size: elements of the data; None where that is known at run time only.
+        size: elements of the data; None if this is known only at run time.
         count: windows; None likewise.
         kernel: elements of a window.
-        strides: from window to window.
-        dilations: from element to element of a window.
+        strides: from one window to the next.
+        dilations: from one element of a window to the next.
         before, after: padding.
     """
 
@@ -35,12 +35,12 @@ class Windows:
 
     @property
     def axes(self) -> range:
-        """The axes of space: those of the data but batch and channels."""
+        """The axes of space: all axes of the data but batch and channels."""
         return range(2, 2 + len(self.size))
 
     @property
     def extent(self) -> tuple[int, ...]:
-        """From the first element of a window to its last, both counted."""
+        """From a window's first element to its last, both counted."""
         return tuple(d * (k - 1) + 1 for d, k in zip(self.dilations, self.kernel, strict=True))
 
     @property
@@ -50,32 +50,32 @@ class Windows:
 
     @property
     def loose(self) -> bool:
-        """Whether `rest` is known at run time only. With steps of 1 there is none, whatever the size is."""
+        """Whether `rest` is known only at run time. If strides are 1 there is none, whatever the size."""
         return not self.fixed and any(s > 1 for s in self.strides)
 
     @property
     def rest(self) -> tuple[int, ...]:
-        """Elements at the end of the padded data that no window reaches; negative where the last one goes beyond."""
+        """Elements at the end of the padded data that no window reaches; negative if the last one goes beyond."""
         assert not self.loose
         sizes = zip(self.size, self.count, self.strides, self.extent, self.before, self.after, strict=True)
         return tuple(0 if n is None or c is None else b + n + a - (c - 1) * s - e for n, c, s, e, b, a in sizes)
 
     @property
     def pads(self) -> list[int]:
-        """As ONNX writes them."""
+        """The padding as ONNX writes it."""
         return [*self.before, *self.after]
 
     @property
     def overlap(self) -> bool:
-        """Whether an element may be in two windows."""
+        """Whether windows may share elements."""
         return any(e > s for e, s in zip(self.extent, self.strides, strict=True))
 
 
 def windows(g: Builder, node: ir.Node, data: Read, result: Read, kernel: Sequence[int]) -> Windows:
-    """The windows of a node whose attributes are those of Conv: `data` is looked at, `result` has one place a window.
+    """The windows of a node with the attributes of Conv: they look at `data`, and `result` has one place per window.
 
     Raises:
-        OnnxCbpError: an axis of space has no fixed size, and auto_pad asks for it.
+        OnnxCbpError: auto_pad needs the size of an axis of space, which is not fixed.
     """
     rank = len(kernel)
     size, count = sizes(g, data, rank), sizes(g, result, rank)
@@ -93,7 +93,7 @@ def windows(g: Builder, node: ir.Node, data: Read, result: Read, kernel: Sequenc
 
 
 def sizes(g: Builder, value: Read, rank: int) -> list[int | None]:
-    """The sizes of the axes of space of a value, None where they are known at run time only."""
+    """The sizes of a value's axes of space; None if known only at run time."""
     return [size if isinstance(size, int) else None for size in g.shape(value)[2 : 2 + rank]]
 
 
@@ -106,7 +106,7 @@ def _same(
     *,
     upper: bool,
 ) -> tuple[list[int], list[int]]:
-    """The padding of auto_pad = SAME_UPPER or SAME_LOWER, which say where an odd element goes."""
+    """The padding for auto_pad = SAME_UPPER or SAME_LOWER, which say where an odd element goes."""
     before, after = [], []
     for n, c, s, d, k in zip(size, count, strides, dilations, kernel, strict=True):
         total = max(0, (c - 1) * s + d * (k - 1) + 1 - n)
@@ -116,5 +116,5 @@ def _same(
 
 
 def group(node: ir.Node) -> int:
-    """The groups of a convolution."""
+    """The number of groups of a convolution."""
     return attribute(node, "group", 1)

@@ -14,7 +14,7 @@ from onnx_cbp.graph_passes.differentiating.registry import ZERO, InputGradient, 
 
 @rule("Relu")
 def relu(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """Relu: dX = dY where Y is not zero; a product is faster than a comparison and a Where."""
+    """Relu: dX = dY where Y is not zero, as a product, which is faster than a comparison and a Where."""
     return [g.Mul(dY, g.nonzero(node.outputs[0]))]
 
 
@@ -158,7 +158,7 @@ def log_softmax(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
 
 @rule("Dropout")
 def dropout(g: Builder, node: ir.Node, dY: ir.Value, *_: ir.Value | None) -> list[InputGradient]:
-    """Dropout: dX = dY mask / (1 - ratio) while it trains, dY where it does not."""
+    """Dropout: dX = dY mask / (1 - ratio) if it trains, otherwise dY."""
     X, ratio, training = node.inputs[0], optional_input(node, 1), optional_input(node, 2)
     trains = g.known(training)
     if training is None or (trains is not None and not trains):
@@ -179,6 +179,6 @@ def _ratio(g: Builder, ratio: Read, X: Read) -> ir.Value:
 
 @rule("Shrink")
 def shrink(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """Shrink: dX = dY where X is beyond lambd on either side."""
+    """Shrink: dX = dY where |X| is above lambd."""
     beyond = g.Greater(g.Abs(node.inputs[0]), attribute(node, "lambd", 0.5))
     return [g.Where(beyond, dY, g.scalar(0, dY))]

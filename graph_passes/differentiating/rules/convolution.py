@@ -15,7 +15,7 @@ from onnx_cbp.graph_passes.differentiating.windows import Windows, group, sizes,
 
 @rule("Conv")
 def conv(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """Conv: dX is the transposed convolution of dY by W, dB the sum of dY over all but the channels."""
+    """Conv: dX is the transposed convolution of dY by W, dB the sum of dY over all axes but the channels."""
     X, W = node.inputs[0], node.inputs[1]
     seen = windows(g, node, X, node.outputs[0], g.fixed(W, range(2, g.rank(W))))
     dX = dW = None
@@ -28,16 +28,16 @@ def conv(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
 
 @rule("ConvTranspose")
 def conv_transpose(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """ConvTranspose: the transposed of Conv, so dX is the convolution of dY by W, and dW that of dY by X."""
+    """ConvTranspose: the transpose of Conv. So dX is the convolution of dY by W, and dW is that of dY by X."""
     X, W = node.inputs[0], node.inputs[1]
     seen = _transposed_windows(g, node, X, node.outputs[0], g.fixed(W, range(2, g.rank(W))))
     dX = dW = None
     if g.wants(X):
         after, data = [*seen.after], dY
-        if not seen.loose:  # otherwise output_padding is all that is left over, and that is less than a step
+        if not seen.loose:  # otherwise only output_padding is left over, which is less than a stride
             rest = [max(r - s + 1, 0) for r, s in zip(seen.rest, seen.strides, strict=True)]
             after = [a - r for a, r in zip(seen.after, rest, strict=True)]
-        if any(a < 0 for a in after):  # ONNX Runtime takes no negative padding
+        if any(a < 0 for a in after):  # ONNX Runtime does not accept negative padding
             ends = [n + min(a, 0) for n, a in zip(g.fixed(dY, seen.axes), after, strict=True)]
             data = g.Slice(dY, [0] * len(ends), ends, list(seen.axes))
         dX = g.Conv(
@@ -55,7 +55,7 @@ def conv_transpose(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradien
 
 
 def _transposed_windows(g: Builder, node: ir.Node, X: Read, Y: Read, kernel: list[int]) -> Windows:
-    """The windows on Y; padding is what takes the whole result of every window to the size that Y has."""
+    """The windows on Y. The padding takes the result of all windows to the size of Y."""
     rank = len(kernel)
     size, count = sizes(g, Y, rank), sizes(g, X, rank)
     strides, dilations = (ints(node, name, [1] * rank) for name in ("strides", "dilations"))
@@ -63,7 +63,7 @@ def _transposed_windows(g: Builder, node: ir.Node, X: Read, Y: Read, kernel: lis
     pads = ints(node, "pads", [0] * 2 * rank)
     before, after = pads[:rank], pads[rank:]
     auto = text(node, "auto_pad", "NOTSET")
-    if any(e >= s for e, s in zip(extra, strides, strict=True)):  # then it is not what steps leave over
+    if any(e >= s for e, s in zip(extra, strides, strict=True)):  # more than strides can leave over
         size, count = [*g.fixed(Y, range(2, 2 + rank))], [*g.fixed(X, range(2, 2 + rank))]
     if auto == "VALID":
         before = after = [0] * rank

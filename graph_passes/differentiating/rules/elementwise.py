@@ -1,4 +1,4 @@
-"""Gradient rules of arithmetic on single elements, with broadcasting."""
+"""Gradient rules of elementwise arithmetic, with broadcasting."""
 
 from __future__ import annotations
 
@@ -50,20 +50,20 @@ def div(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
 
 @rule("Sum")
 def sum_(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """Each input has dY."""
+    """Sum: every input has dY."""
     return [g.unbroadcast(dY, X) for X in node.inputs]
 
 
 @rule("Mean")
 def mean(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """Each of K inputs has dY / K."""
+    """Mean: each of K inputs has dY / K."""
     share = g.Div(dY, len(node.inputs))
     return [g.unbroadcast(share, X) for X in node.inputs]
 
 
 @rule("Max", "Min")
 def extreme(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """Elements that are equally large share the gradient, as in PyTorch's maximum and JAX."""
+    """Max, Min: equal elements share the gradient, as in PyTorch's maximum and JAX."""
     Y = node.outputs[0]
     chosen = [g.Cast(g.Equal(X, Y), to=g.dtype(Y).value) for X in node.inputs]
     share = dY if len(chosen) == 1 else g.Div(dY, g.Sum(*chosen))
@@ -72,7 +72,7 @@ def extreme(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
 
 @rule("Pow")
 def power(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """The exponent may have a type of its own; it has a gradient where the base is positive."""
+    """Pow: the exponent may have another type; it has a gradient where the base is positive."""
     X, exponent = node.inputs
     known = g.known(exponent)
     same = exponent if g.dtype(exponent) == g.dtype(X) else g.Cast(exponent, to=g.dtype(X).value)
@@ -82,7 +82,7 @@ def power(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
         dX = dY
     else:
         below = g.Pow(X, g.Sub(same, 1.0))
-        # 0 * inf: a power of zero does not depend on its base.
+        # Avoids 0 * inf: a power with exponent 0 does not depend on its base.
         dX = g.Mul(dY, g.Where(g.Equal(same, 0.0), g.scalar(0, X), g.Mul(same, below)))
     d_exponent: InputGradient = None
     if g.wants(exponent) and g.dtype(exponent).is_floating_point():
@@ -96,7 +96,7 @@ def power(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
 
 @rule("Mod")
 def mod(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """A - B * trunc(A / B) (fmod = 1, the only form that takes floating point)."""
+    """Mod: A - B * trunc(A / B) (fmod = 1, the only form for floating point)."""
     A, B = node.inputs
     quotient = g.Div(g.Sub(A, node.outputs[0]), B)
     return [g.unbroadcast(dY, A), g.Neg(g.unbroadcast(g.Mul(dY, quotient), B))]
@@ -228,7 +228,7 @@ def cast(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
 
 @rule("Where")
 def where(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """Each element of dY goes where the element of Y came from."""
+    """Where: each element of dY goes to the input from which the element of Y came."""
     condition, X, Y = node.inputs
     zero = g.scalar(0, dY)
     return [None, g.unbroadcast(g.Where(condition, dY, zero), X), g.unbroadcast(g.Where(condition, zero, dY), Y)]
@@ -236,9 +236,9 @@ def where(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
 
 @rule("Clip")
 def clip(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """X passes where it is within the bounds, and a bound gets what is beyond it.
+    """Clip: dY goes to X where X is within the bounds, and otherwise to the bound.
 
-    At a bound X passes, as in PyTorch's clamp; but not with the bounds 0 and 6, which are ReLU6, where it does not.
+    At a bound X has the gradient, as in PyTorch's clamp. With the bounds 0 and 6 it has not: this is PyTorch's ReLU6.
     """
     X, low, high = node.inputs[0], optional_input(node, 1), optional_input(node, 2)
     Y = node.outputs[0]
@@ -254,6 +254,6 @@ def clip(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
 
 @rule("CumSum")
 def cumulative_sum(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """What is added up from one end has gradients added up from the other."""
+    """CumSum: the gradient is a cumulative sum from the other end."""
     reverse, exclusive = attribute(node, "reverse", 0), attribute(node, "exclusive", 0)
     return [g.CumSum(dY, node.inputs[1], reverse=int(not reverse), exclusive=exclusive)]

@@ -12,7 +12,7 @@ from onnx_cbp.graph_passes.differentiating.registry import InputGradient, rule
 
 @rule("MatMul")
 def matmul(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """MatMul: dA = dY B^T, dB = A^T dY, summed over what was broadcast; a vector is a row or a column."""
+    """MatMul: dA = dY B^T, dB = A^T dY, summed over broadcast axes; a vector counts as a row or a column."""
     A, B = node.inputs
     row, column = g.rank(A) == 1, g.rank(B) == 1
     dY = g.Unsqueeze(dY, [-1]) if column else dY
@@ -27,7 +27,7 @@ def matmul(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
         dA = g.unbroadcast(g.MatMul(dY, _transposed(g, right)), left)
         dA = g.reshape_like(dA, A) if row else dA
     if g.wants(B):
-        if g.rank(right) == 2 and g.rank(left) > 2:  # one product of all rows, where a batch of them would be summed
+        if g.rank(right) == 2 and g.rank(left) > 2:  # one product of all rows, not a sum over a batch
             dB = g.MatMul(_transposed(g, _rows(g, left)), _rows(g, dY))
         else:
             dB = g.unbroadcast(g.MatMul(_transposed(g, left), dY), right)
@@ -41,7 +41,7 @@ def _transposed(g: Builder, X: Read) -> ir.Value:
 
 
 def _rows(g: Builder, X: Read) -> ir.Value:
-    """All rows of a batch of matrices, one behind the other."""
+    """All rows of a batch of matrices, as one matrix."""
     size = g.shape(X)[-1]
     if isinstance(size, int) and size > 0:
         return g.Reshape(X, [-1, size])
@@ -69,9 +69,9 @@ def gemm(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
 
 @rule("Einsum")
 def einsum(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """Each operand's gradient is an Einsum of dY and the others, by its own letters.
+    """Einsum: the gradient of each operand is an Einsum of dY and the other operands, with the operand's own letters.
 
-    Letters of an operand that nothing else has were summed over: its gradient is the same along them.
+    Letters that only this operand has were summed over: its gradient is the same along them.
     """
     equation = text(node, "equation", "").replace(" ", "")
     left, arrow, right = equation.partition("->")

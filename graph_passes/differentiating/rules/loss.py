@@ -1,4 +1,4 @@
-"""Gradient rules of losses that are ops."""
+"""Gradient rules of loss ops."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def softmax_cross_entropy(
 
 @rule("NegativeLogLikelihoodLoss")
 def negative_log_likelihood(g: Builder, node: ir.Node, d_loss: ir.Value) -> list[InputGradient]:
-    """NegativeLogLikelihoodLoss: dX = -weight d_loss at the label, over the sum of the weights for a mean."""
+    """NegativeLogLikelihoodLoss: dX = -weight d_loss at the label; for a mean, divided by the sum of the weights."""
     return [_of_log_probabilities(g, node, d_loss), ZERO]
 
 
@@ -37,7 +37,7 @@ def _of_log_probabilities(g: Builder, node: ir.Node, d_loss: ir.Value) -> ir.Val
     weight: Read = None
     if "ignore_index" in node.attributes:
         ignored = g.Equal(labels, attribute(node, "ignore_index", 0))
-        labels = g.Where(ignored, g.scalar(0, labels), labels)  # it may be no class at all
+        labels = g.Where(ignored, g.scalar(0, labels), labels)  # an ignored label need not be a class
         weight = g.Where(ignored, g.scalar(0, X), g.scalar(1, X))
     if weights is not None:
         own = g.Gather(weights, labels, axis=0)

@@ -15,7 +15,7 @@ _SCALED_BY_CHANNEL_SINCE = 21  # GroupNormalization
 
 
 def _normal(g: Builder, X: Read, axes: Sequence[int], epsilon: float) -> tuple[ir.Value, ir.Value]:
-    """X normalized over some axes, and what it was multiplied by."""
+    """X normalized over some axes, and the factor by which it was multiplied."""
     centred = g.Sub(X, g.reduce("ReduceMean", g.there(X), axes))
     variance = g.reduce("ReduceMean", g.Mul(centred, centred), axes)
     inv_std = g.Reciprocal(g.Sqrt(g.Add(variance, epsilon)))
@@ -30,14 +30,14 @@ def _through(g: Builder, dN: ir.Value, normal: ir.Value, inv_std: ir.Value, axes
 
 @rule("LayerNormalization")
 def layer_normalization(g: Builder, node: ir.Node, dY: ir.Value, *more: ir.Value | None) -> list[InputGradient]:
-    """LayerNormalization: Y = scale normal + B over the last axes, computed in the type that stash_type says."""
+    """LayerNormalization: Y = scale normal + B over the last axes, computed in the type given by stash_type."""
     X, scale = node.inputs[0], node.inputs[1]
     if any(each is not None for each in more):
         raise g.refuse("its Mean or InvStdDev reaches the loss: compute them with ReduceMean")
     axes = list(range(attribute(node, "axis", -1) % g.rank(X), g.rank(X)))
     wide = g.dtype(X) in (ir.DataType.FLOAT, ir.DataType.DOUBLE)
     data, d_data = (each if wide else g.Cast(each, to=1) for each in (X, dY))
-    if g.dtype(X) == ir.DataType.FLOAT:  # what the forward pass has saved; in double it would be rounded
+    if g.dtype(X) == ir.DataType.FLOAT:  # saved by the forward pass; for double it would be rounded
         mean, inv_std = (g.output(node, i, ir.DataType.FLOAT, _reduced(g, X, axes)) for i in (1, 2))
         normal = g.Mul(g.Sub(data, mean), inv_std)
     else:
@@ -112,7 +112,7 @@ def lp_normalization(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradi
 
 @rule("LRN")
 def local_response_normalization(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """LRN: Y = X U^-beta with U = bias + alpha / size times the sum of X^2 over `size` channels around.
+    """LRN: Y = X U^-beta with U = bias + alpha / size times the sum of X^2 over `size` channels around each.
 
     dX = dY U^-beta - 2 alpha beta / size X times the sum of dY X U^(-beta - 1) over the channels around.
     """
@@ -126,7 +126,7 @@ def local_response_normalization(g: Builder, node: ir.Node, dY: ir.Value) -> lis
 
 
 def _around(g: Builder, X: ir.Value, before: int, after: int) -> ir.Value:
-    """For each channel, the sum over those from `before` in front of it to `after` behind it."""
+    """For each channel, the sum over the channels from `before` before it to `after` after it."""
     rest = [0] * (g.rank(X) - 2)
     padded = g.Pad(X, [0, before, *rest, 0, after, *rest])
     (channels,) = g.fixed(X, [1])
@@ -138,8 +138,8 @@ def _around(g: Builder, X: ir.Value, before: int, after: int) -> ir.Value:
 def batch_normalization(g: Builder, node: ir.Node, dY: ir.Value, *more: ir.Value | None) -> list[InputGradient]:
     """BatchNormalization, by our ops.
 
-    With the statistics of the batch they are taken once more; `ReplaceForwardPass` saves that. With running ones
-    (frozen), dX = dY scale inv_std, and they have gradients of their own where these are asked for.
+    With batch statistics, these are computed again; `ReplaceForwardPass` saves that. With running statistics (frozen),
+    dX = dY scale inv_std, and the statistics have gradients too, if these are wanted.
     """
     X, scale, B, mean, var = node.inputs[:5]
     if any(each is not None for each in more):

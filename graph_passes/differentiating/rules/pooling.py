@@ -18,7 +18,7 @@ from onnx_cbp.graph_passes.differentiating.windows import Windows, windows
 
 @rule("MaxPool")
 def max_pool(g: Builder, node: ir.Node, dY: ir.Value, _: ir.Value | None = None) -> list[InputGradient]:
-    """MaxPool: dY goes to the elements that were taken, which Indices names, counted through the whole of X."""
+    """MaxPool: dY goes to the elements that were chosen. Indices has their places, counted through the whole of X."""
     X = node.inputs[0]
     if attribute(node, "storage_order", 0):
         raise g.refuse("storage_order = 1 counts Indices by columns: leave it out")
@@ -26,7 +26,7 @@ def max_pool(g: Builder, node: ir.Node, dY: ir.Value, _: ir.Value | None = None)
     indices = g.output(node, 1, ir.DataType.INT64, g.shape(node.outputs[0]))
     if not seen.overlap or g.can_scatter_add():
         return [_put(g, dY, indices, X, add=seen.overlap)]
-    # Before ScatterElements could add: windows so far apart that they share no element, a part of them at a time.
+    # For opsets whose ScatterElements cannot add: some windows at a time, so far apart that no two share an element.
     apart = [math.ceil(e / s) for e, s in zip(seen.extent, seen.strides, strict=True)]
     axes, parts = list(seen.axes), []
     for first in itertools.product(*map(range, apart)):
@@ -45,14 +45,14 @@ def _put(g: Builder, dY: ir.Value, indices: ir.Value, X: Read, *, add: bool) -> 
 
 @rule("AveragePool")
 def average_pool(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """AveragePool: each element of a window has dY / count."""
+    """AveragePool: each element of a window gets dY / count."""
     X = node.inputs[0]
     seen = windows(g, node, X, node.outputs[0], ints(node, "kernel_shape", []))
     return [_spread(g, _shared(g, node, dY, seen), seen, X)]
 
 
 def _shared(g: Builder, node: ir.Node, dY: ir.Value, seen: Windows) -> ir.Value:
-    """DY over the count that each window was divided by."""
+    """DY divided by the count of each window."""
     whole = math.prod(seen.kernel)
     if not seen.fixed:
         return g.Div(dY, _count(g, node, seen, whole))
@@ -63,15 +63,15 @@ def _shared(g: Builder, node: ir.Node, dY: ir.Value, seen: Windows) -> ir.Value:
         return g.Div(dY, g.constant(inside.astype(g.dtype(dY).numpy()), g.dtype(dY)))
     if all(r >= 0 for r in seen.rest):
         return g.Div(dY, whole)
-    # Implementations differ in what a window counts that goes beyond the padding, so the op itself is asked: its mean
-    # of ones is the number of elements inside over what it counts.
+    # Implementations count differently where a window goes beyond the padding. So ask the op itself: its mean of ones
+    # is the number of elements inside divided by its count.
     ones = g.constant(np.ones([1, 1, *g.fixed(node.inputs[0], seen.axes)]).astype(g.dtype(dY).numpy()), g.dtype(dY))
     means = g.op("AveragePool", ones, **{name: value.value for name, value in node.attributes.items()})
     return g.Mul(dY, g.Div(means, g.constant(inside.astype(g.dtype(dY).numpy()), g.dtype(dY))))
 
 
 def _count(g: Builder, node: ir.Node, seen: Windows, whole: int) -> ir.Value:
-    """What each window is divided by, where sizes are found at run time: by a convolution of ones by ones."""
+    """The count by which each window is divided, if sizes are known only at run time: a convolution of ones by ones."""
     X = node.inputs[0]
     if attribute(node, "ceil_mode", 0):
         raise g.refuse("ceil_mode = 1 needs fixed sizes: export the model with only the batch dynamic")
@@ -84,7 +84,7 @@ def _count(g: Builder, node: ir.Node, seen: Windows, whole: int) -> ir.Value:
 
 
 def _elements_inside(seen: Windows) -> np.ndarray:
-    """For each window, how many of its elements are data: [1, 1, windows]."""
+    """How many elements of each window are data: [1, 1, windows]."""
     result = np.ones((1,) * (2 + len(seen.count)))
     for axis, (n, c, k, s, d, b) in enumerate(
         zip(seen.size, seen.count, seen.kernel, seen.strides, seen.dilations, seen.before, strict=True)
@@ -98,7 +98,7 @@ def _elements_inside(seen: Windows) -> np.ndarray:
 
 
 def _spread(g: Builder, share: ir.Value, seen: Windows, X: Read) -> ir.Value:
-    """A share of each window to each of its elements."""
+    """Adds the share of each window to each of its elements."""
     tiles = not seen.overlap and seen.extent == seen.strides == seen.kernel and not any(seen.pads)
     if tiles and not seen.loose and not any(seen.rest):
         apart = g.Unsqueeze(share, [axis + i + 1 for i, axis in enumerate(seen.axes)])
@@ -107,7 +107,7 @@ def _spread(g: Builder, share: ir.Value, seen: Windows, X: Read) -> ir.Value:
             sizes += [g.sizes_of(share, [axis]), [k]]
         repeated = g.Expand(apart, g.joined([g.sizes_of(share, [0, 1]), *sizes]))
         return g.reshape_like(repeated, X)
-    # Each channel by itself, as samples of one channel.
+    # Each channel separately: as samples of one channel.
     kernel = g.constant(np.ones((1, 1, *seen.kernel)).astype(g.dtype(share).numpy()), g.dtype(share))
     axes = list(seen.axes)
     alone = g.Reshape(share, g.joined([[-1, 1], g.sizes_of(share, axes)]), shape=(None, 1, *seen.count))
@@ -150,7 +150,7 @@ def global_average_pool(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGr
 
 @rule("GlobalMaxPool")
 def global_max_pool(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """GlobalMaxPool: elements that are equally large share dY."""
+    """GlobalMaxPool: equal largest elements share dY."""
     X = node.inputs[0]
     chosen = g.Cast(g.Equal(X, node.outputs[0]), to=g.dtype(X).value)
     return [g.Mul(chosen, g.Div(dY, g.sum(chosen, range(2, g.rank(X)))))]

@@ -11,7 +11,7 @@ from onnx_cbp.graph_passes.differentiating.registry import InputGradient, rule
 
 
 def _axes(g: Builder, node: ir.Node) -> list[int]:
-    """The axes that a reduction reduces, counted from the front."""
+    """The axes of a reduction, counted from the front."""
     X, given = node.inputs[0], optional_input(node, 1)
     axes = ints(node, "axes", []) if given is None else g.needed(given, "what names its axes,").reshape(-1).tolist()
     rank = g.rank(X)
@@ -21,7 +21,7 @@ def _axes(g: Builder, node: ir.Node) -> list[int]:
 
 
 def _spread(g: Builder, node: ir.Node, value: ir.Value, axes: list[int]) -> ir.Value:
-    """A result, or its gradient, so that it broadcasts over what was reduced."""
+    """A result, or its gradient, in a shape that broadcasts over the reduced axes."""
     if attribute(node, "keepdims", 1) or not axes:
         return value
     return g.Unsqueeze(value, axes)
@@ -31,7 +31,7 @@ def _spread(g: Builder, node: ir.Node, value: ir.Value, axes: list[int]) -> ir.V
 def reduce_sum(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
     """ReduceSum: dX = dY."""
     X = node.inputs[0]
-    if attribute(node, "keepdims", 1):  # whatever the axes are, which a graph may find out when it runs
+    if attribute(node, "keepdims", 1):  # works for any axes, even axes that are known only at run time
         return [g.expand_like(dY, X)]
     return [g.expand_like(_spread(g, node, dY, _axes(g, node)), X)]
 
@@ -57,7 +57,7 @@ def reduce_l1(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
 
 @rule("ReduceL2")
 def reduce_l2(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """ReduceL2: dX = dY X / Y; zero where the norm is, as in PyTorch."""
+    """ReduceL2: dX = dY X / Y; zero where Y is zero, as in PyTorch."""
     Y = node.outputs[0]
     share = g.Where(g.Equal(Y, 0.0), g.scalar(0, Y), g.Div(dY, Y))
     return [g.Mul(_spread(g, node, share, _axes(g, node)), node.inputs[0])]
@@ -80,7 +80,7 @@ def reduce_log_sum_exp(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGra
 
 @rule("ReduceMax", "ReduceMin")
 def reduce_extreme(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """Elements that are equally large share dY, as in PyTorch's amax and amin."""
+    """ReduceMax, ReduceMin: equal elements share dY, as in PyTorch's amax and amin."""
     X, axes = node.inputs[0], _axes(g, node)
     chosen = g.Cast(g.Equal(X, _spread(g, node, node.outputs[0], axes)), to=g.dtype(X).value)
     return [g.Mul(chosen, g.Div(_spread(g, node, dY, axes), g.sum(chosen, axes)))]
@@ -90,7 +90,7 @@ def reduce_extreme(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradien
 def reduce_prod(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
     """ReduceProd: dX = dY times the product of all others, also where elements are zero.
 
-    With one zero among those reduced, it alone has a gradient; with two, none has.
+    If one of the reduced elements is zero, only that one has a gradient; if two are, none has.
     """
     X, axes = node.inputs[0], _axes(g, node)
     is_zero = g.Equal(X, 0.0)

@@ -1,4 +1,4 @@
-"""Gradient rules of ops that read or write elements by their indices."""
+"""Gradient rules of ops that read or write elements by index."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ flat(
 
 @rule("OneHot")
 def one_hot(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """OneHot: its two values, off and on, have the sum of dY where they stand; what it counts has no gradient."""
+    """OneHot: the values off and on each get the sum of dY over the places where they are; the indices have none."""
     indices, depth, values = node.inputs
     axis = {"axis": attribute(node, "axis", -1)}
     dtype = g.dtype(values)
@@ -42,7 +42,7 @@ def one_hot(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
 
 @rule("Gather")
 def gather(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """Gather: dX is zero, and what was taken from a place is added up there."""
+    """Gather: dX is zero, plus dY added at the places that were read."""
     X, indices = node.inputs
     axis = attribute(node, "axis", 0) % g.rank(X)
     known, size = g.known(indices), g.shape(X)[axis]
@@ -56,7 +56,7 @@ def gather(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
         before[axis], after[axis] = place, size - 1 - place
         return [g.Pad(part, [*before, *after], like=X), ZERO]
     count = g.rank(indices)
-    # The axes of the indices to the front, and the axis that they index to the front of the zeros.
+    # Move the axes of the indices to the front of dY, and the indexed axis to the front of the zeros.
     front = [*range(axis, axis + count), *range(axis), *range(axis + count, g.rank(dY))]
     order = [axis, *(i for i in range(g.rank(X)) if i != axis)]
     updates = g.Transpose(dY, perm=front) if axis else dY
@@ -70,7 +70,7 @@ def gather(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
 
 
 def _product_with_one_hot(g: Builder, places: ir.Value, updates: ir.Value, size: ir.Value) -> ir.Value:
-    """What meets in one place added up by a product of matrices, for opsets that have nothing else for it."""
+    """Adds up elements with the same index by a product of matrices, for opsets without another way."""
     values = g.constant(np.array([0, 1]).astype(g.dtype(updates).numpy()), g.dtype(updates))
     chosen = g.OneHot(g.Reshape(places, [-1]), g.Squeeze(size, [0]), values, axis=0)
     count = g.Size(places)
@@ -79,20 +79,20 @@ def _product_with_one_hot(g: Builder, places: ir.Value, updates: ir.Value, size:
 
 
 def _differ(known: np.ndarray | None) -> bool:
-    """Whether places are known to be counted from the front, and to differ."""
+    """Whether places are known to be counted from the front, and to be different."""
     return known is not None and known.min(initial=0) >= 0 and len(np.unique(known)) == known.size
 
 
 @rule("GatherElements")
 def gather_elements(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """GatherElements: what was taken from a place is added up there."""
+    """GatherElements: dY is added at the places that were read."""
     X, indices = node.inputs
     return [_scatter_add(g, "ScatterElements", g.zeros_like(X), indices, dY, axis=attribute(node, "axis", 0)), ZERO]
 
 
 @rule("GatherND")
 def gather_nd(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """GatherND: what was taken from a place is added up there."""
+    """GatherND: dY is added at the places that were read."""
     X, indices = node.inputs
     if attribute(node, "batch_dims", 0):
         raise g.refuse("batch_dims is not supported: put the batch into the indices")
@@ -108,7 +108,7 @@ def _scatter_add(
     known: np.ndarray | None = None,
     **attributes: Any,
 ) -> ir.Value:
-    """Zeros with updates added to them; places that are known to differ need no adding."""
+    """Zeros, with updates added to them; places that are known to differ are only written."""
     if _differ(known):
         return g.op(op_type, zeros, indices, updates, **attributes)
     if not g.can_scatter_add():
@@ -117,7 +117,7 @@ def _scatter_add(
 
 
 def _from_the_front(g: Builder, indices: Read, X: Read, axis: int) -> ir.Value:
-    """Indices counted from the front, where they may be negative."""
+    """Indices, counted from the front also where they were negative."""
     known = g.known(indices)
     if known is not None and (known >= 0).all():
         return g.there(indices)
@@ -127,7 +127,7 @@ def _from_the_front(g: Builder, indices: Read, X: Read, axis: int) -> ir.Value:
 
 @rule("ScatterElements")
 def scatter_elements(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """ScatterElements: updates have dY of their places, and X has the rest, or all where they are added to it."""
+    """ScatterElements: updates get dY at their places. X gets the rest, or all of dY if updates were added to it."""
     _, indices, updates = node.inputs
     axis, reduction = attribute(node, "axis", 0), text(node, "reduction", "none")
     return _scattered(
@@ -141,7 +141,7 @@ def scatter_elements(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradi
 
 @rule("ScatterND")
 def scatter_nd(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """ScatterND: updates have dY of their places, and X has the rest, or all where they are added to it."""
+    """ScatterND: updates get dY at their places. X gets the rest, or all of dY if updates were added to it."""
     _, indices, updates = node.inputs
     return _scattered(
         g,
@@ -162,14 +162,14 @@ def _scattered(
 
 @rule("TopK")
 def top_k(g: Builder, node: ir.Node, dY: ir.Value, _: None) -> list[InputGradient]:
-    """TopK: each value came from a place of its own, which Indices names."""
+    """TopK: each value came from the place that Indices names."""
     X = node.inputs[0]
     return [g.ScatterElements(g.zeros_like(X), node.outputs[1], dY, axis=attribute(node, "axis", -1)), ZERO]
 
 
 @rule("Compress")
 def compress(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """Compress: the elements that were kept, in order, to their places."""
+    """Compress: dY goes back to the elements that were kept, in order."""
     X, condition = node.inputs
     if "axis" not in node.attributes:
         places = g.Transpose(g.NonZero(condition), perm=[1, 0])
@@ -190,6 +190,6 @@ def trilu(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
 
 @rule("ReverseSequence")
 def reverse_sequence(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """ReverseSequence: reversed once more."""
+    """ReverseSequence: dY, reversed again."""
     axes = {name: attribute(node, name, default) for name, default in (("batch_axis", 1), ("time_axis", 0))}
     return [g.ReverseSequence(dY, node.inputs[1], **axes), ZERO]

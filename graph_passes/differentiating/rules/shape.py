@@ -1,4 +1,4 @@
-"""Gradient rules of ops that move elements: shapes, orders, joins, parts, repetitions."""
+"""Gradient rules of ops that move elements: they reshape, reorder, join, cut or repeat."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from onnx_cbp.graph_passes.differentiating.registry import ZERO, InputGradient, 
 
 @rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 def reshape(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """The same elements, in the shape of X."""
+    """Reshape and its kin: dY in the shape of X."""
     return [g.reshape_like(dY, node.inputs[0])]
 
 
 @rule("Transpose")
 def transpose(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """The inverse permutation."""
+    """Transpose: the inverse permutation."""
     perm = ints(node, "perm", range(g.rank(node.inputs[0]))[::-1])
     return [g.Transpose(dY, perm=np.argsort(perm).tolist())]
 
 
 @rule("Expand")
 def expand(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """The sum over what was repeated."""
+    """Expand: the sum over the repetitions."""
     return [g.unbroadcast(dY, node.inputs[0])]
 
 
 @rule("Concat")
 def concat(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """Each input has its part of dY."""
+    """Concat: each input gets its part of dY."""
     if len(node.inputs) == 1:
         return [dY]
     axis = attribute(node, "axis", 0) % g.rank(dY)
@@ -48,7 +48,7 @@ def concat(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
 
 @rule("Split")
 def split(g: Builder, node: ir.Node, *gradients: ir.Value | None) -> list[InputGradient]:
-    """The parts' gradients behind one another; zeros for a part without."""
+    """Split: the gradients of the parts, joined; zeros for a part without a gradient."""
     axis = attribute(node, "axis", 0)
     parts = [g.zeros_like(Y) if dY is None else dY for Y, dY in zip(node.outputs, gradients, strict=True)]
     return [g.Concat(*parts, axis=axis, like=node.inputs[0])]
@@ -56,7 +56,7 @@ def split(g: Builder, node: ir.Node, *gradients: ir.Value | None) -> list[InputG
 
 @rule("DepthToSpace")
 def depth_to_space(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """SpaceToDepth, which has the DCR order; the CRD order has the channels in front of the blocks."""
+    """DepthToSpace: SpaceToDepth, which has the DCR order; for the CRD order channels and blocks are exchanged."""
     X, block = node.inputs[0], attribute(node, "blocksize", 1)
     dX = g.SpaceToDepth(dY, blocksize=block)
     if text(node, "mode", "DCR") == "DCR":
@@ -67,12 +67,12 @@ def depth_to_space(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradien
 
 @rule("SpaceToDepth")
 def space_to_depth(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """DepthToSpace, in the DCR order."""
+    """SpaceToDepth: DepthToSpace in the DCR order."""
     return [g.DepthToSpace(dY, blocksize=attribute(node, "blocksize", 1), mode="DCR")]
 
 
 def _reorder_channels(g: Builder, dX: ir.Value, X: Read, sizes: list[int]) -> ir.Value:
-    """Channels that are [sizes] in turn, with the two exchanged."""
+    """Splits the channels into two axes of these sizes, and exchanges the two."""
     batch, _, *space = g.shape(X)
     apart = g.joined([g.sizes_of(X, [0]), sizes, g.sizes_of(X, [2, 3])])
     spread = g.Reshape(dX, apart, shape=(batch, *sizes, *space))
@@ -81,7 +81,7 @@ def _reorder_channels(g: Builder, dX: ir.Value, X: Read, sizes: list[int]) -> ir
 
 @rule("Tile")
 def tile(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """Tile: the sum over the repetitions, which are an axis in front of each of X."""
+    """Tile: the sum over the repetitions, for which each axis of X is split in two."""
     X, repeats = node.inputs
     known, rank = g.known(repeats), g.rank(X)
     sizes: list[ir.Value | list[int]] = []
@@ -94,7 +94,7 @@ def tile(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
 
 @rule("Slice")
 def slice_(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """Slice: dY with zeros between and around its elements, where X has those that were left out."""
+    """Slice: dY, with zeros in the places of the elements that were left out."""
     X, starts = node.inputs[0], node.inputs[1]
     given, steps = optional_input(node, 3), optional_input(node, 4)
     rank = g.rank(X)
@@ -116,16 +116,16 @@ def slice_(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
             dY = _with_zeros_between(g, dY, axis, distance)
         size, length = g.sizes_of(X, [axis]), g.sizes_of(node.outputs[0], [axis])
         first = _first(g, starts, index, size, backwards=step_of[axis] < 0)
-        if step_of[axis] < 0:  # its last element is the first now
+        if step_of[axis] < 0:  # the slice has its last element first
             first = g.computed("Sub", first, g.computed("Mul", g.computed("Sub", length, [1]), [distance]))
         before[axis] = first
-        spread = g.computed("Mul", length, [distance])  # the zeros behind the last element may reach beyond X
+        spread = g.computed("Mul", length, [distance])  # the zeros after the last element may reach beyond X
         after[axis] = g.computed("Sub", g.computed("Sub", size, first), spread)
     return [g.Pad(dY, g.joined([*before, *after]), like=X), *[ZERO] * 4]
 
 
 def _first(g: Builder, starts: Read, index: int, size: ir.Value, *, backwards: bool) -> ir.Value:
-    """Where a slice starts, counted from the front and within the axis."""
+    """The start of a slice, counted from the front and clipped to the axis."""
     start = g.computed("Slice", starts, [index], [index + 1])
     start = g.computed("Cast", start, to=ir.DataType.INT64.value)
     from_front = g.computed("Where", g.computed("Less", start, [0]), g.computed("Add", start, size), start)
@@ -134,7 +134,7 @@ def _first(g: Builder, starts: Read, index: int, size: ir.Value, *, backwards: b
 
 
 def _with_zeros_between(g: Builder, dY: ir.Value, axis: int, distance: int) -> ir.Value:
-    """Each element along an axis followed by distance - 1 zeros."""
+    """Inserts distance - 1 zeros after each element along an axis."""
     rank = g.rank(dY)
     pads = [0] * (2 * rank + 2)
     pads[rank + 1 + axis + 1] = distance - 1
@@ -149,7 +149,7 @@ def _with_zeros_between(g: Builder, dY: ir.Value, axis: int, distance: int) -> i
 
 @rule("Pad")
 def pad(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """Pad: dY without what was added, or with it where it was copied from."""
+    """Pad: dY without the padding; if the padding copies elements, its gradient is added to theirs."""
     X, pads = node.inputs[0], node.inputs[1]
     mode, rank = text(node, "mode", "constant"), g.rank(X)
     given = optional_input(node, 3)
@@ -172,7 +172,7 @@ def pad(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
 
 
 def _copies(g: Builder, size: int, before: int, after: int, mode: str, dtype: ir.DataType) -> ir.Value:
-    """The matrix that says which element each of the padded axis is."""
+    """The matrix that says which element is copied to each place of the padded axis."""
     if min(before, after) < 0:
         raise g.refuse(f"mode '{mode}' with negative pads is not supported: crop with Slice")
     places = np.pad(np.arange(size), (before, after), mode=mode)  # type: ignore[call-overload]

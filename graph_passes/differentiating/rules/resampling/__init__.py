@@ -1,1 +1,1 @@
-"""Gradient rules of ops that read an image between its elements."""
+"""Gradient rules of ops that sample an image between its elements."""

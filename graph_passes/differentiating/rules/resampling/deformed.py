@@ -1,4 +1,4 @@
-"""Gradient rules of deformable convolutions, whose windows are moved element by element."""
+"""Gradient rules of deformable convolutions, in which every element of a window has its own offset."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _IMAGES = 4  # axes
 
 @rule("DeformConv")
 def deform_conv(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """DeformConv: a product of the weight and of what is sampled, each sample times its mask.
+    """DeformConv: the product of the weight and the samples, each of which is multiplied by its mask.
 
         Y = W (mask * S),  dW = dY (mask * S)^T,  dS = mask * W^T dY,  d mask = sum over channels of S * W^T dY
 
-    S is sampled from X between its elements, at the places of a window that the offsets have moved.
+    S is sampled between the elements of X, at the places of a window's elements plus their offsets.
     """
     X, W, offset, B, mask = (optional_input(node, index) for index in range(5))
     if g.rank(X) != _IMAGES:
@@ -32,7 +32,7 @@ def deform_conv(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
     counts = g.fixed(node.outputs[0], [2, 3])
     groups, fields = attribute(node, "group", 1), attribute(node, "offset_group", 1)
     elements, windows = kernel[0] * kernel[1], counts[0] * counts[1]
-    own = channels // fields  # channels that move together
+    own = channels // fields  # channels that share their offsets
 
     y, x = _places(g, node, offset, kernel, counts)
     image = g.Reshape(X, [-1, own, height * width])

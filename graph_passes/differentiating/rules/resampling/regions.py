@@ -1,4 +1,4 @@
-"""Gradient rules of ops that cut regions out of an image, as detectors do."""
+"""Gradient rules of ops that cut regions out of an image, as in object detectors."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from onnx_cbp.graph_passes.differentiating.builder import Builder, Read
 from onnx_cbp.graph_passes.differentiating.registry import InputGradient, rule
 
 _HALF_PIXEL_SINCE = 16
-_FIRST, _LAST = {"x": 0, "y": 1}, {"x": 2, "y": 3}  # where a region has its ends
+_FIRST, _LAST = {"x": 0, "y": 1}, {"x": 2, "y": 3}  # where the coordinates of a region begin and end
 
 
 @rule("RoiAlign")
 def roi_align(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """RoiAlign: each bin is the mean of points, and each point has a share of the elements around it.
+    """RoiAlign: each bin is the mean of points, and each point is a weighted sum of the elements around it.
 
         dX[batch, c, row, column] += share of row * share of column * dY[region, c, bin] / points of a bin
 
-    Regions are where a network was told to look: the op is not differentiated by them, nor is PyTorch's.
+    A network chose the regions. Neither this op nor PyTorch's has a gradient for them.
     """
     X, rois, batch = node.inputs
     ratio, bins = attribute(node, "sampling_ratio", 0), [attribute(node, f"output_{n}", 1) for n in ("height", "width")]
@@ -49,7 +49,7 @@ def roi_align(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
 
 
 def _shares(g: Builder, node: ir.Node, rois: Read, axis: str, count: int, size: int) -> list[tuple[ir.Value, ir.Value]]:
-    """The elements on both sides of each point along an axis, and their shares of it: both [regions, points]."""
+    """The elements on both sides of each point along an axis, and their weights: both [regions, points]."""
     default = "half_pixel" if g.opset >= _HALF_PIXEL_SINCE else "output_half_pixel"
     half = text(node, "coordinate_transformation_mode", default) == "half_pixel"
     scaled = g.Mul(rois, float(attribute(node, "spatial_scale", 1.0)))

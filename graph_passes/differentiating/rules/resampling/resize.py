@@ -1,4 +1,4 @@
-"""Gradient rules of ops that resize."""
+"""Gradient rules of Resize and Upsample."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _HALF_PIXEL = ("half_pixel", "pytorch_half_pixel", "half_pixel_symmetric")
 
 @rule("Resize")
 def resize(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """Resize: one matrix an axis, whose transposed makes dX.
+    """Resize: the op multiplies each axis by a matrix, and the transposed matrix makes dX.
 
-    The matrix is what the op makes of the identity, so that every mode is what the runtime takes it for; constant
-    folding computes it once. Nearest elements repeated a whole number of times are added up without one.
+    The matrix is the op's result for the identity. So every mode means what it means to the runtime; constant folding
+    computes it once. If every element is repeated a whole number of times, the repetitions are summed without a matrix.
     """
     X, Y = node.inputs[0], node.outputs[0]
     if text(node, "coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
@@ -61,7 +61,7 @@ def _scales(g: Builder, node: ir.Node) -> list[float]:
 
 
 def _repeats(node: ir.Node, scale: float) -> int:
-    """How often each element is repeated; 0 where it is something else."""
+    """How often each element is repeated; 0 if the scale is not a whole number, or the mode repeats nothing."""
     mode = text(node, "coordinate_transformation_mode", "half_pixel")
     rounding = text(node, "nearest_mode", "round_prefer_floor")
     rounds = mode in _HALF_PIXEL and rounding in ("round_prefer_floor", "round_prefer_ceil")
@@ -88,7 +88,7 @@ def _added_up(g: Builder, dY: ir.Value, X: ir.Value | None, axes: Sequence[int],
 
 
 def _matrix(g: Builder, node: ir.Node, before: int, after: int, scale: float, dtype: ir.DataType) -> ir.Value:
-    """What the node makes of the identity along one axis: [after, before]."""
+    """The node's result for the identity along one axis: [after, before]."""
     attributes: dict[str, Any] = {n: v.value for n, v in node.attributes.items() if n != "axes"}
     identity = g.constant(np.eye(before).astype(dtype.numpy()), dtype)
     scales = optional_input(node, 2)

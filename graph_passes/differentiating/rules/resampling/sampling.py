@@ -16,7 +16,7 @@ _IMAGES = 4  # axes
 
 @rule("GridSample")
 def grid_sample(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """GridSample: each neighbour has its share of dY; a point moves the shares of its neighbours.
+    """GridSample: each neighbour of a point gets its share of dY. The point's place decides the shares.
 
         Y[p] = sum over neighbours of w X[place],   dX[place] += w dY[p],   d grid[p] = sum of dw X[place] dY[p]
 
@@ -45,7 +45,7 @@ def grid_sample(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
 
 
 def _places(g: Builder, node: ir.Node, grid: Read, axis: int, size: int) -> tuple[ir.Value, ir.Value]:
-    """Where points are among the elements of an axis, [N, 1, points], and how that changes with the grid."""
+    """The places of points along an axis, counted in elements, [N, 1, points]; and their derivative by the grid."""
     given = g.Reshape(g.Gather(grid, np.array(axis, np.int64), axis=3), [0, 1, -1])
     scale = g.scalar((size - 1) / 2 if attribute(node, "align_corners", 0) else size / 2, given)
     at = g.Add(g.Mul(given, scale), (size - 1) / 2)
