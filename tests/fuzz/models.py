@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 import onnx_cbp
 from fuzz.graphs import any_model, feeds
@@ -74,9 +74,10 @@ def _is_huge(model: onnx.ModelProto) -> bool:
 
 
 def _unshared(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with an initializer of its own for each input: what ONNX Runtime computes right.
+    """The model with a tensor of its own for each running statistic: what ONNX Runtime computes right.
 
-    Its batch norm takes the memory of the running statistics for the updated ones, also where B is the same tensor.
+    Its batch norm takes the memory of the running statistics for the updated ones, also where B is the same tensor, or
+    where the statistic is an output of the graph that another batch norm made.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -88,14 +89,23 @@ def _unshared(model: onnx.ModelProto) -> onnx.ModelProto:
         if graph is not copy.graph:
             hidden |= {each.name for each in (*graph.input, *graph.initializer)}
             hidden |= {name for node in graph.node for name in node.output}
-        for node in graph.node:
+        nodes = list(graph.node)
+        del graph.node[:]
+        for node in nodes:
+            may_update = len(node.output) > 1  # a batch norm that trains, or a function with one
             for index, name in enumerate(node.input):
-                if name in known and name in seen and name not in hidden:
-                    own = copy.graph.initializer.add()
-                    own.CopyFrom(known[name])
-                    own.name = node.input[index] = f"{name}/{len(copy.graph.initializer)}"
-                seen.add(name)
-            waiting += [(attribute.g, hidden) for attribute in node.attribute if attribute.HasField("g")]
+                if name in known and name not in hidden:
+                    if name in seen:
+                        own = copy.graph.initializer.add()
+                        own.CopyFrom(known[name])
+                        own.name = node.input[index] = f"{name}/{len(copy.graph.initializer)}"
+                    seen.add(name)
+                elif name and index and may_update:
+                    node.input[index] = f"{name}/{len(graph.node)}/{index}"
+                    # ONNX Runtime's Identity shares the memory, and its Concat does not.
+                    graph.node.append(helper.make_node("Concat", [name], [node.input[index]], axis=0))
+            graph.node.append(node)
+            waiting += [(attribute.g, hidden) for attribute in graph.node[-1].attribute if attribute.HasField("g")]
     return copy
 
 
