@@ -53,6 +53,8 @@ _MICROSOFT = {
     "QuickGelu": _Signature((1, 1), (1, 1), 1, _READ),
     "ReluGrad": _Signature((2, 2), (1, 1), 2, _READ),
     "Scale": _Signature((2, 2), (1, 1), 2, _READ),
+    "SoftmaxCrossEntropyLossGrad": _Signature((3, 5), (1, 1), 3, _READ),
+    "SoftmaxCrossEntropyLossInternalGrad": _Signature((3, 6), (1, 1), 3, _READ),
 }
 #: ONNX Runtime has it under ONNX's name in opsets that do not.
 _BEFORE_ONNX = {"LayerNormalization": _Signature((2, 3), (1, 3), 2, _READ)}

@@ -292,6 +292,8 @@ def _bad_nodes():
     yield ours, "has 2 inputs, and the op has 5"
     theirs = helper.make_node("BatchNormalizationGrad", ["x", "x"], ["y"], domain="com.microsoft")
     yield theirs, "has 2 inputs, and the op has 5"
+    theirs = helper.make_node("SoftmaxCrossEntropyLossGrad", ["", "x", "x"], ["y"], domain="com.microsoft")
+    yield theirs, "SoftmaxCrossEntropyLossGrad) has nothing for its input 0"
 
 
 @pytest.mark.parametrize(("node", "said"), list(_bad_nodes()), ids=[said for _, said in _bad_nodes()])
