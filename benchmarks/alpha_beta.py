@@ -34,17 +34,17 @@ Algorithm = list[Steps]
 
 
 @dataclass(frozen=True)
-class Network:
-    """Prices, in seconds.
+class Interconnect:
+    """A network between machines, with its prices in seconds.
 
     Attributes:
         name: what it is.
         alpha: of a step.
         beta: of a byte moved.
         gamma: of a byte summed.
-        eager: bytes up to which a message is sent at once.
-        handshake: of asking first, where a message is longer.
-        call: of a collective's call: what the op does around the engine.
+        eager: up to this many bytes, a message is sent at once.
+        handshake: of asking first, for a longer message.
+        call: of calling a collective: what the op does around the engine.
     """
 
     name: str

@@ -3,7 +3,7 @@
     python benchmarks/planning.py                           # prints them
     python benchmarks/planning.py --page docs/planning.md   # writes them into the page, between its marks
 
-Nothing is measured here and nothing but Python is needed. `networks.py` has the prices, `alpha_beta.py` the algorithms,
+Nothing is measured here, and only Python is needed. `interconnects.py` has the prices, `alpha_beta.py` the algorithms,
 `resnet50.py` the messages.
 """
 
@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import alpha_beta
-from alpha_beta import Algorithm, Network
-from networks import LARGEST_MACHINE, NETWORKS, SHARED_MEMORY
+from alpha_beta import Algorithm, Interconnect
+from interconnects import INTERCONNECTS, LARGEST_MACHINE, SHARED_MEMORY
 from resnet50 import DOUBLE, FLOAT, HEADER, backward_bytes, batch_norms, bucket_bytes, forward_bytes
 
 WORLDS = (8, 64, 512, 4096)
@@ -43,7 +43,7 @@ Table = list[list[str]]
 # Times.
 
 
-def forward(network: Network, replicas: int, gather: Callable[[float, int], Algorithm]) -> float:
+def forward(network: Interconnect, replicas: int, gather: Callable[[float, int], Algorithm]) -> float:
     """All AllGathers and merges of a step."""
     sizes = [forward_bytes(c) for c in batch_norms()]
     return sum(network.seconds(gather(n, replicas)) + unpacking(n * replicas) for n in sizes)
@@ -54,17 +54,17 @@ def unpacking(gathered: float) -> float:
     return gathered * (IN_CACHE if gathered <= CACHE else FROM_MEMORY)
 
 
-def backward(network: Network, replicas: int, reduce: Callable[[float, int, int], Algorithm]) -> float:
+def backward(network: Interconnect, replicas: int, reduce: Callable[[float, int, int], Algorithm]) -> float:
     """All AllReduces of a step."""
     return sum(network.seconds(reduce(n, replicas, DOUBLE)) for n in map(backward_bytes, batch_norms()))
 
 
-def normalising(network: Network, replicas: int) -> float:
+def normalising(network: Interconnect, replicas: int) -> float:
     """All collectives of batch norms in a step, as MPICH makes them."""
     return forward(network, replicas, alpha_beta.mpich_gather) + backward(network, replicas, alpha_beta.mpich_reduce)
 
 
-def buckets(network: Network, replicas: int) -> list[float]:
+def buckets(network: Interconnect, replicas: int) -> list[float]:
     """Each bucket, as MPICH makes it."""
     return [network.seconds(alpha_beta.mpich_reduce(n, replicas, FLOAT)) for n in bucket_bytes(BUCKET)]
 
@@ -74,13 +74,13 @@ def exposed(times: list[float], computing: float) -> float:
     return max(sum(times) - BACKWARD * computing, times[-1])
 
 
-def best_gather(network: Network) -> Callable[[float, int], Algorithm]:
+def best_gather(network: Interconnect) -> Callable[[float, int], Algorithm]:
     """The cheaper of the algorithms."""
     made = (alpha_beta.gather_ring, alpha_beta.gather_doubling)
     return lambda n, replicas: min((a(n, replicas) for a in made), key=network.seconds)
 
 
-def best_reduce(network: Network) -> Callable[[float, int, int], Algorithm]:
+def best_reduce(network: Interconnect) -> Callable[[float, int, int], Algorithm]:
     """The cheapest of the algorithms."""
     made = (alpha_beta.reduce_doubling, alpha_beta.reduce_halving, alpha_beta.reduce_ring, alpha_beta.reduce_tree)
     return lambda n, replicas, _element: min((a(n, replicas) for a in made), key=network.seconds)
@@ -89,24 +89,24 @@ def best_reduce(network: Network) -> Callable[[float, int, int], Algorithm]:
 # Other ways to the statistics of all replicas; each the time of the 53 layers forward.
 
 
-def in_two_levels(network: Network, replicas: int) -> float:
+def in_two_levels(network: Interconnect, replicas: int) -> float:
     """AllGather and merge in groups, then once more across them: groups of about the root of the replicas."""
     inner = 2 ** math.ceil(math.log2(replicas) / 2)
     return sum(forward(network, size, alpha_beta.mpich_gather) for size in (inner, replicas // inner))
 
 
-def by_two_sums(network: Network, replicas: int) -> float:
+def by_two_sums(network: Interconnect, replicas: int) -> float:
     """AllReduce of count * mean and count, then of the squares around the mean of all."""
     lengths = [(HEADER + elements) * DOUBLE for c in batch_norms() for elements in (c + 1, c)]
     return sum(network.seconds(alpha_beta.mpich_reduce(n, replicas, DOUBLE)) for n in lengths)
 
 
-def by_one_sum(network: Network, replicas: int) -> float:
+def by_one_sum(network: Interconnect, replicas: int) -> float:
     """AllReduce of count, sums and sums of squares."""
     return sum(network.seconds(alpha_beta.mpich_reduce(forward_bytes(c), replicas, DOUBLE)) for c in batch_norms())
 
 
-def by_own_operation(network: Network, replicas: int) -> float:
+def by_own_operation(network: Interconnect, replicas: int) -> float:
     """AllReduce whose operation is the merge itself: MPICH takes recursive doubling for those that users define."""
     return sum(network.seconds(alpha_beta.reduce_doubling(forward_bytes(c), replicas)) for c in batch_norms())
 
@@ -143,10 +143,10 @@ def messages() -> Table:
 
 
 def prices() -> Table:
-    """Of the networks."""
+    """The prices of the interconnects."""
     header = ["network", "alpha, us", "GB/s", "gamma, ns a byte", "long above, KiB", "handshake, us"]
-    rows = [(n.alpha * 1e6, 1e-9 / n.beta, n.gamma * 1e9, n.eager / 1024, n.handshake * 1e6) for n in NETWORKS]
-    return [header, *([n.name, *(f"{x:.3g}" for x in row)] for n, row in zip(NETWORKS, rows, strict=True))]
+    rows = [(n.alpha * 1e6, 1e-9 / n.beta, n.gamma * 1e9, n.eager / 1024, n.handshake * 1e6) for n in INTERCONNECTS]
+    return [header, *([n.name, *(f"{x:.3g}" for x in row)] for n, row in zip(INTERCONNECTS, rows, strict=True))]
 
 
 def gathered() -> Table:
@@ -163,11 +163,11 @@ def gathered() -> Table:
     return [["replicas", "largest layer", "all 53", "unpacked and merged in", "layers by ring"], *rows]
 
 
-def by_network(cell: Callable[[Network, int], str], sizes: Iterable[int] = (8, 32, 64, 512, 4096)) -> Table:
+def by_network(cell: Callable[[Interconnect, int], str], sizes: Iterable[int] = (8, 32, 64, 512, 4096)) -> Table:
     """A row for each network, a column for each number of replicas."""
     rows = [
         [network.name, *(cell(network, size) if _possible(network, size) else "-" for size in sizes)]
-        for network in NETWORKS
+        for network in INTERCONNECTS
     ]
     return [["ms", *map(str, sizes)], *rows]
 
@@ -175,7 +175,7 @@ def by_network(cell: Callable[[Network, int], str], sizes: Iterable[int] = (8, 3
 def step(computing: float, overlapped: bool) -> Table:
     """The part of a step that goes to batch norms' collectives, and the step's time, by network and group."""
     rows = []
-    for network in NETWORKS[1:]:
+    for network in INTERCONNECTS[1:]:
         for size in (None, *GROUPS):
             cells = []
             for replicas in WORLDS:
@@ -192,7 +192,7 @@ def step(computing: float, overlapped: bool) -> Table:
 
 def other_ways() -> Table:
     """Forward only."""
-    ways: dict[str, Callable[[Network, int], float]] = {
+    ways: dict[str, Callable[[Interconnect, int], float]] = {
         "AllGather (what the ops do)": lambda n, replicas: forward(n, replicas, alpha_beta.mpich_gather),
         "AllGather, recursive doubling": lambda n, replicas: forward(n, replicas, alpha_beta.gather_doubling),
         "AllGather in two levels": in_two_levels,
@@ -202,23 +202,23 @@ def other_ways() -> Table:
     }
     rows = [
         [network.name, way, *(_ms(seconds(network, replicas)) for replicas in WORLDS)]
-        for network in (NETWORKS[2], NETWORKS[4])
+        for network in (INTERCONNECTS[2], INTERCONNECTS[4])
         for way, seconds in ways.items()
     ]
     return [["network", "ms forward", *map(str, WORLDS)], *rows]
 
 
-def _both(network: Network, replicas: int, best: bool) -> str:
+def _both(network: Interconnect, replicas: int, best: bool) -> str:
     gather = best_gather(network) if best else alpha_beta.mpich_gather
     reduce = best_reduce(network) if best else alpha_beta.mpich_reduce
     return f"{_ms(forward(network, replicas, gather))} + {_ms(backward(network, replicas, reduce))}"
 
 
-def _ring(network: Network, replicas: int) -> float:
+def _ring(network: Interconnect, replicas: int) -> float:
     return sum(network.seconds(alpha_beta.reduce_ring(n, replicas)) for n in bucket_bytes(BUCKET))
 
 
-def _possible(network: Network, replicas: int) -> bool:
+def _possible(network: Interconnect, replicas: int) -> bool:
     return network is not SHARED_MEMORY or replicas <= LARGEST_MACHINE
 
 

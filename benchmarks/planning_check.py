@@ -19,8 +19,8 @@ from collections.abc import Callable, Sequence
 
 import alpha_beta
 import numpy as np
-from alpha_beta import Algorithm, Network
-from networks import SHARED_MEMORY
+from alpha_beta import Algorithm, Interconnect
+from interconnects import SHARED_MEMORY
 from resnet50 import DOUBLE, backward_bytes, batch_norms, forward_bytes
 
 from onnx_cbp.distributed.mpi import MPICommunicator
@@ -61,7 +61,7 @@ def seconds(calls: Sequence[Call], meet: Call) -> float:
     return time.perf_counter() - start
 
 
-def fit(algorithms: list[Algorithm], times: list[float]) -> Network:
+def fit(algorithms: list[Algorithm], times: list[float]) -> Interconnect:
     """Prices that make the relative errors small (least squares); none is negative.
 
     The price of the call is in alpha: it cannot be told from that of the first step.
@@ -74,7 +74,7 @@ def fit(algorithms: list[Algorithm], times: list[float]) -> Network:
         prices[used] = np.linalg.lstsq(weighted[:, used], np.ones(len(times)), rcond=None)[0]
         if (prices >= 0).all():
             alpha, beta, gamma, handshake = map(float, prices)
-            return Network("fitted", alpha, beta, gamma, EAGER, handshake)
+            return Interconnect("fitted", alpha, beta, gamma, EAGER, handshake)
         used.remove(int(prices.argmin()))
 
 

@@ -22,7 +22,7 @@ EPSILON = 1e-3
 PARAMETERS = ("x", "w", "scale", "B")
 
 
-class Builder:
+class GraphWriter:
     """Nodes under construction; each method appends some and returns the name of the result."""
 
     def __init__(self) -> None:
@@ -98,7 +98,7 @@ def build(taps: int = 3, *, hvp: bool = False) -> onnx.ModelProto:
         A model with the outputs loss, x_grad (dX), value (the penalty or <v, dX>), and d_x, d_w, d_scale, d_B: the
         gradients of value.
     """
-    g = Builder()
+    g = GraphWriter()
     # Forward.
     c = g.conv("x", "w", taps, "c")
     g.channel_op("ChannelStats", c, name="stats", outputs=3, stash_type=TensorProto.DOUBLE)

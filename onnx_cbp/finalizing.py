@@ -52,7 +52,7 @@ from onnx_cbp.graph_passes.finalizing.to_inference import training_left
 from onnx_cbp.ir_models import ModelSource, read_model, to_ir, to_proto
 from onnx_cbp.model_files.map_types import restore_map_types
 from onnx_cbp.model_files.model_tensors import without_large
-from onnx_cbp.training.parameters import Parameters
+from onnx_cbp.training.parameters import CheckpointParameters
 from onnx_cbp.validity import check
 
 _log = logging.getLogger("onnx_cbp")
@@ -129,7 +129,7 @@ def finalize(
     ours = ForgetTrainingPass()
     ours(result)
     InlineAllFunctionsPass()(result)
-    values = Parameters.of(checkpoint)
+    values = CheckpointParameters.of(checkpoint)
     for identifier in [identifier for identifier in result.functions if identifier[0] == DOMAIN]:
         del result.functions[identifier]  # bodies: their ops are read as ops
     RemoveUnusedFunctionsPass()(result)
@@ -191,7 +191,7 @@ def _outputs(model: ir.Model, known: set[ir.Value], names: Sequence[str] | None)
     return inference_outputs(model, known) if names is None else named_outputs(model, names)
 
 
-def _take(model: ir.Model, values: Parameters) -> None:
+def _take(model: ir.Model, values: CheckpointParameters) -> None:
     """Give the graph's parameters the checkpoint's values."""
     graph = model.graph
     taken = False
@@ -268,7 +268,7 @@ def _refuse_training(model: ir.Model) -> None:
         raise OnnxCbpError(f"node '{label(left.node)}' ({left.form}) cannot be finalized: {left.reason}")
 
 
-def _refuse_free_parameters(model: ir.Model, known: set[ir.Value], values: Parameters) -> None:
+def _refuse_free_parameters(model: ir.Model, known: set[ir.Value], values: CheckpointParameters) -> None:
     free = [value.name for value in model.graph.inputs if value in known]
     if not free:
         return

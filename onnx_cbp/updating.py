@@ -21,7 +21,7 @@ from onnx_cbp.graph_passes.updating.batch_statistics import Layer, expose_statis
 from onnx_cbp.graph_passes.updating.own_statistics import OwnStatistics, is_read_elsewhere, kept, nodes_of
 from onnx_cbp.ir_models import ModelSource, read_model, to_ir, to_proto
 from onnx_cbp.registration import register
-from onnx_cbp.training.parameters import Parameters
+from onnx_cbp.training.parameters import CheckpointParameters
 
 _FATAL_ONLY = 4
 
@@ -80,7 +80,7 @@ def update_bn(
     if momentum is not None and not 0 <= momentum <= 1:
         raise OnnxCbpError(f"update_bn: momentum is {momentum}: use a number from 0 to 1, or None")
     source = read_model(model)
-    parameters = Parameters.of(checkpoint)
+    parameters = CheckpointParameters.of(checkpoint)
     result, modules = _measure(source, batches, parameters, backend, momentum, exact, unbiased_running_var)
     _put(result, modules, parameters)
     parameters.save()
@@ -95,7 +95,7 @@ def measure(
     Arguments and errors are those of `update_bn`. Nothing is written.
     """
     source = read_model(model)
-    _, modules = _measure(source, batches, Parameters.of(checkpoint), "auto", None, False, True)
+    _, modules = _measure(source, batches, CheckpointParameters.of(checkpoint), "auto", None, False, True)
     found = []
     for module in modules:
         mean, var = module.statistics()
@@ -106,7 +106,7 @@ def measure(
 def _measure(
     source: onnx.ModelProto,
     batches: Iterable[Batch],
-    parameters: Parameters,
+    parameters: CheckpointParameters,
     backend: str,
     momentum: float | None,
     exact: bool,
@@ -168,7 +168,7 @@ class _Module:
         """The values that the running statistics are before a step."""
         return self.layers[0].mean, self.layers[0].var
 
-    def check_home(self, parameters: Parameters) -> None:
+    def check_home(self, parameters: CheckpointParameters) -> None:
         """Raise where new statistics could not be kept."""
         for home in self.homes:
             if home.is_graph_input() and not home.is_initializer() and home.name not in parameters:
@@ -178,7 +178,7 @@ class _Module:
                     f"input of the graph: {where}"
                 )
 
-    def check_size(self, channels: int, number: int, parameters: Parameters) -> None:
+    def check_size(self, channels: int, number: int, parameters: CheckpointParameters) -> None:
         """Raise where data have other channels than the running statistics."""
         for home in self.homes:
             known = parameters.get(str(home.name)) if home.name in parameters else None
@@ -190,7 +190,7 @@ class _Module:
                     f"running statistic '{home.name}' has {size}: the model does not fit the data"
                 )
 
-    def add(self, mean: np.ndarray, var: np.ndarray, count: int, parameters: Parameters) -> None:
+    def add(self, mean: np.ndarray, var: np.ndarray, count: int, parameters: CheckpointParameters) -> None:
         """Take the statistics of one batch in; those of an empty one say nothing."""
         if count == 0:
             return
@@ -241,7 +241,7 @@ class _Module:
         return [mean, var * (self.seen / (self.seen - 1))]
 
 
-def _present(home: ir.Value, parameters: Parameters) -> np.ndarray:
+def _present(home: ir.Value, parameters: CheckpointParameters) -> np.ndarray:
     if home.name in parameters:
         return parameters.get(str(home.name)).astype(np.float64).reshape(-1)
     constant = ir.convenience.get_const_tensor(home)
@@ -253,7 +253,7 @@ def _present(home: ir.Value, parameters: Parameters) -> np.ndarray:
 class _Run:
     """The batch statistics of every layer, for one batch after the other."""
 
-    def __init__(self, source: onnx.ModelProto, parameters: Parameters, backend: str) -> None:
+    def __init__(self, source: onnx.ModelProto, parameters: CheckpointParameters, backend: str) -> None:
         graph = to_ir(source)
         InlineFunctionsPass(inference=True)(graph)
         initializers = graph.graph.initializers
@@ -310,7 +310,7 @@ class _Run:
         return ", ".join(f"'{name}'" for name in self._needed)
 
 
-def _put(model: ir.Model, modules: list[_Module], parameters: Parameters) -> None:
+def _put(model: ir.Model, modules: list[_Module], parameters: CheckpointParameters) -> None:
     """Write what the modules have in the place of their running statistics."""
     layers = [layer for module in modules for layer in module.layers]
     own, nodes = OwnStatistics(model, layers), nodes_of(layers)

@@ -76,7 +76,7 @@ def differentiate(
         sweep = _Sweep(builder, tape)
         for value, seed in seeds.items():
             sweep.add(value, _one(builder, value) if seed is None else _checked(builder, value, seed))
-        sweep.run(tape.steps)
+        sweep.run(tape.entries)
         results = [sweep.total(value) for value in values]
     except BaseException:
         builder.abandon()
@@ -90,20 +90,20 @@ def differentiate(
 
 
 @dataclass(frozen=True)
-class _Step:
+class _Entry:
     """A node between the values and the loss, with its rule, or with the body that replaces it."""
 
     node: ir.Node
     rule: Rule | None
     body: Body | None
-    steps: tuple[_Step, ...] = ()
+    entries: tuple[_Entry, ...] = ()
 
 
 class _Tape:
     """The nodes through which the values reach the loss, each with its rule or body.
 
     Attributes:
-        steps: in the order of the graph.
+        entries: in the order of the graph.
         reached: everything that depends on the values.
     """
 
@@ -126,7 +126,7 @@ class _Tape:
                 leads.update(value for value in node.inputs if value is not None)
         self._bodies: list[Body] = []
         try:
-            self.steps = [self._step(node) for node in reversed(on_the_way)]
+            self.entries = [self._entry(node) for node in reversed(on_the_way)]
         except OnnxCbpError:
             self.abandon()
             raise
@@ -155,10 +155,10 @@ class _Tape:
         dtype = self._types.of(value)
         return dtype is None or dtype.is_floating_point()
 
-    def _step(self, node: ir.Node) -> _Step:
+    def _entry(self, node: ir.Node) -> _Entry:
         rule = rule_of(node)
         if rule is not None:
-            return _Step(node, rule, None)
+            return _Entry(node, rule, None)
         body = body_of(node, self._model, self._types)
         if body is None:
             raise self._no_rule(node)
@@ -166,7 +166,7 @@ class _Tape:
         self._reach(body.nodes)
         inner = [each for each in body.nodes if self._is_reached(each) and not is_flat(each)]
         try:
-            return _Step(node, None, body, tuple(self._step(each) for each in inner))
+            return _Entry(node, None, body, tuple(self._entry(each) for each in inner))
         except OnnxCbpError:  # that error names a node of the body, which the model does not have
             raise self._no_rule(node) from None
 
@@ -178,17 +178,17 @@ class _Tape:
             f"through it: freeze what is before it, or {_INSTEAD.get(node.op_type, 'replace the op')}"
         )
 
-    def commit(self, steps: Sequence[_Step] | None = None) -> None:
+    def commit(self, entries: Sequence[_Entry] | None = None) -> None:
         """Replace the nodes that have no rule by their bodies."""
-        for step in self.steps if steps is None else steps:
-            if step.body is not None:
-                graph = step.node.graph
+        for entry in self.entries if entries is None else entries:
+            if entry.body is not None:
+                graph = entry.node.graph
                 assert graph is not None
-                graph.insert_before(step.node, step.body.nodes)
-                for old, new in zip(step.node.outputs, step.body.outputs, strict=True):
+                graph.insert_before(entry.node, entry.body.nodes)
+                for old, new in zip(entry.node.outputs, entry.body.outputs, strict=True):
                     succeed(old, new)
-                graph.remove(step.node, safe=True)
-                self.commit(step.steps)
+                graph.remove(entry.node, safe=True)
+                self.commit(entry.entries)
 
     def abandon(self) -> None:
         """Leave the graph as it was."""
@@ -197,7 +197,7 @@ class _Tape:
 
 
 class _Sweep:
-    """Goes back over the steps, and sums the gradients that reach each value."""
+    """Goes back over the tape, and sums the gradients that reach each value."""
 
     def __init__(self, builder: Builder, tape: _Tape) -> None:
         self._builder = builder
@@ -218,22 +218,22 @@ class _Sweep:
             self._parts[value] = parts
         return parts[0] if parts else None
 
-    def run(self, steps: Sequence[_Step]) -> None:
-        """Differentiate the steps, the last first."""
-        for step in reversed(steps):
-            node = step.node
+    def run(self, entries: Sequence[_Entry]) -> None:
+        """Differentiate the entries, the last one first."""
+        for entry in reversed(entries):
+            node = entry.node
             gradients = [self.total(value) for value in node.outputs]
             if all(gradient is None for gradient in gradients):
                 continue
             self._builder.work_on(node, {value for value in node.inputs if value in self._reached})
-            if step.body is not None:
-                self._builder.adopt(step.body.nodes)
-                for value, gradient in zip(step.body.outputs, gradients, strict=True):
+            if entry.body is not None:
+                self._builder.adopt(entry.body.nodes)
+                for value, gradient in zip(entry.body.outputs, gradients, strict=True):
                     if gradient is not None:
                         self.add(value, gradient)
-                self.run(step.steps)
-            elif step.rule is not None:
-                self._apply(step.rule, node, gradients)
+                self.run(entry.entries)
+            elif entry.rule is not None:
+                self._apply(entry.rule, node, gradients)
 
     def _apply(self, rule: Rule, node: ir.Node, gradients: Sequence[ir.Value | None]) -> None:
         try:

@@ -58,8 +58,8 @@ class FoldAffinePass(InPlacePass):
 
 
 @dataclass(frozen=True)
-class _Step:
-    """A node that makes value * factor + summand of a value."""
+class _Affine:
+    """A node that computes value * factor + summand."""
 
     node: ir.Node
     before: ir.Value
@@ -71,29 +71,29 @@ def _fold(node: ir.Node, names: Names, opset: int, constants: Constants) -> bool
     shape = node.outputs[0].shape
     if shape is None or len(shape) < 2 or not isinstance(shape[1], int):
         return False
-    steps = list(_steps(node.outputs[0], len(shape), shape[1], constants))
-    ops = {step.node.op_type for step in steps}
+    chain = list(_chain(node.outputs[0], len(shape), shape[1], constants))
+    ops = {affine.node.op_type for affine in chain}
     linear = _linear(node, shape[1], opset, constants) if ops & {"Mul", "Div"} and ops & {"Add", "Sub"} else None
-    if linear is None or any(not may_succeed(step.node.outputs[0], step.before) for step in steps):
+    if linear is None or any(not may_succeed(affine.node.outputs[0], affine.before) for affine in chain):
         return False
     k, c = np.ones(shape[1]), np.zeros(shape[1])
     with np.errstate(all="ignore"):  # what is not finite is seen below
-        for step in steps:
-            k, c = k * step.factor, c * step.factor + step.summand
+        for affine in chain:
+            k, c = k * affine.factor, c * affine.factor + affine.summand
         weight = _scaled(linear.values, _spread(linear, k))
         bias = (k * linear.bias + c).astype(linear.values.dtype)
     if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
         return False
     _write(node, linear, weight, bias, names)
-    for step in reversed(steps):
-        Y = step.node.outputs[0]
-        (succeed if Y.is_graph_output() else inherit)(Y, step.before)
-        assert isinstance(step.node.graph, ir.Graph)
-        step.node.graph.remove(step.node, safe=True)
+    for affine in reversed(chain):
+        Y = affine.node.outputs[0]
+        (succeed if Y.is_graph_output() else inherit)(Y, affine.before)
+        assert isinstance(affine.node.graph, ir.Graph)
+        affine.node.graph.remove(affine.node, safe=True)
     return True
 
 
-def _steps(value: ir.Value, rank: int, channels: int, constants: Constants) -> Iterator[_Step]:
+def _chain(value: ir.Value, rank: int, channels: int, constants: Constants) -> Iterator[_Affine]:
     """The nodes that go on from a linear op's result, as far as each is affine."""
     axis, graph = 1, None
     while (reader := only_reader(value)) is not None and graph in (None, reader.graph):
@@ -102,14 +102,16 @@ def _steps(value: ir.Value, rank: int, channels: int, constants: Constants) -> I
         if len(order) == rank:
             axis = order.index(axis)
         else:
-            step = _step(reader, value, rank, axis, channels, constants)
-            if step is None:
+            affine = _affine(reader, value, rank, axis, channels, constants)
+            if affine is None:
                 return
-            yield step
+            yield affine
         value = reader.outputs[0]
 
 
-def _step(node: ir.Node, value: ir.Value, rank: int, axis: int, channels: int, constants: Constants) -> _Step | None:
+def _affine(
+    node: ir.Node, value: ir.Value, rank: int, axis: int, channels: int, constants: Constants
+) -> _Affine | None:
     if node.domain != "" or node.op_type not in ("Add", "Sub", "Mul", "Div") or node.inputs[0] is node.inputs[1]:
         return None
     first = node.inputs[0] is value
@@ -122,10 +124,10 @@ def _step(node: ir.Node, value: ir.Value, rank: int, axis: int, channels: int, c
     other = np.broadcast_to(array.astype(np.float64).reshape(-1), (channels,))
     one, zero = np.ones(channels), np.zeros(channels)
     if node.op_type == "Add":
-        return _Step(node, value, one, other)
+        return _Affine(node, value, one, other)
     if node.op_type == "Sub":
-        return _Step(node, value, one, -other) if first else _Step(node, value, -one, other)
+        return _Affine(node, value, one, -other) if first else _Affine(node, value, -one, other)
     if node.op_type == "Mul":
-        return _Step(node, value, other, zero)
+        return _Affine(node, value, other, zero)
     with np.errstate(all="ignore"):
-        return _Step(node, value, one / other, zero) if first else None
+        return _Affine(node, value, one / other, zero) if first else None

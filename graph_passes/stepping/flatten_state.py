@@ -10,8 +10,8 @@ from onnx_ir.passes import InPlacePass, PassResult
 
 from onnx_cbp.graph_passes.core.splice import Draft, Names
 from onnx_cbp.graph_passes.core.types import Types
-from onnx_cbp.graph_passes.stepping.layout import Layout
 from onnx_cbp.graph_passes.stepping.training_graph import TrainingGraph
+from onnx_cbp.graph_passes.stepping.vector_layout import VectorLayout
 
 
 def own(name: str) -> str:
@@ -44,7 +44,7 @@ class FlattenStatePass(InPlacePass):
         graph: the roles of a training graph; None for an evaluation graph.
     """
 
-    def __init__(self, groups: Mapping[str, Layout], graph: TrainingGraph | None = None) -> None:
+    def __init__(self, groups: Mapping[str, VectorLayout], graph: TrainingGraph | None = None) -> None:
         super().__init__()
         self._groups = groups
         self._graph = graph
@@ -88,7 +88,7 @@ class FlattenStatePass(InPlacePass):
         model.graph.extend(draft.nodes)
 
 
-def _split(graph: ir.Graph, name: str, layout: Layout, draft: Draft) -> None:
+def _split(graph: ir.Graph, name: str, layout: VectorLayout, draft: Draft) -> None:
     old = {value.name: value for value in graph.inputs}
     if not any(each in old for each in layout.shapes):
         return
@@ -111,7 +111,7 @@ def _split(graph: ir.Graph, name: str, layout: Layout, draft: Draft) -> None:
         value.replace_all_uses_with(piece, replace_graph_outputs=True)
 
 
-def _concat(draft: Draft, values: Sequence[ir.Value], layout: Layout) -> ir.Value:
+def _concat(draft: Draft, values: Sequence[ir.Value], layout: VectorLayout) -> ir.Value:
     dtype = ir.DataType.from_numpy(layout.dtype)
     minus_one = draft.constant("vector", ir.tensor(np.array([-1], np.int64)))
     flat = [draft.add("Reshape", (value, minus_one), (("flat", dtype, None),))[0] for value in values]

@@ -19,7 +19,7 @@ from onnx_cbp.report.checks import Checked, check_rewrite
 from onnx_cbp.report.drawing import Rewrite
 from onnx_cbp.report.layers import Part, layers_of
 from onnx_cbp.report.statistics import Measured, as_forward, measured_by_result, statistics_of
-from onnx_cbp.training.parameters import Parameters
+from onnx_cbp.training.parameters import CheckpointParameters
 from onnx_cbp.updating import Batch
 
 
@@ -28,7 +28,7 @@ def collect(
 ) -> dict[str, Any]:
     """The document of a model; arguments and errors are those of `onnx_cbp.report.write_report`."""
     source = read_model(model)
-    parameters = Parameters.of(checkpoint)
+    parameters = CheckpointParameters.of(checkpoint)
     measured = {} if batches is None else measured_by_result(source, batches, checkpoint)
     analysed = to_ir(source)
     InlineFunctionsPass()(analysed)
@@ -67,7 +67,7 @@ def _checked(source: onnx.ModelProto, rewritten: onnx.ModelProto | None, failure
 
 
 def _layer(
-    parts: Sequence[Part], pair: Rewrite, parameters: Parameters, measured: Measured, checked: Checked
+    parts: Sequence[Part], pair: Rewrite, parameters: CheckpointParameters, measured: Measured, checked: Checked
 ) -> dict[str, Any]:
     first = parts[0]
     forward = as_forward(first.site)

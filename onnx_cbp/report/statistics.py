@@ -13,7 +13,7 @@ from onnx_cbp.graph_passes.core.sites import ForwardSite, InferenceSite, in_grap
 from onnx_cbp.graph_passes.dialects import is_frozen_forward, is_rewritten_forward, rewritten_site
 from onnx_cbp.graph_passes.updating.batch_statistics import running_statistics
 from onnx_cbp.ir_models import ModelSource
-from onnx_cbp.training.parameters import Parameters
+from onnx_cbp.training.parameters import CheckpointParameters
 from onnx_cbp.updating import Batch, measure
 
 _BINS = 24
@@ -41,7 +41,7 @@ def as_forward(site: Site) -> ForwardSite | InferenceSite | None:
 
 
 def statistics_of(
-    site: ForwardSite | InferenceSite, parameters: Parameters, measured: Measured
+    site: ForwardSite | InferenceSite, parameters: CheckpointParameters, measured: Measured
 ) -> dict[str, Any] | str | None:
     """Histograms over the channels, and how far the two are apart.
 
@@ -69,7 +69,7 @@ def statistics_of(
     return result
 
 
-def _values(value: ir.Value, parameters: Parameters) -> np.ndarray | None:
+def _values(value: ir.Value, parameters: CheckpointParameters) -> np.ndarray | None:
     if value.name in parameters:
         return parameters.get(str(value.name)).astype(np.float64).reshape(-1)
     tensor = ir.convenience.get_const_tensor(value)

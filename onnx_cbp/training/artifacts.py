@@ -54,7 +54,7 @@ from onnx_cbp.training.arguments import (
     patterns_of,
     rewrite_options_of,
 )
-from onnx_cbp.training.builder import build
+from onnx_cbp.training.builders.ort import build
 from onnx_cbp.training.builders.own import Made, Wanted, make
 from onnx_cbp.training.builders.telling import tell_what_does_not_train
 from onnx_cbp.training.choices import LossType, OptimType, builder_of, loss_of, named, optimizer_of

@@ -13,7 +13,7 @@ from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.training import checkpoints
 
 
-class Parameters:
+class CheckpointParameters:
     """The parameters of a checkpoint; none where there is no checkpoint."""
 
     def __init__(self, state: Any = None, path: Path | None = None) -> None:
@@ -21,7 +21,7 @@ class Parameters:
         self._path = path
 
     @classmethod
-    def of(cls, checkpoint: Any) -> Parameters:
+    def of(cls, checkpoint: Any) -> CheckpointParameters:
         """The parameters of a CheckpointState, or of the file of one.
 
         Raises:

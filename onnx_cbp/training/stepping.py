@@ -14,8 +14,8 @@ from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.stepping.flatten_state import LAZY_RESET_GRAD, following
 from onnx_cbp.training import checkpoints
 from onnx_cbp.training.running.buffers import Device
-from onnx_cbp.training.running.engine import LEARNING_RATE, State, initial_memory
 from onnx_cbp.training.running.program import OptimizerProgram, Program
+from onnx_cbp.training.running.training_session import LEARNING_RATE, TrainingState, initial_memory
 
 #: Where the graph says which tensor stands where in its vectors.
 METADATA = "onnx_cbp.layouts"
@@ -68,7 +68,7 @@ def step_model(artifacts: str | os.PathLike[str], prefix: str = "") -> StepModel
     if optimizer.opset != program.opset:
         raise OnnxCbpError(f"{program.name} and {optimizer.name} have different opsets: use those of one generation")
     checkpoint = checkpoints.load(folder / f"{prefix}checkpoint")
-    kept = State(program, checkpoint, Device())
+    kept = TrainingState(program, checkpoint, Device())
     buffers = kept.buffers | initial_memory(program, optimizer, checkpoint.optimizer, Device())
     model = program.step(optimizer)
     layouts = {

@@ -24,7 +24,7 @@ def program(monkeypatch):
     import resnet50
 
     yield {"planning": planning, "alpha_beta": alpha_beta, "resnet50": resnet50}
-    for name in ("planning", "alpha_beta", "resnet50", "networks"):
+    for name in ("planning", "alpha_beta", "resnet50", "interconnects"):
         sys.modules.pop(name, None)
 
 
@@ -124,6 +124,6 @@ def test_mpich_goes_round_the_ring_by_what_all_send(program):
 
 def test_long_messages_pay_the_handshake(program):
     model = program["alpha_beta"]
-    network = model.Network("n", alpha=1.0, beta=0.5, gamma=0.25, eager=10, handshake=100.0, call=1000.0)
-    assert network.seconds([model.Steps(2, 10, 4)]) == 1000 + 2 * (1 + 5 + 1)
-    assert network.seconds([model.Steps(2, 11)]) == 1000 + 2 * (1 + 100 + 5.5)
+    interconnect = model.Interconnect("n", alpha=1.0, beta=0.5, gamma=0.25, eager=10, handshake=100.0, call=1000.0)
+    assert interconnect.seconds([model.Steps(2, 10, 4)]) == 1000 + 2 * (1 + 5 + 1)
+    assert interconnect.seconds([model.Steps(2, 11)]) == 1000 + 2 * (1 + 100 + 5.5)

@@ -16,8 +16,8 @@ _SAMPLES = Path(__file__).parents[2] / "models"
 _NUMPY = {TensorProto.FLOAT: np.float32, TensorProto.DOUBLE: np.float64}
 
 
-class Builder:
-    """A forward graph under construction; all data are [N, C, ...] or, with channels last, [N, ..., C].
+class RandomGraph:
+    """A random forward graph under construction; all data are [N, C, ...] or, with channels last, [N, ..., C].
 
     Attributes:
         rng: source of every choice.
@@ -213,7 +213,7 @@ class Builder:
 
 def valid_model(rng: np.random.Generator) -> onnx.ModelProto:
     """A forward graph that is valid."""
-    return Builder(rng).model(int(rng.integers(1, 6)))
+    return RandomGraph(rng).model(int(rng.integers(1, 6)))
 
 
 @functools.cache
@@ -227,7 +227,7 @@ def any_model(rng: np.random.Generator) -> onnx.ModelProto:
     if kind < 0.6:
         return valid_model(rng)
     if kind < 0.75:
-        model = Builder(rng, 17).model(int(rng.integers(1, 4)))
+        model = RandomGraph(rng, 17).model(int(rng.integers(1, 4)))
         options = {"one_pass": bool(rng.integers(2)), "portable": bool(rng.integers(2))}
         return onnx_cbp.rewrite(model, **options)  # type: ignore[arg-type]
     files = sorted(_SAMPLES.glob("*/*_model.onnx"))

@@ -67,7 +67,7 @@ def test_whether_a_step_was_one_run_or_two_is_not_seen(optimizer, tmp_path):
     """The update is made ahead with the gradients. What is changed in between, or looked at, must not get lost."""
     model = network(PERCEPTRON, weights(0))
     ahead, alone = (Training(model, tmp_path / name, optimizer=optimizer) for name in ("ahead", "alone"))
-    alone.module._engine._joins = alone.module._engine._together = False
+    alone.module._session._joins = alone.module._session._together = False
     for number, (x, labels) in enumerate(batches(12, 3)):
         for each in (ahead, alone):
             each.module(x, labels)
@@ -197,7 +197,7 @@ def test_without_its_memory_an_optimizer_begins_anew(tmp_path):
         trained.step(*batch)
     CheckpointState.save_checkpoint(trained.state, tmp_path / "saved")
     trained.load(tmp_path / "saved")
-    assert trained.module._engine.steps == 0
+    assert trained.module._session.steps == 0
 
 
 def test_dropout_drops_its_part_and_draws_anew(tmp_path):

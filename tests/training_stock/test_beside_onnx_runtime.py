@@ -79,7 +79,7 @@ def test_the_losses_are_the_same(seed, rank, optimizer, accumulate, tmp_path):
     module = ours.Module(tmp_path / "onnx_cbp" / "training_model.onnx", theirs)
     step = ours.Optimizer(tmp_path / "onnx_cbp" / "optimizer_model.onnx", module)
     if optimizer == "AdamW":
-        assert step._engine.steps == STEPS // accumulate
+        assert step._session.steps == STEPS // accumulate
     assert theirs.properties["steps"] == STEPS
     for name, parameter in theirs.parameters:
         np.testing.assert_array_equal(parameter.data, values[name])

@@ -48,7 +48,7 @@ class Graph:
 
 
 @dataclass(frozen=True)
-class StepModel:
+class BenchModel:
     """A training graph to measure.
 
     Attributes:
@@ -93,7 +93,7 @@ def check_step_model(given: str) -> None:
     load_model(given if not Path(given).is_dir() else _artifacts(given).training_model, external_data=False)
 
 
-def prepare(given: str, folder: Path, library: str, batch: int, seed: int) -> StepModel:
+def prepare(given: str, folder: Path, library: str, batch: int, seed: int) -> BenchModel:
     """Rewrite a training graph, make inputs for it, and run both once.
 
     Args:
@@ -133,7 +133,7 @@ def prepare(given: str, folder: Path, library: str, batch: int, seed: int) -> St
         inputs[name] = folder / f"input{index}.npy"
         np.save(inputs[name], value)
     difference = largest_difference({"first": outputs[0]}, {"first": outputs[1]})
-    return StepModel(
+    return BenchModel(
         name=str(Path(given)),
         step=_described(artifacts),
         original=original,

@@ -12,7 +12,7 @@ from typing import Any
 
 from onnx_cbp.bench.rounds import Candidate, take_rounds
 from onnx_cbp.bench.runtimes import Runtime, Worker, WorkerError
-from onnx_cbp.bench.training_steps.step_models import Graph, StepModel, prepare
+from onnx_cbp.bench.training_steps.step_models import BenchModel, Graph, prepare
 from onnx_cbp.bench.training_steps.step_results import BatchNormTime, Memory, StepRow
 from onnx_cbp.errors import OnnxCbpError
 
@@ -90,7 +90,7 @@ class StepBench:
                         raise OnnxCbpError(f"'{given}' cannot be measured: {error}") from None
                 yield row
 
-    def _measure(self, model: StepModel, row: StepRow, folder: Path) -> None:
+    def _measure(self, model: BenchModel, row: StepRow, folder: Path) -> None:
         both = ((model.original, row.original), (model.rewritten, row.rewritten))
         with ExitStack() as stack:
             workers = [stack.enter_context(self._worker({})) for _ in both]
@@ -106,7 +106,7 @@ class StepBench:
             variant.memory = self.memory(model, graph, row.threads)
             variant.live = self.memory(model, graph, row.threads, arena=False)
 
-    def memory(self, model: StepModel, graph: Graph, threads: int, *, arena: bool = True) -> Memory:
+    def memory(self, model: BenchModel, graph: Graph, threads: int, *, arena: bool = True) -> Memory:
         """What the first steps take, in a process that has done nothing before.
 
         Args:
@@ -129,7 +129,7 @@ class StepBench:
         return worker
 
 
-def _profile(candidate: Candidate, model: StepModel, graph: Graph, threads: int, prefix: Path) -> BatchNormTime:
+def _profile(candidate: Candidate, model: BenchModel, graph: Graph, threads: int, prefix: Path) -> BatchNormTime:
     worker = candidate.worker
     worker.ask("prepare", id=_STEP, threads=threads, task=model.task(graph, profile=prefix))
     answer = worker.ask(

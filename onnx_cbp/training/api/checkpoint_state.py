@@ -14,8 +14,8 @@ from onnx_cbp.training.checkpoints import Checkpoint, Property
 
 if TYPE_CHECKING:
     from onnx_cbp.training.running.buffers import Device
-    from onnx_cbp.training.running.engine import Engine, State
     from onnx_cbp.training.running.program import Program
+    from onnx_cbp.training.running.training_session import TrainingSession, TrainingState
 
 
 class Parameter:
@@ -44,10 +44,10 @@ class Parameter:
     @property
     def grad(self) -> np.ndarray | None:
         """A copy of its gradient; None of a frozen one, and where no Module was made of the state yet."""
-        engine = self._state._engine
-        if engine is None or not self.requires_grad:
+        session = self._state._session
+        if session is None or not self.requires_grad:
             return None
-        value = engine.state.gradient(self._name)
+        value = session.state.gradient(self._name)
         value.flags.writeable = False
         return value
 
@@ -126,7 +126,7 @@ class CheckpointState:
         if not isinstance(state, Checkpoint):
             raise TypeError(f"Invalid argument for CheckpointState received {type(state)}")
         self._contents = state
-        self._engine: Engine | None = None
+        self._session: TrainingSession | None = None
         self._parameters = Parameters(self)
         self._properties = Properties(self)
 
@@ -170,23 +170,23 @@ class CheckpointState:
     @property
     def random_state(self) -> int | None:
         """What the next step draws its random numbers from, as an int64; None where it draws none."""
-        if self._engine is not None:
-            return self._engine.state.random_state()
+        if self._session is not None:
+            return self._session.state.random_state()
         return self._contents.random_state
 
     @random_state.setter
     def random_state(self, value: int) -> None:
         self._contents.random_state = int(value)
-        if self._engine is not None:
-            self._engine.state.seed(int(value))
+        if self._session is not None:
+            self._session.state.seed(int(value))
 
-    def _shared(self, program: Program, device: Device) -> State:
+    def _shared(self, program: Program, device: Device) -> TrainingState:
         """The state for a module: that of an earlier module of the same network, or a new one."""
-        from onnx_cbp.training.running.engine import State
+        from onnx_cbp.training.running.training_session import TrainingState
 
-        if self._engine is None:
-            return State(program, self._contents, device)
-        earlier = self._engine.state
+        if self._session is None:
+            return TrainingState(program, self._contents, device)
+        earlier = self._session.state
         if (earlier.program.groups, earlier.program.graph, earlier.device) != (program.groups, program.graph, device):
             raise OnnxCbpError(
                 f"the state belongs to a module of {earlier.program.name} already: load the checkpoint once more for "
@@ -195,14 +195,14 @@ class CheckpointState:
         return earlier
 
     def _trained(self) -> tuple[str, ...] | dict[str, str]:
-        return self._contents.trained if self._engine is None else self._engine.program.graph.gradients
+        return self._contents.trained if self._session is None else self._session.program.graph.gradients
 
     def _is_live(self, name: str) -> bool:
-        return self._engine is not None and name in self._engine.program.values
+        return self._session is not None and name in self._session.program.values
 
     def _read(self, name: str) -> np.ndarray:
-        if self._engine is not None and self._is_live(name):
-            return self._engine.state.read(name)
+        if self._session is not None and self._is_live(name):
+            return self._session.state.read(name)
         return np.array(self._contents.parameters[name])
 
     def _write(self, name: str, value: np.ndarray) -> None:
@@ -213,15 +213,15 @@ class CheckpointState:
                 f"parameter '{name}' is {old.dtype}{list(old.shape)}, and the value {value.dtype}{list(value.shape)}: "
                 "give it the same type and shape"
             )
-        if self._engine is not None and self._is_live(name):
-            self._engine.state.write(name, value)
+        if self._session is not None and self._is_live(name):
+            self._session.state.write(name, value)
         else:
             self._contents.parameters[name] = np.array(value)
 
     def _now(self, with_optimizer: bool) -> Checkpoint:
         """What a file is to hold."""
         contents = self._contents
-        optimizer = contents.optimizer if self._engine is None else self._engine.remembered() or contents.optimizer
+        optimizer = contents.optimizer if self._session is None else self._session.remembered() or contents.optimizer
         return Checkpoint(
             parameters={name: self._read(name) for name in contents.parameters},
             trained=tuple(self._trained()),

@@ -34,7 +34,7 @@ class LinearLRScheduler:
 
     def step(self) -> None:
         """Set the rate of the optimiser's next step; call it after each step."""
-        self._optimizer.set_learning_rate(self._initial * self._factor(self._optimizer._engine.steps))
+        self._optimizer.set_learning_rate(self._initial * self._factor(self._optimizer._session.steps))
 
     def _factor(self, step: int) -> float:
         if step < self._warmup:

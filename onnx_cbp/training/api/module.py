@@ -17,8 +17,8 @@ from onnx_cbp.model_files.model_io import save_model
 from onnx_cbp.training import checkpoints
 from onnx_cbp.training.api.checkpoint_state import CheckpointState
 from onnx_cbp.training.running.buffers import Device
-from onnx_cbp.training.running.engine import Engine
 from onnx_cbp.training.running.program import Program, Source
+from onnx_cbp.training.running.training_session import TrainingSession
 
 #: Of a device's name, the provider that runs there; others are named with `providers`.
 _PROVIDERS = {"cpu": None, "cuda": "CUDAExecutionProvider"}
@@ -64,8 +64,8 @@ class Module:
         self._state = state
         self._nominal = state._contents.nominal
         kept = state._shared(program, self._device)
-        self._engine = Engine(program, kept, options, own if providers is None else providers)
-        state._engine = self._engine
+        self._session = TrainingSession(program, kept, options, own if providers is None else providers)
+        state._session = self._session
 
     def __call__(self, *user_inputs: Any) -> Any:
         """Run a step of training, or the evaluation.
@@ -83,7 +83,7 @@ class Module:
         as_arrays = any(not isinstance(value, ort.OrtValue) for value in user_inputs)
         fed = self._feeds(user_inputs)
         device = Device() if as_arrays else self._device
-        results = self._engine.train(fed, device) if self.training else self._engine.evaluate(fed, device)
+        results = self._session.train(fed, device) if self.training else self._session.evaluate(fed, device)
         if as_arrays:
             results = [np.asarray(value.numpy()) for value in results]
         return results[0] if len(results) == 1 else tuple(results)
@@ -99,11 +99,11 @@ class Module:
 
     def lazy_reset_grad(self) -> None:
         """Let the gradients of the next call take the place of what was added up so far."""
-        self._engine.reset()
+        self._session.reset()
 
     def get_contiguous_parameters(self, trainable_only: bool = False) -> Any:
         """All parameters, in the order of the training model's inputs, as one OrtValue of a float vector."""
-        pieces = [self._engine.state.read(name).reshape(-1) for name in self._names(trainable_only)]
+        pieces = [self._session.state.read(name).reshape(-1) for name in self._names(trainable_only)]
         return self._device.put(np.concatenate(pieces))
 
     def get_parameters_size(self, trainable_only: bool = True) -> int:
@@ -126,8 +126,8 @@ class Module:
         if self._nominal and len(names) < len(self._names(trainable_only=False)):
             raise OnnxCbpError("the checkpoint is nominal: give all parameters values, with trainable_only=False")
         for name, piece in zip(names, np.split(vector, np.cumsum(sizes)[:-1]), strict=True):
-            old = self._engine.state.read(name)
-            self._engine.state.write(name, piece.astype(old.dtype).reshape(old.shape))
+            old = self._session.state.read(name)
+            self._session.state.write(name, piece.astype(old.dtype).reshape(old.shape))
         self._nominal = self._state._contents.nominal = False
 
     def export_model_for_inferencing(
@@ -142,7 +142,7 @@ class Module:
         Raises:
             OnnxCbpError: one line: no evaluation model, a name that is none, or a file that cannot be written.
         """
-        source = self._engine.program.evaluation_source
+        source = self._session.program.evaluation_source
         if source is None:
             raise OnnxCbpError("export_model_for_inferencing needs an evaluation model: give Module an eval_model_uri")
         with tempfile.TemporaryDirectory() as folder:
@@ -156,14 +156,14 @@ class Module:
 
     def output_names(self) -> list[str]:
         """The names of the outputs of a call."""
-        program = self._engine.program
+        program = self._session.program
         return list(program.outputs if self.training else self._evaluates().eval_outputs)
 
     def _inputs(self) -> list[Any]:
-        return self._engine.program.inputs if self.training else self._evaluates().eval_inputs
+        return self._session.program.inputs if self.training else self._evaluates().eval_inputs
 
     def _evaluates(self) -> Program:
-        program = self._engine.program
+        program = self._session.program
         if program.evaluation_source is None:
             raise OnnxCbpError("the module has no evaluation model: give Module an eval_model_uri")
         return program
@@ -194,12 +194,12 @@ class Module:
         return ort.OrtValue.ortvalue_from_numpy(array, self._device.kind, self._device.number)
 
     def _names(self, trainable_only: bool) -> list[str]:
-        graph = self._engine.program.graph
+        graph = self._session.program.graph
         names = set(graph.gradients) if trainable_only else set(graph.parameters)
-        return [name for name in self._engine.program.values if name in names]
+        return [name for name in self._session.program.values if name in names]
 
     def _sizes(self, trainable_only: bool) -> list[int]:
-        return [int(np.prod(self._engine.program.shape(name), dtype=int)) for name in self._names(trainable_only)]
+        return [int(np.prod(self._session.program.shape(name), dtype=int)) for name in self._names(trainable_only)]
 
 
 def _device(text: str) -> tuple[Device, list[Any]]:

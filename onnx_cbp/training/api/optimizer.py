@@ -20,18 +20,18 @@ class Optimizer:
     """
 
     def __init__(self, optimizer_uri: Source, module: Module) -> None:
-        self._engine = module._engine
+        self._session = module._session
         contents = module._state._contents
-        self._engine.attach(OptimizerProgram(optimizer_uri), contents.optimizer)
+        self._session.attach(OptimizerProgram(optimizer_uri), contents.optimizer)
 
     def step(self) -> None:
         """Take a step."""
-        self._engine.step()
+        self._session.step()
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Set the learning rate of the steps to come."""
-        self._engine.learning_rate = learning_rate
+        self._session.learning_rate = learning_rate
 
     def get_learning_rate(self) -> float:
         """The learning rate of the next step; 0.001 at first, as in ONNX Runtime."""
-        return self._engine.learning_rate
+        return self._session.learning_rate

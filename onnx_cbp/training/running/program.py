@@ -21,8 +21,8 @@ from onnx_cbp.graph_passes.stepping.flatten_state import (
     own,
 )
 from onnx_cbp.graph_passes.stepping.join_step import join
-from onnx_cbp.graph_passes.stepping.layout import Layout
 from onnx_cbp.graph_passes.stepping.training_graph import TrainingGraph
+from onnx_cbp.graph_passes.stepping.vector_layout import VectorLayout
 from onnx_cbp.ir_models import read_model, to_ir, to_proto
 from onnx_cbp.training.optimizers import METADATA as OPTIMIZER
 from onnx_cbp.validity import imported_opsets
@@ -66,13 +66,13 @@ class Program:
             self.eval_outputs = [value.name for value in self._evaluation.graph.output]
             self._evaluated = names
 
-    def _layouts(self) -> list[tuple[str, Layout]]:
+    def _layouts(self) -> list[tuple[str, VectorLayout]]:
         shapes = {name: self._static(name) for name in self.graph.parameters}
         trained = list(self.graph.gradients)
         dtype = self.dtype(trained[0]) if trained else np.dtype(np.float32)
         moved = [name for name in self.graph.updates if name in shapes and self.dtype(name) == dtype]
         return [
-            (name, Layout({each: shapes[each] for each in members}, dtype))
+            (name, VectorLayout({each: shapes[each] for each in members}, dtype))
             for name, members in ((PARAMETERS, trained), (STATISTICS, moved))
         ]
 

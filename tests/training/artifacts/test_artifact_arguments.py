@@ -12,7 +12,8 @@ import pytest
 from onnx import numpy_helper
 
 from onnx_cbp import OnnxCbpError
-from onnx_cbp.training import builder, generate_artifacts, load_artifacts
+from onnx_cbp.training import generate_artifacts, load_artifacts
+from onnx_cbp.training.builders import ort as ort_builder
 from support.made_up.finetuning import LAYERS, network, parameters
 
 pytestmark = pytest.mark.training
@@ -65,7 +66,7 @@ def _network(frozen=("bn0",)) -> onnx.ModelProto:
     ids=str,
 )
 def test_one_line_before_the_work(arguments, message, tmp_path, monkeypatch):
-    monkeypatch.setattr(builder, "_quiet", None)  # whoever gets as far as the builder fails otherwise
+    monkeypatch.setattr(ort_builder, "_quiet", None)  # whoever gets as far as the builder fails otherwise
     given = {"requires_grad": WEIGHTS, "loss": "CrossEntropyLoss", "artifact_directory": tmp_path, **arguments}
     with pytest.raises(OnnxCbpError) as error:
         generate_artifacts(_network(), **given)

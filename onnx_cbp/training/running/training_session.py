@@ -1,4 +1,4 @@
-"""Runs the steps of a training: which graph is run when, and which state is the present one."""
+"""Runs training steps: decides which graph runs when, and holds the state that they change."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import onnxruntime as ort
 
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.stepping.flatten_state import GRADIENTS, LAZY_RESET_GRAD, PARAMETERS, own
-from onnx_cbp.graph_passes.stepping.layout import Layout
+from onnx_cbp.graph_passes.stepping.vector_layout import VectorLayout
 from onnx_cbp.training.checkpoints import Checkpoint, OptimizerState
 from onnx_cbp.training.running.buffers import Buffer, Device
 from onnx_cbp.training.running.program import OptimizerProgram, Program
@@ -20,8 +20,8 @@ LEARNING_RATE, STEP = own("learning_rate"), own("step")
 _FIRST_LEARNING_RATE = 1e-3  # as in ONNX Runtime
 
 
-class State:
-    """Everything that steps change, and the parameters that they do not.
+class TrainingState:
+    """Everything that steps change, and the parameters that they do not change.
 
     Attributes:
         buffers: by the name of the input.
@@ -32,7 +32,7 @@ class State:
         _fit(program, checkpoint)
         self.device = device
         self.program = program
-        self.version = 0  # of what an optimiser reads, but for what a run writes
+        self.version = 0  # counts the changes, other than by runs, to what an optimiser reads
         values = checkpoint.parameters
         self.buffers = {name: Buffer(layout.pack(values), device) for name, layout in program.groups.items()}
         for name in program.moved:
@@ -44,7 +44,7 @@ class State:
             self.buffers[GRADIENTS] = Buffer(np.zeros(layout.total, layout.dtype), device)
 
     def names(self) -> list[str]:
-        """The parameters that it holds."""
+        """The names of all parameters."""
         return self.program.graph.parameters
 
     def read(self, name: str) -> np.ndarray:
@@ -72,38 +72,37 @@ class State:
         return np.array(self.program.groups[PARAMETERS].piece(self.buffers[GRADIENTS].present.numpy(), name))
 
     def random_state(self) -> int | None:
-        """What the next random numbers are drawn from."""
+        """The state of the random generator."""
         name = self.program.graph.random_state
         return None if name is None else int(self.buffers[name].read()[0])
 
     def seed(self, value: int) -> None:
-        """Let the next random numbers be drawn from another state."""
+        """Set the state of the random generator."""
         name = self.program.graph.random_state
         if name is not None:
             self.buffers[name].write(np.array([value], np.int64))
 
-    def _group(self, name: str) -> tuple[str, Layout | None]:
+    def _group(self, name: str) -> tuple[str, VectorLayout | None]:
         for group, layout in self.program.groups.items():
             if name in layout.shapes:
                 return group, layout
         return "", None
 
 
-class Engine:
-    """A training: its graphs in sessions, and its state.
+class TrainingSession:
+    """A training: sessions for its graphs, and its state.
 
-    Forward, backward and the optimiser's step are one run where each forward pass is followed by a step: the run makes
-    the next parameters too, and `step` only lets them be the present ones. Where gradients are added up over several
-    passes, or something was changed between a pass and its step, they are two runs, with the same result.
+    If a step follows each forward pass, then forward pass, backward pass and step are one run. That run computes the
+    next parameters too, and `step` only makes them the current ones. If gradients are accumulated over several passes,
+    or something was changed between a pass and its step, there are two runs, with the same result.
 
     Args:
         program: the graphs.
-        state: what they work on.
-        options: of every session.
-        providers: of every session.
+        state: what the graphs read and write.
+        options, providers: of every session.
     """
 
-    def __init__(self, program: Program, state: State, options: Any, providers: Sequence[Any]) -> None:
+    def __init__(self, program: Program, state: TrainingState, options: Any, providers: Sequence[Any]) -> None:
         self.program = program
         self.state = state
         self._options = options
@@ -112,7 +111,7 @@ class Engine:
         self._optimizer: OptimizerProgram | None = None
         self._rate = _FIRST_LEARNING_RATE
         self._reset = True
-        self._ahead: int | None = None  # the version that the next parameters were made from
+        self._ahead: int | None = None  # the version from which the next parameters were computed
         self._passes = 0
         self._joins = self._together = True
         self._session("forward and backward")
@@ -122,7 +121,7 @@ class Engine:
     # --- Steps --------------------------------------------------------------------------------------------------------
 
     def train(self, fed: Mapping[str, Any], device: Device) -> list[Any]:
-        """Forward and backward; the gradients are added to what is there, or take its place after `reset`."""
+        """Forward and backward. The gradients are added to those that exist; after `reset` they replace them."""
         together = self._optimizer is not None and self._together
         session = self._session("step" if together else "forward and backward")
         reset = ort.OrtValue.ortvalue_from_numpy(np.array(self._reset))
@@ -141,7 +140,7 @@ class Engine:
         return session.run({**fed, **self.state.fixed}, self.state.buffers, self.program.eval_outputs, device)
 
     def step(self) -> None:
-        """Let the optimiser take its step along the gradients."""
+        """Take the optimiser's step along the gradients."""
         assert self._optimizer is not None
         if self._ahead != self.state.version:
             fed = {LEARNING_RATE: self._learning_rate()}
@@ -153,7 +152,7 @@ class Engine:
         self._passes = 0
 
     def reset(self) -> None:
-        """Let the gradients of the next pass take the place of what is there."""
+        """Let the gradients of the next pass replace those that exist."""
         self._reset = True
 
     def _moved(self) -> list[str]:
@@ -164,10 +163,10 @@ class Engine:
     # --- The optimiser ------------------------------------------------------------------------------------------------
 
     def attach(self, optimizer: OptimizerProgram, remembered: OptimizerState | None) -> None:
-        """Take an optimiser, with what it remembers from an earlier training.
+        """Attach an optimiser, with its state from an earlier training.
 
         Raises:
-            OnnxCbpError: it is for other parameters, or the memory is another optimiser's; one line.
+            OnnxCbpError: one line: it is for other parameters, or the state is that of another optimiser.
         """
         self.state.buffers |= initial_memory(self.program, optimizer, remembered, self.state.device)
         if remembered is not None and remembered.learning_rate is not None:
@@ -179,7 +178,7 @@ class Engine:
         self._session("optimizer")
 
     def remembered(self) -> OptimizerState | None:
-        """What the optimiser remembers; None where there is none."""
+        """The state of the optimiser; None if there is no optimiser."""
         if self._optimizer is None:
             return None
         layout, buffers = self.program.groups[PARAMETERS], self.state.buffers
@@ -188,17 +187,17 @@ class Engine:
 
     @property
     def steps(self) -> int:
-        """How many steps were taken."""
+        """The number of steps taken so far."""
         return int(self.state.buffers[STEP].read()[0])
 
     @property
     def learning_rate(self) -> float:
-        """That of the next step."""
+        """The learning rate of the next step."""
         return self._rate
 
     @learning_rate.setter
     def learning_rate(self, rate: float) -> None:
-        rate = float(np.float32(rate))  # what the graph is fed
+        rate = float(np.float32(rate))  # as the graph is fed
         if rate != self._rate:
             self._rate = rate
             self.state.version += 1
@@ -209,9 +208,9 @@ class Engine:
     # --- Sessions -----------------------------------------------------------------------------------------------------
 
     def _session(self, kind: str) -> BoundSession:
-        """The session of a kind, made when it is first asked for.
+        """The session of a kind, made at its first use.
 
-        One of the two that hold the network goes when the other one comes: each has memory for every intermediate.
+        Two kinds hold the network, and each needs memory for every intermediate. So making one drops the other.
         """
         if kind not in self._sessions:
             program, name = self.program, self.program.name
@@ -232,7 +231,7 @@ class Engine:
 
 
 def _fit(program: Program, checkpoint: Checkpoint) -> None:
-    """Refuse a checkpoint that is another network's."""
+    """Refuse the checkpoint of another network."""
     for name in program.graph.parameters:
         if name not in checkpoint.parameters:
             raise OnnxCbpError(
@@ -249,10 +248,10 @@ def _fit(program: Program, checkpoint: Checkpoint) -> None:
 def initial_memory(
     program: Program, optimizer: OptimizerProgram, remembered: OptimizerState | None, device: Device
 ) -> dict[str, Buffer]:
-    """Buffers for what an optimiser remembers.
+    """Buffers for the state of an optimiser.
 
     Raises:
-        OnnxCbpError: it is for other parameters, or the memory is another optimiser's; one line.
+        OnnxCbpError: one line: it is for other parameters, or the state is that of another optimiser.
     """
     layout = program.groups[PARAMETERS]
     if optimizer.elements != layout.total:
@@ -266,13 +265,13 @@ def initial_memory(
 
 
 def _remembered(
-    optimizer: OptimizerProgram, remembered: OptimizerState | None, layout: Layout
+    optimizer: OptimizerProgram, remembered: OptimizerState | None, layout: VectorLayout
 ) -> dict[str, np.ndarray]:
     if remembered is None:
         return {slot: np.zeros(layout.total, layout.dtype) for slot in optimizer.slots}
     own, other = optimizer.kind, remembered.kind
     if other is None:
-        # ONNX Runtime writes moments for each of its optimisers: zeros where it is SGD, which has none.
+        # ONNX Runtime writes moments for each of its optimisers: for SGD, which has none, they are zeros.
         moved = any(array.any() for arrays in remembered.slots.values() for array in arrays.values())
         other = "AdamW" if moved else own
     if own != other or not set(optimizer.slots) <= set(remembered.slots):

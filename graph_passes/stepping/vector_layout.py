@@ -10,7 +10,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Layout:
+class VectorLayout:
     """Tensors of one type behind one another.
 
     Attributes:
