@@ -1,4 +1,4 @@
-// The element types of X: how they are read into and written from the type that is computed in.
+// The element types of X: how to read them into the type in which a kernel computes, and how to write them.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +31,7 @@ ONNX_CBP_INLINE float FloatOf(uint32_t bits) {
   return value;
 }
 
-// All ones where a < b, else 0; both below 2^31.
+// All bits set if a < b, else 0; both must be below 2^31.
 ONNX_CBP_INLINE uint32_t MaskIfLess(uint32_t a, uint32_t b) { return 0u - ((a - b) >> 31); }
 
 ONNX_CBP_INLINE float Load(float value) { return value; }
@@ -40,8 +40,7 @@ ONNX_CBP_INLINE float Load(BFloat16 value) { return FloatOf(static_cast<uint32_t
 ONNX_CBP_INLINE float Load(Float16 value) {
   const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16;
   const uint32_t magnitude = static_cast<uint32_t>(value.bits & 0x7fffu) << 13;
-  // The exponent's bias differs by 112; scaling by 2^112 adds it, and makes subnormals right on the
-  // way.
+  // The biases of the exponents differ by 112. Scaling by 2^112 adds this, and makes subnormals right too.
   const uint32_t finite = BitsOf(FloatOf(magnitude) * FloatOf(0x77800000u));
   const uint32_t scaled = magnitude >= 0x0f800000u ? magnitude | 0x7f800000u : finite;  // Inf and NaN
   return FloatOf(scaled | sign);
@@ -61,10 +60,9 @@ ONNX_CBP_INLINE void Store(float value, Float16* out) {
   const uint32_t bits = BitsOf(value);
   const uint32_t sign = (bits >> 16) & 0x8000u;
   const uint32_t magnitude = bits & 0x7fffffffu;
-  // Every case is computed and one is chosen, with masks: GCC 12 turns neither branches nor choices
-  // between these into vector code.
+  // Every case is computed, and masks choose one: GCC 12 does not vectorize branches or choices here.
   const uint32_t normal = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
-  // Adding 0.5 puts the unit in the last place of a subnormal half at the last place of the float.
+  // Adding 0.5 moves the last place of a subnormal half to the last place of the float.
   const uint32_t subnormal = BitsOf(FloatOf(magnitude) + 0.5f) - BitsOf(0.5f);
   const uint32_t is_subnormal = MaskIfLess(magnitude, 0x38800000u);
   const uint32_t is_infinite = MaskIfLess(0x477fefffu, magnitude);  // rounds to 65536 or more
@@ -76,12 +74,12 @@ ONNX_CBP_INLINE void Store(float value, Float16* out) {
 ONNX_CBP_INLINE void Store(double value, BFloat16* out) { Store(static_cast<float>(value), out); }
 ONNX_CBP_INLINE void Store(double value, Float16* out) { Store(static_cast<float>(value), out); }
 
-// What elementwise kernels compute in: double where data or statistics are double, float otherwise.
+// The type in which elementwise kernels compute: double if data or statistics are double, otherwise float.
 template <typename T, typename U>
 using ComputeType = std::conditional_t<std::is_same_v<T, double> || std::is_same_v<U, double>, double, float>;
 
-// The largest value in V that is rounded to zero in T: half of T's smallest number, but for what V itself cannot tell
-// from zero.
+// The largest value in V that T rounds to zero: half of T's smallest number, unless V itself cannot tell this from
+// zero.
 template <typename T, typename V>
 ONNX_CBP_INLINE constexpr V RoundsToZero() {
   return static_cast<V>(std::is_same_v<T, Float16>                              ? 0x1p-25
@@ -90,7 +88,7 @@ ONNX_CBP_INLINE constexpr V RoundsToZero() {
                                                                                 : 0.0);
 }
 
-// F(T, V) for every data type with every type that is computed in.
+// F(T, V) for every data type T and every type V in which kernels compute with it.
 #define ONNX_CBP_FOR_EACH_TYPES(F) \
   F(float, float)                  \
   F(float, double)                 \
@@ -100,7 +98,7 @@ ONNX_CBP_INLINE constexpr V RoundsToZero() {
   F(BFloat16, float)               \
   F(BFloat16, double)
 
-// Calls f(T{}) with the data type of this number; false where there is none.
+// Calls f(T{}) with the data type of this number; false if there is none.
 template <typename F>
 bool DispatchData(int type, F&& f) {
   switch (type) {
@@ -121,7 +119,7 @@ bool DispatchData(int type, F&& f) {
   }
 }
 
-// Calls f(U{}) with the type of statistics of this number; false where there is none.
+// Calls f(U{}) with the statistics type of this number; false if there is none.
 template <typename F>
 bool DispatchStatistics(int type, F&& f) {
   switch (type) {
@@ -136,7 +134,7 @@ bool DispatchStatistics(int type, F&& f) {
   }
 }
 
-// Calls f(T{}, U{}); false where a type is unknown.
+// Calls f(T{}, U{}); false if a type is unknown.
 template <typename F>
 bool Dispatch(int data, int statistics, F&& f) {
   bool known = false;

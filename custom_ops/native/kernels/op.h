@@ -1,6 +1,5 @@
-// The kernels: for each op of the table a function of a call and of the op's arguments, ChannelStats(call, arguments)
-// and so on. A call says how large the tensors are, of which types, and who runs the tasks. They return false where a
-// type is unknown.
+// The kernels: one function for each op of the table, such as ChannelStats(call, arguments). A call has the sizes and
+// types of the tensors, and runs the tasks. Kernels return false if a type is unknown.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +19,7 @@ struct TensorCall {
   Layout layout;
 };
 
-// On vectors of one number a channel alone.
+// A call that has only vectors of one number per channel.
 struct VectorsCall {
   int stats_type;
   int64_t channels;
@@ -31,7 +30,7 @@ struct ReplicasCall {
   int64_t replicas, channels;
 };
 
-// A convolution.
+// A call of a convolution.
 struct WindowsCall {
   int x_type;
   const Executor& executor;
@@ -40,7 +39,7 @@ struct WindowsCall {
 using DepthwiseWindowsCall = WindowsCall;
 using DenseWindowsCall = WindowsCall;
 
-// Collectives throw CollectiveError. replicas is what collective.Replicas() answered.
+// Collectives throw CollectiveError. replicas is the result of collective.Replicas().
 struct GatherCall {
   int stats_type;
   int64_t channels, replicas;

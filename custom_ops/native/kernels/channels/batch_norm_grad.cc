@@ -1,3 +1,4 @@
+// BatchNormGrad, and the two forms of it that include the gradient of a ReLU.
 #include "../dividing/caches.h"
 #include "../dividing/schedule.h"
 #include "../element_types.h"
@@ -10,15 +11,15 @@ namespace onnx_cbp {
 
 namespace {
 
-// Which ReLU stood behind the normalisation: its result y, or the slope and offset from which the forward op made it,
-// or none where all are null.
+// Which ReLU came after the normalisation: its result y, or the slope and offset with which the forward op computed the
+// ReLU's input. If all are null, there was none.
 struct ReluSource {
   Input<formal_y> y;
   Input<formal_slope> slope;
   Input<formal_offset> offset;
 };
 
-// Of every channel, what made the ReLU's input; empty where it is not recomputed.
+// For every channel, the coefficients of the ReLU's input; empty if the mask is not recomputed.
 template <typename V>
 std::vector<NormalizeCoefficients<V>> ForwardCoefficients(const std::vector<double>& center, const ReluSource& source,
                                                           int stats_type) {
@@ -33,8 +34,9 @@ std::vector<NormalizeCoefficients<V>> ForwardCoefficients(const std::vector<doub
   return forward;
 }
 
-// ChannelBackpropStats and ChannelBackprop in one pass over groups of channels, with the count of x itself; dx is made
-// from the sums in double, before they are rounded to the statistics type. dy counts where the ReLU lets it pass.
+// ChannelBackpropStats and ChannelBackprop in one pass over groups of channels, where the count is that of x itself. dx
+// is computed from the sums in double, before these are rounded to the statistics type. dy counts only where the ReLU
+// lets it pass.
 bool Backward(const TensorCall& call, const BatchNormGradArguments& a, const ReluSource& source) {
   const Layout& layout = call.layout;
   const size_t channels = static_cast<size_t>(layout.channels);

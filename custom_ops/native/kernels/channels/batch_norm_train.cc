@@ -1,3 +1,4 @@
+// Normalises a batch by its own statistics.
 #include "batch_norm_train.h"
 
 #include <cmath>

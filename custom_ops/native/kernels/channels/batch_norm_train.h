@@ -1,4 +1,4 @@
-// What BatchNormTrain and the ops with an update share.
+// The forward pass, which BatchNormTrain and the ops with an update share.
 #pragma once
 
 #include "../op.h"
@@ -7,26 +7,26 @@ namespace onnx_cbp {
 
 struct ForwardInputs {
   double epsilon;
-  bool relu;  // cuts off what is negative in y
+  bool relu;  // negative results become zero
   Input<formal_x> x;
   Input<formal_scale> scale;
   Input<formal_b> b;
 };
 
-// Those that are null are not written.
+// Outputs that are null are not written.
 struct ForwardOutputs {
   Result<formal_y> y;
   Result<formal_mean> mean;
   Result<formal_var> var;
   Result<formal_inv_std> inv_std;
-  // y = (x - mean) * slope + offset, made from what these three say, for a gradient that computes it once more. Both or
-  // none.
+  // y = (x - mean) * slope + offset, computed with exactly these outputs, for a gradient that computes y again. Both or
+  // neither are wanted.
   Result<formal_slope> slope;
   Result<formal_offset> offset;
 };
 
-// Statistics of a batch and the batch normalised by them, in one pass over groups of channels. y is made from mean and
-// variance in double, before they are rounded to the statistics type. False where a type is unknown.
+// The statistics of a batch, and the batch normalised by them, in one pass over groups of channels. y is computed from
+// mean and variance in double, before these are rounded to the statistics type. False if a type is unknown.
 bool Forward(const TensorCall& call, const ForwardInputs& inputs, const ForwardOutputs& outputs);
 
 }  // namespace onnx_cbp

@@ -1,4 +1,4 @@
-// All that a batch norm does forward in a step.
+// The whole forward pass of a batch norm in a training step, with the update of its running statistics.
 #include <vector>
 
 #include "batch_norm_train.h"
@@ -7,10 +7,10 @@
 namespace onnx_cbp {
 namespace {
 
-// BatchNormTrain, whose variance is not among the outputs, and two RunningStats; unbiased is for the variance.
+// BatchNormTrain, without its variance among the outputs, and two RunningStats; unbiased is for the variance.
 template <typename Arguments>
 bool ForwardAndUpdate(const TensorCall& call, const Arguments& a, bool relu, ForwardOutputs outputs) {
-  // Rounded to the statistics type, as the two ops between which it is passed on would do.
+  // Rounded to the statistics type, as if it were passed from one op to the other.
   std::vector<double> storage(static_cast<size_t>(call.layout.channels));
   outputs.var = Result<formal_var>(storage.data());
   const int64_t count = call.layout.outer * call.layout.inner;

@@ -1,3 +1,4 @@
+// ChannelBackprop: the input gradient of a batch norm.
 #include <algorithm>
 
 #include "../dividing/caches.h"

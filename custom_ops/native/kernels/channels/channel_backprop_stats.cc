@@ -1,3 +1,4 @@
+// ChannelBackpropStats: the sums from which a batch norm's gradients are computed.
 #include "../element_types.h"
 #include "../loops/channels/sums.h"
 #include "../op.h"
@@ -6,7 +7,7 @@
 namespace onnx_cbp {
 
 // scale_grad[C] = sum(dy * (x - mean) * inv_std) and bias_grad[C] = sum(dy), summed in double and rounded once. Zeros
-// where x is empty.
+// if x is empty.
 bool ChannelBackpropStats(const TensorCall& call, const ChannelBackpropStatsArguments& a) {
   const Layout& layout = call.layout;
   const std::vector<double> center = ToDouble(call.stats_type, a.mean.data(), layout.channels);

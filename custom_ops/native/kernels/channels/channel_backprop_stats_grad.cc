@@ -1,3 +1,4 @@
+// ChannelBackpropStatsGrad: the gradient of ChannelBackpropStats, for second derivatives.
 #include "../dividing/caches.h"
 #include "../element_types.h"
 #include "../loops/channels/normalize.h"

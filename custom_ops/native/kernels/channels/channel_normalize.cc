@@ -1,3 +1,4 @@
+// ChannelNormalize: normalises by given statistics.
 #include <cmath>
 
 #include "../dividing/caches.h"

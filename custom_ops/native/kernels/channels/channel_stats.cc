@@ -1,3 +1,4 @@
+// ChannelStats: mean and variance of each channel.
 #include "../element_types.h"
 #include "../loops/channels/moments.h"
 #include "../op.h"
@@ -5,7 +6,7 @@
 
 namespace onnx_cbp {
 
-// mean[C] and var[C] (biased) of x, and *count = outer * inner. Zeros where x is empty.
+// mean[C] and var[C] (biased) of x, and *count = outer * inner. Zeros if x is empty.
 bool ChannelStats(const TensorCall& call, const ChannelStatsArguments& a) {
   const Layout& layout = call.layout;
   *a.count.As<int64_t>() = layout.outer * layout.inner;

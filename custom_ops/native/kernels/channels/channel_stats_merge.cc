@@ -1,3 +1,4 @@
+// ChannelStatsMerge: the statistics of a batch from those of its parts.
 #include <vector>
 
 #include "../op.h"
@@ -5,14 +6,14 @@
 
 namespace onnx_cbp {
 
-// Statistics of a batch from those of its parts: mean[R, C] and var[R, C] of parts with count[R] elements a channel.
-// A part without elements is not read; all empty gives zeros.
+// Merges mean[R, C] and var[R, C] of parts with count[R] elements per channel. A part without elements is not read. If
+// all are empty, the results are zeros.
 bool ChannelStatsMerge(const ReplicasCall& call, const ChannelStatsMergeArguments& a) {
   const int64_t replicas = call.replicas, channels = call.channels;
   const int64_t* count = a.count.As<int64_t>();
   int64_t total = 0;
   for (int64_t r = 0; r < replicas; ++r) {
-    // Never negative, though sums beyond int64 cannot be told.
+    // A sum that overflows int64 is cut off at the largest number, and never becomes negative.
     if (__builtin_add_overflow(total, count[r], &total)) total = INT64_MAX;
   }
   *a.merged_count.As<int64_t>() = total;
@@ -21,7 +22,7 @@ bool ChannelStatsMerge(const ReplicasCall& call, const ChannelStatsMergeArgument
     const U* means = a.mean.As<U>();
     const U* vars = a.var.As<U>();
     std::vector<double> all_mean(static_cast<size_t>(channels)), all_var(all_mean.size());
-    // Part by part, in their order; each pass over the parts reads neighbouring channels.
+    // Part by part, in order: each pass over the parts reads neighbouring channels.
     const auto for_each = [&](auto&& add) {
       for (int64_t r = 0; r < replicas; ++r) {
         if (count[r] == 0) continue;

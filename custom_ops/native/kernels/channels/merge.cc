@@ -1,3 +1,4 @@
+// Merges the partial results of a channel.
 #include "merge.h"
 
 #include <vector>
@@ -5,7 +6,7 @@
 namespace onnx_cbp {
 namespace {
 
-// Chan's merge. The mean is merged as a weighted sum, so that an infinite mean stays infinite.
+// Chan's merge. The mean is merged as a weighted sum, so an infinite mean stays infinite.
 Moments Merge(const Moments& a, double count_a, const Moments& b, double count_b) {
   const double count = count_a + count_b;
   const double delta = b.mean - a.mean;
@@ -45,7 +46,7 @@ void MergeSums(const Partition& partition, const Layout& layout, const Sums* par
   }
   for (size_t c = 0; c < total.size(); ++c) {
     const int64_t channel = channel_begin + static_cast<int64_t>(c);
-    // Nothing was summed: 0, also where inv_std is not finite.
+    // Without elements the sum is 0, even if inv_std is not finite.
     scale_grad[channel] = layout.empty() ? 0.0 : total[c].product * inv_std[channel];
     bias_grad[channel] = total[c].gradient;
   }

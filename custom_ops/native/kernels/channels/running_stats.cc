@@ -1,3 +1,4 @@
+// RunningStats: moves a running statistic towards that of a batch.
 #include "running_stats.h"
 
 #include "../element_types.h"
@@ -19,8 +20,8 @@ bool MoveRunning(int stats_type, int64_t channels, const RunningRule& rule, int6
   });
 }
 
-// updated = running * momentum + batch * (1 - momentum); unbiased: batch is multiplied by count / (count - 1) first.
-// count = 0 copies running.
+// updated = running * momentum + batch * (1 - momentum). If unbiased, batch is first multiplied by count / (count - 1).
+// If count is 0, updated is running.
 bool RunningStats(const VectorsCall& call, const RunningStatsArguments& a) {
   return MoveRunning(call.stats_type, call.channels, {a.momentum, a.unbiased != 0}, *a.count.As<int64_t>(),
                      a.running.data(), a.batch.data(), a.updated.data());

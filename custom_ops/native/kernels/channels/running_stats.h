@@ -1,3 +1,4 @@
+// How running statistics move.
 #pragma once
 
 #include <cstdint>
@@ -6,7 +7,7 @@
 
 namespace onnx_cbp {
 
-// How a running statistic moves, in double; `elements` is the number that the batch's was taken over.
+// Computes an updated running statistic in double; `elements` is the number of elements behind the batch's statistic.
 struct RunningRule {
   double momentum = 0.0;
   bool unbiased = false;
@@ -19,8 +20,8 @@ struct RunningRule {
   }
 };
 
-// Moves a running statistic, a number a channel of type stats_type, where the batch had so many elements a channel.
-// False where the type is unknown.
+// Moves a vector of running statistics (type stats_type), for a batch with this many elements per channel. False if the
+// type is unknown.
 bool MoveRunning(int stats_type, int64_t channels, const RunningRule& rule, int64_t elements, const void* running,
                  const void* batch, void* updated);
 

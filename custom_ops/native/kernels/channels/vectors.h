@@ -1,5 +1,5 @@
-// Per-channel vectors of the type of the statistics, as doubles: they are short, and what is computed from them is
-// rounded once, at the end.
+// Converts per-channel vectors from the statistics type to double and back. They are short, so results computed from
+// them are rounded once, at the end.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 
 namespace onnx_cbp {
 
-// The vector in double; empty where the type is unknown.
+// The vector in double; empty if the type is unknown.
 inline std::vector<double> ToDouble(int type, const void* vector, int64_t size) {
   std::vector<double> wide;
   DispatchStatistics(type, [&](auto u) {
@@ -19,7 +19,7 @@ inline std::vector<double> ToDouble(int type, const void* vector, int64_t size) 
   return wide;
 }
 
-// Rounds a vector to the type; a null one is not wanted. False where the type is unknown.
+// Rounds a vector to the type; a null output is skipped. False if the type is unknown.
 inline bool FromDouble(const std::vector<double>& wide, int type, void* vector) {
   return DispatchStatistics(type, [&](auto u) {
     auto* values = static_cast<decltype(u)*>(vector);

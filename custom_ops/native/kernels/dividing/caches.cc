@@ -1,3 +1,4 @@
+// Asks the operating system for the size of the largest cache.
 #include "caches.h"
 
 #include <algorithm>
@@ -9,12 +10,12 @@
 namespace onnx_cbp {
 namespace {
 
-// No processor has more of its last cache for each thread. A virtual machine of a few cores names the cache of the
-// whole socket, of which its neighbours have the most (2 cores that name 260 MB: BatchNormGrad of ResNet-50's shapes
-// is 1.2 to 1.5 times as fast if it counts on 32).
+// How much of the last cache one thread gets at most, on any processor. A virtual machine with a few cores reports the
+// cache of the whole socket, most of which its neighbours use. On 2 cores that report 260 MB, BatchNormGrad of
+// ResNet-50's shapes is 1.2 to 1.5 times as fast if it counts on 32 MB.
 constexpr size_t kMostForOne = size_t{16} << 20;
 
-// How many processors a list such as "0-1,4" has.
+// How many processors are in a list such as "0-1,4".
 size_t InList(std::istream& list) {
   size_t count = 0;
   for (std::string range; std::getline(list, range, ',');) {
@@ -25,12 +26,13 @@ size_t InList(std::istream& list) {
   return count;
 }
 
-// From Linux, which knows which cores share a cache: sysconf() on some virtual machines says the sum of all.
+// Reads it from Linux, which knows which cores share a cache. On some virtual machines sysconf() reports the sum of
+// all.
 size_t LargestCache() {
   if (const char* bytes = std::getenv("ONNX_CBP_LARGEST_CACHE")) {
     char* end = nullptr;
     const size_t size = std::strtoull(bytes, &end, 10);
-    if (end != bytes && *end == '\0') return size;  // anything else is no number of bytes
+    if (end != bytes && *end == '\0') return size;  // any other text is ignored
   }
   size_t largest = 0;
   for (int index = 0; index < 8; ++index) {

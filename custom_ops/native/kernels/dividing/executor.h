@@ -1,4 +1,4 @@
-// How a kernel gets its tasks run. It knows neither threads nor ONNX Runtime.
+// Runs the tasks of a kernel. A kernel knows neither threads nor ONNX Runtime.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +8,7 @@ namespace onnx_cbp {
 
 class Executor {
  public:
-  // Calls run(state, task) once for every task in [0, tasks), in any order, and returns when all
-  // have ended.
+  // Calls run(state, task) once for every task in [0, tasks), in any order. Returns when all have ended.
   using Task = void (*)(void* state, int64_t task);
   virtual void Run(int64_t tasks, Task run, void* state) const = 0;
 
@@ -28,7 +27,7 @@ class Executor {
   ~Executor() = default;
 };
 
-// On the caller's thread, one after the other.
+// Runs the tasks one after the other, on the caller's thread.
 class SerialExecutor final : public Executor {
  public:
   void Run(int64_t tasks, Task run, void* state) const override {

@@ -1,5 +1,5 @@
-// How a tensor is cut into tasks. The cuts depend on the shape alone, so every result is the same
-// bits for every number of threads.
+// Cuts a tensor into tasks. The cuts depend on the shape alone, so results are bit for bit the same for every number of
+// threads.
 #pragma once
 
 #include <algorithm>
@@ -12,7 +12,7 @@ namespace onnx_cbp {
 
 // X seen as [outer, channels, inner]: the dimensions before, at and after the channel axis.
 struct Layout {
-  // One channel is one long plane, however its elements are spread over the dimensions.
+  // A single channel becomes one long plane, however its elements are spread over the dimensions.
   Layout(int64_t outer_size, int64_t channel_count, int64_t inner_size)
       : outer(channel_count == 1 ? 1 : outer_size),
         channels(channel_count),
@@ -23,17 +23,16 @@ struct Layout {
   int64_t inner;
 
   size_t size() const { return static_cast<size_t>(outer * channels * inner); }
-  // From a plane of a channel to its next.
+  // From one plane of a channel to its next.
   ONNX_CBP_INLINE int64_t stride() const { return channels * inner; }
   ONNX_CBP_INLINE bool empty() const { return outer == 0 || channels == 0 || inner == 0; }
 };
 
-// Planes are walked one by one where they are long enough to fill vectors; where they are not
-// (NHWC, whose planes have one element), a row of channels at once.
+// Whether to walk by row. Planes are walked one by one if they are long enough to fill vectors. If not (in NHWC planes
+// have one element), a whole row of channels is walked at once.
 ONNX_CBP_INLINE bool WalksByRow(const Layout& layout) { return layout.inner < 32; }
 
-// The part of a tensor that one task works on: some outer indices, some channels, some of each
-// plane.
+// The part of a tensor that one task works on: some outer indices, some channels, and some elements of each plane.
 struct Piece {
   int64_t outer_begin, outer_end;
   int64_t channel_begin, channel_end;
@@ -47,22 +46,22 @@ struct Piece {
 
 class Partition {
  public:
-  // The most channels of a piece whose planes are walked over, and the most elements of a row of the others.
+  // How many channels a piece has at most if it is walked by planes, and how many elements a row has at most otherwise.
   static constexpr int64_t kChannels = 64;
   static constexpr int64_t kRow = 1 << 10;
 
   explicit Partition(const Layout& layout) : Partition(layout, kChannels, RunOf(layout)) {}
 
-  // For elements that are mapped: runs are as long as they can be, since results do not depend on where pieces begin.
+  // For maps. Their results do not depend on where pieces begin, so runs are as long as possible.
   static Partition OfMap(const Layout& layout) { return Partition(layout, layout.channels, kElements); }
 
   int64_t tasks() const { return parts() * channel_pieces_; }
-  // Pieces that share a channel: their partial results are merged in the order of their numbers.
+  // How many pieces share a channel; their partial results are merged in the order of their numbers.
   int64_t parts() const { return outer_pieces_ * inner_pieces_; }
 
   int64_t channel_pieces() const { return channel_pieces_; }
 
-  // The most neighbouring elements that a piece has.
+  // How many neighbouring elements a piece has at most.
   int64_t run() const { return channels_per_piece_ * inner_per_piece_; }
 
   int64_t part(int64_t task) const { return task / channel_pieces_; }
@@ -76,13 +75,13 @@ class Partition {
             inner,   std::min(layout_.inner, inner + inner_per_piece_)};
   }
 
-  // Elements per channel of the pieces of a part.
+  // How many elements per channel the pieces of a part have.
   int64_t count(int64_t part) const { return piece(part * channel_pieces_).count(); }
 
  private:
   static constexpr int64_t kElements = 1 << 17;
-  // Long runs of neighbouring elements are what memory is fast at, but a group of channels is read once more when its
-  // sums are known, and the caches should still hold it then: 1.05 to 1.15 times as fast with 64 and 128 samples.
+  // Memory is fastest with long runs of neighbouring elements. But when the sums of a group of channels are known, the
+  // group is read again, and should still be in the caches: this is 1.05 to 1.15 times as fast with 64 and 128 samples.
   static constexpr int64_t kShortRun = 1 << 13, kLongRun = 1 << 15, kGroup = 1 << 20;
 
   static int64_t RunOf(const Layout& layout) {
@@ -92,7 +91,7 @@ class Partition {
   Partition(const Layout& layout, int64_t most_channels, int64_t run) : layout_(layout) {
     if (layout.empty()) return;
     inner_per_piece_ = std::min(layout.inner, kElements);
-    // Every channel of a piece costs scratch memory.
+    // Limited, since every channel of a piece needs scratch memory.
     const int64_t channels = WalksByRow(layout) ? kRow / layout.inner
                                                 : std::min(most_channels, std::max<int64_t>(1, run / inner_per_piece_));
     channels_per_piece_ = std::min(layout.channels, channels);

@@ -1,4 +1,4 @@
-// Walking over a piece: plane by plane or, where planes are short, row by row.
+// Walks over a piece: plane by plane, or row by row if planes are short.
 #pragma once
 
 #include "../processors/simd.h"
@@ -7,12 +7,12 @@
 namespace onnx_cbp::ONNX_CBP_TARGET {
 namespace {
 
-// How many planes of a channel are walked together: what is kept of a channel lies in memory, and is then read and
-// written once for all of them. More than four would not be good: their distance is often a multiple of what makes
+// How many planes of a channel are walked together. A channel's sums lie in memory, and are read and written once for
+// all of these planes. More than four would be slower: their distance is often a multiple of the distance at which
 // addresses share a place in the cache.
 constexpr int64_t kPlanes = 4;
 
-// Calls planes(channel within the piece, how many, offset of the first) for at most kPlanes planes of a channel, which
+// Calls planes(channel within the piece, how many, offset of the first) for up to kPlanes planes of a channel, which
 // lie layout.stride() apart.
 template <typename F>
 ONNX_CBP_INLINE void ForEachPlaneGroup(const Layout& layout, const Piece& piece, F&& planes) {
@@ -25,10 +25,10 @@ ONNX_CBP_INLINE void ForEachPlaneGroup(const Layout& layout, const Piece& piece,
   }
 }
 
-// A piece as rows of neighbouring elements that all begin with its first channel. Where rows would be short and lie one
-// after the other, several become one, and the last may be shorter.
+// A piece as rows of neighbouring elements, each of which begins with the piece's first channel. Short rows that lie
+// one after the other are joined to longer ones; then the last may be shorter.
 struct Rows {
-  // No row is longer, and vectors may be read and written beyond the last element of an array of so many.
+  // No row is longer than kRow. Vectors may be read and written beyond the last element of an array of this size.
   static constexpr int64_t kSpace = Partition::kRow + 2 * kLanes;
 
   ONNX_CBP_INLINE Rows(const Layout& layout, const Piece& piece)
@@ -39,7 +39,8 @@ struct Rows {
     constexpr int64_t kShort = 128, kLong = 512;
     const int64_t outer = piece.outer_end - piece.outer_begin;
     if (channels == layout.channels) {
-      // Longer rows take less time to walk over and more time to prepare: both are little at the root of all elements.
+      // Longer rows take less time to walk and more time to prepare. Near the square root of all elements, both times
+      // are short.
       const auto grows = [&](int64_t length) { return length < kShort || length * length < outer * stride; };
       while (2 * repeats <= outer && 2 * repeats * stride <= kLong && grows(repeats * stride)) repeats *= 2;
     }
@@ -49,11 +50,11 @@ struct Rows {
     length = channels * inner * repeats;
   }
 
-  // Whether one row begins where another ends. Then they are best read in the order of memory; rows that lie apart are
-  // best read some at a time, so that what is kept of an element is read and written once for all of them.
+  // Whether each row begins where the one before ends. Such rows are best read in the order of memory. Rows that lie
+  // apart are best read several at a time, so that an element's sums are read and written once for all of them.
   ONNX_CBP_INLINE bool contiguous() const { return stride == length; }
 
-  // Writes one value a channel to every element of a row that is of this channel.
+  // Writes a value per channel to every element of a row that belongs to this channel.
   template <typename V, typename F>
   ONNX_CBP_INLINE void Spread(V* row, F&& value) const {
     for (int64_t repeat = 0; repeat < repeats; ++repeat) {
@@ -64,7 +65,7 @@ struct Rows {
     }
   }
 
-  // The sum of what is in a row of each channel.
+  // For each channel, the sum of its elements in a row.
   ONNX_CBP_INLINE void Sum(const double* row, double* per_channel) const {
     for (int64_t c = 0; c < channels; ++c) per_channel[c] = 0.0;
     for (int64_t repeat = 0; repeat < repeats; ++repeat, row += channels * inner) {
@@ -83,7 +84,7 @@ struct Rows {
   int64_t inner, channels;
   int64_t repeats = 1;
   int64_t length, count, stride, begin;
-  int64_t rest;  // elements of the row after the last whole one
+  int64_t rest;  // elements of the last row, if it is shorter
 };
 
 // Calls row(offset of its first element, length) for every row.
@@ -93,7 +94,7 @@ ONNX_CBP_INLINE void ForEachRow(const Rows& rows, F&& row) {
   if (rows.rest > 0) row(rows.begin + rows.count * rows.stride, rows.rest);
 }
 
-// Calls rows(how many, offset of the first, length) for at most so many neighbouring rows.
+// Calls rows(how many, offset of the first, length) for groups of at most `group` neighbouring rows.
 template <typename F>
 ONNX_CBP_INLINE void ForEachRowGroup(const Rows& all, int64_t group, F&& rows) {
   for (int64_t row = 0; row < all.count; row += group) {
