@@ -1,5 +1,5 @@
-// What every plain C function refuses before it does anything: unknown types, sizes that cannot be, and null for a
-// tensor.
+// The checks that every plain C function makes first: it refuses unknown types, impossible sizes, and tensors that are
+// null.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,7 @@ inline bool IsElementType(int type) {
 
 inline bool IsStatisticsType(int type) { return type == kFloat || type == kDouble; }
 
-// The product of sizes. Returns null, or one line where a size is negative or an int64 cannot count that many.
+// Computes the product of sizes. Returns null, or one line if a size is negative or the product overflows int64.
 inline const char* Product(std::initializer_list<int64_t> sizes, int64_t* elements) {
   bool too_many = false, none = false;
   *elements = 1;
@@ -33,20 +33,21 @@ inline const char* Product(std::initializer_list<int64_t> sizes, int64_t* elemen
   return too_many && !none ? "the tensor has more elements than an int64 can count" : nullptr;
 }
 
-// Elements of a tensor [outer, channels, inner]. Those of a channel have to be countable even where it has no channels.
+// Counts the elements of a tensor [outer, channels, inner]. The elements of one channel must be countable even if there
+// are no channels.
 inline const char* ElementsOf(int64_t outer, int64_t channels, int64_t inner, int64_t* elements) {
   int64_t of_channel = 0;
   const char* reason = Product({outer, channels, inner}, elements);
   return reason != nullptr ? reason : Product({outer, inner}, &of_channel);
 }
 
-// A tensor of a call. It may be null where it is empty.
+// A tensor of a call. It may be null if it is empty.
 struct Tensor {
   ShapeOf shape;
   const void* data;
 };
 
-// size(shape): elements of the tensors of a shape.
+// size(shape) is the number of elements of the tensors of a shape.
 template <typename Size>
 const char* MissingTensor(std::initializer_list<Tensor> tensors, Size&& size) {
   for (const Tensor& tensor : tensors) {
@@ -55,7 +56,7 @@ const char* MissingTensor(std::initializer_list<Tensor> tensors, Size&& size) {
   return nullptr;
 }
 
-// Of a call that sees vectors alone; only whether there are any is looked at.
+// For a call with vectors only, of which only matters whether they are empty.
 struct SizeOfVectors {
   int64_t replicas, channels;
 
@@ -65,13 +66,13 @@ struct SizeOfVectors {
   }
 };
 
-// In a function that has the parameters of the table (ops/table.h): its tensors.
+// Lists the tensors of a function that has the parameters of the table (ops/table.h).
 #define ONNX_CBP_NO_TENSOR(type, name)
 #define ONNX_CBP_TENSOR(name, formal, kind) {::onnx_cbp::ONNX_CBP_SHAPE_##kind, name},
 #define ONNX_CBP_TENSORS(name) {ONNX_CBP_OF_##name(ONNX_CBP_NO_TENSOR, ONNX_CBP_TENSOR, ONNX_CBP_TENSOR)}
 
-// What a plain C function is told of the data of a convolution: depthwise, with so many results of each channel, or of
-// one group, with so many outputs.
+// What a plain C function is told about the data of a convolution. It is either depthwise, with `multiplier` results
+// per channel, or of one group, with `outputs` results.
 struct WindowData {
   int64_t batch, channels, results;
   int64_t axes;
@@ -79,12 +80,12 @@ struct WindowData {
   bool dense = false;
 };
 
-// Elements of its tensors.
+// How many elements its tensors have.
 struct WindowSizes {
   int64_t data, results, weight;
 };
 
-// The windows of a convolution, and how many elements its tensors have. Null, or what is wrong.
+// Computes the windows of a convolution, and how many elements its tensors have. Returns null, or what is wrong.
 inline const char* WindowsOf(const WindowData& data, const WindowAttributes& attributes, Windows* windows,
                              WindowSizes* sizes) {
   int64_t elements = 0;
@@ -99,7 +100,7 @@ inline const char* WindowsOf(const WindowData& data, const WindowAttributes& att
   windows->dense = data.dense;
   if (const char* reason = SetWindows(data.axes, data.size, attributes, windows)) return reason;
   const WindowAxis* axes = windows->axes;
-  int64_t padded = 0;  // what is copied has room for the padding
+  int64_t padded = 0;  // copies of the data have room for the padding
   if (const char* reason = Product(
           {data.batch, data.channels, data.results, axes[0].padded(), axes[1].padded(), axes[2].padded()}, &padded)) {
     return reason;

@@ -1,3 +1,4 @@
+// The kernels as plain C functions.
 #include "c_api.h"
 
 #include <initializer_list>
@@ -9,7 +10,7 @@
 #include "kernels/processors/targets.h"
 #include "ops/formals.h"
 
-// A test may put another executor here (tests/variants/threaded_executor.h).
+// A test may define another executor here (tests/variants/threaded_executor.h).
 #if !defined(ONNX_CBP_C_EXECUTOR)
 #define ONNX_CBP_C_EXECUTOR SerialExecutor
 #endif
@@ -17,7 +18,7 @@
 namespace onnx_cbp {
 namespace {
 
-// Runs a kernel on this thread; nothing leaves as an exception.
+// Runs a kernel on this thread. No exception leaves it.
 template <typename F>
 const char* Guard(F&& kernel) {
   try {
@@ -31,8 +32,8 @@ const char* Guard(F&& kernel) {
   }
 }
 
-// The functions below run kernel(call); they refuse types, sizes and pointers that cannot be. They are named for the
-// sizes that they are given (ops/table.h).
+// The functions below run kernel(call), and refuse impossible types, sizes and pointers. Each is named after the sizes
+// that it gets (ops/table.h).
 template <typename F>
 const char* RunTensor(std::initializer_list<Tensor> tensors, F&& kernel, int x_type, int stats_type, int64_t outer,
                       int64_t channels, int64_t inner) {

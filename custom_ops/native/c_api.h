@@ -16,8 +16,8 @@ extern "C" {
 
 ONNX_CBP_EXPORT const char* onnx_cbp_version(void);
 
-/* The target of which the kernels run here: avx512, avx2 or baseline. The best that the processor has, or less where
- * the environment variable ONNX_CBP_TARGET asked for less when the first kernel or this function ran. */
+/* The target whose kernels run here: avx512, avx2 or baseline. It is the best that the processor has, or less if the
+ * environment variable ONNX_CBP_TARGET asked for less when the first kernel or this function ran. */
 ONNX_CBP_EXPORT const char* onnx_cbp_target(void);
 
 /* The functions of ops: onnx_cbp_channel_stats(int x_type, int stats_type, int64_t outer, int64_t channels, int64_t
@@ -47,7 +47,7 @@ typedef struct onnx_cbp_collective {
 
 typedef struct onnx_cbp_communicator {
   void* user; /* handed to each function */
-  /* Null, or what answers null on a thread that must not communicate. */
+  /* Null, or a function that answers null on a thread that must not communicate. */
   const void* (*thread)(void);
   /* The number of replicas in the group of the calling thread's replica. */
   int64_t (*replicas)(void* user, const char* group, char* error, size_t capacity);

@@ -1,3 +1,4 @@
+// AllGather: every replica gets the statistics of all replicas.
 #include <algorithm>
 #include <string>
 
@@ -13,8 +14,8 @@ constexpr int64_t kLargestExactCount = int64_t{1} << 53;
 
 }  // namespace
 
-// The statistics of every replica of a group, by rank: mean, var [channels] and count -> means, vars [replicas,
-// channels] and counts [replicas]. One message: mean, var and count as doubles.
+// Gathers the statistics of every replica of a group, by rank: mean and var [channels] become means and vars [replicas,
+// channels], and counts [replicas]. There is one message, with mean, var and count as doubles.
 bool AllGather(const GatherCall& call, const AllGatherArguments& a) {
   const int64_t channels = call.channels, count = *a.count.As<int64_t>();
   int64_t* counts = a.counts.As<int64_t>();
@@ -27,7 +28,7 @@ bool AllGather(const GatherCall& call, const AllGatherArguments& a) {
     const U* own_var = a.var.As<U>();
     U* all_means = a.means.As<U>();
     U* all_vars = a.vars.As<U>();
-    if (Collective::Alone()) {  // not for every group of one: the replicas of other groups compare collectives with it
+    if (Collective::Alone()) {  // not every group of one: other groups' replicas compare collectives
       std::copy_n(own_mean, channels, all_means);
       std::copy_n(own_var, channels, all_vars);
       *counts = count;

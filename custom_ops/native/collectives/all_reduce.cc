@@ -1,3 +1,4 @@
+// AllReduce: every replica gets the sum or the mean over all replicas.
 #include <algorithm>
 #include <string>
 
@@ -9,8 +10,8 @@
 namespace onnx_cbp {
 namespace {
 
-// Reduces what `pack` writes into a message of type M, and gives it to `unpack`, with what each element is to be
-// divided by.
+// Reduces a message of type M that `pack` writes. `unpack` gets the result, and the number by which to divide each
+// element.
 template <typename M, typename Pack, typename Unpack>
 void Reduce(const Collective& collective, int type, int64_t elements, bool mean, Pack pack, Unpack unpack) {
   thread_local MessageBuffer buffer;
@@ -22,7 +23,7 @@ void Reduce(const Collective& collective, int type, int64_t elements, bool mean,
   buffer.Trim();
 }
 
-// Sums divided, in double, and rounded once.
+// Divides the sums in double, and rounds once.
 template <typename M, typename U>
 void Divide(const M* sums, int64_t elements, double divisor, U* out) {
   if (divisor == 1.0) {
@@ -33,7 +34,7 @@ void Divide(const M* sums, int64_t elements, double divisor, U* out) {
   }
 }
 
-// "mean" is, "sum" is not.
+// Whether the reduction is "mean" and not "sum".
 bool IsMean(const std::string& reduction) {
   if (reduction != "sum" && reduction != "mean") {
     throw CollectiveError("attribute 'reduction' is '" + reduction + "'; use 'sum' or 'mean'");
@@ -43,7 +44,7 @@ bool IsMean(const std::string& reduction) {
 
 }  // namespace
 
-// Both vectors [channels], in one message of doubles.
+// Both vectors [channels] in one message of doubles.
 bool AllReduce(const ReduceCall& call, const AllReduceArguments& a) {
   const int64_t channels = call.channels;
   const bool mean = IsMean(a.reduction);
@@ -71,7 +72,7 @@ bool AllReduce(const ReduceCall& call, const AllReduceArguments& a) {
   });
 }
 
-// One vector, in a message of its own type.
+// One vector, in a message of the vector's own type.
 bool AllReduceBucket(const ReduceCall& call, const AllReduceBucketArguments& a) {
   const int64_t elements = call.channels;
   const bool mean = IsMean(a.reduction);

@@ -16,12 +16,12 @@ namespace {
 
 constexpr const char* kNoStatisticsType = "unknown type: statistics are float (1) or double (11)";
 
-// Runs run(collective); refuses a type, sizes, texts and tensors that cannot be. Nothing leaves as an exception.
+// Runs run(collective). Refuses impossible types, sizes, texts and tensors. No exception leaves it.
 template <typename F>
 const char* Guard(const char* name, std::initializer_list<Tensor> tensors, const char* group, const char* layer,
                   int stats_type, int64_t replicas, int64_t channels, F&& run) {
   thread_local std::string text;
-  // Room for the messages: 2 numbers a channel and a count, and a header.
+  // A message needs room for two numbers per channel, a count, and a header.
   int64_t elements = 0;
   if (!IsStatisticsType(stats_type)) return kNoStatisticsType;
   if (layer == nullptr || group == nullptr) return "the layer or the group is null: give texts";
@@ -42,7 +42,7 @@ const char* Guard(const char* name, std::initializer_list<Tensor> tensors, const
   }
 }
 
-// These two are named for the sizes that they are given.
+// These two are named after the sizes that they get.
 template <typename Arguments, typename F>
 const char* RunGather(const char* name, std::initializer_list<Tensor> tensors, const Arguments& a, F&& kernel,
                       int stats_type, int64_t channels, int64_t replicas) {

@@ -1,3 +1,4 @@
+// Calls the functions of the registered communicator.
 #include "communicator.h"
 
 #include <array>
@@ -12,11 +13,12 @@ namespace {
 std::atomic<const onnx_cbp_communicator*> registered{nullptr};
 std::atomic<int64_t> nodes{0};
 
-// The communicator, or null; an error where this thread must not use it.
+// The communicator, or null; an error if this thread must not use it.
 const onnx_cbp_communicator* Current() {
   const onnx_cbp_communicator* communicator = registered.load(std::memory_order_acquire);
   if (communicator != nullptr && communicator->thread != nullptr && communicator->thread() == nullptr) {
-    // Asked before anything of the communicator's runs: its own lock may be held by the thread that waits for this one.
+    // Ask this before calling any other function of the communicator: the thread that waits for this one may hold its
+    // lock.
     throw CollectiveError(
         "the node runs on a thread of ONNX Runtime's pool, where collectives have no order: use execution_mode "
         "ORT_SEQUENTIAL");
@@ -24,7 +26,7 @@ const onnx_cbp_communicator* Current() {
   return communicator;
 }
 
-// Calls a function of the communicator; a negative answer is an error with a text.
+// Calls a function of the communicator. A negative answer is an error, with a text.
 template <typename F>
 int64_t Checked(F&& call) {
   std::array<char, ONNX_CBP_ERROR_CAPACITY> error{};

@@ -1,4 +1,4 @@
-// What a collective is to the communicator that the process registered (c_api.h), and errors as exceptions.
+// A collective, as the registered communicator (c_api.h) sees it; errors are exceptions.
 #pragma once
 
 #include <cstdint>
@@ -9,29 +9,29 @@
 
 namespace onnx_cbp {
 
-// A collective that did not come about; the text is one line, without the op and the node.
+// A collective that failed. The text is one line, without the op and the node.
 class CollectiveError : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
 
-// One collective of one node. Without a communicator the node's session is a single replica: a group has one member.
+// One collective of one node. Without a communicator, the session is a single replica: its groups have one member.
 class Collective {
  public:
   static constexpr int64_t kNoNode = -1;
-  // A number that no other node of the process has.
+  // A number that no other node of this process has.
   static int64_t NewNode();
 
-  // `node` is from NewNode(), or kNoNode for a plain C function's.
+  // `node` is from NewNode(), or kNoNode if a plain C function calls.
   Collective(const char* name, std::string layer, std::string group, int64_t node);
 
-  // Whether the process has no communicator.
+  // Whether this process has no communicator.
   static bool Alone();
   // How many replicas the group of this thread's replica has.
   int64_t Replicas() const;
-  // `send`: header and `elements` doubles; `receive`: the same of every replica, by rank.
+  // `send` has a header and `elements` doubles; `receive` gets the same from every replica, by rank.
   void AllGather(int64_t elements, void* send, void* receive) const;
-  // Sums, in place: header and `elements` floats or doubles. Returns the number of replicas.
+  // Sums in place: the message has a header and `elements` floats or doubles. Returns the number of replicas.
   int64_t AllReduce(int type, int64_t elements, void* message) const;
 
  private:

@@ -1,3 +1,4 @@
+// Keeps memory for messages.
 #include "messages.h"
 
 namespace onnx_cbp {
@@ -7,7 +8,7 @@ constexpr size_t kLargestKept = size_t{1} << 20;
 
 void* MessageBuffer::ReserveBytes(size_t bytes) {
   if (bytes > size_) {
-    memory_.reset();  // first: two large ones need not fit
+    memory_.reset();  // free it first: two large blocks may not fit
     size_ = 0;
     memory_.reset(new std::byte[bytes]);
     size_ = bytes;

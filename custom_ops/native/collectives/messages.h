@@ -1,4 +1,4 @@
-// Memory for messages, kept from one collective of a thread to the next.
+// Memory for messages, which a thread keeps from one collective to the next.
 #pragma once
 
 #include <cstddef>
@@ -10,15 +10,15 @@ namespace onnx_cbp {
 
 class MessageBuffer {
  public:
-  // Room for a header and `elements` of M, `messages` times.
+  // Memory for `messages` messages, each with a header and `elements` elements of type M.
   template <typename M>
   M* Reserve(size_t elements, size_t messages = 1) {
     return static_cast<M*>(ReserveBytes((ONNX_CBP_MESSAGE_HEADER + elements) * messages * sizeof(M)));
   }
-  // After a collective that failed: what is still on its way may be written there later, so the memory is never
-  // given back.
+  // After a failed collective: messages that are still on their way may be written there later, so this memory is never
+  // freed.
   void Abandon();
-  // Gives back what is too large to keep.
+  // Frees memory that is too large to keep.
   void Trim();
 
  private:
@@ -28,7 +28,7 @@ class MessageBuffer {
   size_t size_ = 0;
 };
 
-// Runs a collective on buffers; they are abandoned if it throws.
+// Runs a collective on buffers; if it throws, the buffers are abandoned.
 template <typename F, typename... Buffers>
 auto Communicate(F&& collective, Buffers&... buffers) {
   try {

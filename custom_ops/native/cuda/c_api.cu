@@ -1,3 +1,4 @@
+// The CUDA kernels as plain C functions.
 #include "../arguments.h"
 #include "../kernels/element_types.h"
 #include "c_api.h"
@@ -13,9 +14,9 @@ void QueueCount(Queue* queue, const Layout& layout, int64_t* count) {
   if (layout.channels == 0) QueueForEachChannel(queue, 1, SetCount{count, layout.outer * layout.inner});
 }
 
-// Work<T, V>::Enqueue(queue, operands, arguments) queues what an op does with tensors of type T and elementwise
-// arithmetic in V. There is one for each op, told apart by the type of the arguments. The operands have their shape;
-// each function sets those tensors that its op has.
+// Work<T, V>::Enqueue(queue, operands, arguments) queues an op's kernels, for tensors of type T and elementwise
+// arithmetic in V. It is overloaded for each op by the type of the arguments. The operands already have their shape;
+// each overload sets the tensors that its op has.
 template <typename T, typename V>
 struct Work {
   static void Enqueue(Queue* queue, Operands* operands, const ChannelStatsArguments& a) {
@@ -48,7 +49,7 @@ struct Work {
   }
 
   static void Enqueue(Queue* queue, Operands* operands, const ChannelStatsMergeArguments& a) {
-    // A layout of one channel has its replicas as inner elements.
+    // If there is one channel, the layout counts its replicas as inner elements.
     const Layout& layout = operands->layout;
     const int64_t replicas = layout.outer * layout.inner, channels = layout.channels;
     QueueForEachChannel(
@@ -113,8 +114,8 @@ struct Work {
   }
 
  private:
-  // What the forward ops share. slope and offset are kept for a gradient that recomputes the ReLU's mask; they are null
-  // where nobody keeps them.
+  // Shared by the forward ops. slope and offset are kept for a gradient that recomputes the ReLU's mask; if they are
+  // null, nothing keeps them.
   template <typename Arguments>
   static void Forward(Queue* queue, Operands* operands, const Arguments& a, StatsOutputs outputs,
                       const Result<formal_slope>& slope, const Result<formal_offset>& offset) {
@@ -126,7 +127,7 @@ struct Work {
         FinishTrain<V>{outputs, operands->Of(a.scale), operands->Of(a.b), operands->To(slope), operands->To(offset)});
   }
 
-  // What the ops with running statistics write.
+  // The outputs of the ops with running statistics.
   template <typename Arguments>
   static StatsOutputs Updates(const Operands& operands, const Arguments& a) {
     StatsOutputs outputs;
@@ -147,7 +148,7 @@ struct Work {
             operands.To(a.bias_grad)};
   }
 
-  // What the backward ops share; which ReLU stood behind the normalisation is told by its y, or by slope and offset.
+  // Shared by the backward ops. Either y, or slope and offset, say which ReLU came after the normalisation.
   template <typename Arguments>
   static void Backward(Queue* queue, Operands* operands, const Arguments& a, const Input<formal_y>& y,
                        const Input<formal_slope>& slope, const Input<formal_offset>& offset) {
@@ -160,8 +161,8 @@ struct Work {
   }
 };
 
-// The functions below queue an op's work; they refuse types and sizes that cannot be. They are named for the sizes that
-// they are given (ops/table.h).
+// The functions below queue an op's work, and refuse impossible types and sizes. Each is named after the sizes that it
+// gets (ops/table.h).
 template <typename Arguments>
 const char* RunTensor(const char* function, const onnx_cbp_cuda_queue& where, const Arguments& arguments, int x_type,
                       int stats_type, int64_t outer, int64_t channels, int64_t inner) {
@@ -174,7 +175,7 @@ const char* RunTensor(const char* function, const onnx_cbp_cuda_queue& where, co
   Operands operands{Layout{outer, channels, inner}, stats_type};
   const bool known = Dispatch(x_type, stats_type, [&](auto t, auto u) {
     using T = decltype(t);
-    // For y and dx of 16 bits, float is as good as double; what is summed in double follows the type of the statistics.
+    // For y and dx of 16 bits, float is as good as double. Sums in double follow the type of the statistics.
     using V = std::conditional_t<sizeof(T) < sizeof(float), float, ComputeType<T, decltype(u)>>;
     Work<T, V>::Enqueue(&queue, &operands, arguments);
   });

@@ -21,12 +21,12 @@ extern "C" {
 
 #define ONNX_CBP_CUDA_EXPORT __attribute__((visibility("default")))
 
-/* Counts up when a function changes. The loader refuses another than its own. */
+/* Goes up when a function changes. The loader refuses every other number than its own. */
 #define ONNX_CBP_CUDA_INTERFACE 2
 ONNX_CBP_CUDA_EXPORT int onnx_cbp_cuda_interface(void);
 
-/* Null where a device (its number for CUDA; -1: the current one) can run these functions. Otherwise one line: what CUDA
- * says, and what to do about it. */
+/* Null if a device (its number for CUDA; -1: the current one) can run these functions. Otherwise one line, with CUDA's
+ * message and what to do about it. */
 ONNX_CBP_CUDA_EXPORT const char* onnx_cbp_cuda_check(int device);
 
 /* Where a call runs: a cudaStream_t, and its workspace. */

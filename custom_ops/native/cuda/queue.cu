@@ -1,3 +1,4 @@
+// Launches kernels, and knows devices; compiled for the host, it runs them there.
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -17,11 +18,11 @@ const char* Complain(const char* function, const char* reason) {
 
 namespace {
 
-constexpr int kDevices = 64;  // what is known of a device is kept for so many; more are asked each time
-// Static shared memory of a kernel: what Block::Reduce keeps of each warp.
+constexpr int kDevices = 64;  // answers are kept for this many devices; others are asked each time
+// A kernel's static shared memory, where Block::Reduce keeps a value per warp.
 constexpr int64_t kStaticShared = 512;
 
-// The error, which CUDA forgets: our caller is told of it, and CUDA's next caller need not be.
+// Returns the error and clears it in CUDA: our caller reports it, and CUDA's next caller must not see it.
 cudaError_t Told(cudaError_t error) {
   if (error != cudaSuccess) cudaGetLastError();
   return error;
@@ -44,7 +45,7 @@ cudaError_t AskCuda(int number, Device* device) {
   if (error == cudaSuccess) error = Attribute(&reserved, cudaDevAttrReservedSharedMemoryPerBlock, number);
   if (error == cudaSuccess) error = Attribute(&ratio, cudaDevAttrSingleToDoublePrecisionPerfRatio, number);
   const int64_t half = of_multiprocessor / 2 - reserved;
-  const bool slow_double = ratio > 4;  // it is 2 on some GPUs, 32 or 64 on the others
+  const bool slow_double = ratio > 4;  // the ratio is 2 on some GPUs, 32 or 64 on the others
   *device = {static_cast<int>(multiprocessors), (most < half ? most : half) - kStaticShared, slow_double};
   return error;
 }
@@ -52,8 +53,8 @@ cudaError_t AskCuda(int number, Device* device) {
 }  // namespace
 
 const char* CurrentDevice(Device* device) {
-  // In one word, which is read and written at once: multiprocessors in the upper half, then bytes of shared memory, and
-  // slow_double in the last bit. 0: not asked yet.
+  // All in one word, so that it is read and written at once: multiprocessors in the upper half, then bytes of shared
+  // memory, and slow_double in the last bit. 0 means not asked yet.
   static std::atomic<uint64_t> answers[kDevices];
   int number = 0;
   cudaError_t error = cudaGetDevice(&number);
@@ -75,8 +76,7 @@ const char* CurrentDevice(Device* device) {
 
 namespace {
 
-// A kernel that does nothing. Whether a GPU can run it tells whether it can run the others: all are compiled for the
-// same GPUs.
+// A kernel that does nothing. If a GPU can run it, it can run the others too: all are compiled for the same GPUs.
 struct Nothing {
   static constexpr int kThreads = kWarp;
   static constexpr int kBlocksResident = 1;
@@ -84,7 +84,7 @@ struct Nothing {
   ONNX_CBP_DEVICE void operator()(Block&) const {}
 };
 
-// Makes a device the thread's current one for as long as this lives; -1 leaves it as it is.
+// Makes a device the thread's current one during the lifetime of this object; -1 changes nothing.
 class OnDevice {
  public:
   explicit OnDevice(int device) {
@@ -107,7 +107,7 @@ class OnDevice {
   cudaError_t error_;
 };
 
-// What is wrong with the driver, in words with numbers; empty where CUDA cannot say.
+// What is wrong with the driver, with version numbers; empty if CUDA cannot say.
 void TellDriver(char* text, size_t capacity) {
   int driver = 0, runtime = 0;
   *text = '\0';
@@ -126,7 +126,7 @@ void TellDriver(char* text, size_t capacity) {
   }
 }
 
-// That this build has no code for the current device.
+// The message that this build has no code for the current device.
 const char* WhyNoCode(cudaError_t error, char* line, size_t capacity) {
   int number = 0;
   cudaDeviceProp properties{};

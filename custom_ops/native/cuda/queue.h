@@ -1,4 +1,4 @@
-// Queueing kernels on a stream, for the plain C functions.
+// Queues kernels on a stream, for the plain C functions.
 #pragma once
 
 #include <atomic>
@@ -15,28 +15,28 @@
 
 namespace onnx_cbp::cuda {
 
-// What the size of a launch depends on.
+// The traits of a device on which the size of a launch depends.
 struct Device {
   int multiprocessors;
   int64_t shared;    // bytes of dynamic shared memory that two blocks on a multiprocessor may have each
   bool slow_double;  // arithmetic in double has a 32nd or 64th of the speed of float
 };
 
-// The current device; CUDA is asked once for each device. Returns null, or in CUDA's words what went wrong.
+// Gets the current device; CUDA is asked once for each device. Returns null, or CUDA's message.
 const char* CurrentDevice(Device* device);
 
-// Null where a device (-1: the current one) can run the kernels; otherwise CUDA's words and what to do about it, in one
-// line that is readable until the thread's next call.
+// Null if a device (-1: the current one) can run the kernels. Otherwise one line, with CUDA's message and what to do
+// about it, readable until the thread's next call.
 const char* WhyUnusable(int device);
 
-// One line for the caller, readable until the thread's next call.
+// Makes one line for the caller, readable until the thread's next call.
 const char* Complain(const char* function, const char* reason);
 
-// The most blocks of a launch; more are queued in several launches.
+// The most blocks of a launch; more blocks are queued in several launches.
 constexpr int64_t kMostBlocks = 0x7fffffff;
 
 #if defined(__CUDACC__)
-// The blocks of a launch, whose numbers begin with `first`.
+// The blocks of one launch; their numbers begin with `first`.
 template <typename Kernel>
 __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocksResident)
     RunKernel(const Kernel kernel, int64_t first) {
@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocksResident)
 }
 #endif
 
-// The kernels of one call. After a failure, nothing is queued any more.
+// The kernels of one call. After a failure, no more are queued.
 class Queue {
  public:
   Queue(const char* function, const onnx_cbp_cuda_queue& queue);
@@ -54,13 +54,13 @@ class Queue {
   const Device& device() const { return device_; }
   unsigned char* workspace() const { return static_cast<unsigned char*>(queue_.workspace); }
 
-  // What the plain C function returns.
+  // The result of the plain C function.
   const char* result() const { return failure_; }
   void Fail(const char* reason) {
     if (failure_ == nullptr) failure_ = Complain(function_, reason);
   }
 
-  // Queues kernel(block) for so many blocks, with so many bytes of shared memory each.
+  // Queues kernel(block) for this many blocks, with this many bytes of shared memory each.
   template <typename Kernel>
   void Launch(const Kernel& kernel, int64_t blocks, size_t shared = 0) {
 #if defined(__CUDACC__)
@@ -78,7 +78,7 @@ class Queue {
 #else
     for (int64_t first = 0; first < blocks && failure_ == nullptr; first += HostDevice().grid) {
       for (int64_t index = first; index < blocks && index - first < HostDevice().grid; ++index) {
-        std::vector<unsigned char> arena(shared, 0xff);  // what a kernel reads before it writes is not a number
+        std::vector<unsigned char> arena(shared, 0xff);  // memory that a kernel reads before it writes is NaN
         Block<Kernel::kThreads> block(index, arena.data());
         kernel(block);
       }
@@ -89,16 +89,16 @@ class Queue {
 #if defined(__CUDACC__)
   void Check(cudaError_t error) {
     if (error == cudaSuccess) return;
-    cudaGetLastError();  // told here; CUDA need not tell the next caller
+    cudaGetLastError();  // reported here; CUDA must not report it to the next caller
     Fail(cudaGetErrorString(error));
   }
 #endif
 
  private:
 #if defined(__CUDACC__)
-  // Lets a kernel have as much dynamic shared memory as the current device has. The limit belongs to the kernel, not to
-  // a launch: two threads that set it to what each of them needs would take it from one another. `devices` remembers
-  // for which devices it is done, a bit each.
+  // Allows a kernel as much dynamic shared memory as the current device has. The limit belongs to the kernel, not to a
+  // launch: if each of two threads set what it needs, they would overwrite each other's limit. `devices` has a bit for
+  // each device for which this is done.
   void AllowMostShared(const void* kernel, std::atomic<uint64_t>* devices);
 #endif
 

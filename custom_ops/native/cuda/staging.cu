@@ -14,7 +14,7 @@ using onnx_cbp::cuda::Queue;
 struct onnx_cbp_cuda_staging {
   void* memory = nullptr;
   size_t capacity = 0;
-  cudaEvent_t copied = nullptr;  // behind the last copies to a device
+  cudaEvent_t copied = nullptr;  // after the last copies to a device
 };
 
 namespace {
@@ -44,7 +44,7 @@ const char* onnx_cbp_cuda_staging_new(onnx_cbp_cuda_staging** staging) {
 
 void onnx_cbp_cuda_staging_delete(onnx_cbp_cuda_staging* staging) {
   if (staging == nullptr) return;
-  // At exit the driver may be gone before; then it has freed all.
+  // At exit the driver may already be gone; then it has freed everything.
   cudaEventSynchronize(staging->copied);
   cudaFreeHost(staging->memory);
   cudaEventDestroy(staging->copied);
@@ -77,7 +77,7 @@ const char* onnx_cbp_cuda_to_device(void* stream, onnx_cbp_cuda_staging* staging
                                     size_t count) {
   Queue queue(__func__, {stream, nullptr});
   QueueCopies(&queue, static_cast<cudaStream_t>(stream), copies, count, cudaMemcpyHostToDevice);
-  // Also after a failure: some may be under way.
+  // Also after a failure: some copies may be under way.
   const cudaError_t error = cudaEventRecord(staging->copied, static_cast<cudaStream_t>(stream));
   if (queue.result() == nullptr) queue.Check(error);
   return queue.result();
@@ -107,7 +107,7 @@ const char* onnx_cbp_cuda_staging_new(onnx_cbp_cuda_staging** staging) {
 void onnx_cbp_cuda_staging_delete(onnx_cbp_cuda_staging* staging) { delete staging; }
 
 const char* onnx_cbp_cuda_staging_reserve(onnx_cbp_cuda_staging* staging, size_t bytes, void** memory) {
-  // What a copy does not write is not a number.
+  // Elements that no copy writes are NaN.
   staging->memory.assign(bytes / sizeof(double) + 1, std::numeric_limits<double>::quiet_NaN());
   *memory = staging->memory.data();
   return nullptr;

@@ -1,6 +1,6 @@
-// What the C++ runtime, which is linked in, wants of a glibc newer than 2.28: here, so that a library that is built on
-// a new system runs on an old one (manylinux_2_28). These stand in for glibc's inside the library alone. Functions that
-// only moved into libc.so.6 since are cmake/OldGlibc.cmake's.
+// Functions of a glibc newer than 2.28 that the linked C++ runtime needs. With them, a library that is built on a new
+// system runs on an old one (manylinux_2_28). They replace those of glibc only inside the library. cmake/OldGlibc.cmake
+// handles functions that have only moved into libc.so.6 since then.
 #include <features.h>
 
 #if defined(__GLIBC__) && defined(__x86_64__)
@@ -18,10 +18,10 @@
 
 extern "C" {
 
-// Since 2.32. Whether the process has one thread: "no" costs libstdc++ an atomic instruction, and is always right.
+// Since 2.32. Whether the process has one thread. "No" is always right, and costs libstdc++ an atomic instruction.
 ONNX_CBP_INSIDE char __libc_single_threaded = 0;
 
-// Since 2.33; before, an inline function of the header. The kernel's struct is glibc's.
+// Since 2.33; before, it was an inline function of the header. glibc and the kernel have the same struct.
 ONNX_CBP_INSIDE int fstat64(int file, struct stat64* status) noexcept {
   return static_cast<int>(syscall(SYS_fstat, file, status));
 }
@@ -33,14 +33,14 @@ ONNX_CBP_INSIDE uint32_t arc4random() noexcept {
   return bits;
 }
 
-// Since 2.35, where dlfcn.h has the struct: the unwinder of GCC 12 and newer asks it for the object of an address.
+// Since 2.35, whose dlfcn.h has the struct. The unwinder of GCC 12 and newer asks this for the object at an address.
 #if defined(DLFO_STRUCT_HAS_EH_DBASE)
 struct Search {
   uintptr_t address;
   dl_find_object* result;
 };
 
-// Whether the object has the address; its tables for exceptions then go into the result.
+// Whether the object has the address; if so, its exception tables go into the result.
 static int Look(dl_phdr_info* object, size_t, void* data) {
   auto* search = static_cast<Search*>(data);
   bool has = false;

@@ -1,4 +1,4 @@
-// What a kernel works on besides types and sizes: a struct for each op of the table, ChannelStatsArguments and so on.
+// What a kernel works on, besides types and sizes: a struct for each op of the table, such as ChannelStatsArguments.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +8,8 @@
 
 namespace onnx_cbp {
 
-// A tensor that an op reads or writes, of a type of its own for each name: mean does not convert to var, so what is
-// swapped does not compile. Null where there is none.
+// A tensor that an op reads or writes. Each name has its own type: mean does not convert to var, so swapped arguments
+// do not compile. Null if there is none.
 template <typename Name>
 class Input {
  public:
@@ -57,7 +57,7 @@ static_assert(
     !std::is_constructible_v<decltype(ChannelNormalizeArguments::mean), decltype(ChannelNormalizeArguments::var)>,
     "a mean is no variance");
 
-// In a function that has the parameters of the table: the arguments that they are.
+// Collects the arguments in a function that has the parameters of the table.
 #define ONNX_CBP_TAKE_ATTRIBUTE(type, name) name,
 #define ONNX_CBP_TAKE_IN(name, formal, kind) ::onnx_cbp::Input<::onnx_cbp::formal_##name>(name),
 #define ONNX_CBP_TAKE_OUT(name, formal, kind) ::onnx_cbp::Result<::onnx_cbp::formal_##name>(name),

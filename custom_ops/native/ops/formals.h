@@ -1,11 +1,11 @@
-// What is known of an op's inputs and outputs by their kind in the table.
+// What the kinds of the table say about an op's inputs and outputs.
 #pragma once
 
 namespace onnx_cbp {
 
 enum class TypeOf { kData, kStatistics, kCount };  // T, U, int64
-// The shape of X, [C], [], [R], [R, C]; one place a window of a depthwise convolution of X, the shape of its weight;
-// the same of a convolution of one group, and its weight's with the first two axes exchanged.
+// The shape of X, [C], [], [R], [R, C]. Then for a depthwise convolution of X: one place per window, and its weight.
+// Then the same for a convolution of one group; and its weight with the first two axes exchanged.
 enum class ShapeOf {
   kData,
   kChannels,
@@ -25,7 +25,7 @@ struct Formal {
   ShapeOf shape;
 };
 
-// Of the table's kinds.
+// For each kind of the table, its type and its shape.
 #define ONNX_CBP_TYPE_Data TypeOf::kData
 #define ONNX_CBP_TYPE_Vector TypeOf::kStatistics
 #define ONNX_CBP_TYPE_ReplicaVectors TypeOf::kStatistics

@@ -1,13 +1,14 @@
-/* The ops of the domain, each written once: the plain C functions (c_api.h, cuda/c_api.h), the arguments of kernels
- * (arguments.h), what ONNX Runtime is told (ort/op_specs.cc), what is looked up in the library of CUDA kernels and what
- * tests replay are made of this table. Names and order are those of custom_ops/ops/; a test holds them together.
+/* The ops of the domain, each written once. From this table come the plain C functions (c_api.h, cuda/c_api.h), the
+ * arguments of kernels (arguments.h), the specifications for ONNX Runtime (ort/op_specs.cc), the functions that are
+ * looked up in the library of CUDA kernels, and the calls that tests replay. Names and order are those of
+ * custom_ops/ops/; a test compares them.
  *
  * C can read it, too. */
 #ifndef ONNX_CBP_OPS_TABLE_H_
 #define ONNX_CBP_OPS_TABLE_H_
 
-/* OP(Name, name, Sizes): its name in ONNX, that of its C function behind onnx_cbp_, and which types and sizes that
- * function takes first. */
+/* OP(Name, name, Sizes): its name in ONNX; the name of its C function, after onnx_cbp_; and the types and sizes that
+ * this function takes first. */
 #define ONNX_CBP_OPS_ON_CHANNELS(OP)                                 \
   OP(ChannelStats, channel_stats, Tensor)                            \
   OP(ChannelStatsMerge, channel_stats_merge, Replicas)               \
@@ -29,7 +30,7 @@
   OP(DirectConv, direct_conv, DenseWindows)                    \
   OP(DirectConvExchanged, direct_conv_exchanged, DenseWindows) \
   OP(ConvGradWeight, conv_grad_weight, DenseWindows)
-/* Their messages are the processor's to send. */
+/* The processor sends their messages. */
 #define ONNX_CBP_COLLECTIVES(OP)    \
   OP(AllGather, all_gather, Gather) \
   OP(AllReduce, all_reduce, Reduce) \

@@ -1,4 +1,4 @@
-// An op as ONNX Runtime sees it: one object for every provider and pair of types that it serves.
+// An op as ONNX Runtime sees it: one object for every provider and every pair of types.
 #pragma once
 
 #include "cpu_kernel.h"
@@ -9,7 +9,7 @@
 
 namespace onnx_cbp {
 
-// kCudaPlugin: the CUDA provider as a plugin of ONNX Runtime, in a library of its own, which has another name.
+// kCudaPlugin is the CUDA provider as a plugin of ONNX Runtime: a separate library, with another name.
 enum class Provider { kCpu, kCuda, kCudaPlugin };
 
 class ChannelOp : public Ort::CustomOpBase<ChannelOp, Kernel, true> {
@@ -47,7 +47,7 @@ class ChannelOp : public Ort::CustomOpBase<ChannelOp, Kernel, true> {
       } else {
         made = new CpuKernel(spec_, data_type_, statistics_type_, info);
       }
-      *kernel = made;  // as the type that it is deleted as
+      *kernel = made;  // as the type by which it is deleted
     });
   }
 

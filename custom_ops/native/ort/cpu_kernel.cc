@@ -1,3 +1,4 @@
+// Runs a node on ONNX Runtime's threads.
 #include "cpu_kernel.h"
 
 #include <atomic>
@@ -6,7 +7,7 @@
 namespace onnx_cbp {
 namespace {
 
-// ONNX Runtime's intra-op pool.
+// An executor on ONNX Runtime's intra-op pool.
 class OrtExecutor final : public Executor {
  public:
   explicit OrtExecutor(const Ort::KernelContext& context) : context_(context) {}
@@ -19,7 +20,7 @@ class OrtExecutor final : public Executor {
   }
 
  private:
-  // An exception must not run into the pool's thread: the first one is kept for the caller's.
+  // No exception may reach a thread of the pool: the first one is kept, and rethrown on the caller's thread.
   struct Work {
     Task run;
     void* state;

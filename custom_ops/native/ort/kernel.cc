@@ -1,3 +1,4 @@
+// Reads the attributes of a node, checks its inputs, and makes the call.
 #include "kernel.h"
 
 #include <algorithm>
@@ -49,7 +50,7 @@ struct AttributeField {
       field;
 };
 
-// Where each attribute of an op is kept.
+// Which field keeps each attribute.
 const AttributeField kAttributeFields[] = {
     {"axis", &Attributes::axis},
     {"stash_type", &Attributes::stash_type},
@@ -66,8 +67,8 @@ const AttributeField kAttributeFields[] = {
     {"kernel_shape", &Attributes::kernel_shape},
 };
 
-// Whether an attribute is there, of whatever type: ONNX Runtime answers the same status for one that is absent and for
-// one that is of another type than was asked for.
+// Whether an attribute exists, with any type: ONNX Runtime answers with the same status if it is absent and if it has
+// another type than was asked for.
 bool IsThere(const OrtKernelInfo* info, const char* name) {
   const OrtApi& api = Ort::GetApi();
   const auto read = [](OrtStatusPtr status) { return Ort::Status{status}.IsOK(); };
@@ -98,7 +99,7 @@ std::string TextOf(const std::vector<int64_t>& list) {
   return text + "]";
 }
 
-// Two sizes, and one of each axis of space that a tensor of the rank has.
+// A shape with two sizes, and then one for each axis of space of a tensor of this rank.
 Shape OfWindows(const Shape& first, size_t rank, const WindowAxis* axes, int64_t WindowAxis::* size) {
   Shape shape = first;
   for (size_t i = Windows::kAxes + 2 - rank; i < Windows::kAxes; ++i) shape.Append(axes[i].*size);
@@ -147,8 +148,8 @@ Kernel::Kernel(const OpSpec& spec, int data_type, int statistics_type, const Ort
     Fail("attribute 'stash_type' is " + std::to_string(attributes_.stash_type) + "; use 1 (float) or 11 (double)");
   }
   if (spec_.has_statistics() && !spec_.has_statistics_input() && attributes_.stash_type != statistics_type_) {
-    // Before 1.19 the outputs' types come from the first overload that takes the inputs, whatever
-    // an attribute says.
+    // Before 1.19, ONNX Runtime takes the output types from the first overload that accepts the inputs, and ignores the
+    // attribute.
     Fail("attribute 'stash_type' is " + std::to_string(attributes_.stash_type) +
          " but this ONNX Runtime makes the outputs " + (statistics_type_ == kDouble ? "double" : "float") +
          ": use ONNX Runtime 1.19 or newer");
@@ -250,7 +251,7 @@ Windows Kernel::WindowsOf(const std::vector<Shape>& actual) const {
   windows.batch = data[0];
   windows.channels = data[1];
   windows.dense = spec_.is_dense();
-  for (size_t i = 0; i < spec_.inputs.size(); ++i) {  // how many results there are is the other tensor's to tell
+  for (size_t i = 0; i < spec_.inputs.size(); ++i) {  // the number of results follows from the other tensor
     const ShapeOf kind = spec_.inputs[i].shape;
     if (kind == ShapeOf::kData || actual[i].size() != data.size()) continue;
     if (windows.dense) {

@@ -1,4 +1,4 @@
-// One node of a session: its attributes, and the check of its inputs. A provider's kernel makes the call.
+// One node of a session: its attributes, and the checks of its inputs. The kernel of a provider makes the call.
 #pragma once
 
 #include <memory>
@@ -13,7 +13,7 @@ namespace onnx_cbp {
 
 class Kernel {
  public:
-  // Throws InvalidArgument where an attribute does not fit.
+  // Throws InvalidArgument if an attribute does not fit.
   Kernel(const OpSpec& spec, int data_type, int statistics_type, const OrtKernelInfo* info);
   virtual ~Kernel() = default;
   Kernel(const Kernel&) = delete;
@@ -22,29 +22,29 @@ class Kernel {
   OrtStatusPtr ComputeV2(OrtKernelContext* context) noexcept;
 
  protected:
-  // The sizes of a call; the tensors' shapes follow from the formals.
+  // The sizes of a call, from which the shapes of the tensors follow.
   struct Shapes {
     Shape data;
     Layout layout;
     int64_t replicas = 0;
-    Windows windows{};  // of an op that has some
+    Windows windows{};  // if the op has any
 
     Shape of(ShapeOf kind) const;
   };
 
-  // Makes the call; `call` has the executor of the caller's thread alone.
+  // Makes the call. The executor of `call` runs only on the caller's thread.
   virtual void Run(const Ort::KernelContext& context, const Shapes& shapes, const OpCall& call) const = 0;
 
   const OpSpec& spec() const { return spec_; }
   int TypeNumber(const Formal& formal) const { return spec_.TypeNumber(formal, data_type_, statistics_type_); }
   [[noreturn]] void Fail(const std::string& what, OrtErrorCode code = ORT_INVALID_ARGUMENT) const;
-  // Runs the op on the processor, whose memory the tensors are in; fails where a count is negative.
+  // Runs the op on the processor, in whose memory the tensors must be. Fails if a count is negative.
   void RunOnProcessor(const OpCall& call) const;
 
  private:
   void ReadAttribute(const OrtKernelInfo* info, const std::string& name);
   void Compute(Ort::KernelContext& context) const;
-  // Of inputs with these shapes.
+  // The windows for inputs with these shapes.
   Windows WindowsOf(const std::vector<Shape>& actual) const;
   Shapes CheckInputs(const Ort::KernelContext& context) const;
 
@@ -56,7 +56,7 @@ class Kernel {
   std::unique_ptr<const Collective> collective_;
 };
 
-// Turns whatever a callable throws into a status, so that no exception crosses the C interface.
+// Turns every exception of a callable into a status, so that none crosses the C interface.
 template <typename F>
 OrtStatusPtr StatusOf(F&& body) noexcept {
   try {

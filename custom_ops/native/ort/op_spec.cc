@@ -1,3 +1,4 @@
+// Answers questions about an op from its formals.
 #include "op_spec.h"
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// What ONNX Runtime is told of every op, and how its kernels are called.
+// What ONNX Runtime learns about every op, and how the op's kernels are called.
 #include <cstddef>
 #include <string>
 #include <type_traits>
@@ -15,7 +15,7 @@ std::vector<const char*> Joined(std::vector<const char*> first, const std::vecto
   return first;
 }
 
-// An attribute as kernels take it.
+// An attribute, as kernels take it.
 template <typename T>
 T As(float value) {
   return static_cast<T>(value);
@@ -29,7 +29,7 @@ T As(const std::string& text) {
   return text.c_str();
 }
 
-// A call as a kernel takes it.
+// A call, as a kernel takes it.
 template <typename To>
 To CallAs(const OpCall& call) {
   if constexpr (std::is_same_v<To, TensorCall>) {
@@ -63,7 +63,7 @@ class Next {
 #define ONNX_CBP_NAME(type, name) #name,
 #define ONNX_CBP_FORMAL(name, formal, kind) {#formal, ONNX_CBP_TYPE_##kind, ONNX_CBP_SHAPE_##kind},
 
-// Braces: from left to right.
+// Braces evaluate from left to right.
 #define ONNX_CBP_ATTRIBUTE_OF(type, name) As<type>(call.attributes.name),
 #define ONNX_CBP_NEXT_INPUT(name, formal, kind) Input<formal_##name>(next.input()),
 #define ONNX_CBP_NEXT_OUTPUT(name, formal, kind) Result<formal_##name>(next.output()),
@@ -88,7 +88,7 @@ ONNX_CBP_OPS(ONNX_CBP_ON_PROCESSOR)
 ONNX_CBP_OPS_WITH_CUDA(ONNX_CBP_ON_CUDA)
 
 std::vector<OpSpec> MakeSpecs() {
-  // Attributes that come with the sizes.
+  // The attributes from which the sizes of a call are computed.
   using Names = std::vector<const char*>;
   const Names of_convolution = {"kernel_shape", "strides", "pads", "dilations"};
   const Names ofTensor = {"axis"}, ofDepthwiseWindows = of_convolution, ofDenseWindows = of_convolution;

@@ -1,4 +1,4 @@
-// The shape of a tensor, without memory of its own: a kernel looks at several each time it runs.
+// The shape of a tensor, without memory of its own, since a kernel looks at several shapes in every run.
 #pragma once
 
 #include <algorithm>
@@ -17,7 +17,7 @@ class Shape {
   Shape() = default;
   Shape(std::initializer_list<int64_t> sizes) : rank_(sizes.size()) { std::copy(sizes.begin(), sizes.end(), sizes_); }
 
-  // Of a tensor; its rank alone where that is more than kMaxRank.
+  // The shape of a tensor; only its rank if that is more than kMaxRank.
   static Shape Of(Ort::ConstValue tensor) {
     const OrtApi& api = Ort::GetApi();
     OrtTensorTypeAndShapeInfo* raw = nullptr;

@@ -1,3 +1,4 @@
+// Infers types and shapes of outputs.
 #include "shape_inference.h"
 
 #include <atomic>
@@ -9,14 +10,14 @@
 namespace onnx_cbp {
 namespace {
 
-// ONNX Runtime would keep -1 as the value of an output's dimension, which no other dimension then
-// fits. A name that nothing else has says the same as no name.
+// ONNX Runtime would keep -1 as the size of an output's dimension, and no other size would match it. A name that
+// nothing else has means the same as no name.
 std::string NewName() {
   static std::atomic<uint64_t> names{0};
   return "onnx_cbp_unknown_" + std::to_string(names++);
 }
 
-// A dimension is a number, or -1 with a name.
+// Each dimension is a number, or -1 with a name.
 struct Dimensions {
   std::vector<int64_t> numbers;
   std::vector<std::string> names;
@@ -69,14 +70,14 @@ std::vector<int64_t> IntsAttribute(const OrtShapeInferContext* context, const ch
   Ort::Status found{api.ShapeInferContext_GetAttribute(context, name, &attribute)};
   if (!found.IsOK() || attribute == nullptr) return {};
   size_t bytes = 0;
-  Ort::Status asked{api.ReadOpAttr(attribute, ORT_OP_ATTR_INTS, nullptr, 0, &bytes)};  // it says the size, and fails
+  Ort::Status asked{api.ReadOpAttr(attribute, ORT_OP_ATTR_INTS, nullptr, 0, &bytes)};  // tells the size, and fails
   std::vector<int64_t> values(bytes / sizeof(int64_t));
   Ort::Status read{api.ReadOpAttr(attribute, ORT_OP_ATTR_INTS, values.data(), bytes, &bytes)};
   return read.IsOK() ? values : std::vector<int64_t>{};
 }
 
-// Sizes of what has one place for each window on the data; -1 where those of the data are unknown. Nothing where the
-// attributes do not fit: the node says so when it runs.
+// How many windows the data has along each axis; -1 if the size of the data is unknown. Nothing if the attributes do
+// not fit: the node reports that when it runs.
 std::vector<int64_t> CountsOf(const OrtShapeInferContext* context, const std::vector<int64_t>& data) {
   const size_t axes = data.size() - 2;
   const std::vector<int64_t> kernel = IntsAttribute(context, "kernel_shape");
@@ -99,8 +100,8 @@ std::vector<int64_t> CountsOf(const OrtShapeInferContext* context, const std::ve
   return counts;
 }
 
-// Whether a vector of the channels has another size than the data: a graph that says so of X says what is not so, and
-// the op runs all the same.
+// Whether a vector of the channels has another size than the data says. Then the graph declares a wrong shape for X,
+// and the op runs all the same.
 bool Contradicts(const OpSpec& spec, const OrtShapeInferContext* context, const Known& data) {
   const int64_t rank = static_cast<int64_t>(data.dimensions.numbers.size());
   int64_t axis = IntAttribute(context, "axis", 1);
@@ -152,13 +153,12 @@ void InferShapes(const OpSpec& spec, OrtShapeInferContext* context) {
     }
   }
   if (spec.has_statistics() && !spec.has_statistics_input()) {
-    // Any other value is refused when the node's kernel is made, with a better text.
+    // Any other value is refused when the kernel of the node is made, with a better message.
     const bool is_double = IntAttribute(context, "stash_type", 1) == ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE;
     statistics.type = is_double ? ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
   }
   if (Contradicts(spec, context, data)) data = {data.type, {}};
-  // A rank of 0 means that the rank is unknown. The axis is checked when the node runs, with a
-  // better text.
+  // Rank 0 means that the rank is unknown. The axis is checked when the node runs, with a better message.
   const int64_t rank = static_cast<int64_t>(data.dimensions.numbers.size());
   int64_t axis = IntAttribute(context, "axis", 1);
   if (axis < 0) axis += rank;
@@ -170,7 +170,7 @@ void InferShapes(const OpSpec& spec, OrtShapeInferContext* context) {
     statistics.dimensions = {};
     statistics.dimensions.Append(-1, "");
   }
-  Dimensions replicas;  // how many there are is known when the node runs
+  Dimensions replicas;  // their number is known when the node runs
   replicas.Append(-1, "");
   for (size_t i = 0; i < spec.outputs.size(); ++i) {
     const Formal& formal = spec.outputs[i];

@@ -1,3 +1,4 @@
+// Infers types and shapes, for ONNX Runtime's own inference.
 #pragma once
 
 #include "op_spec.h"
@@ -5,7 +6,7 @@
 
 namespace onnx_cbp {
 
-// Types and shapes of an op's outputs from those of its inputs; what is unknown stays unknown.
+// Infers types and shapes of an op's outputs from those of its inputs; what is unknown stays unknown.
 void InferShapes(const OpSpec& spec, OrtShapeInferContext* context);
 
 }  // namespace onnx_cbp

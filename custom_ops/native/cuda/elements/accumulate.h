@@ -1,4 +1,4 @@
-// Sums over elements: what a thread keeps, and how partial sums are merged.
+// Sums over elements: how a thread computes them, and how partial sums are merged.
 #pragma once
 
 #include <cstdint>
@@ -8,22 +8,22 @@
 
 namespace onnx_cbp::cuda {
 
-// What an element adds: weight to one sum, weight * shifted to the other. For moments both are x - pivot, for gradients
-// they are dy and x - mean. A is the type that they are added in: float, double or Exact.
+// What an element adds: `weight` to one sum, and weight * shifted to the other. For moments both are x - pivot; for
+// gradients they are dy and x - mean. A is the type of the sums: float, double or Exact.
 template <typename A>
 struct Term {
   A weight, shifted;
 };
 
-// Stands for sums in pairs of floats, which lose nothing that double would keep: for GPUs that compute with double at a
-// 32nd or a 64th of the speed of float.
+// Stands for sums in pairs of floats, which lose nothing that double would keep. They are for GPUs on which double has
+// a 32nd or a 64th of the speed of float.
 struct Exact {};
 template <>
 struct Term<Exact> {
-  float weight = 0.0f, shifted = 0.0f, rest = 0.0f;  // rest: what rounding took from shifted
+  float weight = 0.0f, shifted = 0.0f, rest = 0.0f;  // rest: the rounding error of shifted
 };
 
-// a + b, and what rounding took from it (Knuth).
+// a + b, and its rounding error (Knuth).
 struct RoundedSum {
   float sum, rest;
 
@@ -33,7 +33,7 @@ struct RoundedSum {
   }
 };
 
-// A sum of a few floats, with all that rounding took from it.
+// A sum of a few floats, with all rounding errors.
 struct CompensatedSum {
   float sum = 0.0f, rest = 0.0f;
 
@@ -46,16 +46,16 @@ struct CompensatedSum {
   ONNX_CBP_DEVICE double wide() const { return static_cast<double>(sum) + static_cast<double>(rest); }
 };
 
-// In float, which does not take the GPU's units for double.
+// Computed in float, which leaves the GPU's units for double free.
 ONNX_CBP_DEVICE bool IsFinite(float value) { return value - value == 0.0f; }
 
-// The sums of weight * shifted (product) and of weight (plain). Those of a batch, of up to 16 additions to a lane, are
-// made in type A and then added to these, in double.
+// The sums of weight * shifted (product) and of weight (plain), in double. A batch has at most 16 additions per lane.
+// It is first summed in type A, and then added here.
 struct TermSums {
   double product = 0.0, plain = 0.0;
 
-  // Adds the terms of a batch; terms.At<A>(i) is term i in type A. False where a sum in float is not finite: then
-  // nothing is added.
+  // Adds the terms of a batch; terms.At<A>(i) is term i in type A. False if a sum in float is not finite: then nothing
+  // is added.
   template <int kCount, typename A, typename Terms>
   ONNX_CBP_DEVICE bool AddIn(const Terms& terms) {
     constexpr int kLanes = kCount < 8 ? kCount < 2 ? 1 : 2 : 4;
@@ -79,8 +79,7 @@ struct TermSums {
     return true;
   }
 
-  // The same in pairs of floats. False also where products are so small that a float does not hold what rounding took
-  // from them.
+  // The same in pairs of floats. False also if products are so small that a float cannot hold their rounding errors.
   template <int kCount, typename Terms>
   ONNX_CBP_DEVICE bool AddExactly(const Terms& terms) {
     constexpr float kSmall = 0x1p-80f;
@@ -107,7 +106,8 @@ struct TermSums {
   }
 };
 
-// What an op knows of the channel of element i of a vector: all elements are of one channel, or each is of its own.
+// What an op knows about the channel of element i of a vector. Either all elements belong to one channel, or each has
+// its own.
 template <typename Channel>
 struct OneChannel {
   const Channel& known;
@@ -119,8 +119,8 @@ struct OwnChannels {
   ONNX_CBP_DEVICE const Channel& operator()(int i) const { return known[i]; }
 };
 
-// Adds kCount terms: in A where in_a is set and A holds the sums, else in double. What overflows float need not
-// overflow double, and for Inf and NaN the result is double's.
+// Adds kCount terms: in A if in_a is set and A can hold the sums, else in double. Sums that overflow float need not
+// overflow double; for Inf and NaN the result is that of double.
 template <typename A, int kCount, typename Terms>
 ONNX_CBP_DEVICE void AddBatch(bool in_a, const Terms& terms, TermSums* sums) {
   if constexpr (std::is_same_v<A, Exact>) {
@@ -131,7 +131,7 @@ ONNX_CBP_DEVICE void AddBatch(bool in_a, const Terms& terms, TermSums* sums) {
   sums->template AddIn<kCount, double>(terms);
 }
 
-// The moments of some elements of a channel, with their number.
+// The moments of some elements of a channel, and how many elements these are.
 struct MergedMoments {
   using Partial = Moments;
   double count = 0.0, mean = 0.0, m2 = 0.0;
@@ -139,7 +139,7 @@ struct MergedMoments {
   ONNX_CBP_DEVICE static MergedMoments From(const Moments& partial, double count) {
     return {count, partial.mean, partial.m2};
   }
-  // Chan's merge. Of equal means nothing is lost, and an infinite one stays infinite.
+  // Chan's merge. Equal means lose nothing, and an infinite mean stays infinite.
   ONNX_CBP_DEVICE static MergedMoments Merge(const MergedMoments& a, const MergedMoments& b) {
     if (b.count == 0.0) return a;
     if (a.count == 0.0) return b;
@@ -150,7 +150,7 @@ struct MergedMoments {
   }
 };
 
-// The sums of a gradient over some elements of a channel, with their number.
+// The sums of a gradient over some elements of a channel, and how many elements these are.
 struct MergedSums {
   using Partial = Sums;
   double count = 0.0, product = 0.0, gradient = 0.0;

@@ -1,5 +1,5 @@
-// What an element of a backward pass gives: to the sums of ChannelBackpropStats, and to dx. normalize_op.h says what an
-// op is.
+// What each element of a backward pass adds to the sums of ChannelBackpropStats, and its dx. normalize_op.h says what
+// an op is.
 #pragma once
 
 #include "../../kernels/loops/channels/coefficients.h"
@@ -10,8 +10,8 @@
 
 namespace onnx_cbp::cuda {
 
-// dy, as far as a ReLU behind the normalisation let it pass, and x. Which elements of dy pass is told by the ReLU's
-// result y, or by the slope and offset that its input was made with; where all are null there was no ReLU.
+// dy, masked by the ReLU after the normalisation, and x. The ReLU's result y says which elements of dy pass, or else
+// the slope and offset with which the ReLU's input was computed. If all are null, there was no ReLU.
 template <typename T, typename V>
 struct ReadsGradient {
   using Element = T;
@@ -44,7 +44,7 @@ struct ReadsGradient {
     return inputs;
   }
 
-  // What made the ReLU's input; used only where the mask is recomputed.
+  // The coefficients of the ReLU's input; used only if the mask is recomputed.
   ONNX_CBP_DEVICE NormalizeCoefficients<V> Forward(int64_t channel) const {
     if (slope.values == nullptr) return {};
     return {static_cast<V>(mean[channel]), static_cast<V>(slope[channel]), static_cast<V>(offset[channel])};
@@ -71,8 +71,8 @@ struct ReadsGradient {
 template <typename T, typename V>
 struct SumsOf : ReadsGradient<T, V> {
   using Compute = V;
-  // What a batch is summed in where in_narrow is set, else in double. Products of 16-bit data are as good as exact in
-  // float; those of floats are not, and are summed in pairs of floats where double is slow.
+  // The type in which a batch is summed if in_narrow is set, else double. Products of 16-bit data are as good as exact
+  // in float. Products of floats are not, and are summed in pairs of floats if double is slow.
   using Narrow = std::conditional_t<std::is_same_v<V, double>, double,
                                     std::conditional_t<sizeof(T) < sizeof(float), float, Exact>>;
   using Partial = Sums;
@@ -83,7 +83,7 @@ struct SumsOf : ReadsGradient<T, V> {
   bool in_narrow;
 
   struct Channel {
-    V mean;  // rounded to V; FinishSums makes up for that (WithoutRounding)
+    V mean;  // rounded to V; FinishSums corrects for that (WithoutRounding)
     NormalizeCoefficients<V> forward;
   };
 

@@ -1,6 +1,5 @@
-// What becomes of a channel's sums: its outputs, and the coefficients with which the second pass goes over its
-// elements. finish(channel, merged) writes the outputs and returns the coefficients. Values are in double until they
-// are written.
+// Finishes a channel: from its sums, finish(channel, merged) writes its outputs, and returns the coefficients with
+// which the second pass computes its elements. Values are in double until they are written.
 #pragma once
 
 #include <cmath>
@@ -12,10 +11,10 @@
 
 namespace onnx_cbp::cuda {
 
-// In the place of coefficients, where the sums alone are wanted.
+// Instead of coefficients, if only the sums are wanted.
 struct NoCoefficients {};
 
-// The outputs made of a channel's moments. Those that are null are not written.
+// The outputs from a channel's moments. Outputs that are null are not written.
 struct StatsOutputs {
   StatisticsOutput mean, var, inv_std;
   int64_t* count = nullptr;
@@ -26,7 +25,7 @@ struct StatsOutputs {
 
   ONNX_CBP_DEVICE double InvStd(double variance) const { return 1.0 / sqrt(variance + epsilon); }
 
-  // Returns the variance.
+  // Writes the outputs, and returns the variance.
   ONNX_CBP_DEVICE double Write(int64_t channel, const MergedMoments& merged) const {
     if (count != nullptr && channel == 0) *count = static_cast<int64_t>(merged.count);
     const double variance = merged.count == 0.0 ? 0.0 : merged.m2 / merged.count;
@@ -34,7 +33,7 @@ struct StatsOutputs {
     var.Set(channel, variance);
     inv_std.Set(channel, InvStd(variance));
     if (updated_mean.values != nullptr) {
-      // Rounded to the type of the statistics, as the two ops between which they are passed on would do.
+      // Rounded to the statistics type, as if they were passed from one op to the other.
       const double mean_kept = RoundedTo(updated_mean.type, merged.mean);
       const double var_kept = RoundedTo(updated_mean.type, variance);
       updated_mean.Set(channel, mean_rule.Updated(running_mean[channel], mean_kept, merged.count));
@@ -56,14 +55,14 @@ struct FinishStats {
   }
 };
 
-// The forward passes.
+// For the forward passes.
 template <typename V>
 struct FinishTrain {
   using Merged = MergedMoments;
   using Coefficients = NormalizeCoefficients<V>;
   StatsOutputs outputs;
   Statistics scale, b;
-  // What y is made with, for a gradient that makes it once more; null where nobody keeps it.
+  // The coefficients of y, for a gradient that computes y again; null if nothing keeps them.
   StatisticsOutput slope, offset;
 
   ONNX_CBP_DEVICE Coefficients operator()(int64_t channel, const MergedMoments& merged) const {
@@ -76,7 +75,7 @@ struct FinishTrain {
   }
 
  private:
-  // Writes slope and offset, and returns coefficients that say the same: what these outputs hold in their type U.
+  // Writes slope and offset, and returns coefficients with the same values, as these outputs hold them in their type U.
   template <typename U>
   ONNX_CBP_DEVICE Coefficients KeepIn(int64_t channel, double mean, double inv_std) const {
     const NormalizeCoefficients<U> kept = MakeNormalizeCoefficients<U>(mean, inv_std, scale[channel], b[channel]);
@@ -86,7 +85,7 @@ struct FinishTrain {
   }
 };
 
-// The sum of dy * (x - mean), of which merged.product has the mean rounded to V.
+// The sum of dy * (x - mean). merged.product was computed with the mean rounded to V; this corrects for it.
 template <typename V>
 ONNX_CBP_DEVICE double WithoutRounding(const MergedSums& merged, double mean) {
   const double lost = mean - static_cast<double>(static_cast<V>(mean));
@@ -94,17 +93,17 @@ ONNX_CBP_DEVICE double WithoutRounding(const MergedSums& merged, double mean) {
   return counts ? merged.product - lost * merged.gradient : merged.product;
 }
 
-// ChannelBackpropStats, and the first half of the backward passes.
+// For ChannelBackpropStats, and for the first half of the backward passes.
 template <typename V>
 struct FinishSums {
   using Merged = MergedSums;
   using Coefficients = BackpropCoefficients<V>;
-  Statistics scale, mean, inv_std;  // scale is null where nobody wants coefficients
+  Statistics scale, mean, inv_std;  // scale is null if no coefficients are wanted
   StatisticsOutput scale_grad, bias_grad;
 
   ONNX_CBP_DEVICE Coefficients operator()(int64_t channel, const MergedSums& merged) const {
     const double s = inv_std[channel];
-    // Nothing was summed: 0, also where inv_std is not finite.
+    // Without elements the sum is 0, even if inv_std is not finite.
     const double of_scale = merged.count == 0.0 ? 0.0 : WithoutRounding<V>(merged, mean[channel]) * s;
     scale_grad.Set(channel, of_scale);
     bias_grad.Set(channel, merged.gradient);
@@ -113,7 +112,8 @@ struct FinishSums {
   }
 };
 
-// ChannelBackpropStatsGrad. Its tensors dx and d_dy are normalisations of dy and of x, with coefficients of their own.
+// For ChannelBackpropStatsGrad. Its tensors dx and d_dy are normalisations of dy and of x, each with its own
+// coefficients.
 template <typename V>
 struct FinishStatsGrad {
   using Merged = MergedSums;

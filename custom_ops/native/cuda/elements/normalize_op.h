@@ -1,10 +1,10 @@
-// What an element of a forward pass gives: to the moments, and to y. This is the one place where y is made, and where a
-// ReLU's mask is recomputed by what made y.
+// What each element of a forward pass adds to the moments, and its y. Only here y is computed, and only here a ReLU's
+// mask is recomputed from y's coefficients.
 //
-// An op says what a pass does with each element. It reads vectors (Read; ReadFirst where only the first elements are
-// there), keeps of them what it needs (Keep), and makes of that the term that an element adds to the sums (TermOf) or
-// the element that is written (Make). Its Channel is what it knows of a channel while it does so (Of; Around, where
-// that is a pivot), and channel_of(i) is that of element i. Sums of a part of a channel are written as a Partial
+// An op says what a pass does with each element. It reads vectors (Read; ReadFirst if only the first elements are
+// there), and keeps what it needs of them (Keep). From this it makes the term that an element adds to the sums
+// (TermOf), or the element to write (Make). Its Channel is what it knows about a channel meanwhile (Of; Around, if this
+// is a pivot), and channel_of(i) is the Channel of element i. Sums of a part of a channel are written as a Partial
 // (PartialOf).
 #pragma once
 
@@ -14,7 +14,7 @@
 
 namespace onnx_cbp::cuda {
 
-// y before a ReLU.
+// y, before a ReLU.
 template <typename V>
 ONNX_CBP_DEVICE V Normal(const NormalizeCoefficients<V>& of, V x) {
   return MulAdd(x - of.center, of.slope, of.offset);
@@ -48,23 +48,23 @@ struct ReadsX {
   }
 };
 
-// Sums of x and x^2 around a pivot near the mean.
+// Sums of differences from a pivot near the mean, and of their squares.
 template <typename T, typename V>
 struct MomentsOf : ReadsX<T> {
   using Compute = V;
-  using Narrow = V;  // what a batch is summed in where in_narrow is set, else in double
+  using Narrow = V;  // the type in which a batch is summed if in_narrow is set, else double
   using Partial = Moments;
   static constexpr bool kPivots = true;
   template <int kWidth>
   using Kept = typename ReadsX<T>::template Kept<kWidth>;
 
-  bool in_narrow;  // not for statistics in double: they keep the digits of double, whatever the data are
+  bool in_narrow;  // not if statistics are double: they keep the digits of double for any data
 
   struct Channel {
     V pivot;
   };
 
-  // The pivot is the mean of `count` elements with this sum. Around Inf or NaN every difference would be NaN.
+  // The pivot is the mean of `count` elements with this sum. Not Inf or NaN, with which every difference would be NaN.
   ONNX_CBP_DEVICE Channel Around(double sum, double count) const {
     const V pivot = static_cast<V>(sum / count);
     return {pivot - pivot == V(0) ? pivot : V(0)};
@@ -82,7 +82,7 @@ struct MomentsOf : ReadsX<T> {
   }
 };
 
-// y = (x - center) * slope + offset, and where relu is set, 0 in the place of what is negative.
+// y = (x - center) * slope + offset; if relu is set, negative results become zero.
 template <typename T, typename V>
 struct NormalizeTo : ReadsX<T> {
   using Compute = V;

@@ -1,5 +1,5 @@
-// Vectors of one number a channel, in the type of the statistics. They are read and written once a channel, and
-// computed with in double. So that type is no template parameter.
+// Vectors of one number per channel, in the type of the statistics. That type is no template parameter: a vector is
+// read or written only once per channel, and computations are in double.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@ struct Statistics {
   }
 };
 
-// Null where it is not wanted.
+// Null if it is not wanted.
 struct StatisticsOutput {
   void* values = nullptr;
   int type = kFloat;
@@ -34,7 +34,7 @@ struct StatisticsOutput {
   }
 };
 
-// What a vector of this type keeps of the value.
+// The value, rounded to the type of a vector.
 ONNX_CBP_DEVICE double RoundedTo(int type, double value) {
   return type == kDouble ? value : static_cast<double>(static_cast<float>(value));
 }

@@ -1,4 +1,4 @@
-// Elements of tensors, as many at once as one instruction loads, and their conversions.
+// Elements of tensors, as many as one instruction loads, and their conversions.
 #pragma once
 
 #include <cmath>
@@ -10,7 +10,7 @@
 
 namespace onnx_cbp::cuda {
 
-// kWidth neighbouring elements. They are at an address that is a multiple of their size.
+// kWidth neighbouring elements, at an address that is a multiple of their size.
 template <typename T, int kWidth, bool kPacked = (sizeof(T) == 2 && kWidth > 1)>
 struct Vector {
   T elements[kWidth];
@@ -19,7 +19,7 @@ struct Vector {
   ONNX_CBP_DEVICE void Set(int i, T element) { elements[i] = element; }
 };
 
-// Two elements of 16 bits share a register.
+// For elements of 16 bits: two share a register.
 template <typename T, int kWidth>
 struct Vector<T, kWidth, true> {
   uint32_t words[kWidth / 2];
@@ -31,8 +31,8 @@ struct Vector<T, kWidth, true> {
   }
 };
 
-// What a thread reads at once. Near the end of its work it sets only some of the values. The host fills all of them
-// with NaN before, so that tests see where a value is used that was not set.
+// The values that a thread reads at once. Near the end of its work a thread sets only some of them. On the host all are
+// first filled with NaN, so tests see if a value is used that was never set.
 template <typename V, int kCount>
 struct Batch {
   V values[kCount];
@@ -89,15 +89,15 @@ ONNX_CBP_DEVICE void StoreVector(const Vector<T, kWidth>& vector, T* to) {
   using Word = typename words::Of<static_cast<int>(sizeof vector)>::Type;
   Word word;
   memcpy(&word, &vector, sizeof vector);
-  // Not an assignment, though that is the same store: nvcc splits it into stores of 4 bytes where elements have 16
-  // bits.
+  // Not an assignment, though it is the same store: for elements of 16 bits nvcc splits an assignment into stores of 4
+  // bytes.
   __stwb(reinterpret_cast<Word*>(to), word);
 #else
   std::memcpy(__builtin_assume_aligned(to, sizeof vector), &vector, sizeof vector);
 #endif
 }
 
-// The first `count` of a vector; the others are zeros.
+// The first `count` elements of a vector; the others are zeros.
 template <int kWidth, typename T>
 ONNX_CBP_DEVICE Vector<T, kWidth> LoadFirst(const T* from, int64_t count) {
   Vector<T, kWidth> vector{};
@@ -107,7 +107,7 @@ ONNX_CBP_DEVICE Vector<T, kWidth> LoadFirst(const T* from, int64_t count) {
   return vector;
 }
 
-// An element in the type that is computed in. For float16, the device has an instruction.
+// An element, converted to the type of the computation. For float16, the device has an instruction.
 template <typename V, typename T>
 ONNX_CBP_DEVICE V Widen(T element) {
 #if defined(__CUDA_ARCH__)
@@ -120,7 +120,7 @@ ONNX_CBP_DEVICE V Widen(T element) {
     return static_cast<V>(Load(element));
 }
 
-// A computed value rounded to an element. The device has instructions, but before sm_80 none for bfloat16.
+// A computed value, rounded to an element. The device has instructions for it, but before sm_80 none for bfloat16.
 template <typename T, typename V>
 ONNX_CBP_DEVICE T Round(V value) {
   T element;

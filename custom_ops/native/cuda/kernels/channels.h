@@ -7,7 +7,7 @@
 
 namespace onnx_cbp::cuda {
 
-// f(channel) on a thread of its own for every channel.
+// Calls f(channel) for every channel, each on its own thread.
 template <typename F>
 struct ForEachChannel {
   static constexpr int kThreads = 128;
@@ -31,7 +31,7 @@ void QueueForEachChannel(Queue* queue, int64_t channels, const F& f) {
   queue->Launch(ForEachChannel<F>{f, channels}, channels / kThreads + (channels % kThreads != 0 ? 1 : 0));
 }
 
-// Merges the partial sums of a channel, a block a channel, and finishes it. Division is Planes or Tiles.
+// Merges the partial sums of a channel, one block per channel, and finishes it. Division is Planes or Tiles.
 template <typename Finish, typename Division>
 struct MergePartials {
   static constexpr int kThreads = 128;
@@ -41,7 +41,7 @@ struct MergePartials {
   Finish finish;
   Division division;
   const typename Merged::Partial* partials;
-  typename Finish::Coefficients* coefficients;  // of every channel; null where nobody wants them
+  typename Finish::Coefficients* coefficients;  // of every channel; null if they are not wanted
 
   template <typename Block>
   ONNX_CBP_DEVICE void operator()(Block& block) const {
@@ -59,7 +59,7 @@ struct MergePartials {
   }
 
  private:
-  // Every kThreads-th partial sum of a channel, from `first` on.
+  // Merges every kThreads-th partial sum of a channel, from `first` on.
   ONNX_CBP_DEVICE Merged MergeFrom(int first, int64_t channel) const {
     constexpr int kUnroll = 4;
     const int64_t entries = division.partials_of_channel();
@@ -80,7 +80,7 @@ struct MergePartials {
   }
 };
 
-// Finishes a channel of which nothing was summed.
+// Finishes a channel without elements.
 template <typename Finish>
 struct FinishEmpty {
   Finish finish;

@@ -1,3 +1,4 @@
+// The gradient of a depthwise convolution's weight.
 #include "../../arguments.h"
 #include "../../kernels/convolutions/windows.h"
 #include "../../kernels/element_types.h"
@@ -7,22 +8,22 @@
 namespace onnx_cbp::cuda {
 namespace {
 
-// The weight gradient of a depthwise convolution: a block for each element of the weight, as PyTorch divides the work.
-// Each reads its channel of dy, and the part of x that its element sees: again and again, but from the L2 cache.
+// One block for each element of the weight, as in PyTorch. Each block reads its channel of dy, and the part of x that
+// its element sees. Blocks read the same data again and again, but from the L2 cache.
 //
-// Index counts the windows of a channel; with 32 bits, finding the place of one takes a fraction of the instructions.
+// Index counts the windows of a channel. With 32 bits, the place of a window takes a fraction of the instructions.
 template <typename T, typename V, typename Index>
 struct DepthwiseGradWeight {
   static constexpr int kThreads = 256;
   static constexpr int kBlocksResident = 4;
-  static constexpr int kRun = 16;  // products that are added in V before the sum goes on in double
+  static constexpr int kRun = 16;  // how many products are added in V before the sum goes on in double
 
   Windows windows;
   const T* x;
   const T* dy;
   T* dw;
 
-  // What window i of the sample sees of its plane of x.
+  // The element of x that window i of the sample sees in its plane.
   ONNX_CBP_DEVICE V Seen(const T* plane, Index i, const int64_t (&element)[Windows::kAxes]) const {
     int64_t at = 0, pitch = 1;
     for (int a = Windows::kAxes; a-- > 0;) {
@@ -94,7 +95,7 @@ const char* onnx_cbp_cuda_depthwise_conv_grad_weight(onnx_cbp_cuda_queue queue,
     const T* data = static_cast<const T*>(x);
     const T* gradient = static_cast<const T*>(dy);
     T* out = static_cast<T*>(dw);
-    // Threads step beyond the last one.
+    // Not UINT32_MAX, since threads step beyond the last window.
     if (batch * windows.count() < INT32_MAX) {
       q.Launch(DepthwiseGradWeight<T, V, uint32_t>{windows, data, gradient, out}, sizes.weight);
     } else {

@@ -1,4 +1,4 @@
-// The first pass over a tensor: sums of every channel's parts (ops: MomentsOf, SumsOf).
+// The first pass over a tensor: sums the parts of every channel (ops: MomentsOf, SumsOf).
 #pragma once
 
 #include "../elements/accumulate.h"
@@ -7,18 +7,18 @@
 
 namespace onnx_cbp::cuda {
 
-// How many vectors of every tensor a thread reads before it uses the first: about 64 bytes in all, or, where elements
-// go one by one, 12 elements in all. There are registers for so many.
+// How many vectors of every tensor a thread reads before it uses the first: about 64 bytes in all. If elements are read
+// one by one, 12 elements in all. Registers have room for these.
 template <typename Op, int kWidth>
 constexpr int kUnroll = static_cast<int>(kWidth == 1 && sizeof(typename Op::Element) < 8
                                              ? 12 / Op::kTensors
                                              : 64 / (Op::kTensors * kWidth * sizeof(typename Op::Element)));
 
-// The same in Tiles, whose threads keep what belongs to several channels in registers, too.
+// The same in Tiles, where a thread also keeps the values of several channels in registers.
 template <typename Op, int kWidth>
 constexpr int kUnrollRows = kUnroll<Op, kWidth> < 4 ? kUnroll<Op, kWidth> : 4;
 
-// How many of begin, begin + kStep, ... lie before end, which is behind begin; kMost where there are more.
+// How many of begin, begin + kStep, ... lie before end, which must be after begin; at most kMost.
 template <int kStep, int kMost>
 ONNX_CBP_DEVICE int StepsBetween(int64_t begin, int64_t end) {
   constexpr int64_t kAll = static_cast<int64_t>(kStep) * kMost;
@@ -26,11 +26,11 @@ ONNX_CBP_DEVICE int StepsBetween(int64_t begin, int64_t end) {
   return left >= kAll ? kMost : static_cast<int>(left + kStep - 1) / kStep;
 }
 
-// Terms that are summed at once: 16 additions to a lane at most.
+// How many terms are summed at once: at most 16 additions per lane.
 constexpr int kTerms = 16;
 
 // The terms of elements first, first + kStride, ... of a batch of vectors. Only the first `there` vectors were read;
-// the others add nothing. All elements belong to the channel of which this is known.
+// the others add nothing. All elements belong to one channel, whose Channel is given.
 template <int kStride, typename Op, int kWidth, int kBatch>
 struct BatchTerms {
   const Op& op;
@@ -46,13 +46,13 @@ struct BatchTerms {
   }
 };
 
-// For GatherUnits: what was read is summed, and not kept.
+// For GatherUnits: sums what was read, and does not keep it.
 struct KeepNothing {
   template <typename Kept>
   ONNX_CBP_DEVICE void operator()(int64_t, const Kept&) const {}
 };
 
-// The sums of every kThreads-th unit of a channel, from `unit` to `end`. keep(unit, kept) is called for each.
+// Sums every kThreads-th unit of a channel, from `unit` to `end`. Calls keep(unit, kept) for each.
 template <int kWidth, typename Op, typename Keep>
 ONNX_CBP_DEVICE TermSums GatherUnits(const Op& op, const Planes& planes, int64_t channel, int64_t unit, int64_t end,
                                      const typename Op::Channel& known, const Keep& keep) {
@@ -84,12 +84,12 @@ ONNX_CBP_DEVICE TermSums GatherUnits(const Op& op, const Planes& planes, int64_t
   return sums;
 }
 
-// What the op has to know of a channel before it sums the units from begin to end.
+// What the op must know about a channel before it sums the units from begin to end.
 template <typename Op, typename Block>
 ONNX_CBP_DEVICE typename Op::Channel PrepareChannel(Block& block, const Op& op, const Planes& planes, int64_t channel,
                                                     int64_t begin, int64_t end) {
   if constexpr (Op::kPivots) {
-    // The pivot is the mean of the first element of every thread.
+    // The pivot is the mean of the first elements of all threads.
     typename Block::template PerThread<double> first;
     block.ForEachThread([&](int thread) {
       first[thread] = 0.0;
@@ -106,7 +106,7 @@ ONNX_CBP_DEVICE typename Op::Channel PrepareChannel(Block& block, const Op& op, 
   }
 }
 
-// A block sums a part of a channel, and writes the sum to *partial. keep(unit, kept) is called for each unit.
+// A block sums a part of a channel, and writes the sum to *partial. Calls keep(unit, kept) for each unit.
 template <int kWidth, typename Op, typename Block, typename Keep>
 ONNX_CBP_DEVICE void GatherPart(Block& block, const Op& op, const Planes& planes, int64_t channel, int64_t part,
                                 const Keep& keep, typename Op::Partial* partial) {
@@ -137,7 +137,8 @@ struct GatherPlanes {
   }
 };
 
-// A block sums the columns of a tile: a warp reads neighbouring columns of a row, and each warp another row.
+// A block sums the columns of a tile: the threads of a warp read neighbouring columns of a row, and each warp reads
+// another row.
 template <typename Op, int kWidth>
 struct GatherTiles {
   static constexpr int kThreads = cuda::kThreads;
@@ -178,15 +179,15 @@ struct GatherTiles {
   }
 
  private:
-  // What is known of the channels of a thread's columns.
+  // What is known about the channels of a thread's columns.
   struct Channels {
     Channel known[kWidth];
   };
 
-  // In shared memory, [warp, element of a vector, lane]: so the threads of a warp do not meet in a bank.
+  // Indexes shared memory as [warp, element of a vector, lane]: so the threads of a warp access different banks.
   ONNX_CBP_DEVICE static int SharedIndex(int warp, int v, int lane) { return (warp * kWidth + v) * kWarp + lane; }
 
-  // The pivot of a column is the mean of its first elements: of kPivotRows rows of every warp.
+  // The pivot of a column is the mean of its first elements: those in kPivotRows rows of every warp.
   template <typename Block>
   ONNX_CBP_DEVICE void ChoosePivots(Block& block, typename Block::template PerThread<Channels>* channels) const {
     constexpr int kPivotRows = 4;
@@ -213,14 +214,14 @@ struct GatherTiles {
     });
   }
 
-  // The elements of x from `at` on; those beyond the tensor's end are zeros.
+  // Adds the elements of x from `at` on; elements beyond the end of the tensor count as zeros.
   ONNX_CBP_DEVICE void AddElements(int64_t at, double (&sums)[kWidth]) const {
     const auto inputs = at + kWidth <= tiles.size ? op.template Read<kWidth, false>(at)
                                                   : op.template ReadFirst<kWidth>(at, tiles.size - at);
     for (int v = 0; v < kWidth; ++v) sums[v] += Widen<double>(inputs.x.At(v));
   }
 
-  // The rows of a thread in which its vector is whole.
+  // Adds those of the thread's rows that have its whole vector.
   ONNX_CBP_DEVICE void AddRows(const TileWalk& walk, const Channels& channels, TermSums (&sums)[kWidth]) const {
     constexpr int kBatch = kUnrollRows<Op, kWidth>;
     const OwnChannels<Channel> channel_of{channels.known};
@@ -243,7 +244,7 @@ struct GatherTiles {
     }
   }
 
-  // The row in which the tensor ends, as far as it is there.
+  // Adds the row in which the tensor ends, up to the end.
   ONNX_CBP_DEVICE void AddPartOfRow(const TileWalk& walk, const Channels& channels, TermSums (&sums)[kWidth]) const {
     const int64_t at = walk.whole * tiles.columns + walk.column;
     Batch<typename Op::template Kept<kWidth>, 1> kept;
@@ -255,7 +256,7 @@ struct GatherTiles {
     }
   }
 
-  // The sums of a lane's columns over all warps.
+  // Writes the sums of a lane's columns over all warps.
   ONNX_CBP_DEVICE void WritePartials(int64_t task, int lane, const TermSums* of_warps, const Channels& channels) const {
     const int64_t column = tiles.column(task, lane), part = tiles.part(task);
     if (column >= tiles.columns) return;

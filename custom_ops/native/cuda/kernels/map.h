@@ -1,5 +1,5 @@
-// The pass that writes a tensor, element by element (ops: NormalizeTo, BackpropTo). It goes over the tasks from the
-// last to the first: what the pass before read last is still in the cache.
+// The pass that writes a tensor, element by element (ops: NormalizeTo, BackpropTo). It works on the last task first,
+// since the cache still holds what the pass before read last.
 #pragma once
 
 #include "../elements/vectors.h"
@@ -8,12 +8,12 @@
 
 namespace onnx_cbp::cuda {
 
-// How many blocks a multiprocessor is to hold at least, which bounds the registers of a thread. Values in double take
+// How many blocks a multiprocessor should hold at least, which limits the registers of a thread. Values in double take
 // twice as many registers.
 template <typename Op>
 constexpr int kResident = sizeof(typename Op::Compute) == sizeof(double) ? 2 : 3;
 
-// The vector that the op makes of what it kept; coefficients_of(i) are those of the channel of element i.
+// The vector that the op makes from what it kept; coefficients_of(i) are those for element i's channel.
 template <int kWidth, typename Op, typename CoefficientsOf>
 ONNX_CBP_DEVICE Vector<typename Op::Element, kWidth> MakeVector(const Op& op,
                                                                 const typename Op::template Kept<kWidth>& kept,
@@ -23,7 +23,7 @@ ONNX_CBP_DEVICE Vector<typename Op::Element, kWidth> MakeVector(const Op& op,
   return made;
 }
 
-// Writes the first `there` of a batch of vectors, of which vector u is at(u): all are read before the first is written.
+// Writes the first `there` vectors of a batch, where vector u is at(u). It reads all before it writes the first.
 template <int kWidth, int kBatch, typename Op, typename At, typename ChannelOf>
 ONNX_CBP_DEVICE void MapBatch(const Op& op, int there, const At& at, const ChannelOf& channel_of) {
   Batch<typename Op::template Inputs<kWidth>, kBatch> inputs;
@@ -94,7 +94,7 @@ struct MapTiles {
   }
 
  private:
-  // The rows of a thread in which its vector is whole.
+  // Writes those of the thread's rows that have its whole vector.
   ONNX_CBP_DEVICE void MapRows(const TileWalk& walk, const OwnChannels<typename Op::Channel>& channel_of) const {
     constexpr int kBatch = kUnrollRows<Op, kWidth>;
     const int64_t step = kWarps * tiles.columns;
@@ -105,7 +105,7 @@ struct MapTiles {
     }
   }
 
-  // The row in which the tensor ends, as far as it is there.
+  // Writes the row in which the tensor ends, up to the end.
   ONNX_CBP_DEVICE void MapPartOfRow(const TileWalk& walk, const OwnChannels<typename Op::Channel>& channel_of) const {
     const int64_t at = walk.whole * tiles.columns + walk.column;
     const auto kept = op.Keep(op.template ReadFirst<kWidth>(at, tiles.size - at), channel_of);

@@ -1,6 +1,6 @@
-// Both passes in one: a channel whose elements fit into shared memory is read once, summed, finished and written. Sums
-// are made in the parts of the plan, and merged in the order of MergePartials. So the results are bit for bit those of
-// two passes, though the GPU decides which way is taken.
+// Both passes in one: if the elements of a channel fit into shared memory, it is read once, summed, finished and
+// written. Sums are computed in the parts of the plan, and merged in the order of MergePartials. So the results are bit
+// for bit those of two passes, although the GPU decides which way is taken.
 #pragma once
 
 #include "gather.h"
@@ -9,14 +9,14 @@
 
 namespace onnx_cbp::cuda {
 
-// For GatherUnits: keeps what was read in shared memory.
+// For GatherUnits: keeps in shared memory what was read.
 template <typename Kept>
 struct KeepInShared {
   Kept* all;
   ONNX_CBP_DEVICE void operator()(int64_t unit, const Kept& kept) const { all[unit] = kept; }
 };
 
-// A block works on one channel.
+// Each block works on one channel.
 template <typename Gather, typename Finish, typename Map, int kWidth>
 struct OnePass {
   static constexpr int kThreads = cuda::kThreads;
@@ -31,8 +31,8 @@ struct OnePass {
   Map map;
   Planes planes;
 
-  // Shared memory: the coefficients, then the sums of the parts, then what was kept of the units.
-  static constexpr int kMostParts = kWarp;  // MergePartials has so many in one warp, too
+  // Shared memory has the coefficients, then the sums of the parts, then what was kept of the units.
+  static constexpr int kMostParts = kWarp;  // MergePartials too has at most so many in one warp
   static constexpr int64_t kForCoefficients = 64, kHead = kForCoefficients + kMostParts * sizeof(Partial);
   static_assert(sizeof(Coefficients) <= kForCoefficients, "coefficients have their place");
   static int64_t Shared(const Planes& planes) { return kHead + planes.units() * static_cast<int64_t>(sizeof(Kept)); }
@@ -51,7 +51,7 @@ struct OnePass {
   }
 
  private:
-  // A thread a part: the order in which MergePartials merges them.
+  // One thread per part, in the order in which MergePartials merges them.
   template <typename Block>
   ONNX_CBP_DEVICE void MergeParts(Block& block, const Partial* partials, Coefficients* coefficients) const {
     typename Block::template PerThread<Merged> merged;
@@ -66,7 +66,7 @@ struct OnePass {
     });
   }
 
-  // Every kThreads-th unit of the channel, from the thread's number on.
+  // Writes every kThreads-th unit of the channel, from the thread's number on.
   ONNX_CBP_DEVICE void Write(int64_t channel, int thread, const Kept* all, Coefficients coefficients) const {
     const OneChannel<Coefficients> coefficients_of{coefficients};
     const int64_t units = planes.units();

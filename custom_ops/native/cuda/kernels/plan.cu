@@ -1,3 +1,4 @@
+// Chooses how to divide a tensor among blocks.
 #include <algorithm>
 #include <numeric>
 
@@ -6,20 +7,20 @@
 namespace onnx_cbp::cuda {
 namespace {
 
-// Planes of so many elements and more are walked as Planes: they fill most of the sectors of memory that they touch.
-// Shorter ones are Tiles.
+// Planes with at least this many elements are walked as Planes: they fill most of the memory sectors that they touch.
+// Shorter ones become Tiles.
 constexpr int64_t kLongPlane = 16;
-// How many blocks a launch should have, on every GPU: 12 for each multiprocessor of an H100, a multiple of the two or
-// three that it holds at a time. That is enough for the multiprocessors of GPUs of half and twice its size to end
-// together, and few enough for what a block does once to be little of its time.
+// How many blocks a launch should have on every GPU: 12 for each multiprocessor of an H100, a multiple of the two or
+// three that it holds at a time. These are enough for the multiprocessors to end together, on GPUs of half or twice its
+// size too. They are also so few that the fixed work of a block takes little of its time.
 constexpr int64_t kBlocks = 12 * 132;
-// How much a thread should do at least, so that what its block does once is worth it.
+// How many units a thread should have at least, so that the fixed work of its block pays.
 constexpr int64_t kLeastUnits = 16;
 constexpr int64_t kLeastRows = 8;
 
 int64_t CeilDiv(int64_t a, int64_t b) { return a / b + (a % b != 0 ? 1 : 0); }
 
-// How many of `all` units or rows a part has, and at least `least`, where each part takes so many blocks.
+// How many of `all` units or rows a part has, at least `least`, if each part takes this many blocks.
 int64_t PerPart(int64_t all, int64_t least, int64_t blocks) {
   const int64_t parts = std::max<int64_t>(1, kBlocks / blocks);
   return std::max(CeilDiv(all, parts), std::min(all, least));
@@ -38,10 +39,10 @@ Planes MakePlanes(const Layout& layout, int width) {
   return planes;
 }
 
-// How many of the tensor's rows make one of the matrix: a multiple of `step`, and few, but so many that nearly all
-// lanes of a warp have columns. A row of 72 columns alone would leave 14 of 32 lanes without any.
+// How many rows of the tensor make one row of the matrix: a multiple of `step`, small, but large enough that nearly all
+// lanes of a warp have columns. A row of 72 columns alone would leave 14 of 32 lanes idle.
 int64_t RowsInOne(int64_t outer, int64_t period, int64_t step, int64_t columns_of_tile) {
-  constexpr int64_t kMost = 16, kFewIdle = 16;  // at most a 16th of the lanes
+  constexpr int64_t kMost = 16, kFewIdle = 16;  // at most a 16th of the lanes is idle
   int64_t best = step, idle_of_best = 0, columns_of_best = 0;
   for (int64_t rows = step; rows == step || rows <= std::min(outer, kMost); rows += step) {
     const int64_t columns = rows * period, tiles = CeilDiv(columns, columns_of_tile) * columns_of_tile;
@@ -60,7 +61,7 @@ Tiles MakeTiles(const Layout& layout, int vector_width) {
   tiles.period = layout.channels * layout.inner;
   tiles.channels = layout.channels;
   tiles.inner = layout.inner;
-  // So many of the tensor's rows are a whole number of vectors; where it has fewer, elements go one by one.
+  // This many rows of the tensor are a whole number of vectors. If the tensor has fewer, elements go one by one.
   const int64_t whole = vector_width / std::gcd<int64_t>(tiles.period, vector_width);
   tiles.width = whole <= layout.outer ? vector_width : 1;
   const int64_t step = tiles.width == 1 ? 1 : whole;

@@ -1,6 +1,6 @@
-// How a tensor [outer, channels, inner] is divided among the blocks of a launch. A launch has as many blocks as the
-// division has tasks, and each block works on one. The division depends on the shape and the width of vectors, never on
-// time or on the device: results are the same bits every time on every GPU.
+// Divides a tensor [outer, channels, inner] among the blocks of a launch: each task has a block. The division depends
+// only on the shape and the width of vectors, never on time or on the device. So results are bit for bit the same every
+// time, on every GPU.
 #pragma once
 
 #include <cstddef>
@@ -12,15 +12,15 @@
 
 namespace onnx_cbp::cuda {
 
-constexpr int kThreads = 256;  // of the blocks that read tensors
+constexpr int kThreads = 256;  // threads of a block that reads tensors
 
-// Planes that are long enough for a block to work on one channel. A channel is a sequence of units (vectors or single
+// For planes so long that a block can work on one channel. A channel is a sequence of units (vectors or single
 // elements), plane after plane. It is cut into parts of per_part units; a task is one part of one channel.
 struct Planes {
-  int64_t channels, planes, inner;  // inner: units of a plane
+  int64_t channels, planes, inner;  // inner: units per plane
   int64_t parts, per_part;
-  int width;                        // elements of a unit
-  int64_t step_planes, step_units;  // kThreads units are so many planes, and so many units more
+  int width;                        // elements per unit
+  int64_t step_planes, step_units;  // kThreads units are this many planes and this many more units
 
   ONNX_CBP_INLINE int64_t tasks() const { return channels * parts; }
   ONNX_CBP_INLINE int64_t units() const { return planes * inner; }
@@ -33,7 +33,7 @@ struct Planes {
     return end < units() ? end : units();
   }
 
-  // The partial sums of a channel, one of each part, lie together: sum i is at partial(channel, i), and is over
+  // A channel has a partial sum for each part, and these lie together: sum i is at partial(channel, i), and covers
   // count(channel, i) elements.
   int64_t partials() const { return tasks(); }
   ONNX_CBP_INLINE int64_t partials_of_channel() const { return parts; }
@@ -41,9 +41,9 @@ struct Planes {
   ONNX_CBP_INLINE int64_t count(int64_t, int64_t i) const { return (end(i) - begin(i)) * width; }
 };
 
-// A thread's way through a channel.
+// The place of a thread that walks through a channel.
 struct PlaneWalk {
-  int64_t at, in_plane;  // its unit, counted from the tensor's first and from the plane's
+  int64_t at, in_plane;  // its unit, counted from the beginning of the tensor and of the plane
 
   ONNX_CBP_INLINE PlaneWalk(const Planes& planes, int64_t channel, int64_t unit) {
     const int64_t plane = unit / planes.inner;
@@ -51,7 +51,7 @@ struct PlaneWalk {
     at = (plane * planes.channels + channel) * planes.inner + in_plane;
   }
 
-  // Goes on to the unit of the channel that is kThreads further.
+  // Moves on by kThreads units of the channel.
   ONNX_CBP_INLINE void Step(const Planes& planes) {
     at += planes.step_planes * planes.channels * planes.inner + planes.step_units;
     in_plane += planes.step_units;
@@ -62,10 +62,9 @@ struct PlaneWalk {
   }
 };
 
-// Planes that are short, as in NHWC: the tensor is seen as a matrix, each column of which belongs to one channel. A row
-// of the matrix may be several of the tensor's rows [channels, inner], so that few channels fill a warp too, and
-// vectors fit rows of any length; the last row need not be whole. A task is a tile: kWarp vectors side by side, in the
-// rows of one part.
+// For short planes, as in NHWC. The tensor becomes a matrix, each column of which belongs to one channel. A row of the
+// matrix may be several rows [channels, inner] of the tensor: so few channels also fill a warp, and vectors fit rows of
+// any length. The last row may be shorter. A task is a tile: kWarp vectors side by side, in the rows of one part.
 struct Tiles {
   static constexpr int kRowsAtOnce = kThreads / kWarp;
 
@@ -73,9 +72,9 @@ struct Tiles {
   int64_t columns;  // a multiple of period and of width
   int64_t period;   // channels * inner
   int64_t channels, inner;
-  int64_t rows, parts, per_part;  // per_part: rows of a part
-  int64_t across;                 // tiles side by side
-  int width;                      // elements of a vector
+  int64_t rows, parts, per_part;  // per_part: rows per part
+  int64_t across;                 // number of tiles side by side
+  int width;                      // elements per vector
 
   ONNX_CBP_INLINE int64_t tasks() const { return across * parts; }
   ONNX_CBP_INLINE int64_t part(int64_t task) const { return task / across; }
@@ -85,11 +84,11 @@ struct Tiles {
     const int64_t end = begin(part) + per_part;
     return end < rows ? end : rows;
   }
-  // The first column of a lane's vector; it may be beyond the last column of the matrix.
+  // The first column of a lane's vector. It may be beyond the last column of the matrix.
   ONNX_CBP_INLINE int64_t column(int64_t task, int lane) const { return (task % across * kWarp + lane) * width; }
   ONNX_CBP_INLINE int64_t channel(int64_t column) const { return column % period / inner; }
 
-  // The partial sums are a matrix [parts, columns]: sum i of a channel is at partial(channel, i), and is over
+  // The partial sums are a matrix [parts, columns]: sum i of a channel is at partial(channel, i), and covers
   // count(channel, i) elements.
   int64_t partials() const { return parts * columns; }
   ONNX_CBP_INLINE int64_t columns_of_channel() const { return columns / period * inner; }
@@ -106,7 +105,7 @@ struct Tiles {
     const bool ends_before = end == rows && (rows - 1) * columns + column >= size;
     return end - begin - (ends_before ? 1 : 0);
   }
-  // Where the rows end in which the vector at this column is whole. Of the rows up to `end`, only the last can have
+  // The end of the rows that have the whole vector at this column. Of the rows up to `end`, only the last can have
   // less.
   ONNX_CBP_INLINE int64_t end_of_whole(int64_t column, int64_t end) const {
     return end == rows && (rows - 1) * columns + column + width > size ? end - 1 : end;
@@ -117,10 +116,10 @@ struct Tiles {
   }
 };
 
-// What a thread does of a task of Tiles: one vector of columns, in every kRowsAtOnce-th row.
+// The part of a tile that a thread works on: one vector of columns, in every kRowsAtOnce-th row.
 struct TileWalk {
-  int64_t column;           // the vector's first; beyond the last of the matrix, the thread has nothing to do
-  int64_t row, whole, end;  // its first row; where the rows end in which the vector is whole; where the part ends
+  int64_t column;           // the vector's first; if it is beyond the last, the thread has nothing to do
+  int64_t row, whole, end;  // the first row; the end of the rows with a whole vector; the end of the part
 
   ONNX_CBP_INLINE TileWalk(const Tiles& tiles, int64_t task, int thread)
       : column(tiles.column(task, thread % kWarp)),
@@ -128,11 +127,11 @@ struct TileWalk {
         whole(tiles.end_of_whole(column, tiles.end(tiles.part(task)))),
         end(tiles.end(tiles.part(task))) {}
 
-  // Whether the row in which only the vector's first elements are there is the thread's.
+  // Whether the thread has the row that holds only the first elements of the vector.
   ONNX_CBP_INLINE bool has_part() const { return whole < end && (whole - row) % Tiles::kRowsAtOnce == 0; }
 };
 
-// Planes or Tiles.
+// Either Planes or Tiles.
 struct Plan {
   bool by_plane;
   Planes planes;
@@ -142,16 +141,16 @@ struct Plan {
   int width() const { return by_plane ? planes.width : tiles.width; }
 };
 
-// The elements of a vector of 16 bytes. But of 16-bit elements a vector has four: eight would take more registers in
-// Tiles than they save instructions, and not fit planes of 14 x 14.
+// How many elements a vector has. It has 16 bytes, but only four 16-bit elements: with eight, Tiles would need more
+// registers than it saves instructions, and planes of 14 x 14 would not fit.
 template <typename T>
 constexpr int kVectorWidth = sizeof(T) == 8 ? 2 : 4;
 
-// For a tensor that is not empty. vector_width is kVectorWidth of its type; `aligned` says whether all tensors of the
-// call begin at multiples of so many elements.
+// The plan for a tensor that is not empty. vector_width is the kVectorWidth of its type. `aligned` says whether all
+// tensors of the call begin at multiples of this many elements.
 Plan MakePlan(const Layout& layout, int vector_width, bool aligned);
 
-// The most partial sums that a plan for the layout has.
+// How many partial sums a plan for the layout has at most.
 int64_t MostPartials(const Layout& layout);
 
 }  // namespace onnx_cbp::cuda

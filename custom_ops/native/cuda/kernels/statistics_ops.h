@@ -1,4 +1,4 @@
-// What the ops on statistics alone do for one channel, on a thread of its own (ForEachChannel).
+// Ops that work only on statistics: each channel has its own thread (ForEachChannel).
 #pragma once
 
 #include <cstdint>
@@ -8,14 +8,14 @@
 
 namespace onnx_cbp::cuda {
 
-// Writes a count, where there are no channels of which one would do it.
+// Writes a count if there are no channels whose threads could do so.
 struct SetCount {
   int64_t* count;
   int64_t elements;
   ONNX_CBP_DEVICE void operator()(int64_t) const { *count = elements; }
 };
 
-// ChannelStatsMerge: statistics of a batch from those of its replicas, mean and var [replicas, channels].
+// ChannelStatsMerge: the statistics of a batch from those of its replicas, mean and var [replicas, channels].
 struct MergeStats {
   Statistics mean, var;
   int64_t replicas, channels;
@@ -26,7 +26,7 @@ struct MergeStats {
   ONNX_CBP_DEVICE int64_t Total() const {
     int64_t total = 0;
     for (int64_t r = 0; r < replicas; ++r) {
-      // Never negative, though sums beyond int64 cannot be told.
+      // A sum that overflows int64 is cut off at the largest number, and never becomes negative.
       total = total > INT64_MAX - count[r] ? INT64_MAX : total + count[r];
     }
     return total;
@@ -35,10 +35,10 @@ struct MergeStats {
   ONNX_CBP_DEVICE void operator()(int64_t channel) const {
     const int64_t total = Total();
     if (channel == 0) *merged_count = total;
-    if (channel >= channels) return;  // there are no channels, and this writes the count alone
+    if (channel >= channels) return;  // there are no channels: only the count is written
     double all_mean = 0.0, all_var = 0.0;
     for (int64_t r = 0; r < replicas; ++r) {
-      if (count[r] == 0) continue;  // its statistics say nothing, and may be NaN
+      if (count[r] == 0) continue;  // its statistics mean nothing, and may be NaN
       const double weight = static_cast<double>(count[r]) / static_cast<double>(total);
       all_mean += weight * mean[r * channels + channel];
     }

@@ -1,3 +1,4 @@
+// Passes over tensors of double.
 #include "passes_impl.h"
 
 namespace onnx_cbp::cuda {

@@ -1,3 +1,4 @@
+// Passes over tensors of float16.
 #include "passes_impl.h"
 
 namespace onnx_cbp::cuda {

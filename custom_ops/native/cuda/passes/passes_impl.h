@@ -24,7 +24,7 @@ Plan PlanOf(const Operands& operands) {
   return MakePlan(operands.layout, kVectorWidth<T>, aligned);
 }
 
-// The workspace: coefficients of every channel, then the partial sums.
+// The workspace: the coefficients of every channel, then the partial sums.
 template <typename Coefficients, typename Partial>
 struct Workspace {
   static constexpr int64_t kAlignment = 16;
@@ -38,7 +38,7 @@ struct Workspace {
   }
 };
 
-// kWidth is 1 or the width of a vector, as the plan says.
+// kWidth is 1, or the width of a vector, as the plan says.
 template <int kWidth, typename Gather>
 void LaunchGather(Queue* queue, const Plan& plan, const Gather& gather, typename Gather::Partial* partials) {
   if (plan.by_plane) {
@@ -84,9 +84,9 @@ void QueueMap(Queue* queue, const Plan& plan, const Map& map) {
   }
 }
 
-// Launches both passes as one, and returns true: where a channel fits into shared memory, and where a block a channel
-// does not leave most of the device idle, unless there is so little to do that three launches would take longer. Two
-// blocks have to fit a multiprocessor: one alone would leave memory idle while it sums.
+// Launches both passes as one and returns true, under two conditions. A channel must fit into shared memory, twice on a
+// multiprocessor, since a single block would leave memory idle while it sums. And one block per channel must not leave
+// most of the device idle, unless there is so little to do that three launches would take longer.
 template <int kWidth, typename Gather, typename Finish, typename Map>
 bool LaunchedOnePass(Queue* queue, const Planes& planes, const Gather& gather, const Finish& finish, const Map& map) {
   constexpr int64_t kLittle = 16 * 1024;
@@ -98,8 +98,8 @@ bool LaunchedOnePass(Queue* queue, const Planes& planes, const Gather& gather, c
   return true;
 }
 
-// Sums every channel, finishes it, and writes its elements. map reads the coefficients that the finish leaves in the
-// workspace; where both passes are one, they stay in shared memory.
+// Sums every channel, finishes it, and writes its elements. map reads the coefficients that finish leaves in the
+// workspace; if both passes are one, the coefficients stay in shared memory.
 template <typename Space, typename Gather, typename Finish, typename Map>
 void QueueBoth(Queue* queue, const Plan& plan, const Space& space, const Gather& gather, const Finish& finish,
                const Map& map) {
@@ -127,7 +127,7 @@ NormalizeTo<T, V> MakeNormalizeTo(const Operands& operands, const NormalizeCoeff
   return {{static_cast<const T*>(operands.x)}, static_cast<T*>(operands.out), coefficients, operands.relu};
 }
 
-// Where slope and offset are given, the ReLU's mask is recomputed from them.
+// If slope and offset are given, the ReLU's mask is recomputed from them.
 template <typename T, typename V>
 ReadsGradient<T, V> MakeReadsGradient(const Operands& operands, const Statistics& mean, const Statistics& slope = {},
                                       const Statistics& offset = {}) {
@@ -160,7 +160,7 @@ void Passes<T, V>::Train(Queue* queue, const Operands& operands, const FinishTra
             MakeNormalizeTo<T, V>(operands, space.coefficients));
 }
 
-// Coefficients of a normalisation by given statistics.
+// The coefficients of a normalisation by given statistics.
 template <typename V>
 struct PrepareNormalize {
   double epsilon;
@@ -201,7 +201,7 @@ void Passes<T, V>::Grad(Queue* queue, const Operands& operands, const FinishSums
             BackpropTo<T, V>{reads, static_cast<T*>(operands.out), space.coefficients});
 }
 
-// Coefficients of a gradient from given sums.
+// The coefficients of a gradient from given sums.
 template <typename V>
 struct PrepareBackprop {
   Statistics scale, mean, inv_std, scale_grad, bias_grad;
@@ -235,7 +235,7 @@ void Passes<T, V>::BackpropStatsGrad(Queue* queue, const Operands& operands, Fin
     NormalizeCoefficients<V> of_dy, of_x;
   };
   const Workspace<Both, Sums> space(*queue, operands.layout);
-  // Not one array of pairs: each map reads an array of its own.
+  // Two arrays and not one of pairs: each map reads its own array.
   finish.of_dy = reinterpret_cast<NormalizeCoefficients<V>*>(space.coefficients);
   finish.of_x = finish.of_dy + operands.layout.channels;
   if (operands.layout.empty()) return QueueEmpty(queue, operands.layout, finish);

@@ -1,7 +1,7 @@
-// What a kernel may know of the threads that run it. A kernel is a callable on a block, written as phases: in
-// ForEachThread every thread does its part, and after it all of them see what was written to shared memory. On the
-// device a thread runs its own part and then waits at a barrier; on the host a loop runs the parts one after the other.
-// So one source runs on both, in the same order of additions. All threads of a block have to reach every phase.
+// What a kernel may know about the threads that run it. A kernel is a callable on a block, written in phases. In
+// ForEachThread every thread does its part; after it, all threads see what was written to shared memory. On the device
+// a thread runs its own part and waits at a barrier; on the host a loop runs the parts one after the other. So the same
+// source runs on both, with the same order of additions. All threads of a block must reach every phase.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +17,8 @@ namespace onnx_cbp::cuda {
 
 constexpr int kWarp = 32;
 
-// The order of a reduction of kSize values: f(offset) for every level, on which value i takes in value i + offset for
-// every i < offset. Value 0 is the result.
+// The order in which kSize values are reduced. Calls f(offset) for every level, in which value i absorbs value i +
+// offset, for every i < offset. Value 0 is the result.
 template <int kSize, typename F>
 ONNX_CBP_DEVICE void ForEachLevel(F&& f) {
   static_assert((kSize & (kSize - 1)) == 0, "the tree is a binary one");

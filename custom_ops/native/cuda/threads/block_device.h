@@ -5,7 +5,7 @@
 
 namespace onnx_cbp::cuda {
 
-// The number of bytes that shared memory is aligned to.
+// The alignment of shared memory, in bytes.
 constexpr int kSharedAlignment = 16;
 
 template <int kThreadCount>
@@ -13,7 +13,7 @@ class Block {
  public:
   static constexpr int kThreads = kThreadCount;
 
-  // A value that every thread has one of, and keeps between phases.
+  // A value of which every thread has its own, kept between phases.
   template <typename V>
   class PerThread {
    public:
@@ -30,7 +30,7 @@ class Block {
   // The number of this block.
   __device__ __forceinline__ int64_t index() const { return index_; }
 
-  // The dynamic shared memory, of the size that was asked for at the launch.
+  // The dynamic shared memory, of the size that the launch asked for.
   template <typename V>
   __device__ __forceinline__ V* Shared() const {
     return reinterpret_cast<V*>(shared_);
@@ -42,8 +42,8 @@ class Block {
     __syncthreads();
   }
 
-  // The values of all threads merged in the order of ForEachLevel: of each warp, then of the warps. Every thread gets
-  // the result.
+  // Merges the values of all threads in the order of ForEachLevel: first of each warp, then of the warps. Every thread
+  // gets the result.
   template <typename V, typename Merge>
   __device__ __forceinline__ V Reduce(const PerThread<V>& values, Merge&& merge) const {
     constexpr int kWarps = kThreads / kWarp;

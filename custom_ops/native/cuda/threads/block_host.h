@@ -3,15 +3,15 @@
 
 #include "block.h"
 #include "host_device.h"
-#if defined(ONNX_CBP_HOST_PHASES)  // a test's own: threads that run at the same time
+#if defined(ONNX_CBP_HOST_PHASES)  // a test's own phases, with threads that run at the same time
 #include ONNX_CBP_HOST_PHASES
 #endif
 
 namespace onnx_cbp::cuda {
 
 #if !defined(ONNX_CBP_HOST_PHASES)
-// Calls f(thread) for every thread. Forwards, or where the host's device is told so backwards: a phase in which one
-// thread needs what another one writes gives other results then.
+// Calls f(thread) for every thread. Forwards, or backwards if the host's device is set so: then a phase in which one
+// thread needs what another writes gives other results.
 template <int kThreads, typename F>
 void RunPhase(F&& f) {
   const bool backwards = HostDevice().backwards;

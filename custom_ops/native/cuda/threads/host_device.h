@@ -1,4 +1,4 @@
-// The device that the host pretends to be, where the kernels are compiled for the host.
+// The device that the host imitates, if the kernels are compiled for the host.
 #pragma once
 
 #include <cstdint>
@@ -13,8 +13,8 @@ struct HostDeviceTraits {
   bool slow_double = false;   // arithmetic in double has a 32nd or 64th of the speed of float
 };
 
-// The defaults are an H100's. The environment variable
-// ONNX_CBP_CUDA_HOST_DEVICE="MULTIPROCESSORS,SHARED,BACKWARDS,GRID,SLOW_DOUBLE" says otherwise; it is read once.
+// The defaults are those of an H100. The environment variable
+// ONNX_CBP_CUDA_HOST_DEVICE="MULTIPROCESSORS,SHARED,BACKWARDS,GRID,SLOW_DOUBLE" can change them; it is read once.
 const HostDeviceTraits& HostDevice();
 
 }  // namespace onnx_cbp::cuda

@@ -1,4 +1,4 @@
-// A call of an op's CUDA kernel: the arguments that all of them have in front are filled in here.
+// A call of an op's CUDA kernel: fills in the first arguments, which all of them have.
 #pragma once
 
 #include "../op_spec.h"
@@ -11,14 +11,14 @@ class CudaCall {
   CudaCall(const CudaLibrary& functions, onnx_cbp_cuda_queue where, const OpCall& what)
       : library(functions), call(what), queue_(where) {}
 
-  // A function of a tensor X: queue, types and sizes come first.
+  // For a function on a tensor X: queue, types and sizes come first.
   template <typename F, typename... Arguments>
   const char* OnTensor(F function, Arguments... arguments) const {
     return function(queue_, call.data_type, call.statistics_type, call.layout.outer, call.layout.channels,
                     call.layout.inner, arguments...);
   }
 
-  // A function of a depthwise convolution: queue, type and windows come first.
+  // For a function on a depthwise convolution: queue, type and windows come first.
   template <typename F, typename... Arguments>
   const char* OnDepthwiseWindows(F function, Arguments... arguments) const {
     const Windows& windows = *call.windows;
@@ -28,12 +28,12 @@ class CudaCall {
       const int64_t numbers[] = {axis.size, axis.kernel, axis.stride, axis.before, axis.after, axis.dilation};
       for (int list = 0; list < 6; ++list) lists[list][i] = numbers[list];
     }
-    // The two lists of pads lie behind one another.
+    // The pads of all begins and all ends are in one list.
     return function(queue_, call.data_type, windows.batch, windows.channels, windows.multiplier, Windows::kAxes,
                     lists[0], lists[1], lists[2], lists[3], lists[5], arguments...);
   }
 
-  // Functions of per-channel vectors alone: queue, type and sizes come first.
+  // For functions on per-channel vectors only: queue, type and sizes come first.
   template <typename F, typename... Arguments>
   const char* OnVectors(F function, Arguments... arguments) const {
     return function(queue_, call.statistics_type, call.layout.channels, arguments...);

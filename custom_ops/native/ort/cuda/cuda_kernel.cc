@@ -1,3 +1,4 @@
+// Runs a node on a GPU.
 #include "cuda_kernel.h"
 
 #include <cstddef>
@@ -11,7 +12,7 @@
 namespace onnx_cbp {
 namespace {
 
-// Vectors of every size begin where a double may.
+// Each vector begins at an address that suits doubles.
 constexpr size_t kAlignment = 16;
 
 size_t SizeOf(int type) {
@@ -77,7 +78,7 @@ void CudaKernel::RunStaged(void* stream, const Shapes& shapes, const OpCall& cal
   Check(library_.to_host(stream, in.data(), in.size()));
   RunOnProcessor(call.With(inputs, outputs));
   Check(library_.to_device(stream, staging.get(), out.data(), out.size()));
-  // For the next run; after a failure it is gone.
+  // For the next run. After a failure it is lost.
   const std::lock_guard<std::mutex> lock(mutex_);
   stagings_.push_back(std::move(staging));
 }

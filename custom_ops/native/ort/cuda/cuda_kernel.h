@@ -1,4 +1,4 @@
-// A node on the CUDA provider: its tensors are in the memory of a GPU, and its work is queued on ONNX Runtime's stream.
+// A node on the CUDA provider: its tensors are in GPU memory, and its work is queued on ONNX Runtime's stream.
 #pragma once
 
 #include <memory>
@@ -9,7 +9,7 @@
 #include "cuda_library.h"
 #include "device_memory.h"
 
-// A build of the tests has another (tests/cuda_adapter).
+// A build for tests defines another provider (tests/cuda_adapter).
 #ifndef ONNX_CBP_CUDA_PROVIDER
 #define ONNX_CBP_CUDA_PROVIDER "CUDAExecutionProvider"
 #endif
@@ -18,21 +18,21 @@ namespace onnx_cbp {
 
 class CudaKernel final : public Kernel {
  public:
-  // Loads libonnx_cbp_cuda.so. Throws Ort::Exception where that fails, or where the provider's GPU cannot run it.
+  // Loads libonnx_cbp_cuda.so. Throws Ort::Exception if this fails, or if the provider's GPU cannot run it.
   CudaKernel(const OpSpec& spec, int data_type, int statistics_type, const OrtKernelInfo* info);
 
  private:
   void Run(const Ort::KernelContext& context, const Shapes& shapes, const OpCall& call) const override;
-  // Runs a collective on copies in pinned memory of the processor's; waits once, for the inputs.
+  // Runs a collective on copies in pinned memory of the processor. Waits once, for the inputs.
   void RunStaged(void* stream, const Shapes& shapes, const OpCall& call) const;
   void Check(const char* error) const;
-  // Fails where CUDA cannot run the kernels on the provider's GPU.
+  // Fails if CUDA cannot run the kernels on the provider's GPU.
   void CheckDevice() const;
 
   const CudaLibrary& library_;
   const DeviceMemory memory_;
-  // A collective's, which no run uses now. Replicas that are threads of one session are in the same node at the same
-  // time and wait for one another there, so each has its own.
+  // Staging memory of collectives that no run uses now. Replicas that are threads of one session are in the same node
+  // at the same time, and wait for each other there, so each needs its own.
   struct Delete {
     void (*function)(onnx_cbp_cuda_staging*);
     void operator()(onnx_cbp_cuda_staging* staging) const { function(staging); }

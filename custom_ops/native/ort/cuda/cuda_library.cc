@@ -1,3 +1,4 @@
+// Finds and loads the library of CUDA kernels.
 #include "cuda_library.h"
 
 #include <dlfcn.h>
@@ -13,12 +14,12 @@ namespace {
 
 constexpr char kFile[] = "libonnx_cbp_cuda.so";
 constexpr char kVariable[] = "ONNX_CBP_CUDA_LIBRARY";
-constexpr char kMend[] = "reinstall onnx-cbp-cuda, or run the session without CUDAExecutionProvider";
+constexpr char kRemedy[] = "reinstall onnx-cbp-cuda, or run the session without CUDAExecutionProvider";
 
 bool Readable(const std::string& path) { return access(path.c_str(), R_OK) == 0; }
 
-// What the environment names; else beside the file that this code is in, which a Python installation has as
-// onnx_cbp/custom_ops/libonnx_cbp.so; else in the package onnx_cbp_cuda beside that of onnx_cbp.
+// The path of the library. First the environment variable; then the folder of the file with this code (in a Python
+// installation onnx_cbp/custom_ops/libonnx_cbp.so); then the package onnx_cbp_cuda next to the package onnx_cbp.
 std::string Path() {
   if (const char* named = std::getenv(kVariable)) return named;
   Dl_info own{};
@@ -30,7 +31,7 @@ std::string Path() {
 }
 
 [[noreturn]] void Fail(const std::string& path, const std::string& why) {
-  throw Ort::Exception("onnx_cbp: cannot use '" + path + "': " + why + "; " + kMend, ORT_FAIL);
+  throw Ort::Exception("onnx_cbp: cannot use '" + path + "': " + why + "; " + kRemedy, ORT_FAIL);
 }
 
 template <typename F>
@@ -41,11 +42,12 @@ void Find(void* library, const std::string& path, const char* name, F* function)
 
 }  // namespace
 
-// A library that is named but not there is an error of the session: without one it would run on the processor, slowly.
+// If the variable names a library that is not there, the session fails: without the error it would run on the
+// processor, slowly.
 bool CudaLibrary::Present() { return std::getenv(kVariable) != nullptr || Readable(Path()); }
 
 const CudaLibrary& CudaLibrary::Get() {
-  // An exception leaves the variable unmade, and the next call tries again.
+  // If Load() throws, the variable stays uninitialized, and the next call tries again.
   static const CudaLibrary library = Load();
   return library;
 }

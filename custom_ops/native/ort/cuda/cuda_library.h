@@ -1,4 +1,4 @@
-// libonnx_cbp_cuda.so as the adapter sees it: a table of its functions.
+// The functions of libonnx_cbp_cuda.so, as a table for the adapter.
 #pragma once
 
 #include "../../cuda/c_api.h"
@@ -6,10 +6,10 @@
 namespace onnx_cbp {
 
 struct CudaLibrary {
-  // Whether there is such a file (docs/cuda.md says where it is looked for). Loads nothing.
+  // Whether the file exists (docs/cuda.md says where it is looked for). Loads nothing.
   static bool Present();
-  // The library, loaded by the first call and kept: users of the processor never load it. Throws Ort::Exception with
-  // one line that names the file.
+  // The library. The first call loads it, and it stays loaded; sessions on the processor never load it. Throws
+  // Ort::Exception with one line that names the file.
   static const CudaLibrary& Get();
 
   decltype(&onnx_cbp_cuda_check) check;

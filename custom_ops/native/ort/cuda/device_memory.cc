@@ -1,3 +1,4 @@
+// Allocates memory of a kernel's device.
 #include "device_memory.h"
 
 #include <new>
@@ -5,7 +6,7 @@
 namespace onnx_cbp {
 namespace {
 
-// Gives memory back to where it is from, also where its use throws.
+// Returns memory to its allocator, also if an exception is thrown.
 class Lease {
  public:
   Lease(OrtAllocator* allocator, void* memory) : allocator_(allocator), memory_(memory) {}
@@ -21,7 +22,7 @@ class Lease {
 }  // namespace
 
 DeviceMemory::DeviceMemory(const OrtKernelInfo* info) {
-  if (ApiVersion() < kScratchBuffers) return;  // it cannot tell the streams of a kernel's memory apart
+  if (ApiVersion() < kScratchBuffers) return;  // that version cannot keep memory for the streams of a kernel apart
   OrtAllocator* allocator = nullptr;
   Ort::ThrowOnError(Ort::GetApi().KernelInfoGetAllocator(info, OrtMemTypeDefault, &allocator));
   allocator_.reset(allocator);
@@ -49,7 +50,7 @@ void DeviceMemory::With(const Ort::KernelContext& context, void* stream, size_t 
     Ort::ThrowOnError(api.KernelContext_GetScratchBuffer(context.GetOrtKernelContext(), info, bytes, &memory));
     if (memory == nullptr) throw std::bad_alloc();
     const Lease lease(allocator_.get(), memory);
-    use(memory);  // ONNX Runtime gives it to other streams only behind this one
+    use(memory);  // ONNX Runtime gives it to other streams only after this one
   } else {
     Allocator own;
     if (allocator_ == nullptr) own = AllocatorOf(context);

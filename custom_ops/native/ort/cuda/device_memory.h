@@ -1,4 +1,4 @@
-// Memory of a kernel's device, from ONNX Runtime's allocator, for the time of one call.
+// Memory of a kernel's device, from ONNX Runtime's allocator, during one call.
 #pragma once
 
 #include <cstddef>
@@ -12,18 +12,18 @@ namespace onnx_cbp {
 class DeviceMemory {
  public:
   using Use = std::function<void(void* memory)>;
-  // Returns when the stream has passed all that was queued on it with this memory.
+  // Waits until the stream has finished all work that was queued with this memory.
   using Wait = std::function<void(void* memory)>;
 
-  // Of the device that a kernel runs on.
+  // Memory of the device that a kernel runs on.
   explicit DeviceMemory(const OrtKernelInfo* info);
 
-  // The number of the device; -1 where ONNX Runtime does not tell, before 1.18.
+  // The number of the device; -1 if ONNX Runtime does not tell it (before 1.18).
   int device() const;
 
-  // Calls use(memory) with `bytes` of the device, null for 0, to queue work on this stream of the kernel's run. `wait`
-  // is called where ONNX Runtime could give the memory to another stream too early: before 1.18, or without a stream.
-  // Throws what `use` throws, std::bad_alloc, and Ort::Exception.
+  // Calls use(memory) with `bytes` bytes of device memory (null for 0), to queue work on this stream of the kernel's
+  // run. Calls `wait` if ONNX Runtime could give the memory to another stream too early: before 1.18, or without a
+  // stream. Throws what `use` throws, std::bad_alloc, and Ort::Exception.
   void With(const Ort::KernelContext& context, void* stream, size_t bytes, const Wait& wait, const Use& use) const;
 
  private:
@@ -32,7 +32,7 @@ class DeviceMemory {
   };
   using Allocator = std::unique_ptr<OrtAllocator, Release>;
 
-  // That of the first input's device.
+  // The allocator of the first input's device.
   static Allocator AllocatorOf(const Ort::KernelContext& context);
 
   Allocator allocator_;  // null before version 18 of the interface
