@@ -6,7 +6,7 @@ from onnx_cbp.lazy import on_first_use
 
 __all__ = ["DOMAIN", "OPERATORS", "OPSET_VERSION", "Operator"]
 
-#: What is reached as an attribute, too, without an import of its own.
+#: Modules that are also attributes of the package, without an import of their own.
 _MODULES = ("bodies", "double_backward", "functions", "gradients", "library", "python_ops", "references", "schemas")
 
 __getattr__, __dir__ = on_first_use(__name__, globals(), modules=_MODULES)

@@ -6,11 +6,11 @@ A body is written for any rank: `Flatten` at the channel axis gives the sizes be
 
 from __future__ import annotations
 
-#: ReduceSum, Squeeze and Unsqueeze take their axes as inputs from here on.
+#: From this opset on, ReduceSum, Squeeze and Unsqueeze take their axes as inputs.
 OLDEST_OPSET = 13
-#: Reshape has `allowzero` from here on.
+#: From this opset on, Reshape has `allowzero`.
 ALLOWZERO_OPSET = 14
-#: CastLike exists from here on; below it, bodies serve float models only (T = U = float).
+#: From this opset on, CastLike exists. Below it, bodies serve only float models (T = U = float).
 MIXED_TYPES_OPSET = 15
 
 CONSTANTS = """
@@ -60,7 +60,7 @@ def per_channel(*names: str) -> str:
 
 
 def cast_like(result: str, value: str, like: str, opset: int) -> str:
-    """A cast of `value` to the type of `like`; nothing to do where only one type is served."""
+    """A cast of `value` to the type of `like`; an Identity if only one type is served."""
     if opset >= MIXED_TYPES_OPSET:
         return f"{result} = CastLike ({value}, {like})"
     return f"{result} = Identity ({value})"

@@ -1,4 +1,4 @@
-"""Collectives on numpy arrays, for Python ops: they go through this replica's communicator."""
+"""Collectives on numpy arrays for Python ops, through the communicator of this replica."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def replicas(name: str, group: str) -> int:
     Raises:
         OnnxCbpError: the group is unknown, or this thread cannot communicate.
     """
-    # Python has no name of its own for a thread that it did not start: those of ONNX Runtime's pools.
+    # Python knows no name of a thread that it did not start, such as the threads of ONNX Runtime's pools.
     started_elsewhere = isinstance(threading.current_thread(), threading._DummyThread)
     if started_elsewhere and (membership.replica_threads() or membership.is_initialized()):
         raise CommunicationError(

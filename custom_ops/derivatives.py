@@ -1,8 +1,8 @@
-"""What the gradient rules of our ops share. The rules are for `onnx_cbp.graph_passes.differentiating`.
+"""What the gradient rules of our ops share. `onnx_cbp.graph_passes.differentiating` applies these rules.
 
 A rule is `gradient(g, node, *gradients of the outputs) -> gradients of the inputs`; `g` is that package's Builder,
-whose methods write nodes. The letters are those of docs/mathematics.md: x_hat = (X - mean) inv_std, and M for the
-elements of a channel.
+whose methods write nodes. The letters are those of docs/mathematics.md: x_hat = (X - mean) inv_std, and M is the number
+of elements per channel.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def axis_of(node: Node) -> int:
 
 
 def over_channels(g: Builder, value: Value, axis: int) -> list[int]:
-    """All axes but that of the channels."""
+    """All axes except that of the channels."""
     rank = g.rank(value)
     return [i for i in range(rank) if i != axis % rank]
 
@@ -32,17 +32,17 @@ def times(g: Builder, data: Value, vector: Value, axis: int) -> Value:
 
 
 def count_of(g: Builder, X: Value, axis: int, like: Value) -> Value:
-    """M, as a scalar of the type of the statistics."""
+    """M, as a scalar in the type of the statistics."""
     return g.count(X, over_channels(g, X, axis), like)
 
 
 def of_sums(g: Builder, X: Value, mean: Value, inv_std: Value, V: Value, axis: int) -> tuple[Value, Value]:
-    """sum(V x_hat) and sum(V) of every channel."""
+    """sum(V x_hat) and sum(V) for every channel."""
     return g.ours("ChannelBackpropStats", X, mean, inv_std, V, axis=axis)
 
 
 def of_statistics(g: Builder, X: Value, mean: Value, d_mean: Value | None, d_var: Value | None, axis: int) -> Value:
-    """DX of mean = sum(X) / M and var = sum((X - mean)^2) / M: d_mean / M + 2 (X - mean) d_var / M."""
+    """DX for mean = sum(X) / M and var = sum((X - mean)^2) / M: d_mean / M + 2 (X - mean) d_var / M."""
     like = d_mean if d_var is None else d_var
     M, rank, dtype = count_of(g, X, axis, like), g.rank(X), g.dtype(X)
     parts = []
@@ -55,7 +55,7 @@ def of_statistics(g: Builder, X: Value, mean: Value, d_mean: Value | None, d_var
 
 
 def of_inv_std(g: Builder, inv_std: Value, d_inv_std: Value) -> Value:
-    """d_var of inv_std = (var + epsilon)^(-1/2): -inv_std^3 d_inv_std / 2."""
+    """d_var for inv_std = (var + epsilon)^(-1/2): -inv_std^3 d_inv_std / 2."""
     return g.Mul(g.Mul(g.Mul(inv_std, g.Mul(inv_std, inv_std)), d_inv_std), -0.5)
 
 
@@ -72,11 +72,12 @@ def of_backprop(
     M: Value,
     axis: int,
 ) -> dict[str, Value]:
-    """Of Z = scale inv_std (dY - bias_grad / M - x_hat scale_grad / M), for its gradient V, by each input.
+    """The gradients of Z = scale inv_std (dY - bias_grad / M - x_hat scale_grad / M), given that of Z, which is V.
 
-    With k = scale inv_std / M: dY has V scale inv_std, X -V k inv_std scale_grad, bias_grad -k sum(V), scale_grad
-    -k sum(V x_hat), mean k inv_std scale_grad sum(V), scale inv_std r with r = sum(V dY) - (bias_grad sum(V) +
-    scale_grad sum(V x_hat)) / M, and inv_std scale r - scale scale_grad sum(V x_hat) / M.
+    With k = scale inv_std / M, they are: for dY V scale inv_std; for X -V k inv_std scale_grad; for bias_grad
+    -k sum(V); for scale_grad -k sum(V x_hat); for mean k inv_std scale_grad sum(V). With r = sum(V dY) - (bias_grad
+    sum(V) + scale_grad sum(V x_hat)) / M, they are: for scale inv_std r; for inv_std scale r - scale scale_grad
+    sum(V x_hat) / M.
     """
     projected, summed = of_sums(g, X, mean, inv_std, V, axis)
     slope = g.Mul(scale, inv_std)
@@ -104,9 +105,9 @@ def of_both_steps(
     inputs: tuple[Value, Value, Value, Value],
     gradients: tuple[Value | None, Value | None, Value | None],
 ) -> dict[str, Value]:
-    """Of dX, scale_grad, bias_grad = BatchNormGrad(dY, X, scale, mean, inv_std), by each input.
+    """The gradients of dX, scale_grad, bias_grad = BatchNormGrad(dY, X, scale, mean, inv_std).
 
-    It is ChannelBackprop of the results of ChannelBackpropStats, so what reaches these goes through both.
+    The op is ChannelBackprop of the results of ChannelBackpropStats. So gradients of these results pass both ops.
     """
     X, scale, mean, inv_std = inputs
     V, d_scale_grad, d_bias_grad = gradients
@@ -140,14 +141,14 @@ def of_forward(
     d_var: Value | None,
     mean: Value,
 ) -> Value:
-    """DX of a batch norm, with what reaches the statistics that it gives."""
+    """DX of a batch norm, including the gradients that reach its statistics."""
     if d_mean is None and d_var is None:
         return dX
     return added(g, dX, of_statistics(g, node.inputs[0], mean, d_mean, d_var, axis_of(node)))
 
 
 def added(g: Builder, one: Value | None, other: Value | None) -> Value | None:
-    """The sum of what there is."""
+    """The sum of two gradients, each of which may be None."""
     if one is None or other is None:
         return other if one is None else one
     return g.Add(one, other)

@@ -13,11 +13,11 @@ from onnx_cbp.custom_ops.operator import DOMAIN
 
 @dataclass(frozen=True)
 class DoubleBackward:
-    """Nodes that compute a double backward, and what their results are called.
+    """Nodes that compute a double backward, and the names of their results.
 
     Attributes:
         nodes: in order; they need our domain and opset 13 or newer.
-        X, scale, dY: the gradients of <V, dX> with respect to X, scale and dY: of the shapes [N, C, ...], [C] and
+        X, scale, dY: the gradients of <V, dX> with respect to X, scale and dY, with the shapes [N, C, ...], [C] and
             [N, C, ...].
     """
 
@@ -46,22 +46,22 @@ def batch_norm_double_backward(
 ) -> DoubleBackward:
     """Nodes for the vector-Jacobian product of dX, the input gradient of a batch norm that trains.
 
-    PyTorch computes the same where autograd differentiates a batch norm twice. Of all other inputs of the backward
-    pass, only X, scale and dY count: mean, var and inv_std are taken as the functions of X that they are.
+    PyTorch computes the same if autograd differentiates a batch norm twice. X, scale and dY are the only independent
+    inputs of the backward pass: mean, var and inv_std count as functions of X.
 
     Args:
-        X: the name of the input of the batch norm.
-        scale: of its scale.
-        mean: of the mean of its batch, by ChannelStats.
-        var: of the biased variance of its batch.
-        inv_std: of 1 / sqrt(var + epsilon).
-        count: of the elements per channel.
-        dY: of the gradient of its result.
-        scale_grad: of the first result of ChannelBackpropStats(X, mean, inv_std, dY).
-        bias_grad: of the second.
-        V: of the cotangent of dX: the gradient of a further loss with respect to dX. For half the squared norm of dX, a
-            gradient penalty, it is dX; for a Hessian-vector product it is the vector. Of X's shape and type.
-        prefix: what the names of all new values begin with.
+        X: the name of the input of the batch norm. The next arguments are names too:
+        scale: its scale.
+        mean: the mean of its batch, from ChannelStats.
+        var: the biased variance of its batch.
+        inv_std: 1 / sqrt(var + epsilon).
+        count: the number of elements per channel.
+        dY: the gradient of its result.
+        scale_grad: the first result of ChannelBackpropStats(X, mean, inv_std, dY).
+        bias_grad: the second.
+        V: the cotangent of dX: the gradient of a further loss with respect to dX, with X's shape and type. For half the
+            squared norm of dX (a gradient penalty) it is dX; for a Hessian-vector product it is the vector.
+        prefix: the beginning of the names of all new values.
         epsilon: of the batch norm.
         axis: the channel axis of X.
         stash_type: the type of scale and the statistics, as in ChannelStats: 1 is float, 11 double.

@@ -1,4 +1,4 @@
-"""Inputs, outputs and attributes that several ops share, each described in one place."""
+"""Inputs, outputs and attributes that several ops share, each described once."""
 
 from __future__ import annotations
 

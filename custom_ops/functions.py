@@ -1,4 +1,4 @@
-"""Function bodies: the ops in standard ONNX, for runtimes that have no library of ours."""
+"""Function bodies: the ops in standard ONNX, for runtimes without our library."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from onnx_cbp.errors import OnnxCbpError
 def make_function(operator: Operator, opset: int) -> onnx.FunctionProto:
     """The body of an op for a model that imports `opset` of the default domain.
 
-    Below opset 15, which brought CastLike, the body serves float data with float statistics only.
+    Below opset 15, which introduced CastLike, the body serves only float data with float statistics.
 
     Raises:
-        OnnxCbpError: the opset is older than the oldest that bodies are written for (13), or the op has no body.
+        OnnxCbpError: the opset is older than 13, the oldest for which bodies are written, or the op has no body.
     """
     if operator.body is None:
         raise OnnxCbpError(
@@ -29,7 +29,7 @@ def make_function(operator: Operator, opset: int) -> onnx.FunctionProto:
             "onnx.version_converter, or rewrite it without 'portable'"
         )
     results = {t.name for t in operator.outputs}
-    # One name, one value: an input that has the name of an output is called otherwise in the body.
+    # Each name means one value: an input with the name of an output is renamed in the body.
     inputs = ", ".join(f"{t.name}_in" if t.name in results else t.name for t in operator.inputs)
     outputs = ", ".join(t.name for t in operator.outputs)
     attributes = ", ".join(a.name for a in operator.attributes)
@@ -43,5 +43,5 @@ def make_function(operator: Operator, opset: int) -> onnx.FunctionProto:
 
 
 def serves_mixed_types(opset: int) -> bool:
-    """Whether bodies of this opset serve types other than float throughout."""
+    """Whether bodies of this opset serve more types than float."""
     return opset >= MIXED_TYPES_OPSET

@@ -6,24 +6,24 @@ import json
 
 from onnx_cbp.custom_ops.operator import DOMAIN
 
-#: By forward op, the inputs of its gradient: I(i) and O(i) are an input and an output of the forward op, GO(i) is the
-#: gradient of an output; var stands for 1 / sqrt(var + epsilon) where the forward op has no other.
+#: For each forward op, the inputs of its gradient: I(i) and O(i) are an input and an output of the forward op, GO(i) is
+#: the gradient of an output. If the forward op has no inv_std, its var takes the place of 1 / sqrt(var + epsilon).
 GRADIENTS = {
     "BatchNormTrainUpdate": ("GO(0)", "I(0)", "I(1)", "O(1)", "O(2)"),
     "BatchNormTrain": ("GO(0)", "I(0)", "I(1)", "O(1)", "O(2)"),
     "ChannelNormalize": ("GO(0)", "I(0)", "I(1)", "I(3)", "I(4)"),  # with statistics that are constants
 }
 
-#: The node that the builder writes: (domain, op type, its attribute, value). The builder passes on no attributes of the
-#: forward node, and leaves out the outputs that nobody asks for, which our ops do not allow. So it writes one of the op
-#: that allows everything and that nothing here can run, and `CompleteGradientsPass` makes ours of it.
+#: The node that the builder writes: (domain, op type, its attribute, value). The builder drops the attributes of the
+#: forward node, and leaves out outputs that nobody reads, which our ops do not allow. So it writes a placeholder: an op
+#: that allows everything, and that nothing can run. `CompleteGradientsPass` replaces it by our op.
 STAND_IN = ("org.pytorch.aten", "ATen", "operator", f"{DOMAIN}::BatchNormGrad")
 
 
 def register_gradients() -> None:
-    """Make the gradients known to ONNX Runtime's gradient builder, in this process; twice is once.
+    """Register the gradients with ONNX Runtime's gradient builder, in this process. Calling it twice is safe.
 
-    Only ops of ours are concerned: what the builder does with all others stays as it is.
+    Only our ops are concerned: for all others, the builder works as before.
     """
     from onnxruntime.capi import _pybind_state
 

@@ -18,14 +18,14 @@ from onnx_cbp.errors import OnnxCbpError
 
 _FILE_NAME = "libonnx_cbp.so"
 _CUDA_FILE_NAME = "libonnx_cbp_cuda.so"
-#: Names the library of CUDA kernels to ours (ort/cuda/cuda_library.cc).
+#: The environment variable that tells our library where the library of CUDA kernels is (ort/cuda/cuda_library.cc).
 _CUDA_VARIABLE = "ONNX_CBP_CUDA_LIBRARY"
 _C_TYPES: dict[type, Any] = {int: ctypes.c_int, float: ctypes.c_double, str: ctypes.c_char_p}
 
 
 def find_library() -> Path | None:
     """The native library's file; None in a pure-Python installation."""
-    # importlib.resources, because in an editable install the library does not lie beside this file.
+    # With importlib.resources, because in an editable installation the library is not next to this file.
     path = resources.files("onnx_cbp.custom_ops") / _FILE_NAME
     return Path(str(path)) if path.is_file() else None
 
@@ -46,7 +46,7 @@ def get_library_path() -> str:
 
 
 def find_cuda_library() -> Path | None:
-    """The library of CUDA kernels: a build's own, or that of the package onnx_cbp_cuda; None where neither is there."""
+    """The library of CUDA kernels: one of this build, or of the package onnx_cbp_cuda; None if there is neither."""
     for package in ("onnx_cbp.custom_ops", "onnx_cbp_cuda"):
         if importlib.util.find_spec(package) is not None:
             path = resources.files(package) / _CUDA_FILE_NAME
@@ -58,7 +58,7 @@ def find_cuda_library() -> Path | None:
 def name_cuda_library() -> None:
     """Tell the native library where the package onnx_cbp_cuda is, if it would not find that by itself.
 
-    It looks beside its own file and beside its own package; an installation may have several folders of packages.
+    It searches next to its own file and its own package, but an installation may have several folders of packages.
     """
     library, kernels = find_library(), find_cuda_library()
     if library is None or kernels is None:
@@ -76,7 +76,7 @@ def load_library() -> ctypes.CDLL | None:
 
 
 def native_target() -> str | None:
-    """The name of the instruction sets that the kernels use here (onnx_cbp_target); None without the library."""
+    """The name of the instruction set that the kernels use here (onnx_cbp_target); None without the library."""
     library = load_library()
     if library is None:
         return None
@@ -93,7 +93,7 @@ def call_native(operator: Operator, inputs: Sequence[np.ndarray], attributes: Ma
     """
     library = load_library()
     if library is None:
-        get_library_path()  # says what is missing and what to do
+        get_library_path()  # raises an error that says what is missing and what to do
     binding = operator.bind(inputs, attributes)
     arrays = [np.ascontiguousarray(value).reshape(value.shape) for value in inputs]
     outputs = tuple(
@@ -114,7 +114,7 @@ def _function(operator: Operator) -> Any:
 
 
 def function_name(operator: Operator) -> str:
-    """The plain C function of an op."""
+    """The name of an op's plain C function."""
     return "onnx_cbp" + "".join(f"_{c.lower()}" if c.isupper() else c for c in operator.name)
 
 
@@ -125,8 +125,8 @@ def number_arguments(
     outputs: Sequence[np.ndarray],
     attributes: Mapping[str, Any],
 ) -> list[Any]:
-    """Types, sizes and attributes, which every function of c_api.h takes before its inputs and outputs."""
-    import onnx_ir as ir  # here, because it is slow to import and registering the library takes nothing of it
+    """Types, sizes and attributes: the first arguments of every function of c_api.h."""
+    import onnx_ir as ir  # here, since it is slow to import, and registering the library does not need it
 
     formals = zip(operator.inputs + operator.outputs, (*inputs, *outputs), strict=True)
     numbers = {t.type: ir.DataType.from_numpy(value.dtype).value for t, value in formals}
@@ -138,6 +138,6 @@ def number_arguments(
         for name, value in operator.as_stored(attributes).items()
     }
     for attribute in operator.attributes:
-        if attribute.name not in STRUCTURAL_ATTRIBUTES:  # these are in the sizes and types
+        if attribute.name not in STRUCTURAL_ATTRIBUTES:  # these are part of the sizes and types
             arguments.append(_C_TYPES[type(attribute.default)](stored[attribute.name]))
     return arguments

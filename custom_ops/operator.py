@@ -1,7 +1,7 @@
-"""How an op is described: once, as an :class:`Operator`, from which every part of it is made.
+"""Describes an op once, as an :class:`Operator`, from which everything else about it is made.
 
-Schema, reference evaluation, function body and Python op all read the same description, and all of them check their
-inputs with :meth:`Operator.bind`. Only the C++ ops repeat names and order; a test holds them against this.
+Schema, reference evaluation, function body and Python op all read the same description, and check their inputs with
+:meth:`Operator.bind`. Only the C++ ops repeat names and order; a test compares them with this.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ OPSET_VERSION = 1
 #: ONNX's numbers of the types that statistics, scale and B may have (U in the op table).
 STATISTICS_TYPES = {onnx.TensorProto.FLOAT: np.float32, onnx.TensorProto.DOUBLE: np.float64}
 
-#: Attributes that say how to read X and what type to answer in: the sizes and the types hold them.
+#: Attributes that say how to read X, and the type of the results. C functions get them as sizes and types.
 STRUCTURAL_ATTRIBUTES = ("axis", "stash_type", *WINDOW_ATTRIBUTES)
 
-#: Of a convolution of one group: the axis of a tensor that tells how many outputs it has.
+#: For a convolution of one group: the axis of a tensor that tells the number of outputs.
 AXIS_OF_OUTPUTS = {"outputs": 1, "weight": 0, "exchanged weight": 1}
 
 Arrays = tuple[np.ndarray, ...]
@@ -38,9 +38,9 @@ class Tensor:
     Attributes:
         name: the formal name.
         type: "T" (type of X), "U" (type of the statistics) or "int64".
-        shape: "X" (shape of X), "windows" (one place a window of a convolution of X), "kernel" (the weight of that
-            convolution, which is depthwise), "outputs", "weight" and "exchanged weight" (the same of a convolution of
-            one group), or a letter for each dimension: "C" channels, "R" replicas; "" is a scalar.
+        shape: "X" (shape of X); for a depthwise convolution of X "windows" (one place per window) and "kernel" (its
+            weight); for one of one group "outputs" (one place per window), "weight" and "exchanged weight"; or a letter
+            for each dimension: "C" channels, "R" replicas; "" is a scalar.
         doc: one line for the schema.
     """
 
@@ -52,7 +52,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Attribute:
-    """One attribute; its type is that of its default: int, float, str, or a list of int, for which () stands."""
+    """One attribute. Its type is that of its default: int, float, str, or a list of int, whose default is ()."""
 
     name: str
     default: int | float | str | tuple[int, ...]
@@ -69,22 +69,22 @@ class Layout:
 
     @property
     def count(self) -> int:
-        """Elements per channel: M in the formulas."""
+        """The number of elements per channel: M in the formulas."""
         return self.outer * self.inner
 
     def per_channel(self, vector: np.ndarray) -> np.ndarray:
-        """The vector [C] in a shape that broadcasts over [outer, channels, inner]."""
+        """The vector [C], in a shape that broadcasts over [outer, channels, inner]."""
         return vector.reshape(1, self.channels, 1)
 
 
 @dataclass(frozen=True)
 class Binding:
-    """What an op's inputs and attributes amount to, after they were checked.
+    """The result of checking an op's inputs and attributes.
 
     Attributes:
-        layout: of X; [1, channels, 1] for an op that sees per-channel vectors only.
-        sizes: what the C function is told: those of the layout, or of the dimensions of the first input; of a
-            convolution batch, channels, results of a channel (outputs, where it has one group), axes of space, and
+        layout: the layout of X; [1, channels, 1] for an op that has only per-channel vectors.
+        sizes: what the C function gets: the sizes of the layout, or the dimensions of the first input. For a
+            convolution: batch, channels, results per channel (or outputs, if it has one group), axes of space, and
             lists with a number for each axis.
         windows: of a convolution.
         output_shapes: in order.
@@ -105,14 +105,14 @@ class Operator:
     Attributes:
         name: op type.
         doc: what it computes, with the formula.
-        inputs, outputs: in order; arity is fixed.
-        attributes: in order; the order in which the C function takes those it needs.
-        reference: the float64 oracle: float64 arrays (X and dY as [outer, channels, inner]) and int64 count in, then
-            the layout (where the op sees X) and the other attributes by name -> a tuple of float64 arrays. That of a
-            convolution gets arrays as they are, and the windows.
-        body: statements of the function body in ONNX's textual syntax, for a given opset of the default domain; None
-            where standard ONNX has nothing like it.
-        gradient: the rule that differentiates it, see `derivatives`; None where it has none.
+        inputs, outputs: in order; every op has a fixed number of them.
+        attributes: in order, as the C function takes those that it needs.
+        reference: the float64 oracle. It takes float64 arrays (X and dY as [outer, channels, inner]) and an int64
+            count, then by name the layout (if the op has X) and the other attributes; it returns a tuple of float64
+            arrays. The reference of a convolution takes arrays with their own shapes, and the windows.
+        body: statements of the function body in ONNX's textual syntax, for a given opset of the default domain; None if
+            standard ONNX cannot express the op.
+        gradient: the rule that differentiates it, see `derivatives`; None if it has none.
     """
 
     name: str
@@ -126,12 +126,12 @@ class Operator:
 
     @property
     def has_data(self) -> bool:
-        """Whether the op sees X (RunningStats sees only per-channel vectors)."""
+        """Whether the op has X (RunningStats has only per-channel vectors)."""
         return any(t.shape == "X" for t in self.inputs)
 
     @property
     def has_windows(self) -> bool:
-        """Whether the op looks at X through the windows of a convolution."""
+        """Whether the op works on the windows of a convolution over X."""
         return any(a.name == "kernel_shape" for a in self.attributes)
 
     @property
@@ -140,11 +140,11 @@ class Operator:
         return any(a.name == "group" for a in self.attributes)
 
     def bind(self, inputs: Sequence[np.ndarray], attributes: Mapping[str, Any]) -> Binding:
-        """Check inputs and attributes and derive the outputs' shapes and types.
+        """Check inputs and attributes, and derive the shapes and types of the outputs.
 
         Raises:
-            ValueError: one line that names the op, the input or attribute, its value and the mend.
-            OnnxCbpError: a collective of a group that is not known.
+            ValueError: one line that names the op, the input or attribute, its value, and what to do.
+            OnnxCbpError: a collective has an unknown group.
         """
         if len(inputs) != len(self.inputs):
             names = ", ".join(t.name for t in self.inputs)
@@ -189,7 +189,7 @@ class Operator:
             value.reshape(layout.outer, layout.channels, layout.inner) if t.shape == "X" and "layout" in seen else value
             for t, value in zip(self.inputs, wide, strict=True)
         ]
-        with np.errstate(all="ignore"):  # NaN and Inf in the data are the caller's affair
+        with np.errstate(all="ignore"):  # the caller is responsible for NaN and Inf in the data
             results = self.reference(*planes, **seen, **computed)
         return tuple(
             np.asarray(value).reshape(shape) for value, shape in zip(results, binding.output_shapes, strict=True)
@@ -218,7 +218,7 @@ class Operator:
     def _shapes(
         self, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]
     ) -> tuple[Layout, dict[str, tuple[int, ...]], tuple[int | tuple[int, ...], ...]]:
-        """The layout, the shape that each kind of tensor has, and the sizes for the C function."""
+        """The layout, the shape of each kind of tensor, and the sizes for the C function."""
         if not self.has_data:
             first = self.inputs[0]
             sizes = arrays[first.name].shape
@@ -249,7 +249,7 @@ class Operator:
         return layout, kinds, (layout.outer, layout.channels, layout.inner)
 
     def _windows(self, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> Windows:
-        """The windows on X; the other input tells how many results there are."""
+        """The windows on X; the other input tells the number of results."""
         data = arrays["X"].shape
         shape, results = next((t.shape, arrays[t.name].shape) for t in self.inputs if t.shape != "X")
         outputs = None
@@ -264,7 +264,7 @@ class Operator:
     def _shapes_of(
         self, windows: Windows
     ) -> tuple[Layout, dict[str, tuple[int, ...]], tuple[int | tuple[int, ...], ...]]:
-        """As `_shapes`, of a convolution."""
+        """Like `_shapes`, for a convolution."""
         layout = Layout(windows.batch, windows.channels, math.prod(windows.size))
         kinds = {
             "X": windows.data_shape,
@@ -291,7 +291,7 @@ class Operator:
             raise ValueError(f"{self}: attribute 'reduction' is {attributes['reduction']!r}; use 'sum' or 'mean'")
 
     def _check_types(self, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> dict[str, np.dtype]:
-        """The dtypes of T, U and int64; every input has the one that its type name stands for."""
+        """The dtypes of T, U and int64; every input must have the dtype of its type name."""
         types: dict[str, np.dtype] = {"int64": np.dtype(np.int64)}
         if "stash_type" in attributes:
             types["U"] = np.dtype(STATISTICS_TYPES[attributes["stash_type"]])
@@ -323,6 +323,6 @@ class Operator:
 
 
 def _replicas(name: str, group: str) -> int:
-    from onnx_cbp.custom_ops import collectives  # which needs the native library, and that this file
+    from onnx_cbp.custom_ops import collectives  # here: it needs the native library, which imports this file
 
     return collectives.replicas(name, group)

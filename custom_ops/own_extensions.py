@@ -1,8 +1,9 @@
 """A copy of onnxruntime-extensions that has only our Python ops.
 
-Its library keeps one list of Python ops for the process and registers all of them with every session. With ours on it,
-a session that has the native ops and registers that library for ops of its own would get every op of ours twice, and
-ONNX Runtime makes no such session. A copy of the file is another library to the system, with a list of its own.
+The library of onnxruntime-extensions keeps one list of Python ops per process, and gives all of them to every session
+that registers it. With our ops in this list, a session with the native ops that also registers that library would get
+each of our ops twice, and ONNX Runtime refuses such a session. For the operating system, a copy of the file is another
+library, with its own list.
 """
 
 from __future__ import annotations
@@ -17,24 +18,24 @@ from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
 from typing import Any
 
-#: Where libraries made with pybind11 keep the classes that they share: two of one name are refused.
+#: Libraries made with pybind11 keep shared classes under this key; two classes with one name are refused.
 _SHARED = "__pybind11_internals"
 
 Body = Callable[..., Any]
 
 
 class OwnExtensions:
-    """The copy.
+    """The copy of the library.
 
     Attributes:
         path: the library that a session registers.
     """
 
     def __init__(self) -> None:
-        """Copy and load it.
+        """Copy the library, and load the copy.
 
         Raises:
-            ImportError, OSError: this build of it cannot be loaded twice.
+            ImportError, OSError: this build of the library cannot be loaded twice.
         """
         import onnxruntime_extensions
 
@@ -63,11 +64,11 @@ class OwnExtensions:
         op = self._module.PyCustomOpDef()
         op.op_type, op.obj_id = op_type, id(op)
         op.input_types, op.output_types, op.attrs = list(inputs), list(outputs), dict(attrs)
-        self._ops[op.obj_id] = op, body  # it is to live as long as the library, which keeps a pointer to it
+        self._ops[op.obj_id] = op, body  # must live as long as the library, which keeps a pointer to it
         self._module.add_custom_op(op)
 
     def _run(self, number: int, inputs: Sequence[Any], attributes: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Run an op: the library asks for its number, and the shape and the elements of each result."""
+        """Run an op: the library passes its number, and wants the shape and the elements of each result."""
         op, body = self._ops[number]
         kinds = {self._module.PyCustomOpDef.dt_int64: int, self._module.PyCustomOpDef.dt_float: float}
         results = body(*inputs, **{name: kinds.get(op.attrs[name], str)(value) for name, value in attributes.items()})

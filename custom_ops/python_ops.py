@@ -1,8 +1,8 @@
 """The ops as onnxruntime-extensions Python ops, for float and double.
 
-They call the C++ kernels through the library's plain C functions where the library is there, numpy otherwise. An
-exception that leaves a Python op ends the process (onnxruntime-extensions 0.15), so none does: the op answers with NaN,
-logs the error, and keeps it for `raise_python_op_error`.
+With the native library they call its C++ kernels through plain C functions; without it they use numpy. An exception
+that leaves a Python op ends the process (onnxruntime-extensions 0.15). So none leaves: the op returns NaN, logs the
+error, and keeps it for `raise_python_op_error`.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from onnx_cbp.custom_ops.own_extensions import OwnExtensions
 from onnx_cbp.distributed import membership
 from onnx_cbp.errors import OnnxCbpError
 
-#: Python ops have no attributes that are lists (onnxruntime-extensions 0.15).
+#: Python ops have no list attributes (onnxruntime-extensions 0.15).
 WITHOUT_PYTHON_OPS = [o.name for o in OPERATORS.values() if any(isinstance(a.default, tuple) for a in o.attributes)]
 
 _lock = threading.Lock()
 _log = logging.getLogger("onnx_cbp")
-#: The first error of each thread: replicas that are threads have errors of their own.
+#: The first error of each thread: if threads are replicas, each has its own errors.
 _first_errors: dict[int, BaseException] = {}
 
 
 def compute(operator: Operator, *inputs: np.ndarray, **attributes: Any) -> Arrays:
-    """An op on numpy arrays: the C++ kernel where the library is there, numpy in float64 otherwise.
+    """Compute an op on numpy arrays: by its C++ kernel if the library is there, otherwise by numpy in float64.
 
     Raises:
         ValueError: an input or attribute that does not fit, in one line.
@@ -44,11 +44,11 @@ def compute(operator: Operator, *inputs: np.ndarray, **attributes: Any) -> Array
 
 
 def raise_python_op_error() -> None:
-    """Raise the first error that a Python op met since the last call, if there was one.
+    """Raise the first error of a Python op since the last call, if there was one.
 
-    Where threads are replicas (`onnx_cbp.distributed`), each hears of its own ops only.
+    If threads are replicas (`onnx_cbp.distributed`), each gets only the errors of its own ops.
 
-    ONNX Runtime cannot hear of an error inside a Python op: the session goes on with NaN. Call this after `run`.
+    ONNX Runtime does not learn of an error in a Python op: the session goes on with NaN. Call this after `run`.
 
     Raises:
         OnnxCbpError: the error, in one line.
@@ -61,7 +61,7 @@ def raise_python_op_error() -> None:
         return
     error = _first_errors.pop(found[0])
     if not replicas:
-        _first_errors.clear()  # what followed from it
+        _first_errors.clear()  # later errors are consequences of the first
     if not isinstance(error, Exception):
         raise error
     raise OnnxCbpError(str(error) or type(error).__name__) from error
@@ -77,13 +77,13 @@ def _guarded(operator: Operator, *inputs: np.ndarray, **attributes: Any) -> Any:
 
 
 def _failed(operator: Operator, shape: tuple[int, ...], error: BaseException) -> Arrays:
-    """Keep the error, and answer it with NaN. Nothing leaves here, either: memory may still be short, for one."""
+    """Keep the error, and return NaN. No exception may leave this either, even if memory is still short."""
     with contextlib.suppress(BaseException):
         _first_errors.setdefault(threading.get_ident(), error)
         _log.error("%s; this Python op returns NaN", str(error) or type(error).__name__)
     with contextlib.suppress(BaseException):
         return _not_a_number(operator, shape)
-    return _not_a_number(operator, (1,) * len(shape))  # of a few bytes
+    return _not_a_number(operator, (1,) * len(shape))  # needs only a few bytes
 
 
 def _check_stash_type(inputs: tuple[np.ndarray, ...], attributes: dict[str, Any]) -> None:
@@ -96,11 +96,11 @@ def _check_stash_type(inputs: tuple[np.ndarray, ...], attributes: dict[str, Any]
 
 
 def _not_a_number(operator: Operator, shape: tuple[int, ...]) -> Arrays:
-    """NaN in outputs of a shape that downstream ops can take; which one does not matter."""
+    """NaN, in outputs of a shape that later ops accept; the shape itself does not matter."""
     channels = shape[-1:]
     shapes = {"X": shape, "C": channels, "RC": (1, *channels), "R": (1,), "": ()}
     return tuple(
-        # A replica's count must not be 0, or its NaN would not be read.
+        # Not 0: then NaN from this replica would not be read.
         np.full(shapes[t.shape], len(t.shape), np.int64)
         if t.type == "int64"
         else np.full(shapes[t.shape], np.nan, np.float32)
@@ -109,15 +109,15 @@ def _not_a_number(operator: Operator, shape: tuple[int, ...]) -> Arrays:
 
 
 def python_library_path() -> str:
-    """The library that gives a session the Python ops, overloaded by type; they are defined once a process.
+    """The library that gives a session the Python ops, overloaded by type; they are defined once per process.
 
-    A copy of onnxruntime-extensions, so that sessions which register that library itself stay as they are. Where the
-    process has Python ops of its own, ours stand among them, so that one registration brings all.
+    It is a copy of onnxruntime-extensions, so sessions that register onnxruntime-extensions itself do not change. If
+    the process has Python ops of its own, ours join them, so that one registration brings all.
     """
     import onnxruntime_extensions
     from onnxruntime_extensions import Opdef
 
-    with _lock:  # functools.cache lets two threads in
+    with _lock:  # functools.cache alone would let two threads in
         own = None if any(_is_the_callers(op) for op in Opdef._odlist.values()) else _own_extensions()
         if own is not None:
             return own.path
@@ -126,14 +126,14 @@ def python_library_path() -> str:
 
 
 def _is_the_callers(op: Any) -> bool:
-    """Whether a Python op is neither ours nor one that onnxruntime-extensions itself defines."""
+    """Whether a Python op comes from the user: it is not ours, and not from onnxruntime-extensions itself."""
     ours = str(op.op_type).startswith(f"{DOMAIN}::")
     return not ours and not str(getattr(op.body, "__module__", "")).startswith("onnxruntime_extensions")
 
 
 @functools.cache
 def _own_extensions() -> OwnExtensions | None:
-    """The copy with our ops; None where it cannot be had."""
+    """The copy with our ops; None if it cannot be made."""
     try:
         extensions = OwnExtensions()
     except (ImportError, OSError) as error:
@@ -179,7 +179,7 @@ def _add_to_shared(
 def _overloads(operator: Operator) -> list[dict[str, str]]:
     """The types T and U of each overload.
 
-    ONNX Runtime tells overloads apart by their inputs. Where no input is of type U (ChannelStats), U follows T.
+    ONNX Runtime distinguishes overloads by their inputs. If no input has type U (ChannelStats), U follows T.
     """
     input_types = {t.type for t in operator.inputs}
     kinds = ("float", "double")

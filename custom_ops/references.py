@@ -1,4 +1,4 @@
-"""The ops in float64 as onnx `OpRun` classes, for `onnx.reference.ReferenceEvaluator(model, new_ops=OP_RUNS)`."""
+"""The ops in float64, as onnx `OpRun` classes for `onnx.reference.ReferenceEvaluator(model, new_ops=OP_RUNS)`."""
 
 from __future__ import annotations
 
@@ -31,5 +31,5 @@ def _op_run(operator: Operator) -> type[OpRun]:
     )
 
 
-#: One OpRun class an op.
+#: One OpRun class per op.
 OP_RUNS: list[type[OpRun]] = [_op_run(operator) for operator in OPERATORS.values()]

@@ -1,4 +1,4 @@
-"""ONNX schemas of the ops: they show in `onnx.defs`, and onnx's checker and shape inference use them."""
+"""ONNX schemas of the ops: `onnx.defs` lists them, and onnx's checker and shape inference use them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _formal(tensor: Tensor) -> OpSchema.FormalParameter:
 
 
 def make_schema(operator: Operator) -> OpSchema:
-    """The schema of an op, with shape inference where the installed onnx takes one (1.18 and newer)."""
+    """The schema of an op, with shape inference if the installed onnx supports it (1.18 and newer)."""
     used = [name for name in _TYPES if any(t.type == name for t in operator.inputs + operator.outputs)]
     schema = OpSchema(
         operator.name,
@@ -40,7 +40,7 @@ def make_schema(operator: Operator) -> OpSchema:
         type_constraints=[(name, _TYPES[name], _TYPE_DOCS[name]) for name in used],
         attributes=[
             OpSchema.Attribute(a.name, OpSchema.AttrType.INTS, a.doc, required=False)
-            if isinstance(a.default, tuple)  # whose default depends on the rank
+            if isinstance(a.default, tuple)  # the default depends on the rank
             else OpSchema.Attribute(a.name, onnx.helper.make_attribute(a.name, a.default), a.doc)
             for a in operator.attributes
         ],
@@ -59,7 +59,7 @@ def register_schemas() -> None:
 
 
 def _infer(operator: Operator, context: Any) -> None:
-    """Types and shapes of the outputs from those of the inputs; what is unknown stays unknown."""
+    """Infer types and shapes of the outputs from those of the inputs; what is unknown stays unknown."""
     inputs = {t.name: context.get_input_type(i) for i, t in enumerate(operator.inputs)}
     elements = {"int64": onnx.TensorProto.INT64}
     for t in operator.inputs:
@@ -83,7 +83,7 @@ def _infer(operator: Operator, context: Any) -> None:
 def _shapes(
     operator: Operator, inputs: dict[str, onnx.TypeProto | None], context: Any
 ) -> dict[str, onnx.TensorShapeProto]:
-    """The shape of each kind of tensor that the known shapes of the inputs tell of."""
+    """The shape of each kind of tensor, as far as it follows from the known shapes of the inputs."""
     shapes = {"": onnx.TensorShapeProto()}
     letters: dict[str, onnx.TensorShapeProto.Dimension] = {}
     for t in operator.inputs:
@@ -114,7 +114,7 @@ def _shapes(
 def _shapes_of_windows(
     operator: Operator, shapes: dict[str, onnx.TensorShapeProto], context: Any
 ) -> dict[str, onnx.TensorShapeProto]:
-    """The shape of what a convolution makes, its result or the gradient of its weight, as far as it is known."""
+    """The shape of a convolution's result, or of its weight's gradient, as far as it is known."""
     lists = {name: context.get_attribute(name) for name in WINDOW_ATTRIBUTES}
     attributes = {name: [] if each is None else list(each.ints) for name, each in lists.items()}
     kernel, dimension = attributes["kernel_shape"], onnx.TensorShapeProto.Dimension

@@ -1,27 +1,27 @@
-"""The windows of a convolution: the shapes that follow from its attributes, which are those of ONNX's Conv."""
+"""The windows of a convolution, computed from its attributes, which are those of ONNX's Conv."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-#: With a number for each axis of space; pads has those at the beginning of all axes, then those at the end.
+#: Each has a number for each axis of space; pads has the begins of all axes, then the ends.
 WINDOW_ATTRIBUTES = ("kernel_shape", "strides", "pads", "dilations")
-#: Axes of space that there are kernels for.
+#: The most axes of space for which there are kernels.
 MOST_AXES = 3
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows on data [N, C, ...] of a convolution that is depthwise or of one group.
+    """The windows on data [N, C, ...] of a convolution, which is either depthwise or of one group.
 
     Attributes:
         batch, channels: of the data.
-        outputs: channels of the result of a convolution of one group; None of a depthwise one, where each channel has
-            `multiplier` results of its own.
+        multiplier: results per channel, if the convolution is depthwise.
+        outputs: channels of the result, if the convolution has one group; otherwise None.
         size: elements of the data along each axis of space.
-        count: windows.
-        kernel: elements of a window.
+        count: windows along each axis.
+        kernel: elements of a window along each axis.
         strides, pads, dilations: as in ONNX.
     """
 
@@ -38,33 +38,33 @@ class Windows:
 
     @property
     def data_shape(self) -> tuple[int, ...]:
-        """Of the data."""
+        """The shape of the data."""
         return (self.batch, self.channels, *self.size)
 
     @property
     def result_shape(self) -> tuple[int, ...]:
-        """Of what has one place for each window."""
+        """The shape of the result, which has one place per window."""
         return (self.batch, self.results, *self.count)
 
     @property
     def results(self) -> int:
-        """Channels of the result."""
+        """The number of channels of the result."""
         return self.channels * self.multiplier if self.outputs is None else self.outputs
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
-        """Of the weight of the convolution."""
+        """The shape of the convolution's weight."""
         return (self.results, 1 if self.outputs is None else self.channels, *self.kernel)
 
     @property
     def exchanged_shape(self) -> tuple[int, ...]:
-        """Of that weight with its first two axes exchanged."""
+        """The shape of that weight with its first two axes exchanged."""
         results, seen, *kernel = self.weight_shape
         return (seen, results, *kernel)
 
 
 def counts_of(size: Sequence[int | None], attributes: Mapping[str, Sequence[int]]) -> list[int | None]:
-    """Windows along each axis of space; None where the size is, or where the attributes do not fit it."""
+    """Windows along each axis of space; None if the size is None, or if the attributes do not fit it."""
     counts: list[int | None] = []
     for i, n in enumerate(size):
         ends = attributes["pads"]
@@ -84,16 +84,16 @@ def windows_of(
     *,
     outputs: int | None = None,
 ) -> Windows:
-    """The windows on data of a shape.
+    """The windows on data of this shape.
 
     Args:
         data: [N, C, ...].
-        results: the shape of what has one place for each window; the number of its channels is all that is read.
-        attributes: those of `WINDOW_ATTRIBUTES`; an empty one has ONNX's default.
-        outputs: channels of the result of a convolution of one group, which `results` need not tell then.
+        results: the shape of the result, which has one place per window; only its number of channels is read.
+        attributes: those of `WINDOW_ATTRIBUTES`; an empty one stands for ONNX's default.
+        outputs: channels of the result of a convolution of one group; then `results` need not have them.
 
     Raises:
-        ValueError: one does not fit; it names the attribute, its value and what it may be.
+        ValueError: an attribute does not fit; the message names it, its value and what it may be.
     """
     axes = len(data) - 2
     if not 1 <= axes <= MOST_AXES:
@@ -121,7 +121,7 @@ def windows_of(
         count.append(room // s + 1)
     channels = int(data[1])
     of_results = int(results[1]) if len(results) == len(data) else 0
-    # Where it is no multiple, the shape that is expected says so.
+    # If this is not exact, the check of the shape reports it.
     multiplier = max(1, of_results // channels) if channels else 1
     return Windows(
         int(data[0]), channels, multiplier, tuple(data[2:]), tuple(count), kernel, strides, pads, dilations, outputs

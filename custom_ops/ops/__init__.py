@@ -1,4 +1,4 @@
-"""The ops of the domain, one file an op, one folder for each kind."""
+"""The ops of the domain: one file per op, one folder per kind."""
 
 from __future__ import annotations
 

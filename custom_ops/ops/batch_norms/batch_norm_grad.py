@@ -44,7 +44,7 @@ def _body(opset: int) -> str:
 
 
 def gradient(g: Builder, node: Node, V: Value, d_scale_grad: Value, d_bias_grad: Value) -> Gradients:
-    """By each input; see `derivatives.of_both_steps`."""
+    """The gradient for each input; see `derivatives.of_both_steps`."""
     dY, *inputs = node.inputs
     by = derivatives.of_both_steps(g, node, dY, tuple(inputs), (V, d_scale_grad, d_bias_grad))
     return [by[name] for name in ("dY", "X", "scale", "mean", "inv_std")]

@@ -1,4 +1,4 @@
-"""BatchNormRecomputeReluGrad: BatchNormReluGrad without Y, whose signs it computes again."""
+"""BatchNormRecomputeReluGrad: like BatchNormReluGrad, but it recomputes the signs of Y instead of reading Y."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _body(opset: int) -> str:
 
 
 def gradient(g: Builder, node: Node, V: Value, d_scale_grad: Value, d_bias_grad: Value) -> Gradients:
-    """That of BatchNormGrad at what passes the ReLU, where (X - mean) slope + offset is positive."""
+    """The rule of BatchNormGrad, for the elements that pass the ReLU: where (X - mean) slope + offset is positive."""
     dY, X, scale, mean, inv_std, slope, offset = node.inputs
     axis, rank, dtype = derivatives.axis_of(node), g.rank(X), g.dtype(X)
     mean_column, offset_column = (g.column(g.as_type(each, dtype), axis, rank) for each in (mean, offset))

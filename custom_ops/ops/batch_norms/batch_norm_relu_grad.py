@@ -24,7 +24,7 @@ def _reference(
 
 
 def passed(argument: str) -> str:
-    """Statements that make dY_planes of all_dY_planes, as far as `argument`, in planes, is positive."""
+    """Statements that mask all_dY_planes where `argument`, in planes, is not positive: the result is dY_planes."""
     return f"""
     no_scale = Sub (scale, scale)
     zero_column = Unsqueeze (no_scale, one)
@@ -46,7 +46,7 @@ def _body(opset: int) -> str:
 
 
 def gradient(g: Builder, node: Node, V: Value, d_scale_grad: Value, d_bias_grad: Value) -> Gradients:
-    """That of BatchNormGrad at what passes the ReLU, dY where Y is positive."""
+    """The rule of BatchNormGrad, for the elements that pass the ReLU: where Y is positive."""
     dY, Y, *inputs = node.inputs
     passes = g.Sign(g.Relu(Y))
     by = derivatives.of_both_steps(g, node, g.Mul(dY, passes), tuple(inputs), (V, d_scale_grad, d_bias_grad))

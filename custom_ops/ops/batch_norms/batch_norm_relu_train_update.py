@@ -49,8 +49,8 @@ def _body(opset: int) -> str:
     )
 
 
-#: Statements from X_planes, mean_column, slope_column and offset_column to the ReLU's argument: the same forward and
-#: backward, so that both see the same signs.
+#: Statements from X_planes, mean_column, slope_column and offset_column to the ReLU's argument. Forward and backward
+#: pass share them, so that both see the same signs.
 NORMAL = """
     centered_x = Sub (X_planes, mean_column)
     scaled_x = Mul (centered_x, slope_column)
@@ -69,7 +69,7 @@ def gradient(
     d_slope: Value,
     d_offset: Value,
 ) -> Gradients:
-    """By BatchNormRecomputeReluGrad; what reaches the statistics is added."""
+    """By BatchNormRecomputeReluGrad; gradients that reach the statistics are added."""
     if any(each is not None for each in (d_updated_mean, d_updated_var, d_slope, d_offset)):
         raise g.refuse("more than its result and the statistics of its batch reach the loss")
     X, scale = node.inputs[:2]

@@ -26,7 +26,7 @@ def _body(opset: int) -> str:
 
 
 def gradient(g: Builder, node: Node, dY: Value, d_mean: Value, d_var: Value, _: None) -> Gradients:
-    """By BatchNormGrad; what reaches the statistics is added."""
+    """By BatchNormGrad; gradients that reach the statistics are added."""
     X, scale, _B = node.inputs
     mean, var = node.outputs[1:3]
     dX = scale_grad = bias_grad = None

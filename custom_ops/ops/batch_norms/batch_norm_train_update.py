@@ -1,4 +1,4 @@
-"""BatchNormTrainUpdate: all that a batch norm does forward in a step, for replicas that do not synchronise."""
+"""BatchNormTrainUpdate: the whole forward pass of a batch norm in a step, for replicas that do not synchronise."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _body(opset: int) -> str:
 def gradient(
     g: Builder, node: Node, dY: Value, d_mean: Value, d_inv_std: Value, d_updated_mean: Value, d_updated_var: Value
 ) -> Gradients:
-    """By BatchNormGrad, or BatchNormReluGrad with a Relu in it; what reaches the statistics is added."""
+    """By BatchNormGrad, or BatchNormReluGrad if it includes a Relu; gradients that reach the statistics are added."""
     if d_updated_mean is not None or d_updated_var is not None:
         raise g.refuse("its running statistics reach the loss: they have no gradient")
     X, scale = node.inputs[:2]

@@ -49,7 +49,7 @@ def _body(opset: int) -> str:
 
 
 def gradient(g: Builder, node: Node, dY: Value) -> Gradients:
-    """The rule: dX = dY scale inv_std; the sums of ChannelBackpropStats give all others."""
+    """dX = dY scale inv_std; the other gradients follow from the sums of ChannelBackpropStats."""
     X, scale, _, mean, var = node.inputs
     axis, epsilon = derivatives.axis_of(node), node.attributes["epsilon"].as_float()
     inv_std = g.Reciprocal(g.Sqrt(g.Add(var, epsilon)))

@@ -22,7 +22,7 @@ def reference(X: np.ndarray, *, layout: Layout) -> Arrays:
 
 def statements(cast_count: Callable[[str, str], str]) -> str:
     """Statements from X_planes to mean, var and count; `cast_count(result, count)` casts to their type."""
-    # The mean of a large offset is rounded; `rest` is what the rounding left, and the variance is corrected by it.
+    # A large mean is rounded. `rest` is what the rounding left out; it corrects the variance.
     return f"""
     count_1d = Mul (outer, inner)
     count = Squeeze (count_1d, zero)
@@ -60,7 +60,7 @@ def _body(opset: int) -> str:
 
 
 def gradient(g: Builder, node: Node, d_mean: Value, d_var: Value, _: None) -> Gradients:
-    """The rule: dX = d_mean / M + 2 (X - mean) d_var / M."""
+    """dX = d_mean / M + 2 (X - mean) d_var / M."""
     X, mean = node.inputs[0], node.outputs[0]
     return [derivatives.of_statistics(g, X, mean, d_mean, d_var, derivatives.axis_of(node))]
 

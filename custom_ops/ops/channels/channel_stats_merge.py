@@ -1,4 +1,4 @@
-"""ChannelStatsMerge: the statistics of all replicas together, from those of each."""
+"""ChannelStatsMerge: merges the statistics of several replicas."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from onnx_cbp.custom_ops.operator import Arrays, Operator, Tensor
 
 def _reference(mean: np.ndarray, var: np.ndarray, count: np.ndarray) -> Arrays:
     total = int(count.sum())
-    seen = count > 0  # what a replica without samples says of them does not matter, not even if it is NaN
+    seen = count > 0  # the statistics of a replica without samples do not count, even if they are NaN
     weight = count[seen, None] / max(total, 1)
     merged = (weight * mean[seen]).sum(axis=0)
     merged_var = (weight * (var[seen] + np.square(mean[seen] - merged))).sum(axis=0)
@@ -47,7 +47,7 @@ def _body(opset: int) -> str:
 
 
 def gradient(g: Builder, node: Node, d_mean: Value, d_var: Value, _: None) -> Gradients:
-    """Part r of n_r in n elements: d_mean_r = n_r / n (d_mean + 2 (mean_r - mean) d_var), d_var_r = n_r / n d_var."""
+    """Part r with n_r of n elements: d_mean_r = n_r / n (d_mean + 2 (mean_r - mean) d_var), d_var_r = n_r / n d_var."""
     means, _, counts = node.inputs
     mean = node.outputs[0]
     parts = g.Cast(g.Unsqueeze(counts, [1]), to=g.dtype(means).value)

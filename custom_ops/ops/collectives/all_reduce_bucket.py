@@ -1,4 +1,4 @@
-"""AllReduceBucket: many gradients, one behind the other in one vector, reduced over all replicas of a group."""
+"""AllReduceBucket: many gradients, joined in one vector, reduced over all replicas of a group."""
 
 from __future__ import annotations
 

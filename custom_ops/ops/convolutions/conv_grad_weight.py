@@ -1,4 +1,4 @@
-"""ConvGradWeight: the weight gradient of a convolution of one group."""
+"""ConvGradWeight: the gradient of the weight of a convolution with one group."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def reference(X: np.ndarray, dY: np.ndarray, *, windows: Windows) -> Arrays:
 
 
 def _body(opset: int) -> str:
-    """The product of dY [O, N * windows] and what the windows see."""
+    """The product of dY [O, N * windows] and the elements that the windows see."""
     reshape = bodies.reshape(opset)
     return (
         shared.columns(opset)
@@ -45,7 +45,7 @@ def _body(opset: int) -> str:
 
 
 def gradient(g: Builder, node: Node, V: Value) -> Gradients:
-    """The op is linear in X and in dY: dY has Conv(X, V), and X the transposed convolution of dY by V."""
+    """The op is linear in X and dY: dY has Conv(X, V) as its gradient, X the transposed convolution of dY by V."""
     X, dY = node.inputs
     to_dY = g.Conv(X, V, like=dY, **shared.lists_of(node))
     return [shared.data_gradient(g, node, dY, V), to_dY]

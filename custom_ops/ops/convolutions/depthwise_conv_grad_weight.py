@@ -1,4 +1,4 @@
-"""DepthwiseConvGradWeight: the weight gradient of a convolution whose groups have one channel each."""
+"""DepthwiseConvGradWeight: the gradient of the weight of a convolution whose groups have one channel each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def reference(X: np.ndarray, dY: np.ndarray, *, windows: Windows) -> Arrays:
 
 
 def _body(opset: int) -> str:
-    """The products of dY and what the windows see, summed."""
+    """The products of dY and the elements that the windows see, summed."""
     reshape = bodies.reshape(opset)
     return (
         shared.columns(opset)
@@ -44,7 +44,7 @@ def _body(opset: int) -> str:
 
 
 def gradient(g: Builder, node: Node, V: Value) -> Gradients:
-    """The op is linear in X and in dY: dY has Conv(X, V), and X the transposed convolution of dY by V."""
+    """The op is linear in X and dY: dY has Conv(X, V) as its gradient, X the transposed convolution of dY by V."""
     X, dY = node.inputs
     (channels,) = g.fixed(X, [1])
     to_dY = g.Conv(X, V, group=channels, like=dY, **shared.lists_of(node))

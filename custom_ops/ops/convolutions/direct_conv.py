@@ -17,7 +17,7 @@ def reference(X: np.ndarray, W: np.ndarray, *, windows: Windows) -> Arrays:
 
 
 def _body(opset: int) -> str:
-    """The product of W [O, C * k] and what the windows see."""
+    """The product of W [O, C * k] and the elements that the windows see."""
     return (
         shared.columns(opset)
         + """
@@ -29,7 +29,7 @@ def _body(opset: int) -> str:
 
 
 def gradient(g: Builder, node: Node, V: Value) -> Gradients:
-    """X has the transposed convolution of V by W, and W the gradient of a weight."""
+    """The gradient of X is the transposed convolution of V by W; that of W is ConvGradWeight's."""
     X, W = node.inputs
     (dW,) = g.ours("ConvGradWeight", X, V, **shared.lists_of(node))
     return [shared.data_gradient(g, node, V, W), dW]

@@ -17,7 +17,7 @@ def reference(X: np.ndarray, W: np.ndarray, *, windows: Windows) -> Arrays:
 
 
 def _body(opset: int) -> str:
-    """The product of W [O, C * k], exchanged, and what the windows see."""
+    """The product of W [O, C * k], exchanged, and the elements that the windows see."""
     reshape = bodies.reshape(opset)
     return (
         shared.columns(opset)
@@ -36,7 +36,7 @@ def _body(opset: int) -> str:
 
 
 def gradient(g: Builder, node: Node, V: Value) -> Gradients:
-    """As those of a convolution by the exchanged W."""
+    """The gradients of a convolution by the exchanged W."""
     X, W = node.inputs
     (dW,) = g.ours("ConvGradWeight", X, V, **shared.lists_of(node))
     dX = shared.data_gradient(g, node, V, shared.exchanged_value(g, W))

@@ -1,4 +1,4 @@
-"""What convolutions share: references, function bodies and gradients."""
+"""Shared by convolutions: references, function bodies and gradients."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onnx_cbp.custom_ops.windows import MOST_AXES, WINDOW_ATTRIBUTES, Windows
 
 
 def seen(X: np.ndarray, windows: Windows) -> Iterator[tuple[tuple[Any, ...], np.ndarray]]:
-    """For each element of the windows its place, and what it sees of X in all windows [N, C, count...]."""
+    """For each element of a window: its place, and the elements of X that it sees in all windows, [N, C, count...]."""
     axes = len(windows.size)
     around = list(zip(windows.pads[:axes], windows.pads[axes:], strict=True))
     padded = np.pad(X, [(0, 0), (0, 0), *around])
@@ -27,7 +27,7 @@ def seen(X: np.ndarray, windows: Windows) -> Iterator[tuple[tuple[Any, ...], np.
 
 
 def convolution(X: np.ndarray, W: np.ndarray, windows: Windows) -> np.ndarray:
-    """Y[n, o, i] = sum over c and k of W[o, c, k] times what element k of window i sees of X[n, c]."""
+    """Y[n, o, i] = sum over c and k of w times x, where w = W[o, c, k], and element k of window i sees x in X[n, c]."""
     Y = np.zeros(windows.result_shape)
     for place, data in seen(X, windows):
         Y += np.moveaxis(np.tensordot(W[(slice(None), slice(None), *place)], data, (1, 1)), 0, 1)
@@ -35,12 +35,12 @@ def convolution(X: np.ndarray, W: np.ndarray, windows: Windows) -> np.ndarray:
 
 
 def exchanged(W: np.ndarray) -> np.ndarray:
-    """W with its first two axes exchanged, and in reverse along all others."""
+    """W with its first two axes exchanged, and reversed along all others."""
     return np.flip(W.swapaxes(0, 1), tuple(range(2, W.ndim)))
 
 
 def _along(axis: int) -> str:
-    """What of the padded data each element of each window along an axis of space sees: `seen_{axis}` [k, count]."""
+    """Where each element of each window along an axis lies in the padded data: `seen_{axis}` [k, count]."""
     return f"""
     place_{axis} = Constant <value = int64[1] {{{axis}}}> ()
     kernel_{axis} = Gather (kernel, place_{axis})
@@ -59,7 +59,7 @@ def _along(axis: int) -> str:
 
 
 def _three(name: str, value: str, filling: str) -> str:
-    """A vector with a number for each axis of space, with others in front for those that three axes have more."""
+    """A vector with a number for each of three axes of space: missing axes are filled up in front."""
     return f"""
     {name}_more = Concat <axis = 0> ({filling}, {value})
     {name} = Slice ({name}_more, last_three, end)
@@ -67,10 +67,10 @@ def _three(name: str, value: str, filling: str) -> str:
 
 
 def columns(opset: int) -> str:
-    """What all windows see of X: `columns` [N, C * elements of a window, windows].
+    """All elements of X that the windows see: `columns` [N, C * elements of a window, windows].
 
-    Shapes beside it: `batch`, `channels`, `elements` (C times those of a window), `places` (windows), and `own_kernel`
-    and `own_count` with a number for each axis of space.
+    Also defines the shapes `batch`, `channels`, `elements` (of a window, times C), `places` (windows), and `own_kernel`
+    and `own_count`, which have a number for each axis of space.
     """
     reshape = bodies.reshape(opset)
     return (
@@ -131,9 +131,9 @@ def columns(opset: int) -> str:
 
 
 def product(weight: str, opset: int) -> str:
-    """Y [N, O, own_count...], the product of a weight that begins with its `outputs`, and the `columns`."""
+    """Y [N, O, own_count...]: the product of a weight, whose first axis has its `outputs`, and the `columns`."""
     reshape = bodies.reshape(opset)
-    # Expanded by hand, since ONNX Runtime's MatMul before 1.20 does not to a batch of no samples.
+    # Expanded by hand: before 1.20, ONNX Runtime's MatMul does not broadcast to a batch without samples.
     return f"""
     rows_shape = Concat <axis = 0> (outputs, elements)
     rows = {reshape} ({weight}, rows_shape)
@@ -146,19 +146,19 @@ def product(weight: str, opset: int) -> str:
 
 
 def lists_of(node: Node) -> dict[str, tuple[int, ...]]:
-    """The attributes of a node's windows that say something."""
+    """The attributes of a node's windows that are not empty."""
     lists = {name: tuple(node.attributes[name].as_ints()) for name in WINDOW_ATTRIBUTES if name in node.attributes}
     return {name: numbers for name, numbers in lists.items() if numbers}
 
 
 def data_gradient(g: Builder, node: Node, V: Value, W: Value, *, groups: int = 1) -> Value:
-    """The gradient of X of the node for the gradient V of its convolution by W: the transposed convolution."""
+    """The gradient of the node's X from V, that of its convolution by W: the transposed convolution."""
     X, lists = node.inputs[0], lists_of(node)
     size, count = g.fixed(X, range(2, g.rank(X))), g.fixed(V, range(2, g.rank(V)))
     axes, kernel = len(size), lists["kernel_shape"]
     strides, dilations = (lists.get(name, (1,) * axes) for name in ("strides", "dilations"))
     pads = lists.get("pads", (0,) * 2 * axes)
-    # What is left at the end of X, where no window begins.
+    # The elements at the end of X where no window begins.
     rest = [
         size[i] + pads[i] + pads[axes + i] - ((count[i] - 1) * strides[i] + dilations[i] * (kernel[i] - 1) + 1)
         for i in range(axes)
@@ -176,7 +176,7 @@ def data_gradient(g: Builder, node: Node, V: Value, W: Value, *, groups: int = 1
 
 
 def exchanged_value(g: Builder, W: Value) -> Value:
-    """As `exchanged`, in a graph."""
+    """Like `exchanged`, but as nodes."""
     first, second, *kernel = g.fixed(W, range(g.rank(W)))
     swapped = g.Transpose(W, perm=[1, 0, *range(2, 2 + len(kernel))])
     flat = g.Reshape(swapped, [second, first, math.prod(kernel)])
