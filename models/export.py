@@ -92,7 +92,7 @@ def generate(forward: onnx.ModelProto, folder: Path) -> None:
     )
 
 
-def mend_eval_model(path: Path) -> None:
+def repair_eval_model(path: Path) -> None:
     """Make the evaluation graph load.
 
     generate_artifacts sets training_mode to 0 and leaves the two outputs, running mean and variance, that a batch norm
@@ -113,7 +113,7 @@ def export(name: str) -> None:
     forward = export_forward(module, example)
     generate(forward, folder)
     onnx.save(forward, folder / "forward.onnx")
-    mend_eval_model(folder / "eval_model.onnx")
+    repair_eval_model(folder / "eval_model.onnx")
     size = sum(file.stat().st_size for file in folder.iterdir())
     click.echo(f"{folder}: {size / 1e6:.2f} MB")
 

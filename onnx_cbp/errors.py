@@ -9,7 +9,7 @@ _LONGEST = 400
 
 
 class OnnxCbpError(ValueError):
-    """Bad input: the message is one line that names the node or file, the value and the mend."""
+    """Bad input: the message is one line that names the node or file and the value, and says what to do."""
 
     def __init__(self, *arguments: object) -> None:
         """The message; names in it may have line breaks, which it has not."""

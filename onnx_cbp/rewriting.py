@@ -42,7 +42,7 @@ from onnx_cbp.graph_passes import (
 )
 from onnx_cbp.graph_passes.core.batch_norms.layers import forwards
 from onnx_cbp.graph_passes.core.batch_norms.naming import module_path
-from onnx_cbp.graph_passes.core.inference import mend_shapes
+from onnx_cbp.graph_passes.core.inference import drop_wrong_shapes
 from onnx_cbp.graph_passes.core.sites import Rewritten, in_graph
 from onnx_cbp.graph_passes.core.splice import is_used
 from onnx_cbp.graph_passes.core.types import Types
@@ -184,7 +184,7 @@ def rewrite(
     (InlineAllFunctionsPass() if synchronization.covers_all or data_parallel else InlineFunctionsPass())(result)
     attach = portable or any(domain == DOMAIN for domain, *_ in result.functions)  # what is portable stays so
     # What no runtime computes so, whoever wrote it: the rewritten model is valid.
-    mended = mend_shapes(result) | DropZeroBiasPass(misshapen=True)(result).modified
+    repaired = drop_wrong_shapes(result) | DropZeroBiasPass(misshapen=True)(result).modified
     modified = bool(train) and TrainBatchNormsPass(train)(result).modified
     momenta.check(list(find_sites(result)))
     modified |= SetMomentumPass(momenta)(result).modified
@@ -228,7 +228,7 @@ def rewrite(
         modified |= step(result).modified
     if data_parallel or not any(_is_rewritten(site) for site in sites):
         _tell(result, modified)
-    if not (modified or mended):
+    if not (modified or repaired):
         copy = onnx.ModelProto()
         copy.CopyFrom(source)
         return copy
@@ -289,8 +289,8 @@ def _finding(site: Site, shape: str | None, choices: _Choices, forward: ir.Node 
 
 
 def _is_rewritten(site: Site) -> bool:
-    mended = isinstance(site, InferenceSite) and bool(site.superfluous)
-    return mended or isinstance(site, ForwardSite | BackwardSite)
+    repaired = isinstance(site, InferenceSite) and bool(site.superfluous)
+    return repaired or isinstance(site, ForwardSite | BackwardSite)
 
 
 def _state(site: Site) -> str:

@@ -52,7 +52,7 @@ def infer_shapes(model: ir.Model, *, as_far_as_possible: bool = False) -> None:
         _take(model.graph, inferred.graph)
 
 
-def mend_shapes(model: ir.Model) -> bool:
+def drop_wrong_shapes(model: ir.Model) -> bool:
     """Take back what the model says of shapes of its nodes' results where inference proves it wrong; whether any was.
 
     Proven is what inference without these statements contradicts: another type, number of axes, or size.

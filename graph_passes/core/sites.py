@@ -130,7 +130,7 @@ class LeftAlone:
     Attributes:
         node: the node that it is.
         form: as in `ForwardSite`.
-        reason: why, in one clause that names the value and the mend.
+        reason: why, in one clause that names the value and says what to do.
     """
 
     node: ir.Node

@@ -15,7 +15,7 @@ from onnx_cbp.graph_passes.dialects import Reduction, is_gradient_accumulator, i
 #: What may stand between the reductions and the loss: their gradients are right wherever the values are.
 _BETWEEN = {"Add", "Cast", "Div", "Exp", "Identity", "Log", "Mul", "Neg", "Reshape", "Sqrt", "Squeeze", "Sub", "Sum"}
 _BETWEEN_DONE = _BETWEEN | {"Gather"}
-_MEND = "data_parallel needs a loss that is made of ReduceMean, ReduceSum or SoftmaxCrossEntropyLoss of a whole batch"
+_NEEDED = "data_parallel needs a loss that is made of ReduceMean, ReduceSum or SoftmaxCrossEntropyLoss of a whole batch"
 
 
 def loss_terms(graph: ir.Graph) -> list[Reduction]:
@@ -78,19 +78,19 @@ def _terms(loss: ir.Value, graph: ir.Graph) -> list[Reduction]:
         seen.add(value)
         node = value.producer()
         if node is None:
-            raise OnnxCbpError(f"node '{reader}': the loss depends on '{value.name}' as it is; {_MEND}")
+            raise OnnxCbpError(f"node '{reader}': the loss depends on '{value.name}' as it is; {_NEEDED}")
         term = reduction(node)
         if isinstance(term, str):
-            raise OnnxCbpError(f"node '{label(node)}' ({node.op_type}) makes the loss: {term}; {_MEND}")
+            raise OnnxCbpError(f"node '{label(node)}' ({node.op_type}) makes the loss: {term}; {_NEEDED}")
         if term is not None:
             found[node] = term
         elif node.domain == "" and node.op_type in _BETWEEN and node.graph is graph:
             operands = node.inputs[:1] if node.op_type in ("Reshape", "Squeeze") else node.inputs
             todo += [(operand, label(node)) for operand in operands if operand is not None]
         else:
-            raise OnnxCbpError(f"node '{label(node)}' ({node.op_type}) makes the loss: {_MEND}")
+            raise OnnxCbpError(f"node '{label(node)}' ({node.op_type}) makes the loss: {_NEEDED}")
     if not found:
-        raise OnnxCbpError(f"the loss '{loss.name}' is a constant: {_MEND}")
+        raise OnnxCbpError(f"the loss '{loss.name}' is a constant: {_NEEDED}")
     return [found[node] for node in graph if node in found]
 
 

@@ -18,7 +18,7 @@ from onnx_cbp.model_files.model_tensors import all_tensors
 
 
 class _RefusalError(Exception):
-    """Why external data are not read: what is wrong with the file, and the mend."""
+    """Why external data are not read: what is wrong with the file, and what to do."""
 
 
 def is_external(tensor: onnx.TensorProto) -> bool:
@@ -45,7 +45,7 @@ def check_external_data(model: onnx.ModelProto, file: Path) -> None:
     """Raise where a tensor's file is not one in the folder of the model's file, or too short.
 
     Raises:
-        OnnxCbpError: one line that names the tensor, its file and the mend.
+        OnnxCbpError: one line that names the tensor and its file, and says what to do.
     """
     _each(model, file, load=False)
 
@@ -54,7 +54,7 @@ def load_external_data(model: onnx.ModelProto, file: Path) -> None:
     """Check as `check_external_data` does, and put the data into the model.
 
     Raises:
-        OnnxCbpError: one line that names the tensor, its file and the mend.
+        OnnxCbpError: one line that names the tensor and its file, and says what to do.
     """
     _each(model, file, load=True)
 

@@ -219,8 +219,8 @@ def generate_artifacts(
             nominal_checkpoint=nominal_checkpoint,
             loss_input_names=loss_inputs or None,
         )
-        _mend_training_model(done / f"{prefix}training_model.onnx", prepared, options)
-        _mend_eval_model(done / f"{prefix}eval_model.onnx", prepared)
+        _repair_training_model(done / f"{prefix}training_model.onnx", prepared, options)
+        _repair_eval_model(done / f"{prefix}eval_model.onnx", prepared)
         if ort_format:
             _convert(artifacts, done)
         _put_all(done, folder)
@@ -382,7 +382,7 @@ def _hand_over(prepared: onnx.ModelProto, given: ModelSource, limit: int, folder
     return path
 
 
-def _mend_training_model(path: Path, prepared: _Prepared, options: dict[str, Any]) -> None:
+def _repair_training_model(path: Path, prepared: _Prepared, options: dict[str, Any]) -> None:
     """Freeze what was in inference form, which the builder lets train, and rewrite the rest."""
     source = load_model(path)
     model = to_ir(source)
@@ -409,7 +409,7 @@ def _mend_training_model(path: Path, prepared: _Prepared, options: dict[str, Any
     save_model(rewrite(source, freeze=freeze, **options), path)
 
 
-def _mend_eval_model(path: Path, prepared: _Prepared) -> None:
+def _repair_eval_model(path: Path, prepared: _Prepared) -> None:
     """Leave nothing of training: what ONNX Runtime leaves of it, no runtime loads."""
     source = load_model(path)
     model = to_ir(source)

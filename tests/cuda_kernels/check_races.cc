@@ -41,7 +41,7 @@ int PlantRace(bool planted) {
 int main(int argc, char** argv) {
   if (argc != 2) replaying::Fail("say how threads are dealt out: 0, 1 or 2");
   if (std::strcmp(argv[1], "--planted") == 0) return PlantRace(true);
-  if (std::strcmp(argv[1], "--mended") == 0) return PlantRace(false);
+  if (std::strcmp(argv[1], "--repaired") == 0) return PlantRace(false);
   onnx_cbp::cuda::Crew::Get().dealing = std::atoi(argv[1]);
   return replay_main();
 }

@@ -57,5 +57,5 @@ def test_a_phase_that_lacks_a_barrier_is_found():
     planted = subprocess.run(_command("--planted"), capture_output=True, text=True, check=False)
     assert planted.returncode != 0
     assert re.search("WARNING: ThreadSanitizer: data race", planted.stderr)
-    mended = subprocess.run(_command("--mended"), capture_output=True, text=True, check=False)
-    assert (mended.returncode, mended.stderr) == (0, "")
+    repaired = subprocess.run(_command("--repaired"), capture_output=True, text=True, check=False)
+    assert (repaired.returncode, repaired.stderr) == (0, "")

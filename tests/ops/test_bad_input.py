@@ -1,4 +1,4 @@
-"""Wrong shapes, types and attributes into every op: one line that names op, input and mend; nothing crashes."""
+"""Wrong shapes, types and attributes into every op: one line names op, input and remedy; nothing crashes."""
 
 from __future__ import annotations
 

@@ -43,12 +43,12 @@ def _is_onnx(model: onnx.ModelProto) -> None:
 
 def _evaluated(model: onnx.ModelProto, values: dict, batch: tuple, name: str) -> np.ndarray:
     """A value of an evaluation model, with the parameters fed."""
-    mended = onnx_cbp.rewrite(model)
-    if name not in {output.name for output in mended.graph.output}:
-        mended.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    repaired = onnx_cbp.rewrite(model)
+    if name not in {output.name for output in repaired.graph.output}:
+        repaired.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
     feeds = dict(zip((v.name for v in model.graph.input), batch, strict=False)) | values
-    feeds = {v.name: feeds[v.name] for v in mended.graph.input}
-    return session(mended, None).run([name], feeds)[0]
+    feeds = {v.name: feeds[v.name] for v in repaired.graph.input}
+    return session(repaired, None).run([name], feeds)[0]
 
 
 def _train(artifacts: Artifacts, batches: list, checkpoint) -> dict:

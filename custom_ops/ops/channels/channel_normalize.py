@@ -49,7 +49,7 @@ def _body(opset: int) -> str:
 
 
 def gradient(g: Builder, node: Node, dY: Value) -> Gradients:
-    """dX = dY scale inv_std; the other gradients follow from the sums of ChannelBackpropStats."""
+    """X has dY scale inv_std; the other gradients follow from the sums of ChannelBackpropStats."""
     X, scale, _, mean, var = node.inputs
     axis, epsilon = derivatives.axis_of(node), node.attributes["epsilon"].as_float()
     inv_std = g.Reciprocal(g.Sqrt(g.Add(var, epsilon)))

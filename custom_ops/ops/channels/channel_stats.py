@@ -60,7 +60,7 @@ def _body(opset: int) -> str:
 
 
 def gradient(g: Builder, node: Node, d_mean: Value, d_var: Value, _: None) -> Gradients:
-    """dX = d_mean / M + 2 (X - mean) d_var / M."""
+    """X has d_mean / M + 2 (X - mean) d_var / M."""
     X, mean = node.inputs[0], node.outputs[0]
     return [derivatives.of_statistics(g, X, mean, d_mean, d_var, derivatives.axis_of(node))]
 

@@ -63,7 +63,7 @@ def _body(opset: int) -> str:
 
 
 def gradient(g: Builder, node: Node, d_updated: Value) -> Gradients:
-    """d running = momentum d_updated; d batch = (1 - momentum) d_updated, times count / (count - 1) if unbiased."""
+    """Running has momentum d_updated; batch has (1 - momentum) d_updated, times count / (count - 1) if unbiased."""
     momentum, unbiased = node.attributes["momentum"].as_float(), node.attributes["unbiased"].as_int()
     d_batch = g.Mul(d_updated, 1 - momentum)
     if unbiased:

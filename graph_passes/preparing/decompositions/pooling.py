@@ -104,9 +104,9 @@ def _padded_with_ones(f: Formula, ones: ir.Value, pads: list[int]) -> ir.Value:
     return f.op("Pad", ones, f.sizes(around), 1.0)
 
 
-def _unknown(f: Formula, what: str, mend: str) -> OnnxCbpError:
+def _unknown(f: Formula, what: str, remedy: str) -> OnnxCbpError:
     return OnnxCbpError(
-        f"node '{label(f.node)}' (AveragePool): its gradient is to be built, and it is not known {what}: {mend}"
+        f"node '{label(f.node)}' (AveragePool): its gradient is to be built, and it is not known {what}: {remedy}"
     )
 
 

@@ -79,5 +79,5 @@ def test_the_generators_own_evaluation_model(tmp_path):
 
 
 @pytest.mark.parametrize("path", sorted(MODELS.glob("*/eval_model.onnx")), ids=lambda path: path.parent.name)
-def test_what_is_mended_stays_as_it_is(path):
+def test_what_is_repaired_stays_as_it_is(path):
     assert onnx_cbp.rewrite(path) == onnx.load(path)

@@ -568,7 +568,7 @@ ERRORS: dict[str, tuple[Callable[[], onnx.ModelProto], dict, list[str]]] = {
 
 
 @pytest.mark.parametrize(("make", "options", "said"), ERRORS.values(), ids=ERRORS)
-def test_errors_are_one_line_that_names_the_mend(make, options, said):
+def test_errors_are_one_line_that_names_the_remedy(make, options, said):
     model = make()
     with pytest.raises(OnnxCbpError) as caught:
         onnx_cbp.finalize(model, **options)

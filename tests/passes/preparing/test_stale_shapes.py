@@ -66,9 +66,9 @@ def test_the_right_ones_are_found(shapes, tmp_path):
         assert set(gradients) == set(exact) == {"w", "b", "scale", "bias"}
         for value, gradient in exact.items():
             np.testing.assert_allclose(gradients[value], gradient, rtol=1e-5, atol=1e-6)
-    mended = rewrite(model)
-    onnx.checker.check_model(mended, full_check=True)
-    assert rewrite(mended) == mended
+    repaired = rewrite(model)
+    onnx.checker.check_model(repaired, full_check=True)
+    assert rewrite(repaired) == repaired
     assert rewrite(right) == right
     np.testing.assert_allclose(
         run(rewrite(model, train="*"), x), run(rewrite(right, train="*"), x), rtol=1e-5, atol=1e-6

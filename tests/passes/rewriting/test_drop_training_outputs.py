@@ -26,7 +26,7 @@ def _model(opset: int, outputs: str) -> onnx.ModelProto:
     return onnx.parser.parse_model(EVALUATION.format(opset=opset, outputs=outputs, names=names, mode=mode))
 
 
-def _mended(model: onnx.ModelProto, **options) -> onnx.ModelProto:
+def _repaired(model: onnx.ModelProto, **options) -> onnx.ModelProto:
     result = DropTrainingOutputsPass(**options)(ir.from_proto(model))
     assert result.modified
     assert not DropTrainingOutputsPass(**options)(result.model).modified
@@ -42,9 +42,9 @@ def _feeds() -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(("opset", "options"), [(15, {}), (13, {"evaluation": True}), (9, {"evaluation": True})])
 @pytest.mark.parametrize("outputs", [Y, f"{Y}, {MEAN}", f"{Y}, {MEAN}, {VAR}"])
 def test_it_loads_and_normalises_with_running_statistics(outputs, opset, options):
-    mended = _mended(_model(opset, outputs), **options)
-    onnx.checker.check_model(mended, full_check=True)
-    session = ort.InferenceSession(mended.SerializeToString(), providers=["CPUExecutionProvider"])
+    repaired = _repaired(_model(opset, outputs), **options)
+    onnx.checker.check_model(repaired, full_check=True)
+    session = ort.InferenceSession(repaired.SerializeToString(), providers=["CPUExecutionProvider"])
     feeds = _feeds()
     got = dict(zip([o.name for o in session.get_outputs()], session.run(None, feeds), strict=True))
     v = {name: value.astype(np.float64).reshape(-1, 1, 1) for name, value in feeds.items() if name != "x"}
@@ -52,7 +52,7 @@ def test_it_loads_and_normalises_with_running_statistics(outputs, opset, options
     np.testing.assert_allclose(got.pop("y"), want, rtol=1e-5, atol=1e-5)
     for name, value in got.items():
         np.testing.assert_array_equal(value, feeds[name.removeprefix("new_")])
-    assert op_types(mended).count("Identity") == len(got)
+    assert op_types(repaired).count("Identity") == len(got)
 
 
 def test_what_trains_is_left_to_train():
@@ -84,9 +84,9 @@ agraph (float[{shape}] x, float[3] gamma, float[3] beta) => (float[{shape}] y{mo
 )
 def test_statistics_that_the_graph_makes(shape, axes, more, opset, evaluation):
     text = OF_THE_BATCH.format(opset=opset, shape=", ".join(map(str, shape)), axes=axes, more=more)
-    mended = _mended(onnx.parser.parse_model(text), evaluation=evaluation)
-    onnx.checker.check_model(mended, full_check=True)
-    session = ort.InferenceSession(mended.SerializeToString(), providers=["CPUExecutionProvider"])
+    repaired = _repaired(onnx.parser.parse_model(text), evaluation=evaluation)
+    onnx.checker.check_model(repaired, full_check=True)
+    session = ort.InferenceSession(repaired.SerializeToString(), providers=["CPUExecutionProvider"])
     x = np.random.default_rng(0).normal(1.0, 2.0, shape).astype(np.float32)
     feeds = {"x": x, "gamma": np.full(3, 2.0, np.float32), "beta": np.full(3, 3.0, np.float32)}
     got = dict(zip([o.name for o in session.get_outputs()], session.run(None, feeds), strict=True))

@@ -59,7 +59,7 @@ def _all_training(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _without_eval(monkeypatch):
     """The evaluation model of such a graph has a test of its own."""
-    monkeypatch.setattr("onnx_cbp.training.artifacts._mend_eval_model", lambda path, prepared: None)
+    monkeypatch.setattr("onnx_cbp.training.artifacts._repair_eval_model", lambda path, prepared: None)
 
 
 @pytest.mark.parametrize("updated", [True, False])
