@@ -53,7 +53,7 @@ def made_statistics_sites(model: ir.Model, trained: Collection[str] = ()) -> lis
 
 
 def _nodes(model: ir.Model) -> Iterator[tuple[ir.Node, Mapping[str, int]]]:
-    """Every node with the opset by domain where it stands."""
+    """Every node, with the opsets by domain that its graph or function imports."""
     for scope in scopes(model):
         imports = scope.opset_imports or model.opset_imports
         for node in RecursiveGraphIterator(scope):
@@ -61,7 +61,7 @@ def _nodes(model: ir.Model) -> Iterator[tuple[ir.Node, Mapping[str, int]]]:
 
 
 def recognise(node: ir.Node, opset: int) -> Site | None:
-    """The batch norm that a node is in some dialect, whether its values can be taken or not; None if it is none."""
+    """The batch norm that a node is in some dialect, even if it cannot be rewritten; None if the node is none."""
     for dialect in DIALECTS:
         try:
             site = dialect.recognise(node, opset)
@@ -94,7 +94,7 @@ def _wrong_type(values: Iterable[object]) -> str | None:
 
 
 def _obstacle(site: ForwardSite | BackwardSite, opset: int, types: Types) -> str | None:
-    """Why the channel ops cannot take this site's values; None if they can."""
+    """Why the channel ops cannot accept the values of this site; None if they can."""
     epsilon = getattr(site, "epsilon", 0.0)
     if not 0 <= epsilon < math.inf:
         return f"its epsilon is {epsilon}, expected a finite number, 0 or more"

@@ -1,1 +1,1 @@
-"""What every pass stands on: sites, splices, scopes, types, names, constants."""
+"""What every pass builds on: sites, splices, scopes, types, names, constants."""

@@ -1,4 +1,4 @@
-"""Disconnects nodes that are to be dropped, so that what they read no longer counts as read."""
+"""Disconnects nodes that will be dropped, so that their inputs no longer count as read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from onnx_cbp.graph_passes.core.values.ancestry import subgraphs
 
 
 def detach(nodes: Iterable[ir.Node]) -> None:
-    """Let nodes that stand in no graph read nothing, so that they may be forgotten; those in their graphs, too."""
+    """Remove all inputs of nodes that are in no graph, and of nodes in their subgraphs, before they are dropped."""
     for node in nodes:
         for index in range(len(node.inputs)):
             node.replace_input_with(index, None)

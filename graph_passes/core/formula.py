@@ -1,4 +1,4 @@
-"""Writes arithmetic on values of a graph as one writes it on paper, in the form of the graph's opset."""
+"""Writes arithmetic on values of a graph like formulas on paper, in the form that the graph's opset needs."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ Operand = ir.Value | float
 
 
 class Formula:
-    """The nodes that will stand in the place of one node, made op by op.
+    """Makes the nodes that will replace one node, op by op.
 
     Operands are values; numbers become constants of the formula's type.
 
     Attributes:
         node: the node.
         opset: the version of ONNX's domain in the graph.
-        dtype: the type of the node's result; None where it is not known.
-        followed: the values whose gradients are wanted; None: all.
+        dtype: the type of the node's result; None if it is not known.
+        followed: the values whose gradients are wanted; None means all.
     """
 
     def __init__(
@@ -40,34 +40,34 @@ class Formula:
         self.dtype = types.of(node.outputs[0])
 
     def input(self, index: int) -> ir.Value:
-        """An input that the op cannot be without."""
+        """An input that the op needs."""
         value = self.node.inputs[index]
         assert value is not None
         return value
 
     def shape(self, value: ir.Value) -> tuple[int | str | None, ...] | None:
-        """The shape of a value of the graph; None where its rank is not known."""
+        """The shape of a value of the graph; None if its rank is not known."""
         return self._types.shape(value)
 
     def number(self, name: str, default: float) -> float:
-        """An attribute that is a number."""
+        """A numeric attribute."""
         attribute = self.node.attributes.get(name)
         if attribute is None:
             return default
         return attribute.as_float() if attribute.type == ir.AttributeType.FLOAT else attribute.as_int()
 
     def integers(self, name: str) -> list[int] | None:
-        """An attribute that is a list of integers; None where the node has none."""
+        """An attribute that is a list of integers; None if the node has none."""
         attribute = self.node.attributes.get(name)
         return None if attribute is None else [int(each) for each in attribute.as_ints()]
 
     def text(self, name: str, default: str) -> str:
-        """An attribute that is a text."""
+        """A text attribute."""
         attribute = self.node.attributes.get(name)
         return default if attribute is None else attribute.as_string()
 
     def known(self, index: int) -> np.ndarray | None:
-        """The value of an input that is a constant; None where it is none, or absent."""
+        """The value of a constant input; None if it is not constant, or absent."""
         value = self.node.inputs[index] if index < len(self.node.inputs) else None
         tensor = None if value is None or value.is_graph_input() else ir.convenience.get_const_tensor(value)
         return None if tensor is None else tensor.numpy()
@@ -75,7 +75,7 @@ class Formula:
     def op(
         self, op_type: str, *inputs: Operand | None, outputs: int = 1, **attributes: int | float | str | Sequence[int]
     ) -> ir.Value:
-        """A node; its first output."""
+        """Add a node; return its first output."""
         values = [value if isinstance(value, ir.Value) or value is None else self.constant(value) for value in inputs]
         names = [(op_type if index == 0 else f"{op_type}_{index}", None, None) for index in range(outputs)]
         return self._splice.add(op_type, values, names, attributes)[0]
@@ -90,7 +90,7 @@ class Formula:
         return self._splice.constant("sizes", ir.tensor(np.asarray(value, np.int64)))
 
     def reduce(self, op_type: str, x: ir.Value, axes: Sequence[int], *, keepdims: bool = True) -> ir.Value:
-        """A reduction over axes; over all of them where none is given."""
+        """A reduction over axes; over all axes if none are given."""
         attributes = {"keepdims": int(keepdims)}
         since = _SQUEEZE_AXES_ARE_AN_INPUT if op_type == "ReduceSum" else _REDUCE_AXES_ARE_AN_INPUT
         if not axes:
@@ -100,25 +100,25 @@ class Formula:
         return self.op(op_type, x, **attributes, axes=list(axes))
 
     def unsqueeze(self, x: ir.Value, axes: Sequence[int]) -> ir.Value:
-        """`x` with more axes, of size 1."""
+        """`x` with additional axes of size 1."""
         if self.opset >= _SQUEEZE_AXES_ARE_AN_INPUT:
             return self.op("Unsqueeze", x, self.sizes(axes))
         return self.op("Unsqueeze", x, axes=list(axes))
 
     def squeeze(self, x: ir.Value, axes: Sequence[int]) -> ir.Value:
-        """`x` without axes of size 1."""
+        """`x` without some axes of size 1."""
         if self.opset >= _SQUEEZE_AXES_ARE_AN_INPUT:
             return self.op("Squeeze", x, self.sizes(axes))
         return self.op("Squeeze", x, axes=list(axes))
 
     def at_most(self, x: ir.Value, limit: float) -> ir.Value:
-        """The smaller one of each element and a limit."""
+        """The smaller of each element and a limit."""
         if self.opset >= _CLIP_BOUNDS_ARE_INPUTS:
             return self.op("Clip", x, None, limit)
         return self.op("Clip", x, max=limit)
 
     def between(self, x: ir.Value, low: float, high: float) -> ir.Value:
-        """Each element, cut off at two limits."""
+        """Each element, clipped to two limits."""
         if self.opset >= _CLIP_BOUNDS_ARE_INPUTS:
             return self.op("Clip", x, low, high)
         return self.op("Clip", x, min=low, max=high)

@@ -1,4 +1,4 @@
-"""Runs ONNX's type and shape inference on an onnx-ir model, and takes over its results only."""
+"""Runs ONNX's type and shape inference on an onnx-ir model, and takes only its results."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import EncodeError
 
-#: What inference ends in where it cannot follow a model, or the model does not fit into one message.
+#: The errors of inference when it cannot follow a model, or the model does not fit into one message.
 _CANNOT_FOLLOW = (onnx.shape_inference.InferenceError, RuntimeError, ValueError, IndexError, TypeError, EncodeError)
-#: Constants up to this size go along: inference reads shapes from them. Of a weight the type and shape is enough.
+#: Constants up to this size are passed on, since inference reads shapes from them. Larger ones (weights) only need type
+#: and shape.
 _SMALL = 1000
-#: Numbers in a model's vectors, up to which inference follows each: it takes a second for some millions.
+#: With up to this many numbers in a model's vectors, inference follows each number; some millions take a second.
 _MOST_NUMBERS = 4_000_000
 
 
 def infer_shapes(model: ir.Model, *, as_far_as_possible: bool = False) -> None:
-    """Write the types and shapes that inference finds into the model; one that defies inference is left as it is.
+    """Write the types and shapes that inference finds into the model; if inference fails, the model stays as it is.
 
-    A sequence or an optional stays one: its type is never that of its elements. What the model says of the values
-    between its nodes gives way where it contradicts that: jax2onnx takes Transposes away and leaves the shapes as they
-    were.
+    A sequence or an optional keeps its own type, which is never that of its elements. If the results contradict what
+    the model says of values between its nodes, the results win: jax2onnx removes Transposes and leaves their shapes.
 
     Args:
         model: changed.
-        as_far_as_possible: write what is enough to decide by: where inference cannot follow a node
-            (MeanVarianceNormalization, in versions of onnx), what it finds of the others, the ranks of Reshapes to
-            computed shapes, which some versions leave open, and group norms, of which it infers nothing.
+        as_far_as_possible: find as much as passes need to decide. If inference cannot follow a node
+            (MeanVarianceNormalization, in some versions of onnx), keep what it finds for the others. Also find the
+            ranks of Reshapes to computed shapes, which some versions leave open, and group norms, for which it infers
+            nothing.
     """
     declared = without_weights(model)
     inferred = _inferred(declared)
@@ -53,9 +54,9 @@ def infer_shapes(model: ir.Model, *, as_far_as_possible: bool = False) -> None:
 
 
 def drop_wrong_shapes(model: ir.Model) -> bool:
-    """Take back what the model says of shapes of its nodes' results where inference proves it wrong; whether any was.
+    """Remove declared shapes of nodes' results that inference proves wrong; returns whether there were any.
 
-    Proven is what inference without these statements contradicts: another type, number of axes, or size.
+    A declaration is wrong if inference without it finds another type, number of axes, or size.
     """
     said = without_weights(model)
     if _inferred(said) is not None:
@@ -78,7 +79,7 @@ def drop_wrong_shapes(model: ir.Model) -> bool:
 
 
 def _contradict(one: onnx.TypeProto, other: onnx.TypeProto) -> bool:
-    """Whether two types of a value, both of tensors, cannot both be true."""
+    """Whether two tensor types of one value cannot both be true."""
     if not (one.HasField("tensor_type") and other.HasField("tensor_type")):
         return False
     a, b = one.tensor_type, other.tensor_type
@@ -96,17 +97,17 @@ def _inferred(model: onnx.ModelProto, *, is_strict: bool = True) -> onnx.ModelPr
     follow = partial(onnx.shape_inference.infer_shapes, model, check_type=is_strict, strict_mode=is_strict)
     try:
         shapes = follow(data_prop=False)
-        # Of what is no shape, such as an optimiser's state in one vector, it would follow every number, too.
+        # Not everything is a shape: in an optimiser's state in one vector, it would follow every number too.
         return shapes if sum(_vectors(shapes.graph)) > _MOST_NUMBERS else follow(data_prop=True)
     except _CANNOT_FOLLOW:
         return None
 
 
 def _vectors(graph: onnx.GraphProto) -> Iterator[int]:
-    """The sizes of what nodes of a graph and of its subgraphs make that has one axis."""
+    """The sizes of all one-dimensional results of nodes, in a graph and its subgraphs."""
     for info in (*graph.value_info, *graph.output):
         if len(info.type.tensor_type.shape.dim) == 1:
-            yield abs(info.type.tensor_type.shape.dim[0].dim_value)  # of 2^31 Concats make less than 0 in onnx 1.16
+            yield abs(info.type.tensor_type.shape.dim[0].dim_value)  # 2^31 Concats give a negative number in onnx 1.16
     for node in graph.node:
         for attribute in node.attribute:
             for inner in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
@@ -114,7 +115,7 @@ def _vectors(graph: onnx.GraphProto) -> Iterator[int]:
 
 
 def _ranks_of_reshaped(graph: onnx.GraphProto) -> Iterator[onnx.ValueInfoProto]:
-    """The results of Reshapes of which inference found the type alone, with as many axes as their shapes have sizes."""
+    """Reshapes for which inference found only the type; their ranks are the lengths of their shape inputs."""
     known = {info.name: info.type.tensor_type for info in (*graph.value_info, *graph.input)}
     for node in graph.node:
         if (node.domain, node.op_type) != ("", "Reshape") or len(node.input) != _RESHAPE_INPUTS:
@@ -131,7 +132,7 @@ _RESHAPE_INPUTS = 2
 
 
 def _like_what_is_read(graph: onnx.GraphProto) -> Iterator[onnx.ValueInfoProto]:
-    """The results of group norms, which onnx infers nothing of: they have the type and shape of what is normalised."""
+    """The results of group norms, for which onnx infers nothing: they have the type and shape of their data."""
     known = {info.name: info.type for info in (*graph.value_info, *graph.input, *graph.output)}
     for node in graph.node:
         if (node.domain, node.op_type) != ("", "GroupNormalization") or not node.input:
@@ -143,8 +144,8 @@ def _like_what_is_read(graph: onnx.GraphProto) -> Iterator[onnx.ValueInfoProto]:
 
 
 def without_weights(model: ir.Model) -> onnx.ModelProto:
-    """The model, with its large constants as inputs of their types and shapes."""
-    # Each by the function of its kind: `ir.to_proto` finds that out anew each time, which takes longer than the rest.
+    """The model, with its large constants replaced by inputs of their types and shapes."""
+    # Each kind with its own function: `ir.to_proto` looks it up each time, which takes longer than everything else.
     graph = onnx.GraphProto(name=model.graph.name or "")
     graph.input.extend(ir.serde.serialize_value(value) for value in model.graph.inputs)
     for value in model.graph.initializers.values():
@@ -167,7 +168,7 @@ def without_weights(model: ir.Model) -> onnx.ModelProto:
 
 
 def _take(graph: ir.Graph, inferred: onnx.GraphProto) -> None:
-    """Give the values of a graph and its subgraphs what was inferred for those of their names in the same graph."""
+    """Give the values of a graph and its subgraphs what was inferred under their names in the same graph."""
     found = {info.name: info.type for info in (*inferred.value_info, *inferred.input, *inferred.output)}
     for value in (*graph.inputs, *graph.initializers.values()):
         _write(value, found)
@@ -190,7 +191,7 @@ def _write(value: ir.Value, found: dict[str, onnx.TypeProto]) -> None:
 
 
 def _is_complete(proto: onnx.TypeProto) -> bool:
-    """Whether a type says what its elements are, down to the tensors."""
+    """Whether a type is complete, down to the elements of tensors."""
     which = proto.WhichOneof("value")
     if which in ("sequence_type", "optional_type"):
         return _is_complete(getattr(proto, which).elem_type)
@@ -198,7 +199,7 @@ def _is_complete(proto: onnx.TypeProto) -> bool:
 
 
 def subgraphs(node: ir.Node, proto: onnx.NodeProto) -> Iterator[tuple[ir.Graph, onnx.GraphProto]]:
-    """The graphs that a node's attributes hold, each with its inferred one."""
+    """The graphs in a node's attributes, each with its inferred version."""
     for attribute in proto.attribute:
         own = node.attributes[attribute.name]
         if attribute.type == onnx.AttributeProto.GRAPH and not own.is_ref():

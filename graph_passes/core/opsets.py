@@ -8,9 +8,9 @@ from onnx_cbp.errors import OnnxCbpError
 
 
 def onnx_opset(imports: Mapping[str, int]) -> int:
-    """The version of ONNX's opset, from those that a model or function imports by domain.
+    """The version of ONNX's opset, from the imports of a model or function by domain.
 
-    Models come in through `onnx_cbp.ir_models.to_ir`, which calls ONNX's domain "" everywhere.
+    Models arrive through `onnx_cbp.ir_models.to_ir`, which writes ONNX's domain as "" everywhere.
 
     Raises:
         OnnxCbpError: it is not imported.

@@ -1,4 +1,4 @@
-"""Removing nodes that nothing reads."""
+"""Removes nodes that nothing reads."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from onnx_cbp.graph_passes.core.scopes import all_nodes
 
 
 class RemoveUnusedNodesPass(InPlacePass):
-    """Removes nodes that nothing reads, and leaves the mode of batch norms alone.
+    """Removes nodes that nothing reads, without changing the mode of batch norms.
 
-    onnx-ir's own pass of this name, in older versions, makes a batch norm whose running statistics nothing reads one in
-    inference form, though it normalises with the statistics of its batch.
+    Older versions of onnx-ir's own pass of this name turn a batch norm into inference form if nothing reads its running
+    statistics, although it normalises with the statistics of its batch.
     """
 
     def call(self, model: ir.Model) -> PassResult:
@@ -25,7 +25,7 @@ class RemoveUnusedNodesPass(InPlacePass):
         for node, mode in modes:
             if mode is not None and "training_mode" not in node.attributes:
                 node.attributes["training_mode"] = mode
-        for value, name in names:  # below opset 14, that these outputs have names is the mode
+        for value, name in names:  # below opset 14 the names of these outputs are what says the mode
             if value.name != name:
                 value.name = name
         return PassResult(model, modified)

@@ -16,13 +16,13 @@ def scopes(model: ir.Model) -> list[ir.Graph | ir.Function]:
 
 
 def all_nodes(model: ir.Model) -> Iterator[ir.Node]:
-    """Every node: of the main graph, of subgraphs, of model-local functions."""
+    """Every node of the main graph, subgraphs and model-local functions."""
     for scope in scopes(model):
         yield from RecursiveGraphIterator(scope)
 
 
 def import_domain(model: ir.Model) -> None:
-    """Import our domain wherever one of its nodes stands."""
+    """Import our domain in every scope that has one of its nodes."""
     model.opset_imports[DOMAIN] = OPSET_VERSION
     for function in model.functions.values():
         if any(node.domain == DOMAIN for node in RecursiveGraphIterator(function)):

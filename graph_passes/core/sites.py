@@ -1,4 +1,4 @@
-"""Sites: what a batch norm is, in a normal form that dialects fill and passes read."""
+"""Sites: batch norms in a normal form, which dialects fill in and passes read."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import onnx_ir as ir
 
 
 class ChannelVector(ir.Value):
-    """A vector of channels that a form has in another shape, or not at all. It stands in no graph.
+    """A vector of channels that a form has in another shape, or not at all. It is in no graph.
 
-    A `Draft` that is given one puts the node in front that makes it.
+    If a `Draft` gets one as an input, it first adds the node that makes it.
 
     Attributes:
-        source: the value whose elements it has; None where it is `fill` everywhere.
-        fill: what it is made of where it has no source.
+        source: the value with its elements; None if all elements are `fill`.
+        fill: the value of all elements, if there is no source.
     """
 
     def __init__(
         self, source: ir.Value | None, fill: float, channels: int | str | None, dtype: ir.DataType | None
     ) -> None:
         super().__init__(
-            name=None if source is None else source.name,  # what messages say
+            name=None if source is None else source.name,  # the name in messages
             type=None if dtype is None else ir.TensorType(dtype),
             shape=ir.Shape((channels,)),
         )
@@ -31,7 +31,7 @@ class ChannelVector(ir.Value):
 
     @classmethod
     def of(cls, source: ir.Value, dtype: ir.DataType | None, shape: Sequence[int | str | None] | None) -> ChannelVector:
-        """The elements of a value whose axes but one have size 1."""
+        """The elements of a value all of whose axes but one have size 1."""
         wide = [size for size in shape or () if size != 1]
         return cls(source, 0.0, wide[0] if len(wide) == 1 else None, dtype)
 
@@ -46,18 +46,18 @@ class ForwardSite:
     """A batch norm that normalises with the statistics of its batch.
 
     Attributes:
-        node: the node that it is now.
-        form: the form it was found in, in words a user understands.
+        node: the current node.
+        form: the form in which it was found, in words that a user understands.
         axis: the channel axis of X.
         epsilon, momentum: as ONNX defines them (momentum is the part that is kept).
         X, scale, B: its inputs.
-        running_mean, running_var: the running statistics before the step; None where the form has none.
+        running_mean, running_var: the running statistics before the step; None if the form has none.
         Y: its result.
-        updated_mean, updated_var: the running statistics after the step; None where the form has none.
-        saved_mean, saved_var, saved_inv_std: the batch mean, the batch variance and 1 / sqrt(batch variance + epsilon)
-            for whom they were saved; None where the form has none.
-        updates_in_place: the node also writes the updated statistics into running_mean and running_var.
-        interior: nodes in front of `node` that are a part of the batch norm: `Splice.commit` removes the unused ones.
+        updated_mean, updated_var: the running statistics after the step; None if the form has none.
+        saved_mean, saved_var, saved_inv_std: the batch mean, the batch variance and 1 / sqrt(batch variance + epsilon),
+            as saved for other nodes; None if the form has none.
+        updates_in_place: whether the node also writes the updated statistics into running_mean and running_var.
+        interior: nodes before `node` that are a part of the batch norm: `Splice.commit` removes the unused ones.
     """
 
     node: ir.Node
@@ -82,7 +82,7 @@ class ForwardSite:
 
 @dataclass(frozen=True)
 class BackwardSite:
-    """The gradient of a batch norm; an output that nothing asked for is None."""
+    """The gradient of a batch norm; outputs that are not wanted are None."""
 
     node: ir.Node
     form: str
@@ -104,7 +104,7 @@ class InferenceSite:
     Attributes:
         node, form, axis, epsilon, momentum, X, scale, B, Y: as in `ForwardSite`.
         mean, var: the running statistics.
-        superfluous: outputs that inference form does not have; ONNX Runtime loads no model with one.
+        superfluous: outputs that inference form does not have; ONNX Runtime does not load a model with one.
         interior: as in `ForwardSite`.
     """
 
@@ -140,7 +140,7 @@ class LeftAlone:
 
 @dataclass(frozen=True)
 class Entangled(LeftAlone):
-    """A batch norm in arithmetic, of which something else reads the values inside, such as its own gradient.
+    """A batch norm in arithmetic whose inner values something else reads, such as its own gradient.
 
     Attributes:
         trains: whether it normalises with the statistics of its batch.
@@ -151,31 +151,31 @@ class Entangled(LeftAlone):
 
 @dataclass(frozen=True)
 class Rewritten(LeftAlone):
-    """A batch norm that is ops of this project already."""
+    """A batch norm that already consists of ops of this project."""
 
 
 @dataclass(frozen=True)
 class Folded(LeftAlone):
-    """A layer that holds a batch norm which an exporter folded into it."""
+    """A layer into which an exporter folded a batch norm."""
 
 
 Site = ForwardSite | BackwardSite | InferenceSite | LeftAlone
 
 
 def label(node: ir.Node) -> str:
-    """A name for a node: its own, or that of its first output."""
+    """A name for a node: its own, or else that of its first output."""
     return node.name or next((v.name for v in node.outputs if v.name), None) or node.op_type
 
 
 def in_graph(value: ir.Value) -> ir.Value:
-    """The value that stands in the graph for one that a form has in another shape; one that is filled is itself."""
+    """The value in the graph from which a form takes a vector; a filled vector has none, and is returned itself."""
     return value.source if isinstance(value, ChannelVector) and value.source is not None else value
 
 
 def give_statistic(site: InferenceSite, position: int, new: ir.Value) -> None:
     """Let a batch norm in inference form read another running mean (position 0) or variance (1).
 
-    In arithmetic, that is not to be its scale or bias as well.
+    In arithmetic, the old value must not be its scale or bias as well.
     """
     old = (site.mean, site.var)[position]
     if not site.interior:  # an op: X, scale, B, mean, var

@@ -1,4 +1,4 @@
-"""Replaces one node with a few new ones."""
+"""Replaces one node by a few new ones."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from onnx_cbp.graph_passes.core.scopes import scopes
 from onnx_cbp.graph_passes.core.sites import ChannelVector, label
 from onnx_cbp.graph_passes.core.types import Types
 
-#: Ops whose result has the elements of what they are given, in order.
+#: Ops whose result has the elements of their input, in the same order.
 COPIES = ("Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze")
 _LONG = 80
-#: How ops of others are called whose first result is as large as the data, and all others vectors of its channels.
+#: Foreign ops with this in their name have a first result as large as the data; all other results are vectors of
+#: channels.
 _OF_VECTORS = "BatchNorm"
 
 
 class Names:
-    """Names that no value and no node of the model has yet."""
+    """Finds names that no value and no node of the model has yet."""
 
     def __init__(self, model: ir.Model) -> None:
         self._taken = set(_names(model))
 
     def fresh(self, wanted: str) -> str:
-        """`wanted`, with a number behind it where it is taken."""
+        """`wanted`, with a number appended if it is taken."""
         name, number = wanted, 1
         while name in self._taken:
             name, number = f"{wanted}_{number}", number + 1
@@ -48,7 +49,7 @@ def _names(model: ir.Model) -> Iterator[str]:
 
 
 def _is_vector_by_op(value: ir.Value) -> bool:
-    """Whether a value is a statistic or a gradient of an op that gives vectors, whatever the graph declares."""
+    """Whether a value is a vector (a statistic or a gradient) according to its op, whatever the graph declares."""
     node = value.producer()
     if node is None or node.domain == DOMAIN or not node.op_type.startswith(_OF_VECTORS):
         return False
@@ -56,7 +57,7 @@ def _is_vector_by_op(value: ir.Value) -> bool:
 
 
 class Draft:
-    """Collects nodes that will stand in a graph; nothing changes before they are put there.
+    """Collects nodes for a graph; the graph changes only when they are inserted.
 
     Attributes:
         nodes: in order.
@@ -109,7 +110,7 @@ class Draft:
         return values
 
     def _made(self, value: ir.Value | None) -> ir.Value | None:
-        """`value`, or the value of the nodes that make it where it is one that stands in no graph."""
+        """`value`; if it is in no graph, first append the nodes that make it."""
         if not isinstance(value, ChannelVector):
             return value
         if value not in self._vectors:
@@ -133,23 +134,23 @@ class Draft:
         outputs: Sequence[tuple[str, ir.DataType | None, ir.Shape | None]],
         **attributes: int | float | str | Sequence[int],
     ) -> tuple[ir.Value, ...]:
-        """Append one of our ops, with every attribute written."""
+        """Append one of our ops, with all attributes written out."""
         return self.add(op_type, inputs, outputs, attributes, DOMAIN)
 
     def constant(self, suffix: str, tensor: ir.TensorProtocol) -> ir.Value:
-        """Append a constant; a node, because a function has no initializers."""
+        """Append a constant: as a node, because a function has no initializers."""
         output = (suffix, tensor.dtype, ir.Shape(tuple(int(size) for size in tensor.shape.numpy())))
         return self.add("Constant", (), (output,), {"value": tensor})[0]
 
     def cast(self, value: ir.Value, dtype: ir.DataType, suffix: str) -> ir.Value:
-        """`value` in another type; `value` itself where it has that type already."""
+        """`value` in another type; `value` itself if it has that type already."""
         if self._types.of(value) == dtype:
             return value
         return self.add("Cast", (value,), ((suffix, dtype, value.shape),), {"to": dtype.value})[0]
 
 
 class Splice(Draft):
-    """The nodes that will stand in the place of one node; nothing changes before `commit`."""
+    """The nodes that will replace one node; nothing changes before `commit`."""
 
     def __init__(self, node: ir.Node, names: Names, types: Types) -> None:
         super().__init__(label(node), names, types, node.doc_string, node.metadata_props)
@@ -157,9 +158,9 @@ class Splice(Draft):
         self._heirs: list[tuple[ir.Value, ir.Value]] = []
 
     def hand_over(self, old: ir.Value | None, new: ir.Value, dtype: ir.DataType | None = None) -> ir.Value:
-        """Let `new` be what `old` was: its name, type, shape, metadata and uses.
+        """Let `new` take over the name, type, shape, metadata and uses of `old`.
 
-        `dtype` is the type that `old` has by its op, where the graph does not state it.
+        `dtype` is the type that the op gives to `old`, if the graph does not state it.
         """
         if old is None:
             return new
@@ -167,7 +168,7 @@ class Splice(Draft):
         if had is not None and new.dtype not in (None, had):
             new = self.cast(new, had, "as_before")
         shape = None if _is_vector_by_op(old) or not self._is_vector(new) else self._types.shape(old)
-        wide = [size for size in shape or () if size != 1]  # a graph that declares more than one says what is not so
+        wide = [size for size in shape or () if size != 1]  # a graph that declares more than one is wrong
         if shape is not None and len(shape) != 1 and (len(wide) == 1 or (not wide and new.shape and new.shape[0] == 1)):
             new = self._reshaped(new, [1 if size == 1 else -1 for size in shape], "shaped_as_before", old)
         self._heirs.append((old, new))
@@ -184,7 +185,7 @@ class Splice(Draft):
         more: Sequence[tuple[str, ir.DataType | None, ir.Shape | None]] = (),
         **attributes: int | float | str | Sequence[int],
     ) -> ir.Node:
-        """Put one of our ops in the node's place: with the same outputs, and `more` behind them."""
+        """Replace the node by one of our ops, with the same outputs, followed by `more`."""
         own = [(value.name or "", value.dtype, value.shape) for value in self.node.outputs]
         results = self.channel_op(op_type, inputs, [*own, *more], **attributes)
         for old, new in zip(self.node.outputs, results, strict=False):
@@ -195,11 +196,11 @@ class Splice(Draft):
         return node
 
     def commit(self, interior: Sequence[ir.Node] = (), *, remove: bool = True) -> None:
-        """Insert the new nodes before the old one, hand its values over and remove it.
+        """Insert the new nodes before the old one, hand over its values, and remove it.
 
         Args:
-            interior: nodes in front of it, of which those are removed that nothing reads then.
-            remove: without it the old node stays, for those of its values that are not handed over.
+            interior: earlier nodes, of which those are removed that nothing reads any more.
+            remove: if False, the old node stays, for those of its values that are not handed over.
         """
         holder = self.node.graph
         assert holder is not None
@@ -221,7 +222,7 @@ def _remove_unused(nodes: Sequence[ir.Node]) -> None:
 
 
 def inherit(old: ir.Value, new: ir.Value) -> None:
-    """Give `new` the uses, type, shape and metadata of `old`, in all but its name."""
+    """Give `new` the uses, type, shape and metadata of `old`, but not its name."""
     old.replace_all_uses_with(new, replace_graph_outputs=True)
     new.type = old.type if old.type is not None else new.type
     new.shape = old.shape if old.shape is not None else new.shape
@@ -231,17 +232,17 @@ def inherit(old: ir.Value, new: ir.Value) -> None:
 
 
 def succeed(old: ir.Value, new: ir.Value) -> None:
-    """Give `new` all that `old` has, its name too."""
+    """Give `new` everything that `old` has, including its name."""
     inherit(old, new)
     name, old.name = old.name, None
     new.name = name
 
 
 def may_succeed(old: ir.Value, new: ir.Value) -> bool:
-    """Whether an existing value can `succeed` another, or take its uses where it is no output.
+    """Whether an existing value can `succeed` another; or, if the other is no output, take over its uses.
 
-    An output of a graph or subgraph is a value that a node of that graph makes: not an input, a constant or a value
-    of the graph around it, and not the same value as another output. Where it is, a node that copies is needed.
+    An output of a graph or subgraph must be made by a node of that graph: not an input, a constant or a value of an
+    outer graph. Two outputs must not be the same value. Otherwise a node that copies is needed.
     """
     if not old.is_graph_output():
         return True
@@ -250,7 +251,7 @@ def may_succeed(old: ir.Value, new: ir.Value) -> bool:
 
 
 def short(name: str) -> str:
-    """A name that several of which fit into what replicas tell each other of a collective."""
+    """A shortened name: several of these must fit into the description of a collective that replicas exchange."""
     return name if len(name) <= _LONG else f"{name[: _LONG // 2]}...{name[-_LONG // 2 :]}"
 
 
@@ -260,7 +261,7 @@ def is_used(value: ir.Value | None) -> bool:
 
 
 def origin(value: ir.Value) -> ir.Node | None:
-    """The node that made a value, or that of which the value is a copy in another type."""
+    """The node that made a value, or made the value of which it is a copy in another type."""
     node = value.producer()
     while node is not None and node.domain == "" and node.op_type in ("Cast", "Identity"):
         (copied,) = node.inputs
@@ -269,5 +270,5 @@ def origin(value: ir.Value) -> ir.Node | None:
 
 
 def statistics_type(scale: ir.Value, types: Types) -> ir.DataType:
-    """The type of the statistics of a batch norm with this scale: double for double, float for everything else."""
+    """The type of the statistics of a batch norm with this scale: double for double, otherwise float."""
     return ir.DataType.DOUBLE if types.of(scale) == ir.DataType.DOUBLE else ir.DataType.FLOAT

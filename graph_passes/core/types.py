@@ -22,14 +22,14 @@ class Types:
         self._inferred: dict[str | None, ir.Value] | None = None
 
     def of(self, value: ir.Value) -> ir.DataType | None:
-        """The type of a tensor; None where it is not known, and of what is no tensor (a sequence, an optional)."""
+        """The type of a tensor; None if it is not known, or if the value is no tensor (a sequence, an optional)."""
         if value.type is None:
             inferred = self._infer().get(value.name)
             return None if inferred is None else _of_tensor(inferred)
         return _of_tensor(value)
 
     def shape(self, value: ir.Value) -> tuple[int | str | None, ...] | None:
-        """The shape of a tensor, with symbolic sizes as text or None; None where its rank is not known."""
+        """The shape of a tensor, with symbolic sizes as text or None; None if its rank is not known."""
         if not _may_be_tensor(value):
             return None
         shape = value.shape
@@ -42,13 +42,13 @@ class Types:
         return None if shape is None else tuple(size if isinstance(size, int) else size.value for size in shape)
 
     def _infer(self) -> dict[str | None, ir.Value]:
-        """Values of an inferred copy by name; asked only where a value has no type or shape of its own."""
+        """Values of an inferred copy, by name. Needed only if a value has no type or shape of its own."""
         if self._inferred is None:
             self._inferred = {}
-            with contextlib.suppress(Exception):  # a model that is not valid is left to who reads it
-                # A copy: inference would write types and shapes all over the model.
+            with contextlib.suppress(Exception):  # whoever reads an invalid model reports it
+                # A copy, since inference would write types and shapes everywhere in the model.
                 copy = ir.from_proto(without_weights(self._model))
-                import_domain(copy)  # a pass may be half done with the model
+                import_domain(copy)  # a pass may not have finished with the model
                 infer_shapes(copy, as_far_as_possible=True)
                 for node in RecursiveGraphIterator(copy.graph):
                     self._inferred.update((value.name, value) for value in node.outputs)
@@ -56,7 +56,7 @@ class Types:
 
 
 def _may_be_tensor(value: ir.Value) -> bool:
-    """Whether a value is a tensor as far as is known; of a sequence, onnx-ir says what its elements are."""
+    """Whether a value may be a tensor; for a sequence, onnx-ir reports the type of its elements."""
     return value.type is None or isinstance(value.type, ir.TensorType | ir.SparseTensorType)
 
 

@@ -1,1 +1,1 @@
-"""What batch norms are called, and which calls and gradients belong to one."""
+"""The names of batch norms, and which calls and gradients belong to each."""

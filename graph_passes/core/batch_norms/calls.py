@@ -1,19 +1,19 @@
-"""Tells a module that is called twice from two layers whose equal parameters an exporter merged."""
+"""Tells whether one module is called twice, or an exporter merged equal parameters of two layers."""
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
-#: What running statistics are called by PyTorch and by Keras.
+#: How PyTorch and Keras name running statistics.
 _STATISTICS = ("running_mean", "running_var", "moving_mean", "moving_variance")
 
 
 def first_call(value: ir.Value) -> ir.Value:
-    """What a running statistic is before the first call of its module.
+    """The value of a running statistic before the first call of its module.
 
-    PyTorch's default exporter gives each call of a module a copy of what the call before it reads, without a name to
-    speak of. Its older one writes copies as well, of tensors that happened to be equal: these have the names of the
-    parameters that they are ("bn2.running_var", of "bn1.weight", say).
+    PyTorch's default exporter gives each call of a module a copy of what the call before it reads, without a proper
+    name. Its older exporter also writes copies, but of tensors that happened to be equal: a copy has the name of its
+    own parameter (say "bn2.running_var", as a copy of "bn1.weight").
     """
     while (copy := value.producer()) is not None and (copy.domain, copy.op_type) == ("", "Identity"):
         copied = copy.inputs[0]
@@ -24,5 +24,5 @@ def first_call(value: ir.Value) -> ir.Value:
 
 
 def is_parameter_name(name: str) -> bool:
-    """Whether a name is one that exporters give to a parameter, rather than to what a node makes."""
+    """Whether exporters give such a name to a parameter, and not to the result of a node."""
     return "." in name or name in _STATISTICS

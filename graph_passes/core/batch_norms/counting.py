@@ -9,6 +9,6 @@ _MEAN = "running_mean"
 
 
 def counter_of(running_mean: ir.Value) -> str:
-    """The name of the counter beside a running mean: PyTorch's, where the mean has PyTorch's name."""
+    """The name of the counter that belongs to a running mean: PyTorch's name, if the mean has one."""
     name = running_mean.name or ""
     return f"{name.removesuffix(_MEAN)}{_COUNTER}" if name.endswith(_MEAN) else f"{name}.{_COUNTER}"

@@ -1,4 +1,4 @@
-"""Which gradient belongs to which batch norm, by the X and the scale that both read."""
+"""Matches gradients with their batch norms, by the X and the scale that both read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from onnx_cbp.graph_passes.core.sites import BackwardSite, ForwardSite, Rewritte
 
 
 def forwards(sites: Iterable[Site]) -> Mapping[ir.Node, ir.Node]:
-    """The forward node of each gradient, where it is known."""
+    """The forward node of each gradient, if it is known."""
     made: dict[tuple[ir.Value | None, ir.Value | None], ir.Node] = {}
     found: dict[ir.Node, ir.Node] = {}
     for site in sites:
@@ -21,7 +21,8 @@ def forwards(sites: Iterable[Site]) -> Mapping[ir.Node, ir.Node]:
             if (node := made.get((site.X, site.scale))) is not None:
                 found[site.node] = node
         elif isinstance(site, Rewritten):
-            # The gradients read X and the scale beside each other, as the forward ops do; no two layers read the same.
+            # The gradients read X and the scale as neighbouring inputs, as the forward ops do; no two layers read the
+            # same pair.
             of = next((made[pair] for pair in pairwise(site.node.inputs) if pair in made), None)
             if of is not None:
                 found[site.node] = of

@@ -1,4 +1,4 @@
-"""Whether nodes of one opset of ONNX mean the same in another, and what to change so that they do."""
+"""Says whether nodes of one opset of ONNX mean the same in another, and adapts those that need it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from onnx_cbp.graph_passes.core.sites import label
 
-#: Ops whose versions since opset 7 differ in the types that they take, and else in what is seen in their signatures.
+#: Ops whose versions since opset 7 differ only in the accepted types, and otherwise in what their signatures show.
 _STABLE = frozenset(
     {"Abs", "Add", "And", "Cast", "Ceil", "Clip", "Concat", "Constant", "ConstantOfShape", "Conv", "ConvTranspose"}
     | {"Cos", "Div", "Elu", "Equal", "Erf", "Exp", "Expand", "Flatten", "Floor", "Gather", "Gemm", "GlobalAveragePool"}
@@ -19,15 +19,15 @@ _STABLE = frozenset(
     | {"Tanh", "Tile", "Transpose", "Unsqueeze", "Where", "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin"}
 )
 _BATCH_NORM = "BatchNormalization"
-_FIRST = 7  # before it, broadcasting was something else
+_FIRST = 7  # broadcasting was different before
 _TRAINING_MODE_SINCE = 14
 _SPATIAL_UNTIL = 9
 
 
 def obstacle(nodes: Iterable[ir.Node], old: int, new: int) -> str | None:
-    """Why nodes of opset `old` cannot stand among those of opset `new`, in one clause; None if they can.
+    """Why nodes of opset `old` cannot be used in opset `new`, in one clause; None if they can.
 
-    `adapt` makes those fit that need it.
+    `adapt` changes those that need it.
     """
     for node in nodes if old != new else ():
         if node.domain == "" and not _means_the_same(node, old, new):
@@ -36,7 +36,7 @@ def obstacle(nodes: Iterable[ir.Node], old: int, new: int) -> str | None:
 
 
 def adapt(nodes: Iterable[ir.Node], new: int) -> None:
-    """Make nodes without an obstacle fit for opset `new`."""
+    """Adapt nodes without an obstacle to opset `new`."""
     for node in nodes:
         if (node.domain, node.op_type) == ("", _BATCH_NORM):
             if new < _TRAINING_MODE_SINCE:
@@ -60,7 +60,7 @@ def _means_the_same(node: ir.Node, old: int, new: int) -> bool:
 
 
 def _is_same_batch_norm(node: ir.Node, old: int, new: int) -> bool:
-    """In inference form it always was the same; its training form has been another one since opset 14."""
+    """Its inference form was always the same; its training form changed in opset 14."""
     if min(old, new) >= _TRAINING_MODE_SINCE:
         return True
     training, spatial = node.attributes.get("training_mode"), node.attributes.get("spatial")
@@ -71,7 +71,7 @@ def _is_same_batch_norm(node: ir.Node, old: int, new: int) -> bool:
 
 
 def _takes_what(after: onnx.defs.OpSchema, before: onnx.defs.OpSchema, node: ir.Node) -> bool:
-    """Whether a node of one version of an op is one of the other, with the same defaults."""
+    """Whether a node of one version of an op is also valid in the other, with the same defaults."""
     used = len(node.inputs)
     inputs = [[(each.name, each.option) for each in schema.inputs[:used]] for schema in (before, after)]
     known = {name: attribute for name, attribute in after.attributes.items() if name in before.attributes}
@@ -96,5 +96,5 @@ def _takes_what(after: onnx.defs.OpSchema, before: onnx.defs.OpSchema, node: ir.
 
 
 def _is_none(attribute: onnx.defs.OpSchema.Attribute) -> bool:
-    """Whether an attribute that is not given means nothing."""
+    """Whether omitting an attribute has no meaning of its own."""
     return attribute.default_value.type == onnx.AttributeProto.UNDEFINED

@@ -19,20 +19,21 @@ from onnx_cbp.graph_passes.core.sites import label
 Identifier = tuple[str, str, str]
 
 _GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
-#: onnx-ir looks for a free name from the first one on, so more calls of a function are done from the callees on.
+#: onnx-ir tries names from the first one on. So functions with more calls than this are inlined from the callees
+#: upwards.
 _MANY = 64
 
 
 def inline(model: ir.Model, wanted: Collection[Identifier], *, must: Collection[Identifier]) -> bool:
-    """Inline functions wherever they are called, in place; whether there were any.
+    """Inline functions wherever they are called, in place; returns whether there were any.
 
-    One that imports another opset than the model is read as one of the model's, where all its nodes mean the same
-    there.
+    A function that imports another opset than the model is treated as one of the model's opset, if all its nodes mean
+    the same there.
 
     Args:
         model: the model.
         wanted: the functions.
-        must: those of them for which it is an error that they cannot be inlined; others stay, with all they call.
+        must: functions among them that it is an error not to inline; others stay, with everything they call.
 
     Raises:
         OnnxCbpError: one line: a function that must be inlined cannot be, and why.
@@ -44,7 +45,7 @@ def inline(model: ir.Model, wanted: Collection[Identifier], *, must: Collection[
         identifier for identifier in model.functions if identifier not in wanted and _is_other_opset(model, identifier)
     }
     waiting = list(kept)
-    while waiting:  # what stays in another opset keeps what it calls, which would come into it as of the model's
+    while waiting:  # a function that keeps its opset keeps its callees, which would otherwise get the model's opset
         caller = waiting.pop()
         for called in calls[caller]:
             if called in wanted and called not in kept:
@@ -67,9 +68,9 @@ def inline(model: ir.Model, wanted: Collection[Identifier], *, must: Collection[
             if domain in model.opset_imports:
                 function.opset_imports[domain] = model.opset_imports[domain]
     _name_outputs(model, set(chosen))
-    for layer in _layers(model, set(chosen), calls):
+    for group in _groups(model, set(chosen), calls):
         with foreign("the model's functions cannot be inlined"):
-            InlinePass(criteria=lambda function, layer=layer: function.identifier() in layer)(model)  # type: ignore[misc]
+            InlinePass(criteria=lambda function, group=group: function.identifier() in group)(model)  # type: ignore[misc]
     return True
 
 
@@ -96,7 +97,7 @@ def _reason(model: ir.Model, identifier: Identifier) -> str | None:
     for domain, version in function.opset_imports.items():
         have = model.opset_imports.get(domain, version)
         if have == version or domain in {each[0] for each in model.functions}:
-            continue  # those of functions say nothing: the functions are in the model
+            continue  # opsets of other functions do not matter: the model has these functions itself
         if domain:
             return f"it imports version {version} of '{domain}', and the model version {have}"
         different = obstacle(RecursiveGraphIterator(function), version, have)
@@ -109,16 +110,16 @@ def _reason(model: ir.Model, identifier: Identifier) -> str | None:
 
 
 def _name_outputs(model: ir.Model, chosen: set[Identifier]) -> None:
-    """Give calls that leave out the last results of a function all of them."""
+    """Name all results of a function in calls that leave out the last ones."""
     for node in all_nodes(model):
         if node.op_identifier() in chosen:
             node.resize_outputs(len(model.functions[node.op_identifier()].outputs))
 
 
-def _layers(
+def _groups(
     model: ir.Model, chosen: set[Identifier], calls: dict[Identifier, set[Identifier]]
 ) -> list[set[Identifier]]:
-    """The functions that are inlined at once, in the order of that."""
+    """The functions in groups that are inlined at once, in order."""
     instances: Counter[Identifier] = Counter()
     order = list(graphlib.TopologicalSorter(calls).static_order())
     for node in RecursiveGraphIterator(model.graph):
@@ -128,12 +129,12 @@ def _layers(
             instances[node.op_identifier()] += instances[identifier]
     if all(instances[identifier] <= _MANY for identifier in chosen):
         return [chosen]
-    layers: list[set[Identifier]] = []
+    groups: list[set[Identifier]] = []
     depth: dict[Identifier, int] = {}
     for identifier in order:
         depth[identifier] = 1 + max((depth[called] for called in calls[identifier]), default=-1)
         if identifier in chosen:
-            while len(layers) <= depth[identifier]:
-                layers.append(set())
-            layers[depth[identifier]].add(identifier)
-    return [layer for layer in layers if layer]
+            while len(groups) <= depth[identifier]:
+                groups.append(set())
+            groups[depth[identifier]].add(identifier)
+    return [group for group in groups if group]

@@ -1,1 +1,1 @@
-"""What is known of a value: its ancestors, its constant value, where its elements and samples lie."""
+"""What is known about a value: its ancestors, its constant value, where its elements and samples lie."""

@@ -11,7 +11,7 @@ from onnx_cbp.graph_passes.core.types import FLOATS, Types
 
 
 def made_of(*values: ir.Value) -> Iterator[ir.Value]:
-    """The values, and all that they are made of, each once; of what subgraphs read, what is outside of them."""
+    """The values and all their ancestors, each once. Subgraphs count with the outer values that they read."""
     seen, waiting = set(values), list(values)
     while waiting:
         value = waiting.pop()
@@ -24,7 +24,7 @@ def made_of(*values: ir.Value) -> Iterator[ir.Value]:
 
 
 def read_inside(node: ir.Node) -> list[ir.Value]:
-    """What the subgraphs of a node read from outside of them, each once."""
+    """The outer values that the subgraphs of a node read, each once."""
     graphs = [graph for attribute in node.attributes.values() for graph in subgraphs(attribute)]
     read: dict[ir.Value, None] = {}
     made: set[ir.Value] = set()
@@ -43,9 +43,9 @@ def read_inside(node: ir.Node) -> list[ir.Value]:
 def made_from(
     graph: ir.Graph, values: Iterable[ir.Value], through: Callable[[ir.Value], bool] | None = None
 ) -> set[ir.Value]:
-    """The values, and all that a graph computes from them; what a subgraph makes reaches the node that holds it.
+    """The values, and everything that a graph computes from them. What a subgraph computes counts for the node with it.
 
-    `through` says of a computed value whether it counts; without it, all do.
+    `through` says whether a computed value counts; without it, all do.
     """
     holders = {
         subgraph: node
@@ -68,9 +68,9 @@ def made_from(
 
 
 def gradient_path(model: ir.Model, trained: Collection[str]) -> set[ir.Value]:
-    """The values of the main graph that have a gradient: trained parameters reach them, and they an output.
+    """The values of the main graph on the way of gradients: between trained parameters and an output.
 
-    Gradients stop at what is no number with a point: a shape, an index, a comparison.
+    Gradients stop at everything that is not floating-point: a shape, an index, a comparison.
     """
     types = Types(model)
     values = {value.name: value for value in model.graph.inputs} | dict(model.graph.initializers)
@@ -89,7 +89,7 @@ def gradient_path(model: ir.Model, trained: Collection[str]) -> set[ir.Value]:
 
 
 def _read(node: ir.Node) -> Iterator[ir.Value]:
-    """What a node and its subgraphs read."""
+    """Everything that a node and its subgraphs read."""
     yield from (value for value in node.inputs if value is not None)
     for attribute in node.attributes.values():
         for subgraph in () if attribute.is_ref() else subgraphs(attribute):
@@ -99,7 +99,7 @@ def _read(node: ir.Node) -> Iterator[ir.Value]:
 
 
 def subgraphs(attribute: ir.Attr) -> list[ir.Graph]:
-    """The graphs that an attribute has."""
+    """The graphs in an attribute."""
     if attribute.is_ref():
         return []
     if attribute.type == ir.AttributeType.GRAPH:

@@ -9,23 +9,23 @@ import onnx_ir as ir
 from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.values.evaluation import SIZES, evaluate
 
-#: Ops whose results nothing fixes, unless a seed does.
+#: Ops whose results are random, unless a seed fixes them.
 RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
-#: What is made of less, a parameter that is larger is made of one as large.
+#: The most elements that are computed, unless a parameter is itself larger.
 _LARGEST = 2**20
-_MOST_NODES = 32  # exporters make a weight of a few: shapes, casts, a transposition
+_MOST_NODES = 32  # exporters make a weight with few nodes: shapes, casts, a transposition
 
 
 class Constants:
-    """Values of a model that are the same whatever is fed, computed where a few of ONNX's ops make them."""
+    """Finds values of a model that are always the same, and computes those that a few of ONNX's ops make."""
 
     def __init__(self, model: ir.Model) -> None:
         self._opset = onnx_opset(model.opset_imports)
 
     def of(self, value: ir.Value | None) -> np.ndarray | None:
-        """The value; None where it is no constant.
+        """The value; None if it is not constant.
 
-        An initializer that is an input, too, is a default that a caller may overrule.
+        An initializer that is also an input is only a default, which a caller may replace.
         """
         if value is None or value.is_graph_input():
             return None
@@ -53,7 +53,7 @@ class Constants:
 
 
 def _gather(value: ir.Value, nodes: dict[ir.Node, None], leaves: dict[ir.Value, None], depth: int = 0) -> bool:
-    """Collect what makes a value, in order; whether it is constants and few of ONNX's ops."""
+    """Collect everything that makes a value, in order. Whether that is only constants and few of ONNX's ops."""
     node = value.producer()
     if node is None:
         leaves[value] = None
@@ -72,7 +72,7 @@ def _gather(value: ir.Value, nodes: dict[ir.Node, None], leaves: dict[ir.Value, 
 
 
 def _type(node: ir.Node) -> ir.DataType | None:
-    """The type that a CastLike casts to, where the model says it: what it casts like need not be a constant."""
+    """The type to which a CastLike casts, if the model declares it; its second input need not be constant."""
     like = node.inputs[1] if node.op_type == "CastLike" else None
     return None if like is None else like.dtype
 

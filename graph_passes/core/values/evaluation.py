@@ -1,4 +1,4 @@
-"""Computes a node of ONNX's from known values, if that is small: the cost is known before it is done."""
+"""Computes one of ONNX's nodes from known values, if the result is small; its size is known beforehand."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from onnx_cbp.errors import OnnxCbpError, foreign
 
 Arrays = Sequence[np.ndarray | None]
 
-#: The most dimensions that numpy has.
+#: The most dimensions of an array in numpy.
 _MOST_AXES = 32
 
 
 def evaluate(node: onnx.NodeProto, inputs: Arrays, opset: int, largest: int, *, also: int = 0) -> np.ndarray | None:
-    """The one result of a node; None where it is not known, too large, or nothing that the op can make.
+    """The single result of a node; None if it is not known or too large, or if the op cannot be computed.
 
     Args:
         node: the node; its op is one of `SIZES`.
-        inputs: its inputs, in order; None where one is left out.
-        opset: the version of ONNX's opset that the node is of.
+        inputs: its inputs, in order; None for one that is left out.
+        opset: the version of ONNX's opset of the node.
         largest: the most elements that are computed.
-        also: a result is computed all the same that has no more elements than this.
+        also: results with at most this many elements are always computed.
     """
     size = size_of(node, inputs)
     if size is None or size > max(largest, also) or any(each is not None and each.ndim > _MOST_AXES for each in inputs):
@@ -49,19 +49,19 @@ def evaluate(node: onnx.NodeProto, inputs: Arrays, opset: int, largest: int, *, 
     try:
         with foreign("not to be computed"), np.errstate(all="ignore"):
             (result,) = ReferenceEvaluator(model).run(None, feeds)
-    except OnnxCbpError:  # what the reference cannot do is not known
+    except OnnxCbpError:  # the reference cannot compute it
         return None
     return np.asarray(result) if isinstance(result, np.ndarray | np.generic) else None
 
 
 def size_of(node: onnx.NodeProto, inputs: Arrays) -> int | None:
-    """How many elements the result of a node has at most; None where that is not known."""
+    """How many elements the result of a node has at most; None if that is not known."""
     rule = SIZES.get(node.op_type)
     if rule is None:
         return None
     try:
         return rule(node, inputs)
-    except (IndexError, ValueError, AttributeError, OverflowError, TypeError):  # an input that the op does not take
+    except (IndexError, ValueError, AttributeError, OverflowError, TypeError):  # an input is not valid for the op
         return None
 
 
@@ -74,7 +74,7 @@ def _given(inputs: Arrays) -> list[np.ndarray]:
 
 
 def _largest(_: onnx.NodeProto, inputs: Arrays) -> int:
-    """No more than what is given: a part of it, or it in another shape."""
+    """At most as large as the inputs: a part of one, or one in another shape."""
     return max(value.size for value in _given(inputs))
 
 
@@ -92,7 +92,7 @@ def _sizes(value: np.ndarray | None) -> list[int]:
 
 
 def _as_told(_: onnx.NodeProto, inputs: Arrays) -> int | None:
-    """ConstantOfShape: its input is a shape."""
+    """ConstantOfShape: its input is the shape."""
     sizes = _sizes(inputs[0])
     return None if any(size < 0 for size in sizes) or len(sizes) > _MOST_AXES else math.prod(sizes)
 
@@ -120,7 +120,7 @@ def _tiled(_: onnx.NodeProto, inputs: Arrays) -> int | None:
     value, repeats = inputs[:2]
     assert value is not None
     sizes = _sizes(repeats)
-    # One axis after the other: what is in between is large even where the last of them leaves nothing.
+    # Axis after axis: intermediate results can be large, even if the last axis leaves nothing.
     return None if any(size < 0 for size in sizes) else max(value.size, 1) * math.prod(max(size, 1) for size in sizes)
 
 
@@ -130,7 +130,7 @@ def _ranged(_: onnx.NodeProto, inputs: Arrays) -> int | None:
 
 
 def _constant(node: onnx.NodeProto, _: Arrays) -> int | None:
-    """The numbers that a Constant has; text is none that anything here computes with."""
+    """The number of elements of a Constant; nothing here computes with text."""
     (attribute,) = node.attribute
     if attribute.name == "value":
         return None if attribute.t.data_type == onnx.TensorProto.STRING else math.prod(attribute.t.dims)
@@ -146,7 +146,7 @@ _REDUCTIONS = ("ArgMax", "ArgMin", "ReduceMax", "ReduceMean", "ReduceMin", "Redu
 _TOGETHER = ["Add", "And", "Div", "Equal", "Greater", "Less", "Max", "Mean", "Min", "Mod", "Mul", "Or", "Pow", "Sub"]
 _TOGETHER += ["Sum", "Where"]
 
-#: By op: the most elements that a result has, from the node and its inputs. Nothing else is computed.
+#: For each op, the most elements of a result, from the node and its inputs. Other ops are not computed.
 SIZES: Mapping[str, Callable[[onnx.NodeProto, Arrays], int | None]] = {
     **dict.fromkeys((*_ELEMENTWISE, *_PARTS, *_REDUCTIONS), _largest),
     **dict.fromkeys(_TOGETHER, _together),

@@ -1,4 +1,4 @@
-"""Ops that only move elements: which axes of the input each axis of the result comes from."""
+"""Ops that only move elements: from which axes of the input each axis of the result comes."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import onnx_ir as ir
 
 from onnx_cbp.graph_passes.core.types import FLOATS, Types
 
-#: For each axis of a result, the axes of the value that it has the elements of, the outermost first.
+#: For each axis of a result, the axes of the input from which it has its elements, the outermost first.
 Axes = tuple[tuple[int, ...], ...]
 Size = int | str | None
 
 MOVES = ("Identity", "Cast", "CastLike", "Reshape", "Flatten", "Unsqueeze", "Squeeze", "Transpose")
-_MOST_MOVES = 4  # from a convolution's result to what is normalised
+_MOST_MOVES = 4  # between the result of a convolution and the data of a batch norm
 
 
 def moved_axes(node: ir.Node, types: Types) -> Axes | None:
-    """Where the axes of a node's first input are in its result; None where the node is none of MOVES, or no one knows.
+    """Where the axes of a node's first input are in its result; None if it is not one of MOVES, or this is not known.
 
-    An axis of the value that several axes of the result share is in each of them. A Cast counts between floats only.
+    If several axes of the result share an axis of the input, each of them has it. Only Casts between floats count.
     """
     if node.domain != "" or node.op_type not in MOVES or not node.inputs or node.inputs[0] is None:
         return None
@@ -41,7 +41,7 @@ def moved_axes(node: ir.Node, types: Types) -> Axes | None:
 
 
 def arrangements(X: ir.Value, types: Types) -> Iterator[ir.Value]:
-    """The values that have the elements of X, each in another order of axes or of another type: X, and those behind."""
+    """X, and the values before it that have its elements in another order of axes, or in another type."""
     yield X
     value, graph = X, None
     for _ in range(_MOST_MOVES):
@@ -60,7 +60,7 @@ def _between_floats(node: ir.Node, types: Types) -> bool:
 
 
 def _sizes_after(node: ir.Node, before: tuple[Size, ...], types: Types) -> Sequence[Size] | None:
-    """The sizes of a result, by the names that the value's sizes have; None where its rank is not known."""
+    """The sizes of a result, with the symbols of its input; None if the rank is not known."""
     rank = len(before)
     known = types.shape(node.outputs[0])
     if node.op_type == "Flatten":
@@ -90,7 +90,7 @@ def _sizes_after(node: ir.Node, before: tuple[Size, ...], types: Types) -> Seque
 
 
 def _all(sizes: Sequence[Size]) -> Size:
-    """The size of axes that become one; None where it is not one of theirs, or a number."""
+    """The size of axes that are joined to one; None if it is neither one of theirs nor a number."""
     product = 1
     for size in sizes:
         if not isinstance(size, int):
@@ -100,7 +100,7 @@ def _all(sizes: Sequence[Size]) -> Size:
 
 
 def _constant(node: ir.Node, name: str) -> tuple[int, ...] | None:
-    """An attribute, or the second input, of whole numbers."""
+    """An attribute, or else the second input, of integers."""
     given = node.attributes.get(name)
     if given is not None:
         return tuple(given.as_ints())
@@ -112,10 +112,10 @@ def _constant(node: ir.Node, name: str) -> tuple[int, ...] | None:
 
 
 def regroup(before: Sequence[Size], after: Sequence[Size]) -> Axes | None:
-    """The axes that each axis of a reshaped value has the elements of; None where the sizes do not fit.
+    """For each axis of a reshaped value, the axes from which it has its elements; None if the sizes do not fit.
 
-    Sizes that are equal texts are the same; one that is None is whatever is left. Where an axis is cut, or the sizes
-    leave open which axes go where, an axis stands in several.
+    Equal symbols mean equal sizes; None stands for whatever is left. If an axis is cut, or the sizes do not say which
+    axes go where, an axis appears in several.
     """
     left = list(before)
     found: dict[int, tuple[int, ...]] = {}
@@ -124,7 +124,7 @@ def regroup(before: Sequence[Size], after: Sequence[Size]) -> Axes | None:
     rest = tuple(sorted(ins))
     if not outs and any(left[axis] != 1 for axis in rest):
         return None
-    for place, axis in enumerate(sorted(outs)):  # the outermost stays outermost
+    for place, axis in enumerate(sorted(outs)):  # the outermost axis stays outermost
         found[axis] = rest if place == 0 else rest[1:] or rest
     return tuple(found[axis] for axis in range(len(after)))
 
@@ -132,9 +132,9 @@ def regroup(before: Sequence[Size], after: Sequence[Size]) -> Axes | None:
 def _match(
     left: list[Size], after: Sequence[Size], ins: list[int], outs: list[int], found: dict[int, tuple[int, ...]]
 ) -> tuple[list[int], list[int]]:
-    """Match axes from one end as far as sizes tell: write them into `found`, and give those that are left over.
+    """Match axes from one end, as far as the sizes allow: write them into `found`, and return those that are left over.
 
-    `left` are the sizes of the axes before; that of one which is cut becomes what is left of it.
+    `left` has the sizes of the axes before; if an axis is cut, its size becomes what is left of it.
     """
     while outs:
         size = after[outs[0]]
@@ -158,7 +158,7 @@ def _match(
 
 
 def _leading(left: list[Size], ins: list[int], size: Size) -> int:
-    """How many of the first axes make one of a size; 0 where none do."""
+    """How many of the first axes together have this size; 0 if none do."""
     product: Size = 1
     for number, axis in enumerate(ins, 1):
         have = left[axis]

@@ -21,9 +21,9 @@ class Spread:
     """How the samples of a batch lie in a value.
 
     Attributes:
-        axes: the axes along which they lie; empty where no single sample is in it. None where no one knows.
+        axes: the axes along which they lie; empty if the value has no single samples. None if this is not known.
         mixed: the nodes that mixed several samples to make it.
-        merged: those of the axes along which more than samples lie, such as all steps of all sequences.
+        merged: those of the axes that have more than the samples, such as all steps of all sequences.
     """
 
     axes: frozenset[int] | None = frozenset()
@@ -32,12 +32,12 @@ class Spread:
 
 
 class SampleAxes:
-    """Where the samples of a batch are in the values of a graph.
+    """Finds where the samples of a batch are in the values of a graph.
 
     Args:
-        model: whose main graph is fed with a batch, its samples along the first axis of inputs.
+        model: its main graph is fed with a batch, whose samples lie along the first axis of inputs.
         types: shapes and types.
-        alike: values whose samples lie as those of another value do, whatever makes them; of None, no sample is in it.
+        alike: maps values to another value whose samples lie in the same way, or to None if they have no samples.
     """
 
     def __init__(self, model: ir.Model, types: Types, alike: Mapping[ir.Value, ir.Value | None] | None = None) -> None:
@@ -55,7 +55,7 @@ class SampleAxes:
         self._outside = dict(_entrances(model.graph))
 
     def is_trained(self, value: ir.Value) -> bool:
-        """Whether an input is a parameter with a gradient, as the training API knows it by the name of its buffer."""
+        """Whether an input is a parameter with a gradient: the training API also finds it by the name of its buffer."""
         return value.name in self._trained
 
     def of(self, wanted: ir.Value) -> Spread:
@@ -113,18 +113,18 @@ class SampleAxes:
         merged: frozenset[int] | None = frozenset()
         if any(each.merged for each in read):
             merged, _ = rule(replace(call, axes=[each.merged for each in read]))
-            if node.op_type in _PARTS:  # of steps, perhaps, or of one of the batches
+            if node.op_type in _PARTS:  # perhaps of the steps, or of one of the batches
                 _, mixes = rule(replace(call, axes=[(each.axes or frozenset()) - each.merged for each in read]))
         if node.op_type == "Concat" and axes and (rank := call.rank_of(value)):
-            # Several batches, perhaps: what is cut of them afterwards may be one of these again.
+            # Perhaps several batches were joined: a part that is cut out later may be one of them.
             merged = (merged or frozenset()) | {call.number("axis", 0) % rank}
         return Spread(axes, mixed | {node} if mixes else mixed, (merged or frozenset()) & (axes or frozenset()))
 
     def _get(self, value: ir.Value) -> Spread:
-        return self._known.get(value, Spread(None))  # of a loop, nothing is known
+        return self._known.get(value, Spread(None))  # nothing is known about a loop
 
     def _moved(self, call: _Call, before: Spread) -> Spread:
-        """Where samples are in a value of which the axes moved, became one or were cut."""
+        """Where samples are in a value whose axes moved, were joined or were cut."""
         node, samples = call.node, before.axes or frozenset()
         groups, sizes = moved_axes(node, self._types), self._types.shape(node.inputs[0]) if node.inputs[0] else None
         if node.op_type in ("Cast", "CastLike"):
@@ -149,7 +149,7 @@ class SampleAxes:
         return Spread(frozenset(axes), merged=frozenset(merged))
 
     def _of_the_batch(self, value: ir.Value, places: list[int]) -> list[int]:
-        """Of the axes that one is cut into along which more than samples lie, that with the samples: of any size."""
+        """If an axis with more than samples is cut into `places`, the place with the samples: the one of any size."""
         shape = self._types.shape(value) or ()
         open_sizes = [place for place in places if place < len(shape) and not isinstance(shape[place], int)]
         named = [place for place in open_sizes if shape[place] in self._names]
@@ -157,7 +157,7 @@ class SampleAxes:
 
 
 def _samples(graph: ir.Graph) -> list[ir.Value]:
-    """The inputs that are fed with a batch: of any size, or as large as the first one where sizes are fixed."""
+    """The inputs that are fed with a batch: those whose first size is open; if there are none, those of one size."""
     inputs = [value for value in graph.inputs if not value.is_initializer() and value.shape is not None and value.shape]
     names = {value.name for value in graph.inputs}
     inputs = [value for value in inputs if f"{value.name}_grad.accumulation.buffer" not in names]
@@ -170,7 +170,7 @@ def _samples(graph: ir.Graph) -> list[ir.Value]:
 
 
 def _entrances(graph: ir.Graph) -> Iterable[tuple[ir.Value, ir.Value]]:
-    """(inside, outside) of the values that a Loop carries."""
+    """(inside, outside) for the values that a Loop carries."""
     for node in RecursiveGraphIterator(graph):
         if (node.domain, node.op_type) == ("", "Loop") and "body" in node.attributes:
             body = node.attributes["body"].as_graph()
@@ -180,7 +180,7 @@ def _entrances(graph: ir.Graph) -> Iterable[tuple[ir.Value, ir.Value]]:
 
 
 def _results(node: ir.Node, value: ir.Value) -> list[ir.Value]:
-    """What the branches of an If, or the body of a Loop, give for a value."""
+    """The values that the branches of an If, or the body of a Loop, return for a value."""
     if node.domain != "" or node.op_type not in ("If", "Loop"):
         return []
     place = node.outputs.index(value) + (node.op_type == "Loop")
@@ -201,7 +201,7 @@ def _union(spreads: list[Spread]) -> Spread:
 
 @dataclass(frozen=True)
 class _Call:
-    """A node, one of its results, and the axes of the samples in its inputs, all of them known."""
+    """A node, one of its results, and the axes of the samples in its inputs, all of which are known."""
 
     node: ir.Node
     output: ir.Value
@@ -212,7 +212,7 @@ class _Call:
     def rank(self, index: int) -> int | None:
         value = self.node.inputs[index] if index < len(self.node.inputs) else None
         rank = None if value is None else self.rank_of(value)
-        # A graph that declares fewer axes than the samples lie in says what is not so.
+        # A graph that declares fewer axes than those with samples is wrong.
         return None if rank is None or any(axis >= rank for axis in self.axes[index]) else rank
 
     def rank_of(self, value: ir.Value) -> int | None:
@@ -224,7 +224,7 @@ class _Call:
         return default if given is None or given.type != ir.AttributeType.INT else given.as_int()
 
     def numbers(self, name: str, index: int = 1) -> tuple[int, ...] | None:
-        """An attribute, or an input, of whole numbers; () where neither is there, None where it is not known."""
+        """Integers from an attribute or an input; () if there is neither, None if they are not known."""
         given = self.node.attributes.get(name)
         if given is not None:
             return tuple(given.as_ints()) if given.type == ir.AttributeType.INTS else (given.as_int(),)
@@ -239,7 +239,7 @@ _Answer = tuple[frozenset[int] | None, bool]
 
 
 def _alike(call: _Call) -> _Answer:
-    """What gives each element of the data its own result: axes that inputs of the result's rank have."""
+    """Each element of the data has its own result: the axes come from inputs of the result's rank."""
     rank = call.rank_of(call.output)
     same = [axes for index, axes in enumerate(call.axes) if axes and rank is not None and call.rank(index) == rank]
     if same:
@@ -279,17 +279,17 @@ def _reduce(call: _Call) -> _Answer:
 
 
 def _over_places(call: _Call) -> _Answer:
-    """Pooling and the like: each channel of each sample by itself, places with one another."""
+    """Pooling and the like: channels and samples stay separate, places are mixed."""
     return call.axes[0], bool(call.axes[0] - {0, 1})
 
 
 def _over_channels(call: _Call) -> _Answer:
-    """Each place of each sample by itself, channels with their neighbours."""
+    """Places and samples stay separate, channels are mixed with their neighbours."""
     return call.axes[0], 1 in call.axes[0]
 
 
 def _slice(call: _Call) -> _Answer:
-    """A part of the samples, or all in reverse: of a replica, these are others than of the whole batch."""
+    """A part of the samples, or all in reverse order. On a replica these are others than in the whole batch."""
     before, shape = call.axes[0], call.types.shape(call.node.inputs[0]) if call.node.inputs[0] is not None else None
     starts, ends, axes = (call.numbers(name, index) for index, name in enumerate(("starts", "ends", "axes"), 1))
     if not shape or starts is None or ends is None or axes is None:
@@ -303,18 +303,18 @@ def _slice(call: _Call) -> _Answer:
     return before, False
 
 
-_TO_THE_END = 2**31 - 1  # or more, as exporters write it
+_TO_THE_END = 2**31 - 1  # exporters write this or more
 
 
 def _einsum(call: _Call) -> _Answer:
-    """Letters that the result has not are summed over."""
+    """Einsum: letters that the result does not have are summed over."""
     given = call.node.attributes.get("equation")
     text = "" if given is None or given.type != ir.AttributeType.STRING else given.as_string().replace(" ", "")
     data, arrow, result = text.partition("->")
     ranks = [call.rank(index) for index in range(len(call.axes))]
     terms: list[str] = []
     for term, rank in zip(data.split(","), ranks, strict=False):
-        # The axes that an ellipsis stands for are aligned at the last one: by names that count from there.
+        # The axes of an ellipsis are aligned at the last one, so their names are counted from there.
         more = 0 if rank is None else max(rank - len(term.replace("...", "")), 0)
         terms.append(term.replace("...", "".join(str(place) for place in reversed(range(min(more, 10))))))
     if len(terms) != len(ranks) or [len(term) for term in terms] != ranks:
@@ -339,7 +339,7 @@ def _convolution(call: _Call) -> _Answer:
 
 
 def _over_axis(call: _Call) -> _Answer:
-    """A softmax and the like: the elements along an axis with one another."""
+    """A softmax and the like: elements along one axis are mixed."""
     rank, before = call.rank(0), call.axes[0]
     if not rank:
         return None, False
@@ -418,7 +418,7 @@ def _gather(call: _Call) -> _Answer:
 
 
 def _split(call: _Call) -> _Answer:
-    """Parts of the samples: of a replica, these are others than of the whole batch."""
+    """Parts of the samples. On a replica these are others than in the whole batch."""
     rank, before = call.rank(0), call.axes[0]
     if rank is None:
         return None, False
@@ -427,7 +427,7 @@ def _split(call: _Call) -> _Answer:
 
 
 def _gather_elements(call: _Call) -> _Answer:
-    """Each element from a place of its own along one axis."""
+    """Each element comes from its own place along one axis."""
     rank = call.rank(0)
     if rank is None:
         return None, False
@@ -436,7 +436,7 @@ def _gather_elements(call: _Call) -> _Answer:
 
 
 def _scatter_elements(call: _Call) -> _Answer:
-    """Each element to a place of its own along one axis, where several may come together."""
+    """Each element goes to its own place along one axis, where several may meet."""
     rank = call.rank(0)
     if rank is None:
         return None, False
@@ -446,7 +446,7 @@ def _scatter_elements(call: _Call) -> _Answer:
 
 
 def _scatter(call: _Call) -> _Answer:
-    """Slices to places of their own, where several come together if they are added up."""
+    """Slices go to their own places; if they are added up, several may meet."""
     rank, places, more = call.rank(0), call.rank(1), call.rank(2)
     given = call.node.attributes.get("reduction")
     adds = given is not None and given.type == ir.AttributeType.STRING and given.as_string() != "none"
@@ -458,7 +458,7 @@ def _scatter(call: _Call) -> _Answer:
 
 
 def _scan(call: _Call) -> _Answer:
-    """What comes of samples that are gone through one after the other; of other axes, nothing is known."""
+    """The results of going through samples one after the other; nothing is known for other axes."""
     body, axes = call.node.attributes.get("body"), call.numbers("scan_input_axes", len(call.node.inputs))
     if body is None or body.type != ir.AttributeType.GRAPH or call.opset < _SCAN_WITHOUT_BATCH_SINCE or axes is None:
         return None, False
@@ -472,7 +472,7 @@ def _scan(call: _Call) -> _Answer:
     if not along or place >= len(graph.outputs):
         return None, False
     carried = set(graph.inputs[:states])
-    # A state behind the last step is that of all samples, or of the last one.
+    # A state after the last step belongs to all samples, or to the last one.
     if place >= states and not any(value in carried for value in made_of(graph.outputs[place])):
         return None, False
     axis = call.numbers("scan_output_axes", len(call.node.inputs)) or ()
@@ -486,7 +486,7 @@ _SCAN_WITHOUT_BATCH_SINCE = 9
 
 
 def _resize(call: _Call) -> _Answer:
-    """More samples than there are, or fewer, between them."""
+    """More or fewer samples, interpolated between the existing ones."""
     scales = call.node.inputs[1 if call.node.op_type == "Upsample" or call.opset < _RESIZE_WITH_ROI_SINCE else 2 :][:1]
     tensor = None if not scales or scales[0] is None else ir.convenience.get_const_tensor(scales[0])
     rank = call.rank(0)
@@ -501,7 +501,7 @@ _RESIZE_WITH_ROI_SINCE = 11
 
 
 def _pad(call: _Call) -> _Answer:
-    """Samples that are none of the batch, before it and behind it."""
+    """Adds samples before and after the batch that do not belong to it."""
     rank, pads, axes = call.rank(0), call.numbers("pads"), call.numbers("axes", 3)
     if not rank or pads is None or axes is None:
         return call.axes[0], False
@@ -535,7 +535,7 @@ def _recurrent(call: _Call) -> _Answer:
 
 
 def _quantize(call: _Call) -> _Answer:
-    """The scale is that of all elements."""
+    """The scale depends on all elements."""
     return call.axes[0] if call.output is call.node.outputs[0] else frozenset(), True
 
 
@@ -544,7 +544,7 @@ def _unknown(call: _Call) -> _Answer:  # noqa: ARG001 - one signature for all
 
 
 def _pick(call: _Call) -> _Answer:
-    """One of the parts of a value that are a sequence."""
+    """One part of a value that is a sequence."""
     return call.axes[0], False
 
 
@@ -585,5 +585,5 @@ _RULES: dict[str, Callable[[_Call], _Answer]] = {
 }
 #: Ops that take a part of a value along an axis.
 _PARTS = ("Slice", "Split", "SplitToSequence", "Gather")
-#: Ops that read a shape and no value.
+#: Ops that read only the shape.
 _WITHOUT_VALUES = ("Shape", "Size", "ConstantOfShape", "RandomNormalLike", "RandomUniformLike", "EyeLike")
