@@ -1,4 +1,4 @@
-"""The forms in which batch norms come, one file a form. Each has `recognise(node, opset) -> Site | None`."""
+"""The forms in which batch norms come, one file per form. Each has `recognise(node, opset) -> Site | None`."""
 
 from onnx_cbp.graph_passes.dialects import (
     channel_ops,

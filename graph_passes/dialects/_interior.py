@@ -1,4 +1,4 @@
-"""The other nodes of a batch norm in arithmetic: which go with it, and which values are read elsewhere."""
+"""The inner nodes of a batch norm in arithmetic: which of them it alone needs, and whose values others read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 
 def unused_without(node: ir.Node, interior: tuple[ir.Node, ...], served: ir.Value | None) -> set[ir.Node]:
-    """The node, and those of its expression that only it needs where another node makes the value `served`."""
+    """The node, and those nodes of its expression that only it needs, if another node makes the value `served`."""
     gone, before = {node}, 0
     while len(gone) != before:
         before = len(gone)
@@ -18,7 +18,7 @@ def unused_without(node: ir.Node, interior: tuple[ir.Node, ...], served: ir.Valu
 
 
 def read_behind(node: ir.Node, values: list[ir.Value], gone: set[ir.Node]) -> ir.Value | None:
-    """The first of equal values that something else reads, and only behind the node; others go on being calculated."""
+    """The first of equal values that something else reads, and only after the node; others are computed as before."""
     wanted = [v for v in values if v.is_graph_output() or any(use.node not in gone for use in v.uses())]
     if not wanted or node.graph is None:
         return None

@@ -18,11 +18,11 @@ _CASTS = ("Cast", "CastLike")
 _TO_NUMBERS = ("Identity", "Reshape", "Unsqueeze", "Squeeze", *_CASTS)
 _MOST_COPIES = 8  # of a number
 REDUCTIONS = ("ReduceMean", "ReduceSum", "ReduceSumSquare", "GlobalAveragePool")
-MOST_NODES = 64  # of one expression; far more than any spelling has
-_MOST_VISITED = 4 * MOST_NODES  # what turns out to be no part of it among them
+MOST_NODES = 64  # of one expression; far more than any way of writing has
+_MOST_VISITED = 4 * MOST_NODES  # including values that turn out not to belong to it
 _MOST_TERMS = 12
-_MOST_NESTED = 4  # shapes of values whose shapes are made of shapes
-_EXACT = 1e-6  # a number that is this near to a whole one is it: 1 / count, rounded, times count
+_MOST_NESTED = 4  # of shapes that are computed from shapes
+_EXACT = 1e-6  # a number this near to an integer counts as it: 1 / count, rounded, times count
 
 _UNARY = ("Neg", "Reciprocal", "Sqrt", "Relu")
 _READ = frozenset((*BINARY, *REDUCTIONS, *MOVES, *_UNARY, "Pow", "Max", "Clip"))
@@ -46,7 +46,7 @@ class SizeOf:
 
 @dataclass(frozen=True)
 class SumOf:
-    """A sum of which a power is taken."""
+    """A sum that is raised to a power."""
 
     terms: frozenset[tuple[Monomial, float]]
 
@@ -61,19 +61,19 @@ HALF = Fraction(1, 2)
 
 
 class NotPolynomialError(Exception):
-    """An expression that is not of the kind."""
+    """The expression is not such a polynomial."""
 
 
 @dataclass(frozen=True)
 class Polynomial:
-    """What a value is.
+    """The polynomial that a value is.
 
     Attributes:
         terms: coefficients by monomial.
         dims: the axes of the root along each axis of the value, if more than one is left in it; None for a vector along
             one axis, and for a number.
-        position: of a vector, its axis counted from the last one, as broadcasting does; None for a number.
-        channel: the axis of the root that vectors in it lie along; None where there are none, or it is not known yet.
+        position: the axis of a vector, counted from the last one, as in broadcasting; None for a number.
+        channel: the axis of the root along which its vectors lie; None if there are none, or if it is not known yet.
     """
 
     terms: Terms
@@ -87,13 +87,13 @@ class Reader:
 
     Args:
         X: the data that is normalised.
-        last: the node whose result is read; what is read stands in its graph.
+        last: the node whose result is read; only nodes of its graph are read.
         types: shapes and types.
-        root: a value that X has the elements of, in whatever order of axes; X by default.
+        root: a value with the same elements as X, in any order of axes; X by default.
 
     Attributes:
         X, root: the data.
-        means, variances: the values that are those of the data over all axes but one.
+        means, variances: the values that are means and variances of the data over all axes but one.
     """
 
     def __init__(self, X: ir.Value, last: ir.Node, types: Types, root: ir.Value | None = None) -> None:
@@ -118,7 +118,7 @@ class Reader:
         return {frozenset({(self.mean(channel), Fraction(1))}): 1.0}
 
     def batch_variance(self, channel: int) -> Terms:
-        """The mean of the squares less the square of the mean."""
+        """The mean of the squares minus the square of the mean."""
         mean = self.batch_mean(channel)
         squares = self._mean(channel, times(self.data, self.data))
         return add({frozenset({(squares, Fraction(1))}): 1.0}, multiply(mean, mean), -1)
@@ -127,10 +127,10 @@ class Reader:
         return MeanOver(frozenset(range(self._rank)) - {channel}, monomial)
 
     def read(self, value: ir.Value | None) -> Polynomial:
-        """What a value is.
+        """The polynomial that a value is.
 
         Raises:
-            NotPolynomialError: nothing of the kind.
+            NotPolynomialError: it is none.
         """
         if value is None:
             raise NotPolynomialError
@@ -139,19 +139,19 @@ class Reader:
         return self._get(value)
 
     def _get(self, value: ir.Value | None) -> Polynomial:
-        """What a value is that was read already."""
+        """The polynomial of a value that was already read."""
         known = None if value is None else self._known.get(value)
         if known is None:
             raise NotPolynomialError
         return known
 
     def is_data(self, value: ir.Value) -> bool:
-        """Whether a value that was read is the data, in whatever order of axes."""
+        """Whether a value that was read is the data, in any order of axes."""
         known = self._known.get(value)
         return known is not None and known.terms == {self.data: 1.0}
 
     def interior(self, *values: ir.Value) -> dict[ir.Node, None]:
-        """The nodes that values were read from, in no order; not those that X is made by."""
+        """The nodes from which values were read, unordered; without those that make X."""
         found: dict[ir.Node, None] = {}
         waiting = list(values)
         while waiting:
@@ -165,7 +165,7 @@ class Reader:
         return found
 
     def _read_all(self, wanted: ir.Value) -> None:
-        """Read a value and all that it is made of, one after the other: graphs are deep."""
+        """Read a value and its ancestors, one after another, without recursion: graphs are deep."""
         waiting, begun = [wanted], set()
         while waiting:
             value = waiting[-1]
@@ -180,7 +180,7 @@ class Reader:
                 self._known[value] = self._read(value)
 
     def _operands(self, value: ir.Value) -> list[ir.Value]:
-        """What a value is to be read from."""
+        """The values from which a value is read."""
         node = value.producer()
         if value is self.root or not self._is_readable(node) or len(self._visited) >= _MOST_VISITED:
             return []
@@ -207,7 +207,7 @@ class Reader:
                 self._note(value, result)
                 return result
             except NotPolynomialError:
-                pass  # it may yet be a vector of whatever origin
+                pass  # it may still be a vector, whatever made it
         position = self._position(value)
         return None if position is None else Polynomial({frozenset({(value, Fraction(1))}): 1.0}, position=position)
 
@@ -223,7 +223,7 @@ class Reader:
                 self.variances.append(value)
 
     def _number(self, value: ir.Value) -> float | None:
-        """The number that a constant of one element is, in the types that it is cast to; None where it may be fed."""
+        """The number in a constant of one element, in the types to which it is cast; None if it may be fed."""
         types: list[ir.DataType | None] = []
         while (node := value.producer()) is not None and node.domain == "" and node.op_type in _TO_NUMBERS:
             source = node.inputs[0]
@@ -244,7 +244,7 @@ class Reader:
         return float(number)
 
     def _position(self, value: ir.Value) -> int | None:
-        """The axis of a vector's channels, counted from the last; None where it is no vector."""
+        """The axis of a vector's channels, counted from the last; None if the value is no vector."""
         shape = self._types.shape(value)
         wide = [index for index, size in enumerate(shape or ()) if size != 1]
         return len(shape) - 1 - wide[0] if shape is not None and len(wide) == 1 else None
@@ -253,7 +253,7 @@ class Reader:
         if node.op_type == "Cast" and (size := self._size(node.outputs[0])) is not None:
             return Polynomial(size)
         inputs = [self._get(value) for value in node.inputs[: 2 if node.op_type in (*BINARY, "Pow", "Max") else 1]]
-        if not inputs or (len(inputs) == 1 and node.op_type in (*BINARY, "Pow")):  # a constant; what is not valid
+        if not inputs or (len(inputs) == 1 and node.op_type in (*BINARY, "Pow")):  # a constant, or an invalid node
             raise NotPolynomialError
         first = inputs[0]
         if node.op_type in BINARY:
@@ -272,7 +272,7 @@ class Reader:
             return self._power(first, Fraction(inputs[1].terms.get(ONE, 0.0)))
         clipped = node.op_type == "Relu" or (node.op_type == "Max" and len(node.inputs) == 2 and not inputs[1].terms)
         if (clipped or self._clips_at_zero(node)) and self._is_variance(first):
-            return first  # none is below zero but by rounding
+            return first  # only rounding can make it negative
         raise NotPolynomialError
 
     def _is_variance(self, read: Polynomial) -> bool:
@@ -300,7 +300,7 @@ class Reader:
     def _together(
         self, left: Polynomial, right: Polynomial
     ) -> tuple[tuple[tuple[int, ...], ...] | None, int | None, int | None]:
-        """(dims, position, channel) of what broadcasting makes of two."""
+        """(dims, position, channel) of two values after broadcasting."""
         channels = {c for c in (left.channel, right.channel) if c is not None}
         positions = {p for p in (left.position, right.position) if p is not None}
         if len(positions) > 1:  # an outer product
@@ -374,7 +374,7 @@ class Reader:
         return Polynomial(terms, tuple(left), None, reduced.channel)
 
     def _mean_of(self, terms: Terms, over: frozenset[int]) -> Terms:
-        """The mean over axes of a sum, term by term."""
+        """The mean of a sum over axes, term by term."""
         result: Terms = {}
         for monomial, coefficient in terms.items():
             varying = frozenset((atom, power) for atom, power in monomial if self._varies(atom, over))
@@ -392,7 +392,7 @@ class Reader:
         return result
 
     def _varies(self, atom: Atom, over: frozenset[int]) -> bool:
-        """Whether an atom has different values along axes of the root."""
+        """Whether an atom varies along axes of the root."""
         return not over <= atom.axes if isinstance(atom, MeanOver) else atom is self.root
 
     def _size_of_axis(self, axis: int) -> Terms:
@@ -401,12 +401,12 @@ class Reader:
         return {ONE: float(size)} if isinstance(size, int) else {frozenset({(SizeOf(axis), Fraction(1))}): 1.0}
 
     def _size(self, value: ir.Value) -> Terms | None:
-        """The number of elements along axes of the root that a whole number of a graph is; None where it is none."""
+        """If an integer of a graph is the number of elements along axes of the root, that number; otherwise None."""
         sizes = self._sizes_in(value, 0)
         return sizes[0] if sizes is not None and len(sizes) == 1 else None
 
     def _sizes_in(self, value: ir.Value | None, depth: int) -> list[Terms] | None:
-        """The elements of a vector that is made of a shape."""
+        """The elements of a vector that is computed from a shape."""
         if value is None or depth > MOST_NODES:
             return None
         constant = None if value.is_graph_input() else ir.convenience.get_const_tensor(value)
@@ -488,7 +488,7 @@ def _multiplied(node: ir.Node, lists: list[list[Terms]]) -> list[Terms] | None:
     return [multiply(a, b) for a, b in zip(left, right, strict=True)]
 
 
-#: What exporters make a count of elements of, from a shape.
+#: With these ops exporters compute a number of elements from a shape.
 _OF_SHAPES = {
     "Cast": _same,
     "Identity": _same,
@@ -503,7 +503,7 @@ _OF_SHAPES = {
 
 
 def _aligned(left: tuple[tuple[int, ...], ...], right: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
-    """The axes of the root along each axis of what broadcasting makes of two values."""
+    """The axes of the root along each axis of two values after broadcasting."""
     rank = max(len(left), len(right))
     pairs = zip(((),) * (rank - len(left)) + left, ((),) * (rank - len(right)) + right, strict=True)
     dims = []
@@ -515,7 +515,7 @@ def _aligned(left: tuple[tuple[int, ...], ...], right: tuple[tuple[int, ...], ..
 
 
 def _once(dims: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
-    """The same, where no axis stands in it twice."""
+    """The same axes, if none is in it twice."""
     found = [axis for each in dims for axis in each]
     if len(found) != len(set(found)):
         raise NotPolynomialError
@@ -527,14 +527,14 @@ def add(left: Terms, right: Terms, sign: int) -> Terms:
     for monomial, coefficient in right.items():
         before, more = result.get(monomial, 0.0), sign * coefficient
         after = before + more
-        if monomial:  # a number by itself, such as epsilon, stays as it is
+        if monomial:  # a number alone, such as epsilon, stays as it is
             after = 0.0 if abs(after) < _EXACT * max(abs(before), abs(more)) else _rounded(after)
         result[monomial] = after
     return {monomial: coefficient for monomial, coefficient in result.items() if coefficient}
 
 
 def _rounded(coefficient: float) -> float:
-    """A coefficient as the whole number that it is but for rounding."""
+    """A coefficient, as an integer if only rounding makes the difference."""
     nearest = round(coefficient) if abs(coefficient) < 1 / _EXACT else 0
     return float(nearest) if nearest and abs(coefficient - nearest) < _EXACT * abs(nearest) else coefficient
 

@@ -1,4 +1,4 @@
-"""Reading nodes: optional inputs and outputs, attributes with defaults."""
+"""Reads optional inputs and outputs of nodes, and attributes with defaults."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from onnx_cbp.graph_passes.core.sites import ForwardSite, InferenceSite, LeftAlo
 
 
 def optional_input(node: ir.Node, index: int) -> ir.Value | None:
-    """Input `index`, None where it is absent or empty."""
+    """Input `index`; None if it is absent or empty."""
     return node.inputs[index] if index < len(node.inputs) else None
 
 
 def optional_output(node: ir.Node, index: int) -> ir.Value | None:
-    """Output `index`, None where it is absent or unnamed."""
+    """Output `index`; None if it is absent or unnamed."""
     if index >= len(node.outputs) or not node.outputs[index].name:
         return None
     return node.outputs[index]
 
 
 def first_missing(node: ir.Node, names: tuple[str, ...]) -> str | None:
-    """The formal name of the first of the leading inputs that is absent."""
+    """The formal name of the first absent input among the leading ones."""
     for index, name in enumerate(names):
         if optional_input(node, index) is None:
             return name
@@ -30,7 +30,7 @@ def first_missing(node: ir.Node, names: tuple[str, ...]) -> str | None:
 
 
 class WrongAttributeError(ValueError):
-    """An attribute has another type than the op gives it."""
+    """The type of an attribute is not the one that the op defines."""
 
 
 @overload
@@ -56,7 +56,7 @@ def attribute(node: ir.Node, name: str, default: int | float) -> int | float:
 
 
 def reduced_axes(node: ir.Node) -> tuple[int, ...] | None:
-    """The axes of a reduction; none are written where all are meant; None where they are not known."""
+    """The axes of a reduction; () if all are reduced; None if they are not known."""
     given = node.attributes.get("axes")
     if given is not None:
         return tuple(given.as_ints())
@@ -68,7 +68,7 @@ def reduced_axes(node: ir.Node) -> tuple[int, ...] | None:
 
 
 def refers_to_function_attribute(node: ir.Node) -> str | None:
-    """The first attribute whose value a model-local function takes from its caller; it is not known here."""
+    """The first attribute whose value comes from the caller of a model-local function; it is unknown here."""
     return next((name for name, value in node.attributes.items() if value.is_ref()), None)
 
 
@@ -81,9 +81,9 @@ def forward_site(
     updates_in_place: bool = False,
     needs: tuple[str, ...] = ("X", "scale", "B", "input_mean", "input_var"),
 ) -> ForwardSite | LeftAlone:
-    """A site of a node whose inputs and first four outputs are those of ONNX's BatchNormalization in training form.
+    """The site of a node with the inputs and first four outputs of ONNX's BatchNormalization in training form.
 
-    It is LeftAlone where one of the inputs that it `needs` is missing.
+    It is LeftAlone if one of the inputs that it `needs` is missing.
     """
     missing = first_missing(node, needs)
     if missing or optional_output(node, 0) is None:
@@ -114,7 +114,7 @@ def forward_site(
 
 
 def inference_site(node: ir.Node, form: str, *, superfluous: tuple[ir.Value, ...] = ()) -> InferenceSite | LeftAlone:
-    """A site of a node whose inputs and first output are those of ONNX's BatchNormalization in inference form."""
+    """The site of a node with the inputs and first output of ONNX's BatchNormalization in inference form."""
     missing = first_missing(node, ("X", "scale", "B", "input_mean", "input_var"))
     if missing or optional_output(node, 0) is None:
         return LeftAlone(node, form, f"'{missing or 'Y'}' is missing: the model is not valid")

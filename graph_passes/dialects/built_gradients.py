@@ -8,12 +8,12 @@ from onnx_cbp.custom_ops.gradients import STAND_IN
 from onnx_cbp.graph_passes.core.sites import BackwardSite
 from onnx_cbp.graph_passes.dialects._reading import optional_output
 
-#: What the builder puts between a forward node's name and that of a node of its gradient.
+#: The builder writes this between the name of a forward node and that of a node of its gradient.
 _MARK = "_Grad/"
 
 
 def forward_name(node: ir.Node) -> str | None:
-    """The name of the node whose gradient a node is; None if it is none of ours that is to be completed."""
+    """The name of the node whose gradient a node is; None if the node is not one of our unfinished gradients."""
     domain, op_type, attribute, value = STAND_IN
     operator = node.attributes.get(attribute)
     if (node.domain, node.op_type) != (domain, op_type) or operator is None or operator.as_string() != value:
@@ -22,7 +22,7 @@ def forward_name(node: ir.Node) -> str | None:
 
 
 def built_gradient(node: ir.Node, axis: int) -> BackwardSite:
-    """The site that such a node is; its `inv_std` may be a variance."""
+    """The site of such a node; its `inv_std` may be a variance."""
     dY, X, scale, mean, inv_std = node.inputs
     assert dY is not None
     assert X is not None

@@ -1,4 +1,4 @@
-"""Reads our own ops as what they are at inference: a batch norm with running statistics."""
+"""Reads our own ops as they act at inference: as a batch norm with running statistics."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _FORM = f"{DOMAIN} ops (forward)"
 
 
 def inference_form(node: ir.Node) -> tuple[InferenceSite, bool] | LeftAlone | None:
-    """The batch norm that one of our forward ops is at inference, and whether a Relu is folded into it.
+    """The batch norm that one of our forward ops is at inference, and whether it includes a Relu.
 
-    None if the node is no such op; `LeftAlone` where the model does not say its running statistics. Momentum has no
-    meaning at inference and is ONNX's default.
+    None if the node is not such an op; `LeftAlone` if the model does not have its running statistics. Momentum has no
+    meaning at inference, and gets ONNX's default.
     """
     if not is_rewritten_forward(node):
         return None
@@ -46,7 +46,7 @@ def inference_form(node: ir.Node) -> tuple[InferenceSite, bool] | LeftAlone | No
 
 
 def running_updates(node: ir.Node) -> Iterator[tuple[ir.Value, ir.Value]]:
-    """(after the step, before it) of each running statistic that one of our ops updates."""
+    """(after the step, before the step) for each running statistic that one of our ops updates."""
     if node.domain != DOMAIN:
         return
     pairs = ((0, 0),) if node.op_type == "RunningStats" else ((3, 3), (4, 4)) if node.op_type in _UPDATING else ()

@@ -1,4 +1,4 @@
-"""Reads our own ops, so that the batch norms of a rewritten model are listed, too."""
+"""Reads our own ops, so that the batch norms of a rewritten model are listed too."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from onnx_cbp.graph_passes.core.sites import ForwardSite, Rewritten, Site
 from onnx_cbp.graph_passes.core.splice import origin
 from onnx_cbp.graph_passes.dialects._reading import optional_input
 
-#: In the metadata of a forward op of ours: what a rewritten batch norm had. One whose running statistics nothing was to
-#: keep looks like one that never had any, and only the latter takes the statistics of its batch at inference, too.
+#: In the metadata of our forward ops: whether the original batch norm had running statistics. An op whose running
+#: statistics nothing reads looks like one that never had any, but only the latter uses batch statistics at inference.
 _RUNNING_STATISTICS, _NONE = f"{DOMAIN}.running_statistics", "none"
 
 _ONE_A_SITE = {
@@ -26,12 +26,12 @@ _ONE_A_SITE = {
 
 
 def is_rewritten_forward(node: ir.Node) -> bool:
-    """Whether the node is the one op that a rewritten batch norm has in its forward pass."""
+    """Whether the node is the main op of a rewritten batch norm's forward pass."""
     return node.domain == DOMAIN and _ONE_A_SITE.get(node.op_type) == "forward" and not _is_gradient(node)
 
 
 def is_frozen_forward(node: ir.Node) -> bool:
-    """Whether the node is the forward pass of a frozen batch norm: its statistics are not made of a batch."""
+    """Whether the node is the forward pass of a frozen batch norm, whose statistics do not come from a batch."""
     if (node.domain, node.op_type) != (DOMAIN, "ChannelNormalize") or _is_gradient(node):
         return False
     mean = optional_input(node, 3)
@@ -40,19 +40,19 @@ def is_frozen_forward(node: ir.Node) -> bool:
 
 
 def never_had_running_statistics(node: ir.Node) -> bool:
-    """Whether the batch norm that one of our forward ops was had no running statistics."""
+    """Whether the original batch norm of one of our forward ops had no running statistics."""
     return node.metadata_props.get(_RUNNING_STATISTICS) == _NONE
 
 
 def say_without_running_statistics(node: ir.Node) -> None:
-    """Write down that the batch norm which one of our forward ops was had no running statistics."""
+    """Record that the original batch norm of one of our forward ops had no running statistics."""
     node.metadata_props[_RUNNING_STATISTICS] = _NONE
 
 
 def running_statistics(node: ir.Node) -> list[tuple[int, ir.Value]]:
-    """Those that one of our ops updates: the index of its input, which is that of its output too, and the value.
+    """The running statistics that one of our ops updates: each with the index of its input, which is also its output's.
 
-    The value is the one of which the input is a copy in another type.
+    The value is the original one, if the input is a copy of it in another type.
     """
     if node.domain != DOMAIN or node.op_type not in ("BatchNormTrainUpdate", "BatchNormReluTrainUpdate"):
         return []
@@ -68,7 +68,7 @@ def running_statistics(node: ir.Node) -> list[tuple[int, ir.Value]]:
 
 
 def averaged(updated: ir.Value) -> ir.Value | None:
-    """The cumulative average that follows what a step with momentum 0 gives; None where none does.
+    """The cumulative average that follows the result of a step with momentum 0; None if there is none.
 
     running * (1 - part) + updated * part
     """
@@ -89,7 +89,7 @@ def is_cumulative(node: ir.Node) -> bool:
 
 
 def counted(node: ir.Node) -> ir.Value | None:
-    """How many batches a rewritten batch norm that averages them has seen behind the step; None for any other node."""
+    """How many batches a rewritten batch norm that averages them has seen after the step; None for any other node."""
     if not is_cumulative(node):
         return None
     read = rewritten_site(node)
@@ -120,14 +120,14 @@ def _is_gradient(node: ir.Node) -> bool:
 
 
 def _is_listed(node: ir.Node) -> bool:
-    """Whether a gradient of a frozen batch norm has no other op by which it is listed."""
+    """Whether a gradient of a frozen batch norm has no other op under which it is listed."""
     dY = node.inputs[0]
     readers = () if dY is None else dY.uses()
     return not any((use.node.op_type, use.idx) == ("ChannelBackpropStats", 3) for use in readers)
 
 
 def recognise(node: ir.Node, opset: int) -> Site | None:  # noqa: ARG001 - one signature for every dialect
-    """A rewritten batch norm by the one op that each has of its kind."""
+    """A rewritten batch norm, recognised by one op of each kind that it has."""
     if node.domain != DOMAIN or node.op_type not in _ONE_A_SITE:
         return None
     kind = _ONE_A_SITE[node.op_type]
@@ -141,9 +141,9 @@ def recognise(node: ir.Node, opset: int) -> Site | None:  # noqa: ARG001 - one s
 
 
 def rewritten_site(node: ir.Node) -> tuple[ForwardSite, bool] | None:
-    """A rewritten batch norm's forward op, read as a batch norm once more, and whether a Relu is folded into it.
+    """The forward op of a rewritten batch norm, read as a batch norm again, and whether it includes a Relu.
 
-    None where it has no running statistics. Saved statistics are not among what is read.
+    None if it has no running statistics. Saved statistics are not read.
     """
     folded = node.op_type == "BatchNormReluTrainUpdate"
     if folded or node.op_type == "BatchNormTrainUpdate":
@@ -189,7 +189,7 @@ def rewritten_site(node: ir.Node) -> tuple[ForwardSite, bool] | None:
 
 
 def _running_stats(batch: ir.Value | None) -> ir.Node | None:
-    """The step that moves a running statistic towards one of a batch."""
+    """The node that moves a running statistic towards that of a batch."""
     readers = [] if batch is None else [use.node for use in batch.uses()]
     return next(
         (n for n in readers if (n.domain, n.op_type) == (DOMAIN, "RunningStats") and n.inputs[1] is batch), None

@@ -1,4 +1,4 @@
-"""Recognises layers into which an exporter folded a batch norm, by what it left."""
+"""Recognises layers into which an exporter folded a batch norm, by the traces that it left."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _KEEPS = "torch.onnx.export(..., dynamo=True, optimize=False) keeps it"
 _TF2ONNX_KEEPS = "tf2onnx of a function that calls the model with training=True keeps it"
 _LEGACY_KEEPS = "torch.onnx.export(..., training=TrainingMode.TRAINING, do_constant_folding=False) keeps it"
 
-#: The names that PyTorch's older exporter gives to weights that it calculates, instead of the parameters' own.
+#: PyTorch's older exporter gives these names to weights that it computes, instead of the names of the parameters.
 _CALCULATED = re.compile(r"onnx::(Conv|ConvTranspose|Gemm)_\d+")
-#: The names that TensorFlow gives to what its batch norms are made of: scale / std, and bias - mean * scale / std.
+#: TensorFlow gives these names to what its batch norms consist of: scale / std, and bias - mean * scale / std.
 _TENSORFLOW_FACTOR, _TENSORFLOW_SUMMAND = re.compile(r".*/batchnorm/mul(:\d+)?"), re.compile(r".*/batchnorm/sub(:\d+)?")
 
 
 def recognise(node: ir.Node, opset: int) -> Folded | None:  # noqa: ARG001 - one signature for every dialect
-    """The layer that holds a batch norm, by what exporters write of where it comes from; None if nothing says so."""
+    """The layer that holds a batch norm, by what exporters record about its origin; None if there is no such record."""
     if node.domain != "" or node.op_type not in (*_LAYERS, "Mul"):
         return None
     form = f"folded into {node.op_type}"
@@ -45,7 +45,7 @@ def recognise(node: ir.Node, opset: int) -> Folded | None:  # noqa: ARG001 - one
 
 
 def _ends_in_batch_norm(origin: str) -> bool:
-    """Whether a value comes from the call of a batch norm: the target of the call, or the last of the classes."""
+    """Whether a value comes from the call of a batch norm: by the target of the call, or the last of the classes."""
     target = re.search(r"call_function\[target=([\w.:]+)\]", origin)
     called = target[1] if target else origin.rpartition(",")[2]
     return re.search(r"batch_norm(?!\w*backward)", called) is not None

@@ -1,8 +1,8 @@
-"""Where the mean and the variance of a batch norm come from: parameters, the batch, a part of it, or something else.
+"""Tells where the mean and variance of a batch norm come from: parameters, the batch, a part of it, or something else.
 
-An exporter writes a batch norm that normalises with the statistics of its batch (track_running_stats=False in PyTorch,
-is_training in TensorFlow) as an op in inference form whose mean and variance the graph makes from X. Layer and instance
-norms, and standardised weights, come in the same clothes: their statistics are those of each sample, or of no sample.
+Some batch norms normalise with the statistics of their batch (track_running_stats=False in PyTorch, is_training in
+TensorFlow). Exporters write these as an op in inference form whose mean and variance the graph computes from X. Layer
+and instance norms and standardised weights look the same, but their statistics are those of each sample, or of none.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from onnx_cbp.graph_passes.dialects._interior import read_behind, unused_without
 from onnx_cbp.graph_passes.dialects._polynomials import NotPolynomialError, Reader
 from onnx_cbp.graph_passes.dialects.channel_inference import running_updates
 
-#: Ops whose first input is the parameter that their result is.
+#: Ops whose result is their first input, if that is a parameter.
 _COPIES = ("Identity", "Cast", "CastLike", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand")
 _OF_SHAPES = ("Shape", "Size")
 
@@ -39,11 +39,11 @@ class Origin(enum.Enum):
 
 @dataclass(frozen=True)
 class MadeStatistics(LeftAlone):
-    """A batch norm in inference form with statistics that are neither parameters nor those of its batch."""
+    """A batch norm in inference form whose statistics are neither parameters nor those of its batch."""
 
 
 def resolve(site: Site | None, types: Types, samples: SampleAxes) -> Site | None:
-    """A batch norm as what it is by the origin of its statistics; None where it turns out to be none."""
+    """What a batch norm really is, given the origin of its statistics; None if it turns out to be none."""
     if isinstance(site, ForwardSite):
         return site if site.interior else _without_made_statistics(site, types)
     if not isinstance(site, InferenceSite) or site.interior:
@@ -65,7 +65,7 @@ def resolve(site: Site | None, types: Types, samples: SampleAxes) -> Site | None
 
 
 def origin_of(site: InferenceSite | ForwardSite, types: Types, samples: SampleAxes) -> Origin:
-    """Where the mean and variance that an op reads come from."""
+    """The origin of the mean and variance that an op reads."""
     mean, var = _read(site)
     if mean is None or var is None or (_is_given(mean) and _is_given(var)):
         return Origin.PARAMETERS
@@ -82,9 +82,9 @@ def origin_of(site: InferenceSite | ForwardSite, types: Types, samples: SampleAx
 
 
 def has_gradient(site: InferenceSite, types: Types, samples: SampleAxes, trained: Collection[str]) -> bool:
-    """Whether a gradient goes through the statistics of an op that is not one which trains on its batch.
+    """Whether gradients pass through the statistics of an op, although it does not train on its batch.
 
-    `trained` are the names of the parameters that have a gradient.
+    `trained` has the names of the parameters with a gradient.
     """
     if _is_given(site.mean) and _is_given(site.var):
         return False
@@ -99,7 +99,7 @@ def _read(site: InferenceSite | ForwardSite) -> tuple[ir.Value | None, ir.Value 
 
 
 def _is_given(value: ir.Value) -> bool:
-    """Whether a statistic is a parameter: a constant or an input, copied or in another type or shape, and updated."""
+    """Whether a statistic is a parameter: a constant or an input, maybe copied, cast, reshaped or updated."""
     seen: set[ir.Node] = set()
     while (node := value.producer()) is not None and node not in seen:
         seen.add(node)
@@ -113,7 +113,7 @@ def _is_given(value: ir.Value) -> bool:
 
 
 def _before_update(value: ir.Value, node: ir.Node) -> ir.Value | None:
-    """The running statistic of which a batch norm makes a value; None where it makes none of it."""
+    """The running statistic that a batch norm updates to a value; None if there is none."""
     for after, before in running_updates(node):
         if after is value:
             return before
@@ -124,7 +124,7 @@ def _before_update(value: ir.Value, node: ir.Node) -> ir.Value | None:
 
 
 def _made_of(*values: ir.Value) -> Iterator[ir.Value]:
-    """The values, and those whose elements they are made of: shapes and types do not count."""
+    """The values, and those from which they have their elements: shapes and types do not count."""
     seen, waiting = set(values), list(values)
     while waiting:
         value = waiting.pop()
@@ -141,7 +141,7 @@ def _made_of(*values: ir.Value) -> Iterator[ir.Value]:
 
 
 def _is_of_data(X: ir.Value, statistics: tuple[ir.Value, ir.Value], samples: SampleAxes) -> bool:
-    """Whether statistics are made of X, of what X is made of, or of samples; not of parameters alone."""
+    """Whether statistics depend on X, on its ancestors, or on samples; not only on parameters."""
     made, behind = set(_made_of(*statistics)), set(_made_of(X))
     if X in made or any(value.producer() is None and samples.of(value).axes for value in made):
         return True
@@ -159,7 +159,7 @@ def _is_constant_leaf(value: ir.Value) -> bool:
 
 
 def is_of_a_part(X: ir.Value, axis: int, types: Types, samples: SampleAxes) -> bool:
-    """Whether the channels of X are of one sample each, or X has no sample in it: no batch norm's data."""
+    """Whether each channel of X belongs to a single sample, or X has no samples: then X is not a batch norm's data."""
     shape, axes = types.shape(X), samples.of(X).axes
     if shape is not None and axes and axis % len(shape) in axes:
         return True
@@ -168,7 +168,7 @@ def is_of_a_part(X: ir.Value, axis: int, types: Types, samples: SampleAxes) -> b
 
 
 def _batch_reader(site: InferenceSite | ForwardSite, types: Types) -> Reader | None:
-    """What reads the statistics of a site as those of its batch; None where they are others."""
+    """Reads the statistics of a site as those of its batch; None if they are others."""
     mean, var = _read(site)
     for root in arrangements(site.X, types):
         reader = Reader(site.X, site.node, types, root)
@@ -187,11 +187,11 @@ def _batch_reader(site: InferenceSite | ForwardSite, types: Types) -> Reader | N
 
 
 def _of_batch(site: InferenceSite, types: Types) -> ForwardSite:
-    """The batch norm that trains and that an op in inference form is, by statistics that the graph makes."""
+    """Reads an op in inference form as a batch norm that trains, with statistics that the graph computes."""
     reader = _batch_reader(site, types)
     assert reader is not None
     interior = tuple(reader.interior(site.mean, site.var))
-    # The variance first: what it is made of reads the mean, in front of the node.
+    # The variance first: its ancestors read the mean, before the node.
     saved_var = read_behind(site.node, reader.variances, unused_without(site.node, interior, None))
     saved_mean = read_behind(site.node, reader.means, unused_without(site.node, interior, saved_var))
     return ForwardSite(
@@ -217,7 +217,7 @@ def _of_batch(site: InferenceSite, types: Types) -> ForwardSite:
 
 
 def _without_made_statistics(site: ForwardSite, types: Types) -> ForwardSite:
-    """A batch norm that trains, without the running statistics that are made from its batch: they run nowhere."""
+    """A batch norm that trains, without running statistics that are computed from its batch: nothing keeps them."""
     mean, var = site.running_mean, site.running_var
     if mean is None or var is None or is_used(site.updated_mean) or is_used(site.updated_var):
         return site

@@ -16,7 +16,7 @@ from onnx_cbp.graph_passes.dialects._reading import (
 
 
 def recognise(node: ir.Node, opset: int) -> Site | None:
-    """The batch norm that `node` is, None if it is none. `opset` is that of the node's own domain."""
+    """The batch norm that `node` is; None if it is none. `opset` is that of the node's own domain."""
     if node.domain != "" or node.op_type != "BatchNormalization":
         return None
     referred = refers_to_function_attribute(node)
@@ -35,7 +35,7 @@ def recognise(node: ir.Node, opset: int) -> Site | None:
 
 
 def _has_no_space(node: ir.Node) -> bool:
-    """Whether X is [N, C], where every activation is a channel; then its vectors have one axis."""
+    """Whether X is [N, C], where every activation is a channel; then the vectors have one axis."""
     X, scale = optional_input(node, 0), optional_input(node, 1)
     if X is not None and X.shape is not None:
         return len(X.shape) == 2
@@ -43,12 +43,12 @@ def _has_no_space(node: ir.Node) -> bool:
 
 
 def _trains(node: ir.Node, opset: int) -> tuple[bool, str]:
-    """Whether the node normalises with the statistics of its batch, and by what it says so."""
+    """Whether the node normalises with the statistics of its batch, and what in the node says so."""
     if opset < 7:
         testing = bool(attribute(node, "is_test", 0))
         return not testing, f"is_test = {int(testing)}"
     if opset < 14:
         training = any(optional_output(node, index) is not None for index in range(1, 5))
         return training, "with training outputs" if training else "inference form"
-    training = attribute(node, "training_mode", 0) == 1  # as ONNX Runtime has it
+    training = attribute(node, "training_mode", 0) == 1  # as ONNX Runtime reads it
     return training, "training_mode = 1" if training else "inference form"

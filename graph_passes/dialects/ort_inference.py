@@ -1,4 +1,4 @@
-"""Forward ops that ONNX Runtime's gradient builder makes of ONNX's, as ops of ONNX again."""
+"""Turns forward ops that ONNX Runtime's gradient builder made from ONNX's back into ops of ONNX."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _LAYER_NORMALIZATION_SINCE = 17
 
 
 def in_onnx(node: ir.Node, opset: int, draft: Draft) -> ir.Value | None:
-    """A node's first output at inference, made by ops of ONNX that are added to the draft; None if the node is one.
+    """A node's first output at inference, computed by ONNX ops in the draft; None if the node is already one of these.
 
-    Batch norms are not here: they are sites.
+    Batch norms are not handled here: they are sites.
     """
     if node.domain == "" and node.op_type == "Dropout":
         return draft.add("Identity", node.inputs[:1], (_like(node),))[0]
@@ -38,7 +38,7 @@ def _like(node: ir.Node, suffix: str = "output") -> tuple[str, ir.DataType | Non
 
 
 class _Arithmetic:
-    """Formulas on values that have the type and shape of a node's output."""
+    """Formulas on values with the type and shape of a node's output."""
 
     def __init__(self, node: ir.Node, draft: Draft) -> None:
         self._node, self._draft = node, draft
@@ -61,7 +61,7 @@ def _gelu(node: ir.Node, draft: Draft) -> ir.Value:
 
 
 def _fast_gelu(node: ir.Node, draft: Draft) -> ir.Value:
-    """X / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))), of x + bias where there is one."""
+    """X / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))), where x includes the bias if there is one."""
     x, f = node.inputs[0], _Arithmetic(node, draft)
     assert x is not None
     bias = optional_input(node, 1)
@@ -86,7 +86,7 @@ _GELUS = {"Gelu": _gelu, "FastGelu": _fast_gelu, "QuickGelu": _quick_gelu}
 
 
 def _layer_normalization(node: ir.Node, draft: Draft) -> ir.Value | None:
-    """Scale * (x - mean) / sqrt(var + epsilon) + B over the axes from `axis` on; None where these are not known."""
+    """Scale * (x - mean) / sqrt(var + epsilon) + B over the axes from `axis` on; None if these are not known."""
     x, scale, B = node.inputs[0], optional_input(node, 1), optional_input(node, 2)
     axis = int(attribute(node, "axis", -1))
     if x is None or scale is None or (axis >= 0 and x.shape is None):

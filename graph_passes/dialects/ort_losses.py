@@ -14,16 +14,16 @@ _CROSS_ENTROPY = "SoftmaxCrossEntropyLoss"
 
 @dataclass(frozen=True)
 class Reduction:
-    """A node that makes one value of a whole batch.
+    """A node that reduces a whole batch to one value.
 
     Attributes:
         node: the node; its first output is the value.
-        mean: whether it is divided by a denominator; otherwise it is a sum.
-        elements: the value whose elements the denominator counts; None where the next ones make it.
+        mean: whether the sum is divided by a denominator.
+        elements: the value whose elements the denominator counts; None if the next attributes give it.
         labels: the labels that the denominator counts.
-        weights: the weight of each class that counts instead of 1; None where there is none.
-        ignore_index: the label that does not count; None where there is none.
-        gradients: inputs, as (node, index), that read the gradient of the value; none where nothing asks for it.
+        weights: the weight of each class, which counts instead of 1; None if there are none.
+        ignore_index: the label that does not count; None if there is none.
+        gradients: inputs, as (node, index), that read the gradient of the value; empty if nothing reads it.
     """
 
     node: ir.Node
@@ -36,7 +36,7 @@ class Reduction:
 
 
 def reduction(node: ir.Node) -> Reduction | str | None:
-    """The reduction that a node is; why it cannot be taken, in one clause; None if it is none."""
+    """The reduction that a node is; or why it is not supported, in one clause; None if the node is none."""
     if node.domain == "" and node.op_type == _CROSS_ENTROPY:
         return _cross_entropy(node)
     if node.domain == "" and node.op_type in ("ReduceMean", "ReduceSum"):
@@ -45,7 +45,7 @@ def reduction(node: ir.Node) -> Reduction | str | None:
 
 
 def is_loss_gradient(node: ir.Node) -> bool:
-    """Whether the node is the gradient of a loss of a batch, of whichever."""
+    """Whether the node is the gradient of any loss over a batch."""
     return (node.domain, node.op_type) == (_MICROSOFT, f"{_CROSS_ENTROPY}Grad")
 
 
@@ -90,7 +90,7 @@ def _is_whole(node: ir.Node, X: ir.Value) -> bool:
 
 
 def _scales(X: ir.Value) -> list[tuple[ir.Node, int]]:
-    """The gradient of a mean of all of X: Scale(dY, Div(Size(X), Size(dY))), then spread over X's shape."""
+    """The gradient of a mean of all of X: Scale(dY, Div(Size(X), Size(dY))), then expanded to X's shape."""
     found = []
     for size in _readers(X, "", "Size"):
         for div in _readers(size.outputs[0], "", "Div"):

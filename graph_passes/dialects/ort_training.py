@@ -19,7 +19,7 @@ _BACKWARD_INPUTS = ("dY", "X", "scale", "saved_mean", "saved_inv_std")
 
 
 def recognise(node: ir.Node, opset: int) -> Site | None:  # noqa: ARG001 - one signature for every dialect
-    """The batch norm, or the gradient of one, that `node` is; None if it is none."""
+    """The batch norm, or the gradient of one, that `node` is; None if it is neither."""
     if node.domain != DOMAIN:
         return None
     if node.op_type == "BatchNormInternal":
@@ -33,8 +33,8 @@ def _forward(node: ir.Node) -> Site:
     form = "BatchNormInternal"
     if not attribute(node, "training_mode", 1):
         return inference_site(node, form)
-    # By position: the last output's formal name is saved_var in one place and saved_inv_std in another; it is 1 / std.
-    # Without running statistics it is what we write ourselves of arithmetic, for as long as its gradient is made.
+    # By position: the formal name of the last output is saved_var in one place and saved_inv_std in another; it is 1 /
+    # std. Without running statistics, it is what we ourselves write for arithmetic while its gradient is built.
     bare = optional_input(node, 3) is None and optional_input(node, 4) is None
     needs = ("X", "scale", "B") if bare else ("X", "scale", "B", "input_mean", "input_var")
     return forward_site(node, form, saved_inv_std=optional_output(node, 4), updates_in_place=True, needs=needs)
@@ -69,8 +69,8 @@ def _backward(node: ir.Node) -> Site:
 def is_gradient_accumulator(node: ir.Node) -> bool:
     """Whether the node adds a parameter's gradient to its buffer.
 
-    The flag that says whether the buffer starts anew is the caller's there. What writes running statistics has a
-    constant one.
+    Here the caller decides with a flag whether the buffer starts at zero. Nodes that write running statistics have a
+    constant flag.
     """
     if (node.domain, node.op_type) != (DOMAIN, "InPlaceAccumulatorV2") or first_missing(node, ("buffer", "gradient")):
         return False
@@ -79,7 +79,7 @@ def is_gradient_accumulator(node: ir.Node) -> bool:
 
 
 def relu_gradient(node: ir.Node) -> tuple[ir.Value, ir.Value] | None:
-    """(dY, Y) of the gradient of a Relu with the result Y; None if the node is none.
+    """(dY, Y) of the gradient of a Relu with result Y; None if the node is not one.
 
     It is ONNX Runtime's op, or what `differentiate` writes: dY * Cast(Cast(Y, to=BOOL)), or dY * Sign(Y).
     """
@@ -94,7 +94,7 @@ def relu_gradient(node: ir.Node) -> tuple[ir.Value, ir.Value] | None:
 
 
 def _masked(product: ir.Node) -> tuple[ir.Value, ir.Value] | None:
-    """(dY, Y) of dY times 1 where Y is not zero; Y is the result of a Relu, or of a batch norm with one folded in."""
+    """(dY, Y) of dY times 1 where Y is not zero; Y is the result of a Relu, or of a batch norm that includes one."""
     for dY, mask in (product.inputs, product.inputs[::-1]):
         Y = _nonzero(mask)
         made = None if Y is None else Y.producer()
@@ -104,7 +104,7 @@ def _masked(product: ir.Node) -> tuple[ir.Value, ir.Value] | None:
 
 
 def _nonzero(mask: ir.Value | None) -> ir.Value | None:
-    """The value, nowhere negative, of which this is 1 where it is not zero and 0 elsewhere; None if it is none."""
+    """The value, nowhere negative, whose nonzero elements this mask marks with 1; None if it is none."""
     maker = None if mask is None else mask.producer()
     if maker is None or maker.domain:
         return None

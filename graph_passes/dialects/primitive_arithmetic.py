@@ -1,14 +1,15 @@
-"""Batch norms in arithmetic, as people write them, and exporters that have no op for them.
+"""Batch norms in arithmetic, as written by people, and by exporters without an op for them.
 
-A value behind X is read as a polynomial in X, per-channel vectors and powers of sums, so that one form stands for every
-order of operands, every way to bracket them and every way to write a root. Such a value is a batch norm if it is
+A value that depends on X is read as a polynomial in X, per-channel vectors and powers of sums. So one form covers every
+order of operands, all brackets, and every way to write a root. Such a value is a batch norm if it is
 
     X * r * scale - mean * r * scale + B      with r = (var + epsilon) ^ -1/2
 
-where mean and var are those of X over all axes but one, or do not depend on X: running statistics. Those of X may be
-taken of another arrangement of its elements (the NCHW result of a convolution of which X is the NHWC transpose), in one
-step or several (means of means), as sums divided by a count, the variance as mean((X - mean)^2) or mean(X^2) - mean^2.
-Reductions over other axes (layer, instance and group norm) do not give such vectors.
+where mean and var are either those of X over all axes but one, or do not depend on X (running statistics). They may be
+computed from another arrangement of X's elements: X may be the NHWC transpose of the NCHW result of a convolution. They
+may be computed in one step or in several (means of means), and as sums divided by a count; the variance as
+mean((X - mean)^2) or as mean(X^2) - mean^2. Reductions over other axes (layer, instance and group norm) give no such
+vectors.
 """
 
 from __future__ import annotations
@@ -53,13 +54,14 @@ from onnx_cbp.graph_passes.dialects.made_statistics import is_of_a_part
 _BROADCASTS_SINCE = 7
 _MOMENTUM = 0.9  # ONNX's default: arithmetic has none
 _ROOTS = ("Sqrt", "Pow")
-#: One of these is in every batch norm in arithmetic, and in what makes the statistics of an op in inference form.
+#: Every batch norm in arithmetic has one of these, and so have statistics that a graph computes for an op in inference
+#: form.
 MAKES_STATISTICS = frozenset((*_ROOTS, *REDUCTIONS))
 
 
 @dataclass(frozen=True)
 class _Match:
-    """A batch norm that an expression is."""
+    """The batch norm that an expression is."""
 
     X: ir.Value
     axis: int
@@ -85,7 +87,7 @@ def recognise(node: ir.Node, opset: int, types: Types, samples: SampleAxes) -> S
 
 
 def _may_be_last(node: ir.Node) -> bool:
-    """Whether a root is among what the node is made of; asks for no shapes, which are slow to infer."""
+    """Whether a root is among the ancestors of the node; needs no shapes, which are slow to infer."""
     if node.domain != "" or node.op_type not in BINARY or isinstance(node.graph, ir.Function):
         return False
     seen: set[ir.Node] = set()
@@ -104,7 +106,7 @@ def _may_be_last(node: ir.Node) -> bool:
 
 
 def _match(node: ir.Node, types: Types) -> _Match | None:
-    """The batch norm that ends in a node, of the nearest X that makes it one."""
+    """The batch norm that ends in a node, with the nearest X that makes it one."""
     between: list[ir.Value] = []
     for X in _behind(node, types):
         for root in arrangements(X, types):
@@ -117,14 +119,14 @@ def _match(node: ir.Node, types: Types) -> _Match | None:
 
 
 def _widens(match: _Match, types: Types) -> bool:
-    """Whether vectors of several elements make several channels of the one that X has: no batch norm does."""
+    """Whether vectors with several elements turn the one channel of X into several: no batch norm does this."""
     shape = types.shape(match.X)
     assert shape is not None
     return shape[match.axis] == 1 and any(isinstance(size, int) and size > 1 for size in _vector_sizes(match, types))
 
 
 def _behind(node: ir.Node, types: Types) -> Iterator[ir.Value]:
-    """The values of full size that a value is made of with per-channel vectors only, the nearest first."""
+    """The values of full size from which a value is computed with per-channel vectors only, the nearest first."""
     current: ir.Node | None = node
     for _ in range(MOST_NODES):
         if current is None or current.domain != "" or current.op_type not in (*BINARY, "Neg", "Identity"):
@@ -145,7 +147,7 @@ def _is_narrow(value: ir.Value, types: Types) -> bool:
 
 
 def _batch_norm(reader: Reader, node: ir.Node, between: tuple[ir.Value, ...]) -> _Match:
-    """The batch norm that the result of a node is.
+    """Read the result of a node as a batch norm.
 
     Raises:
         NotPolynomialError: it is none.
@@ -165,7 +167,7 @@ def _batch_norm(reader: Reader, node: ir.Node, between: tuple[ir.Value, ...]) ->
     mean, var = (reader.mean(channel), None) if trains else _running(whole.terms, slope, base)
     rest = add(add(whole.terms, {slopes[0]: 1.0}, -1), {times(slope, frozenset({(mean, Fraction(1))})): -1.0}, -1)
     B = _vector(rest) if rest else None
-    # Axis 0 is that of the batch: statistics of each sample are a layer norm's.
+    # Axis 0 is that of the batch: statistics of each sample belong to a layer norm.
     if epsilon < 0 or axis == 0:
         raise NotPolynomialError
     if not trains and _reaches((mean, var), reader.X):
@@ -176,7 +178,7 @@ def _batch_norm(reader: Reader, node: ir.Node, between: tuple[ir.Value, ...]) ->
 
 
 def _root_and_scale(slope: Monomial) -> tuple[Terms, ir.Value | None]:
-    """What the root is taken of, and the vector beside it."""
+    """The argument of the root, and the vector that multiplies it."""
     roots = [atom for atom, power in slope if power == -HALF]
     others = [atom for atom, power in slope if power == 1]
     if len(roots) != 1 or len(others) > 1 or len(roots) + len(others) != len(slope):
@@ -200,7 +202,7 @@ def _running(whole: Terms, slope: Monomial, base: Terms) -> tuple[ir.Value, ir.V
 
 
 def _vector(terms: Terms) -> ir.Value:
-    """The one vector that terms are."""
+    """The only vector in these terms."""
     if len(terms) == 1:
         ((monomial, coefficient),) = terms.items()
         if coefficient == 1 and len(monomial) == 1:
@@ -211,13 +213,13 @@ def _vector(terms: Terms) -> ir.Value:
 
 
 def _reaches(values: tuple[Atom | None, ...], X: ir.Value) -> bool:
-    """Whether statistics are made of X, or of what X is made of: then they are none that run."""
+    """Whether statistics depend on X or on ancestors of X: then they are not running statistics."""
     sources = set(_sources((X,)))
     return any(source in sources for source in _sources(values))
 
 
 def _sources(values: tuple[Atom | None, ...]) -> Iterator[ir.Value]:
-    """The values that are no constants and that others are made of, and themselves."""
+    """The values, and their ancestors, without constants."""
     for value in made_of(*(value for value in values if isinstance(value, ir.Value))):
         producer = value.producer()
         if not value.is_initializer() and (producer is None or producer.inputs):
@@ -225,7 +227,7 @@ def _sources(values: tuple[Atom | None, ...]) -> Iterator[ir.Value]:
 
 
 def _goes_on(node: ir.Node, match: _Match, types: Types) -> bool:
-    """Whether the one reader of a batch norm is still a part of it: its scale or its B."""
+    """Whether the only reader of a batch norm still belongs to it, as its scale or its B."""
     Y = node.outputs[0]
     readers = {use.node for use in Y.uses()}
     if len(readers) != 1 or Y.is_graph_output():
@@ -238,7 +240,7 @@ def _goes_on(node: ir.Node, match: _Match, types: Types) -> bool:
 
 
 def _holds_another(node: ir.Node, match: _Match, types: Types) -> bool:
-    """Whether a batch norm on the way from X is read elsewhere too: it is one, and this what follows."""
+    """Whether something else reads a batch norm on the way from X: then this only follows it."""
     inside = {node, *match.reader.interior(*_given(node))}
     for value in match.between:
         producer = value.producer()
@@ -293,7 +295,7 @@ def _site(node: ir.Node, match: _Match, types: Types) -> Site:
             Y=node.outputs[0],
             interior=interior,
         )
-    # The variance first: what it is made of reads the mean, in front of the node.
+    # The variance first: its ancestors read the mean, before the node.
     saved_var = read_behind(node, match.reader.variances, unused_without(node, interior, None))
     saved_mean = read_behind(node, match.reader.means, unused_without(node, interior, saved_var))
     return ForwardSite(
@@ -319,7 +321,7 @@ def _site(node: ir.Node, match: _Match, types: Types) -> Site:
 
 
 def _fed_epsilon(match: _Match, types: Types) -> ir.Value | None:
-    """A number that is added to a running variance, and that is not known; None where there is none."""
+    """An unknown number that is added to a running variance; None if there is none."""
     node = None if match.var is None else match.var.producer()
     if node is None or (node.domain, node.op_type) != ("", "Add"):
         return None
@@ -330,7 +332,7 @@ def _fed_epsilon(match: _Match, types: Types) -> ir.Value | None:
 def _read_elsewhere(
     node: ir.Node, match: _Match, interior: tuple[ir.Node, ...], types: Types
 ) -> tuple[ir.Value, str] | None:
-    """A value of full size that something outside an expression reads too, as the gradient of arithmetic does."""
+    """A value of full size that something outside an expression also reads, as the gradient of arithmetic does."""
     inside = {node, *interior}
     for value in (value for each in interior for value in each.outputs if not _is_narrow(value, types)):
         if match.reader.is_data(value):
@@ -352,7 +354,7 @@ def _axis(match: _Match, types: Types) -> int:
 
 
 def _channels(match: _Match, types: Types) -> int | None:
-    """The number of channels, from whichever value says it."""
+    """The number of channels, from any value that tells it."""
     shape = types.shape(match.X)
     assert shape is not None
     sizes = [shape[match.axis], *_vector_sizes(match, types)]
@@ -360,7 +362,7 @@ def _channels(match: _Match, types: Types) -> int | None:
 
 
 def _vector_sizes(match: _Match, types: Types) -> list[int | str | None]:
-    """What the vectors say of the number of channels."""
+    """What the vectors tell about the number of channels."""
     vectors = [types.shape(value) or () for value in (match.scale, match.B, match.mean, match.var) if value is not None]
     return [size for vector in vectors for size in vector if size != 1]
 

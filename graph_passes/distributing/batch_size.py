@@ -1,4 +1,4 @@
-"""Finds where a graph calculates with the batch size, which differs from replica to replica."""
+"""Finds where a graph computes with the batch size, which is different on each replica."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from onnx_cbp.graph_passes.core.sites import label
 from onnx_cbp.graph_passes.core.types import Types
 from onnx_cbp.graph_passes.core.values.sample_axes import SampleAxes
 
-#: Ops that read inputs as sizes, places or conditions, and the positions of those that are read as numbers.
+#: For ops that read some inputs as sizes, places or conditions: the positions of the inputs that they read as numbers.
 _NUMBERS_AT: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(("AffineGrid", "CenterCropPad", "Compress", "CumSum", "Dropout", "Expand", "Gather"), (0,)),
     **dict.fromkeys(("GatherElements", "GatherND", "MaxUnpool", "ReduceL1", "ReduceL2", "ReduceLogSum"), (0,)),
@@ -29,34 +29,34 @@ _IN_PLACE = {"Abs", "Cast", "CastLike", "Ceil", "Exp", "Flatten", "Floor", "Iden
 _IN_PLACE |= {"Reshape", "Round", "Sqrt", "Squeeze", "Unsqueeze"}
 _BROADCASTING = {"Add", "Sub", "Mul", "Div", "Mod", "Pow", "Max", "Min", "Where", "Equal", "Greater", "Less"}
 _BROADCASTING |= {"And", "Or", "Not", "GreaterOrEqual", "LessOrEqual"}
-#: The elements of a value that depend on the number of samples, by their places; all of them.
+#: The places of those elements of a value that depend on the number of samples.
 _Places = frozenset[int]
 _ALL = frozenset({-1})
 
 
 @dataclass(frozen=True)
 class _Count:
-    """What of a value depends on the number of samples, and the node that takes it of the data."""
+    """Which elements of a value depend on the number of samples, and the node that reads that number from the data."""
 
     places: _Places
     source: ir.Node
 
 
 def refuse_batch_size(model: ir.Model, samples: SampleAxes, types: Types, needed: Collection[ir.Node]) -> None:
-    """Refuse a graph in which a number that depends on how many samples there are meets what samples have of their own.
+    """Refuse a graph in which a number that depends on the batch size changes the values of samples.
 
-    Such as `h / Shape(h)[0]`, where each replica would divide by the number of its own samples. What depends on it may
-    be a shape or another size, such as that of a Reshape, an Expand or a ConstantOfShape, and enter a loss, a single
-    number. The other elements of a shape, such as the number of channels, may do anything.
+    An example is `h / Shape(h)[0]`, where each replica would divide by the number of its own samples. Allowed are
+    shapes and other sizes that depend on it, such as those for a Reshape, an Expand or a ConstantOfShape, and a loss,
+    which is a single number. The other elements of a shape, such as the number of channels, may be used for anything.
 
     Args:
         model: before anything in it is replaced.
         samples: where the samples are in its values.
         types: shapes and types.
-        needed: the nodes of its main graph that are looked at.
+        needed: the nodes of its main graph to check.
 
     Raises:
-        OnnxCbpError: such a node, in one line.
+        OnnxCbpError: there is such a node; one line.
     """
     counts: dict[ir.Value, _Count] = {}
     waiting: list[ir.Node] = []
@@ -84,7 +84,7 @@ def refuse_batch_size(model: ir.Model, samples: SampleAxes, types: Types, needed
 
 
 def _taken(node: ir.Node, samples: SampleAxes, types: Types) -> Iterator[tuple[ir.Value, _Count]]:
-    """The result of a Shape or a Size of a value that has samples."""
+    """The result of a Shape or a Size of a value with samples."""
     if node.domain != "" or node.op_type not in ("Shape", "Size") or not node.inputs or node.inputs[0] is None:
         return
     axes = samples.of(node.inputs[0]).axes
@@ -104,7 +104,7 @@ def _taken(node: ir.Node, samples: SampleAxes, types: Types) -> Iterator[tuple[i
 
 
 def _numbers(node: ir.Node) -> list[ir.Value | None]:
-    """The inputs of a node that are read as numbers; None in the place of those that are not."""
+    """The inputs of a node that are read as numbers; None in place of the others."""
     at = _NUMBERS_AT.get(node.op_type) if node.domain == "" else None
     return [value if at is None or index in at else None for index, value in enumerate(node.inputs)]
 
@@ -152,7 +152,7 @@ def _length(value: ir.Value, types: Types) -> int | None:
 
 
 def _integers(node: ir.Node, index: int) -> list[int] | None:
-    """An input of whole numbers that is a constant."""
+    """A constant input of integers."""
     value = node.inputs[index] if index < len(node.inputs) else None
     tensor = None if value is None else ir.convenience.get_const_tensor(value)
     return None if tensor is None else [int(each) for each in tensor.numpy().reshape(-1)]

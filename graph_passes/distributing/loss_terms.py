@@ -12,19 +12,19 @@ from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.core.sites import label
 from onnx_cbp.graph_passes.dialects import Reduction, is_gradient_accumulator, is_loss_gradient, reduction
 
-#: What may stand between the reductions and the loss: their gradients are right wherever the values are.
+#: Ops that are allowed between the reductions and the loss: if the values are right, so are their gradients.
 _BETWEEN = {"Add", "Cast", "Div", "Exp", "Identity", "Log", "Mul", "Neg", "Reshape", "Sqrt", "Squeeze", "Sub", "Sum"}
 _BETWEEN_DONE = _BETWEEN | {"Gather"}
 _NEEDED = "data_parallel needs a loss that is made of ReduceMean, ReduceSum or SoftmaxCrossEntropyLoss of a whole batch"
 
 
 def loss_terms(graph: ir.Graph) -> list[Reduction]:
-    """The reductions that the loss of a training graph is a function of, in the graph's order; none where it is done.
+    """The reductions from which the loss of a training graph is computed, in the graph's order; [] if already handled.
 
-    Of those that are means, the gradient is known, where there is one.
+    For means, the gradient is known, if there is one.
 
     Raises:
-        OnnxCbpError: the loss cannot be told, or is none that is made of reductions; one line that says which node.
+        OnnxCbpError: the loss is not found, or is not computed from reductions; one line that names the node.
     """
     loss = _loss(graph)
     if _is_done(loss):
@@ -48,12 +48,12 @@ def _loss(graph: ir.Graph) -> ir.Value:
 
 
 def _is_done(loss: ir.Value) -> bool:
-    """Whether a bucket is behind the loss already."""
+    """Whether the loss already comes from a bucket."""
     return any(node.domain == DOMAIN and node.op_type == "AllReduceBucket" for node in _behind([loss], _BETWEEN_DONE))
 
 
 def _behind(values: list[ir.Value], op_types: set[str] | None = None) -> Iterator[ir.Node]:
-    """The nodes that values are made of; the search goes on through those of the op types only, if there are any."""
+    """The nodes that compute values. If op types are given, the search continues only through nodes of these."""
     seen: set[ir.Node] = set()
     todo = [value.producer() for value in values]
     while todo:
@@ -67,7 +67,7 @@ def _behind(values: list[ir.Value], op_types: set[str] | None = None) -> Iterato
 
 
 def _terms(loss: ir.Value, graph: ir.Graph) -> list[Reduction]:
-    """The reductions that the loss is a function of, in the order of the graph."""
+    """The reductions from which the loss is computed, in the order of the graph."""
     found: dict[ir.Node, Reduction] = {}
     seen: set[ir.Value] = set()
     todo = [(loss, "")]
@@ -95,34 +95,34 @@ def _terms(loss: ir.Value, graph: ir.Graph) -> list[Reduction]:
 
 
 def _counted(term: Reduction, graph: ir.Graph) -> Reduction:
-    """A sum that no sample has a part in, such as a penalty on weights, is the same on all replicas: take the mean."""
+    """A sum that depends on no sample, such as a penalty on weights, is the same on all replicas: take the mean."""
     if term.mean or _read(term.node) & _samples(graph):
         return term
     return replace(term, mean=True, elements=None, labels=None)
 
 
 def _read(node: ir.Node) -> set[ir.Value]:
-    """The graph's inputs that a node's results are made of, and constants."""
+    """The graph's inputs on which a node's results depend, and constants."""
     made = [node, *_behind([value for value in node.inputs if value is not None])]
     return {value for each in made for value in each.inputs if value is not None and value.producer() is None}
 
 
 def _samples(graph: ir.Graph) -> set[ir.Value]:
-    """The graph's inputs that are other values on each replica: neither parameters nor what a batch has one of."""
+    """The graph's inputs that differ between replicas: they are neither parameters nor shared by a whole batch."""
     trained = _trained(graph)
-    inputs = [value for value in graph.inputs if value not in trained]  # a frozen parameter is told by its shape
+    inputs = [value for value in graph.inputs if value not in trained]  # a frozen parameter is recognised by its shape
     of_any_size = {value for value in inputs if value.shape is None or not value.shape.is_static()}
     return of_any_size or set(inputs)
 
 
 def _trained(graph: ir.Graph) -> set[ir.Value]:
-    """The parameters with a gradient. The training API, too, knows their buffers by these names only."""
+    """The parameters with a gradient. The training API too knows their buffers only by these names."""
     names = {value.name for value in graph.inputs}
     return {value for value in graph.inputs if f"{value.name}_grad.accumulation.buffer" in names}
 
 
 def _with_one_gradient(term: Reduction, graph: ir.Graph) -> Reduction:
-    """Check that the gradient which is to be scaled is known."""
+    """Check that the gradient to be scaled is known."""
     if not term.mean or len(term.gradients) == 1:
         return term
     if not _read(term.node) & _trained(graph):
@@ -143,7 +143,7 @@ def _refuse_other_losses(graph: ir.Graph, terms: list[Reduction]) -> None:
                 f"'{graph.outputs[0].name}' is not made of: data_parallel scales that of the first output only"
             )
     if not all(term.mean for term in terms):
-        return  # the gradient of a sum begins anywhere
+        return  # gradients of sums can begin anywhere
     scaled = _after(known)
     for node in graph:
         if is_gradient_accumulator(node) and node not in scaled:
@@ -154,7 +154,7 @@ def _refuse_other_losses(graph: ir.Graph, terms: list[Reduction]) -> None:
 
 
 def _after(nodes: set[ir.Node]) -> set[ir.Node]:
-    """The nodes, and all that read what they make."""
+    """The nodes, and all that depend on them."""
     found: set[ir.Node] = set()
     todo = list(nodes)
     while todo:

@@ -18,21 +18,21 @@ from onnx_cbp.graph_passes.distributing.batch_size import refuse_batch_size
 
 
 def refuse_mixing(model: ir.Model, sites: Sequence[Site]) -> None:
-    """Refuse a graph in which something is taken over the samples of a batch that no batch norm is known to be.
+    """Refuse a graph that computes something over the samples of a batch, other than known batch norms and losses.
 
-    Samples are followed from the inputs on. What a node makes of several samples may enter a loss, which is a single
-    number, and nothing that each sample has of its own again: there, a replica would take its own samples where one
-    process takes the whole batch. In a graph without gradients it may be no output either, but as a single number.
-    Nor may a sample be calculated with the size of the batch, which is another one on each replica (`batch_size`).
-    Gradients are those of what stands before the loss, so they need no look of their own. What cannot be followed (a
-    Scan, an op of an unknown domain that changes the rank) is not refused.
+    Samples are followed from the inputs on. What a node computes from several samples may enter a loss, which is a
+    single number. It must not enter values of single samples again: there, a replica would use only its own samples,
+    and one process the whole batch. In a graph without gradients such a value must not be an output either, unless it
+    is a single number. Also, values of samples must not depend on the batch size, which differs between replicas
+    (`batch_size`). Gradients follow from what comes before the loss, so they are not checked. What cannot be followed
+    (a Scan, or an op of an unknown domain that changes the rank) is not refused.
 
     Args:
         model: before anything in it is replaced.
         sites: its batch norms.
 
     Raises:
-        OnnxCbpError: such a node, in one line.
+        OnnxCbpError: there is such a node; one line.
     """
     types = Types(model)
     recognised = dict(_recognised(model, sites))
@@ -57,14 +57,14 @@ def refuse_mixing(model: ir.Model, sites: Sequence[Site]) -> None:
 
 
 def refuse_sizes(model: ir.Model, sites: Sequence[Site]) -> None:
-    """Refuse only what calculates with the size of the batch: a loss of all replicas' samples has that of all.
+    """Refuse only what computes with the batch size; a loss over all replicas' samples uses the size of all.
 
     Args:
         model: before anything in it is replaced.
         sites: its batch norms.
 
     Raises:
-        OnnxCbpError: such a node, in one line.
+        OnnxCbpError: there is such a node; one line.
     """
     types = Types(model)
     recognised = dict(_recognised(model, sites))
@@ -73,7 +73,7 @@ def refuse_sizes(model: ir.Model, sites: Sequence[Site]) -> None:
 
 
 def _recognised(model: ir.Model, sites: Sequence[Site]) -> list[tuple[ir.Value, ir.Value | None]]:
-    """The results of batch norms, whose samples lie as their data's do, and their statistics, which have none."""
+    """The results of batch norms, whose samples lie as in their data, and their statistics, which have no samples."""
     found: list[tuple[ir.Value, ir.Value | None]] = []
     for site in sites:
         if isinstance(site, ForwardSite):
@@ -89,7 +89,7 @@ def _recognised(model: ir.Model, sites: Sequence[Site]) -> list[tuple[ir.Value, 
 
 
 def _forward_outputs(model: ir.Model, sites: Sequence[Site]) -> tuple[list[ir.Value], bool]:
-    """The graph's outputs that are no gradients, and whether it has gradients."""
+    """The graph's outputs that are not gradients, and whether it has gradients."""
     gradients = {value for site in sites if isinstance(site, BackwardSite) for value in site.node.outputs}
     accumulated = {node for node in model.graph if node.op_type == "InPlaceAccumulatorV2"}
     forward = [
@@ -101,7 +101,7 @@ def _forward_outputs(model: ir.Model, sites: Sequence[Site]) -> tuple[list[ir.Va
 
 
 def _needed(outputs: Sequence[ir.Value], sites: Sequence[Site], recognised: set[ir.Value]) -> set[ir.Node]:
-    """The nodes that outputs are made by, but those inside batch norms."""
+    """The nodes that compute outputs, without those inside batch norms."""
     given = {site.Y: (site.X, site.scale, site.B) for site in sites if isinstance(site, ForwardSite)}
     found: set[ir.Node] = set()
     seen: set[ir.Value] = set()
@@ -121,7 +121,7 @@ def _needed(outputs: Sequence[ir.Value], sites: Sequence[Site], recognised: set[
 
 
 def _of_losses(outputs: Sequence[ir.Value], samples: SampleAxes, types: Types) -> set[ir.Node]:
-    """The nodes that make single numbers of all samples, of which outputs that are one number are a function."""
+    """The nodes that reduce all samples to single numbers, from which outputs of one number are computed."""
     found: set[ir.Node] = set()
     seen: set[ir.Value] = set()
     waiting = [value for value in outputs if _is_single(value, types)]
@@ -139,7 +139,7 @@ def _of_losses(outputs: Sequence[ir.Value], samples: SampleAxes, types: Types) -
 
 
 def _is_single(value: ir.Value, types: Types) -> bool:
-    """Whether a value is one number, or of a shape that is not known."""
+    """Whether a value is one number, or has an unknown shape."""
     shape = types.shape(value)
     return shape is None or all(size == 1 for size in shape)
 

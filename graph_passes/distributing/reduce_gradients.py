@@ -27,12 +27,12 @@ _REDUCED = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
 
 
 class ReduceGradientsPass(InPlacePass):
-    """Every gradient is summed over all replicas before it is added to its accumulator's buffer, or is an output.
+    """Sums every gradient over all replicas, before it is added to its accumulator's buffer, or becomes an output.
 
         gradients = Split(AllReduceBucket(Concat(gradients of this replica)))
 
-    A message has gradients of one type, in the order in which the graph makes them, up to `bucket_cap_mb`. Those of
-    16-bit types travel as floats. Other readers of a gradient than the accumulator still get this replica's own.
+    A message has gradients of one type, in the order in which the graph computes them, up to `bucket_cap_mb`. Gradients
+    of 16-bit types are sent as floats. Readers of a gradient other than the accumulator still get this replica's own.
     """
 
     def __init__(self, bucket_cap_mb: float = BUCKET_CAP_MB) -> None:
@@ -77,14 +77,14 @@ class ReduceGradientsPass(InPlacePass):
                 if gradient.is_output:
                     _make_output(graph, gradient.value, new, names)
         with foreign("data_parallel: a gradient is made of another one's accumulator, and goes in one message with it"):
-            graph.sort()  # an accumulator may have stood before the last gradient of its bucket
+            graph.sort()  # an accumulator may have come before the last gradient of its bucket
         import_domain(model)
         return PassResult(model, modified=True)
 
     def _buckets(self, gradients: list[_Gradient]) -> list[list[_Gradient]]:
-        """Gradients by message; one that is larger than a message alone."""
+        """Gradients by message; a gradient that is larger than a message has its own."""
         buckets: list[list[_Gradient]] = []
-        last: dict[ir.DataType, tuple[list[_Gradient], float]] = {}  # the message that each type's gradients go on in
+        last: dict[ir.DataType, tuple[list[_Gradient], float]] = {}  # for each type, the message to go on with
         for gradient in gradients:
             size = gradient.elements * gradient.travels_as.itemsize
             bucket, full = last.get(gradient.travels_as, ([], math.inf))
@@ -102,9 +102,9 @@ class _Gradient:
 
     Attributes:
         value: the gradient.
-        accumulators: what adds it to buffers.
-        dtype, shape: those of the buffer, which the graph states where inference cannot follow a gradient.
-        is_output: it is an output of a training graph of ours, which has no buffers.
+        accumulators: the nodes that add it to buffers.
+        dtype, shape: those of the buffer, which the graph states even if inference cannot follow a gradient.
+        is_output: whether it is an output of a training graph of ours, which has no buffers.
     """
 
     value: ir.Value
@@ -122,7 +122,7 @@ class _Gradient:
         return self.dtype if self.dtype in _REDUCED else ir.DataType.FLOAT
 
     def position(self, made: dict[ir.Node, int]) -> int:
-        """Where in the graph it is made."""
+        """The place in the graph where it is computed."""
         node = self.value.producer()
         return -1 if node is None else made.get(node, -1)
 
@@ -154,7 +154,7 @@ def _output(value: ir.Value, parameter: ir.Value) -> _Gradient:
 
 
 def _make_output(graph: ir.Graph, old: ir.Value, new: ir.Value, names: Names) -> None:
-    """Let a value be the output that another was, by its name."""
+    """Make a value the output that another value was, under its name."""
     for index, value in enumerate(graph.outputs):
         if value is old:
             graph.outputs[index] = new
@@ -175,7 +175,7 @@ def _gradient(value: ir.Value, accumulators: list[ir.Node]) -> _Gradient:
 
 
 def _reduce(gradients: list[_Gradient], layer: str, opset: int, draft: Draft) -> list[ir.Value]:
-    """The reduced values of gradients that travel in one message."""
+    """The reduced gradients of one message."""
     dtype = gradients[0].travels_as
     flat: list[ir.Value] = []
     minus_one = draft.constant("vector_shape", ir.tensor(np.array([-1], np.int64)))
@@ -206,7 +206,7 @@ def _reduce(gradients: list[_Gradient], layer: str, opset: int, draft: Draft) ->
 
 
 def _as(dtype: ir.DataType, value: ir.Value, own: ir.DataType, suffix: str, draft: Draft) -> ir.Value:
-    """A value in another type than its own, where that is another."""
+    """A value, converted to a type if it has another."""
     if dtype == own:
         return value
     return draft.add("Cast", (value,), ((suffix, dtype, value.shape),), {"to": dtype.value})[0]

@@ -31,18 +31,18 @@ class Synchronization:
     """Which batch norms are synchronised, and among which replicas.
 
     Attributes:
-        groups: group by pattern, which `choosing` reads; the first that chooses a batch norm decides, and one that none
-            chooses is not synchronised.
+        groups: group by pattern, as `choosing` reads patterns. The first pattern that chooses a batch norm decides; a
+            batch norm that no pattern chooses is not synchronised.
     """
 
     groups: Mapping[str, str]
 
     @classmethod
     def of(cls, switch: bool | str | Mapping[str, str]) -> Synchronization:
-        """What the switch `synchronize` of `rewrite` says.
+        """Read the switch `synchronize` of `rewrite`.
 
         Raises:
-            OnnxCbpError: it is nothing of the kind.
+            OnnxCbpError: it is no valid value.
         """
         groups: Mapping[str, str]
         if isinstance(switch, Mapping):
@@ -71,16 +71,16 @@ class Synchronization:
         return "*" in self.groups
 
     def group(self, site: Site) -> str | None:
-        """The group that a batch norm is to be synchronised in; None: it is not."""
+        """The group in which a batch norm is synchronised; None if it is not."""
         pattern = self._pattern(site)
         return None if pattern is None else self.groups[pattern]
 
     def check(self, sites: list[Site]) -> None:
-        """Refuse a model in which a chosen batch norm would silently train unsynchronised.
+        """Refuse a model in which a chosen batch norm would silently train without synchronisation.
 
         Raises:
-            OnnxCbpError: one cannot be synchronised, a pattern is the name of none, or what is chosen is all in
-                inference form, as exporters write batch norms that are to train.
+            OnnxCbpError: one cannot be synchronised, a pattern chooses none, or all that are chosen are in inference
+                form, as exporters write batch norms that should train.
         """
         if not self:
             return
@@ -92,7 +92,7 @@ class Synchronization:
                 raise OnnxCbpError(f"node '{label(site.node)}' ({site.form}) cannot be synchronized: {reason}")
         forward = [site for site in sites if not isinstance(site, BackwardSite) and self.group(site) is not None]
         frozen = [site for site in forward if isinstance(site, InferenceSite) and site.node.domain == ""]
-        # In a training graph the gradient builder has seen them, and they are meant to be frozen.
+        # In a training graph, the gradient builder has seen them, and they are frozen on purpose.
         if frozen and len(frozen) == len(forward) and not any(map(is_gradient_accumulator, frozen[0].node.graph or ())):
             raise OnnxCbpError(_in_inference_form(forward))
         matched = {self._pattern(site) for site in sites if not isinstance(site, BackwardSite)}
@@ -116,12 +116,12 @@ def _in_inference_form(sites: Sequence[Site]) -> str:
 
 
 def _obstacle(site: Site, group: str, batch_norms: set[ir.Node]) -> str | None:
-    """Why a chosen batch norm, forward or backward, cannot be synchronised; None if it can, or is, or need not be."""
+    """Why a chosen batch norm, forward or backward, cannot be synchronised; None if it can, is, or need not be."""
     if isinstance(site, ForwardSite | Folded):
         return None
     if isinstance(site, BackwardSite):
         maker = origin(site.mean)
-        # A backward site follows the batch norm that made its mean: that has the count of the whole batch.
+        # A backward site follows the batch norm that computed its mean, which has the count of the whole batch.
         if site.dX is None or maker in batch_norms or (maker is not None and maker.domain == DOMAIN):
             return None
         return f"its mean '{site.mean.name}' is not made by a batch norm of this graph"
@@ -137,13 +137,13 @@ def _obstacle(site: Site, group: str, batch_norms: set[ir.Node]) -> str | None:
 
 
 def group_of(node: ir.Node) -> str | None:
-    """The group in which a ChannelNormalize's statistics were synchronised; None: they were not."""
+    """The group in which the statistics of a ChannelNormalize were synchronised; None if they were not."""
     gather = gather_of(node)
     return None if gather is None else gather.attributes["group"].as_string()
 
 
 def merge_statistics(splice: Splice, statistics: tuple[ir.Value, ...], group: str, layer: str) -> tuple[ir.Value, ...]:
-    """Append AllGather and ChannelStatsMerge: (mean, var, count) of the group's batch from those of this replica's."""
+    """Append AllGather and ChannelStatsMerge: they turn this replica's (mean, var, count) into those of the group."""
     mean, var, count = statistics
     every = None if mean.shape is None else ir.Shape((None, *mean.shape))
     gathered = splice.channel_op(
@@ -165,7 +165,7 @@ def merge_statistics(splice: Splice, statistics: tuple[ir.Value, ...], group: st
 
 
 def reduce_sums(splice: Splice, mean: ir.Value, sums: tuple[ir.Value, ...]) -> tuple[ir.Value, ...]:
-    """Append the AllReduce of (scale_grad, bias_grad) that goes with a synchronised mean; `sums` where it is not."""
+    """Append the AllReduce of (scale_grad, bias_grad) if the mean is synchronised; otherwise return `sums`."""
     gather = gathered(mean)
     if gather is None:
         return sums

@@ -1,4 +1,4 @@
-"""Makes the loss, and the gradient where the backward pass begins, those of the batch of all replicas."""
+"""Makes the loss that of the batch of all replicas, and so the gradient with which the backward pass begins."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from onnx_cbp.graph_passes.distributing.synchronize import WORLD
 
 
 class WholeBatchLossPass(InPlacePass):
-    """A loss is a function of reductions over the batch, such as a mean. Each becomes that of all replicas' samples.
+    """Turns each reduction in the loss, such as a mean over the batch, into that over all replicas' samples.
 
         sums = AllReduceBucket([loss_r * n_r, n_r])         n_r: its denominator on replica r, such as a count of labels
         loss = sums[0] / sums[1]
 
-    and the gradient that enters it on its way back is multiplied by n_r / sums[1]. The gradients of all replicas then
-    add up to that of the whole batch. Scaling them at the end instead would be wrong with synchronised batch norms and
-    shards of unequal size: they mix the gradients of all replicas on the way.
+    and the gradient that enters it in the backward pass is multiplied by n_r / sums[1]. The gradients of all replicas
+    then add up to that of the whole batch. Scaling them at the end instead would be wrong with synchronised batch norms
+    and unequal shards, since these batch norms mix the gradients of all replicas on the way.
 
-    Sums, whose gradients need no factor, are added up alone. One message of doubles carries all reductions of the loss,
-    so counts are exact. Replicas whose every label is ignored have n_r = 0.
+    Sums are only added up; their gradients need no factor. One message of doubles carries all reductions of the loss,
+    so counts are exact. If all labels of a replica are ignored, its n_r is 0.
     """
 
     def call(self, model: ir.Model) -> PassResult:
         """Rewrite the model in place.
 
         Raises:
-            OnnxCbpError: the loss cannot be told, or is none that is made of reductions; one line that says which node.
+            OnnxCbpError: the loss is not found, or is not computed from reductions; one line that names the node.
         """
         terms = loss_terms(model.graph)
         if not terms:
@@ -63,17 +63,17 @@ class WholeBatchLossPass(InPlacePass):
             position += 1 if n is None else 2
         model.graph.insert_after(terms[-1].node, draft.nodes)
         with foreign("data_parallel: what the loss is made of depends on a gradient"):
-            model.graph.sort()  # backward nodes that did not wait for the loss stood before it
+            model.graph.sort()  # backward nodes that do not depend on the loss came before it
         import_domain(model)
         return PassResult(model, modified=True)
 
 
 def add_over_replicas(model: ir.Model, sums: Sequence[ir.Value]) -> None:
-    """Let sums over the batch be those over the batches of all replicas, for whoever reads them, in one message.
+    """Turn sums over the batch into sums over the batches of all replicas, for all readers, in one message.
 
-    A loss that is a function of such sums is then that of the whole batch, and what gradients read of it, too: each
-    replica's add up to the gradient of the whole batch. Nothing differentiates by these sums but by the first, whose
-    gradient is the same on all replicas.
+    A loss that is computed from such sums is then that of the whole batch. The same holds for everything that gradients
+    read from it: so the gradients of all replicas add up to that of the whole batch. Only the first sum is
+    differentiated, and its gradient is the same on all replicas.
 
     Args:
         model: a graph with its gradients; it is changed in place.
@@ -116,7 +116,7 @@ def _vector(value: ir.Value, draft: Draft, suffix: str) -> ir.Value:
 
 
 def _pieces(term: Reduction, draft: Draft, types: Types) -> list[ir.Value]:
-    """What a reduction adds to the message: its sum, and its denominator if it has one."""
+    """The contribution of a reduction to the message: its sum, and its denominator if it has one."""
     value = _vector(term.node.outputs[0], draft, "own")
     if not term.mean:
         return [value]
@@ -126,7 +126,7 @@ def _pieces(term: Reduction, draft: Draft, types: Types) -> list[ir.Value]:
 
 
 def _denominator(term: Reduction, draft: Draft, types: Types) -> ir.Value:
-    """What the mean was divided by, as double [1]."""
+    """The divisor of the mean, as double [1]."""
     if term.labels is not None and (term.ignore_index is not None or term.weights is not None):
         return _vector(_weigh_labels(term, term.labels, draft, types), draft, "n")
     counted = term.elements if term.labels is None else term.labels
@@ -137,7 +137,7 @@ def _denominator(term: Reduction, draft: Draft, types: Types) -> ir.Value:
 
 
 def _weigh_labels(term: Reduction, labels: ir.Value, draft: Draft, types: Types) -> ir.Value:
-    """The number, or the weights, of the labels that are not ignored."""
+    """The number of labels that are not ignored, or the sum of their weights."""
     kind = types.of(labels) or ir.DataType.INT64
     counts: ir.Value | None = None
     if term.ignore_index is not None:
@@ -170,14 +170,14 @@ def _finish(
     names: Names,
     types: Types,
 ) -> None:
-    """Let the sums over all replicas take the place of the reduction's value, and scale its gradient."""
+    """Replace the value of the reduction by the sums over all replicas, and scale its gradient."""
     old = term.node.outputs[0]
     dtype = types.of(old) or ir.DataType.FLOAT
     vector = (ir.DataType.DOUBLE, ir.Shape((1,)))
     whole = _element(sums, position, "whole_sum", draft)
     if n is not None:
         every = _element(sums, position + 1, "whole_n", draft)
-        # Where nothing counts on any replica, the sum is 0 too, and ONNX Runtime's own loss is 0.
+        # If nothing counts on any replica, the sum is 0 too, and so is ONNX Runtime's own loss.
         zero, one = (draft.constant(f"{x}", ir.tensor(np.array([x]))) for x in (0.0, 1.0))
         (is_nothing,) = draft.add("Equal", (every, zero), (("is_nothing", ir.DataType.BOOL, ir.Shape((1,))),))
         (divisor,) = draft.add("Where", (is_nothing, one, every), (("divisor", *vector),))
