@@ -15,6 +15,7 @@ from onnx_cbp.model_files.external_data import refuse_external_data
 from onnx_cbp.model_files.map_types import restore_map_types, without_map_types
 from onnx_cbp.model_files.model_io import load_model
 from onnx_cbp.validity import check
+from onnx_cbp.validity.opsets import is_op
 from onnx_cbp.validity.texts import with_remarks_as_text
 from onnx_cbp.validity.walking import canonical
 
@@ -64,6 +65,8 @@ def to_ir(model: onnx.ModelProto) -> ir.Model:
     finally:
         serde.disabled = disabled
     _spell_domains(result)
+    for identifier in [each for each in result.functions if is_op(each, result.opset_imports)]:
+        del result.functions[identifier]  # what is named so is the op
     _own_tensors(result)
     return result
 

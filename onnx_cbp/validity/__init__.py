@@ -33,8 +33,8 @@ def check(model: onnx.ModelProto) -> bool:
     check_texts(model)
     imports = imported_opsets(model)
     in_order = check_names(model)
-    functions = check_functions(model)
-    check_operators(model, imports)
+    functions = check_functions(model, imports)
+    check_operators(model, functions, imports)
     check_omitted(model, functions, imports)
     check_tensors(model)
     return in_order

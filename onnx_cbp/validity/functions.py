@@ -7,17 +7,18 @@ import graphlib
 import onnx
 
 from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.validity.opsets import is_op
 from onnx_cbp.validity.walking import Identifier, Scope, called, function_identifier, identifier, nodes, scopes
 
 #: Nodes that a model may have with its functions in their places, or else this many times those that are written.
 _MOST_NODES, _MOST_TIMES = 4096, 100
 
 
-def check_functions(model: onnx.ModelProto) -> list[onnx.FunctionProto]:
+def check_functions(model: onnx.ModelProto, imports: dict[str, int]) -> list[onnx.FunctionProto]:
     """Check every call of a model-local function.
 
     Returns:
-        The functions, each behind those that it calls.
+        The functions, each behind those that it calls; not those that have the name of an op, which nothing calls.
 
     Raises:
         OnnxCbpError: two functions of one name, one that calls itself, a call with more inputs or outputs than the
@@ -31,6 +32,7 @@ def check_functions(model: onnx.ModelProto) -> list[onnx.FunctionProto]:
         if key in functions:
             raise _error(f"there are two functions '{_name(key)}': give each a name of its own")
         functions[key] = function
+    functions = {key: function for key, function in functions.items() if not is_op(key, imports)}
     types = {key: _attribute_types(function) for key, function in functions.items()}
     calls: dict[Identifier, set[Identifier]] = {key: set() for key in functions}
     for scope in scopes(model):
@@ -38,7 +40,7 @@ def check_functions(model: onnx.ModelProto) -> list[onnx.FunctionProto]:
             key = identifier(node)
             if key not in functions:
                 continue
-            if isinstance(scope, onnx.FunctionProto):
+            if isinstance(scope, onnx.FunctionProto) and function_identifier(scope) in functions:
                 calls[function_identifier(scope)].add(key)
             _check_call(node, functions[key], types[key])
     try:
@@ -77,17 +79,17 @@ def _name(key: Identifier) -> str:
     return "::".join(part for part in key if part)
 
 
-def _attribute_types(function: onnx.FunctionProto) -> dict[str, int]:
-    """The type of each attribute that the nodes of a function take from its caller."""
-    return {
-        attribute.ref_attr_name: attribute.type
-        for node in nodes(function)
-        for attribute in node.attribute
-        if attribute.ref_attr_name
-    }
+def _attribute_types(function: onnx.FunctionProto) -> dict[str, set[int]]:
+    """The types of each attribute that the nodes of a function take from its caller."""
+    types: dict[str, set[int]] = {}
+    for node in nodes(function):
+        for attribute in node.attribute:
+            if attribute.ref_attr_name:
+                types.setdefault(attribute.ref_attr_name, set()).add(attribute.type)
+    return types
 
 
-def _check_call(node: onnx.NodeProto, function: onnx.FunctionProto, types: dict[str, int]) -> None:
+def _check_call(node: onnx.NodeProto, function: onnx.FunctionProto, types: dict[str, set[int]]) -> None:
     for kind, given, taken in (("input", node.input, function.input), ("output", node.output, function.output)):
         if len(given) > len(taken):
             raise _error(
@@ -95,10 +97,10 @@ def _check_call(node: onnx.NodeProto, function: onnx.FunctionProto, types: dict[
                 "out those that are too many"
             )
     for attribute in (*node.attribute, *getattr(function, "attribute_proto", ())):
-        wanted = types.get(attribute.name)
-        if wanted is not None and attribute.type != wanted:
+        others = types.get(attribute.name, set()) - {attribute.type}
+        if others:
             kinds = onnx.AttributeProto.AttributeType
             raise _error(
                 f"{called(node)} has the attribute '{attribute.name}' of type {kinds.Name(attribute.type)}, which the "
-                f"function that it calls takes for {kinds.Name(wanted)}"
+                f"function that it calls takes for {kinds.Name(min(others))}"
             )

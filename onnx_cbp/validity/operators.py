@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import onnx
@@ -62,25 +62,32 @@ _BEFORE_ONNX = {"LayerNormalization": _Signature((2, 3), (1, 3), 2, _READ)}
 _KEEP_OUTPUTS = ("BatchNormalization",)
 #: Of these it is said which attribute has another type where the batch norm is, which is left alone.
 _NAMED_LATER = ("BatchNormalization", "BatchNormInternal")
+#: It has one attribute, whichever that is.
+_CONSTANT = "Constant"
 #: It means nothing, and exporters have left it out.
 _LEGACY = "consumed_inputs"
 
 
-def check_operators(model: onnx.ModelProto, imports: dict[str, int]) -> None:
+def check_operators(model: onnx.ModelProto, functions: Iterable[onnx.FunctionProto], imports: dict[str, int]) -> None:
     """Check every node whose op is known, by the opsets that the model imports.
+
+    Args:
+        model: what is looked at.
+        functions: those of the model that its nodes may call.
+        imports: the opsets that the model imports.
 
     Raises:
         OnnxCbpError: too few or too many inputs or outputs, one that is missing, an attribute of another type, one that
             the op has not, one that is missing, or a training_mode that is neither 0 nor 1.
     """
-    functions = {function_identifier(function) for function in model.functions}
+    identifiers = {function_identifier(function) for function in functions}
     for scope in scopes(model):
         versions = function_opsets(scope, imports) if isinstance(scope, onnx.FunctionProto) else imports
         opset = versions.get("", 0)
         for node in nodes(scope):
             domain = canonical(node.domain)
             _check_attributes(node, isinstance(scope, onnx.FunctionProto))
-            if domain != DOMAIN and functions and identifier(node) in functions:
+            if domain != DOMAIN and identifiers and identifier(node) in identifiers:
                 continue
             signature = _signature(domain, node.op_type, opset)
             if signature is not None:
@@ -91,6 +98,14 @@ def required_inputs(node: onnx.NodeProto, opset: int) -> int:
     """How many of its first inputs a node may not do without; 0 where its op is not known."""
     signature = _signature(canonical(node.domain), node.op_type, opset)
     return 0 if signature is None else signature.named
+
+
+def required_attributes(node: onnx.NodeProto, opset: int) -> Collection[str]:
+    """The attributes that a node may not do without, of those that it has."""
+    if (canonical(node.domain), node.op_type) == ("", _CONSTANT):
+        return [attribute.name for attribute in node.attribute]
+    signature = _signature(canonical(node.domain), node.op_type, opset)
+    return () if signature is None else signature.required
 
 
 def _error(reason: str) -> OnnxCbpError:
@@ -138,7 +153,7 @@ def _check(node: onnx.NodeProto, signature: _Signature) -> None:
         if wanted is None:
             if signature.closed and not name.startswith("__"):  # ONNX Runtime marks what its builder made so
                 raise _error(f"{called(node)} has the attribute '{name}', which the op of its opset has not")
-        elif attribute.type != wanted and node.op_type in _NAMED_LATER:
+        elif attribute.type != wanted and node.op_type in _NAMED_LATER and name != _LEGACY:
             continue
         elif attribute.type != wanted:
             kinds = _Type.AttributeType
@@ -152,7 +167,7 @@ def _check(node: onnx.NodeProto, signature: _Signature) -> None:
             _check_utf8(node, name, attribute.s)
         elif name == "training_mode" and attribute.i not in (0, 1):  # ONNX Runtime trains by 1 alone
             raise _error(f"{called(node)} has training_mode {attribute.i}: write 1 where it trains, and else 0")
-    if node.op_type == "Constant" and len(given) != 1:
+    if node.op_type == _CONSTANT and len(given) != 1:
         raise _error(f"{called(node)} has {len(given)} attributes, and a Constant has one, its value")
     missing = signature.required - given
     if missing:
@@ -187,12 +202,13 @@ def _ours(op_type: str) -> _Signature | None:
 
 
 def _onnx(op_type: str, opset: int) -> _Signature | None:
-    try:
-        schema = onnx.defs.get_schema(op_type, opset, "")
-    except onnx.defs.SchemaError:
-        return _BEFORE_ONNX.get(op_type)  # none of this opset: whoever runs the model will say so
-    if schema.deprecated:
-        return None
+    schema, closed = _schema(op_type, opset), True
+    if schema is None:  # no op of this opset: whoever runs the model will say so
+        if op_type in _BEFORE_ONNX:
+            return _BEFORE_ONNX[op_type]
+        schema, closed = _nearest(op_type, opset), False
+        if schema is None:
+            return None
     single = OpSchema.FormalParameterOption.Single
     named = 0
     for formal in schema.inputs:
@@ -208,5 +224,25 @@ def _onnx(op_type: str, opset: int) -> _Signature | None:
         named,
         attributes,
         required - {_LEGACY},
-        closed=True,
+        closed,
     )
+
+
+def _schema(op_type: str, opset: int) -> OpSchema | None:
+    """An op of ONNX in an opset; None where that has it not, or not any more."""
+    try:
+        schema = onnx.defs.get_schema(op_type, opset, "")
+    except onnx.defs.SchemaError:
+        return None
+    return None if schema.deprecated else schema
+
+
+def _nearest(op_type: str, opset: int) -> OpSchema | None:
+    """An op of ONNX that an opset does not have, as its last version before that has it, or else its first one.
+
+    Who reads a node by the name of its op alone relies on the inputs and attributes that an op of this name has.
+    """
+    every = [each for each in onnx.defs.get_all_schemas_with_history() if (each.domain, each.name) == ("", op_type)]
+    versions = sorted((each for each in every if not each.deprecated), key=lambda each: each.since_version)
+    before = [each for each in versions if each.since_version <= opset]
+    return before[-1] if before else next(iter(versions), None)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import onnx
 
 from onnx_cbp.errors import OnnxCbpError
-from onnx_cbp.validity.walking import canonical, graphs
+from onnx_cbp.validity.walking import Identifier, canonical, graphs
 
 _UPDATE = "update the package onnx, or convert the model (onnx.version_converter)"
 
@@ -31,6 +31,18 @@ def imported_opsets(model: onnx.ModelProto) -> dict[str, int]:
 def function_opsets(function: onnx.FunctionProto, model: dict[str, int]) -> dict[str, int]:
     """The versions by which the nodes of a function are read; what it does not import itself is the model's."""
     return {**model, **_versions(function.opset_import, f"the function '{function.name}'")}
+
+
+def is_op(function: Identifier, imports: dict[str, int]) -> bool:
+    """Whether a function has the name of an op of ONNX: nodes of this name are the op, as ONNX Runtime has it.
+
+    ONNX leaves it to each runtime whether a node of that name calls the function.
+    """
+    domain, name, overload = function
+    try:
+        return (domain, overload) == ("", "") and not onnx.defs.get_schema(name, imports.get("", 1), "").deprecated
+    except onnx.defs.SchemaError:
+        return False
 
 
 def _versions(imports: Iterable[onnx.OperatorSetIdProto], where: str) -> dict[str, int]:

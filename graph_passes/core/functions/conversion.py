@@ -64,7 +64,7 @@ def _is_same_batch_norm(node: ir.Node, old: int, new: int) -> bool:
     if min(old, new) >= _TRAINING_MODE_SINCE:
         return True
     training, spatial = node.attributes.get("training_mode"), node.attributes.get("spatial")
-    if any(each is not None and each.is_ref() for each in (training, spatial)):
+    if any(each is not None and (each.is_ref() or each.type != ir.AttributeType.INT) for each in (training, spatial)):
         return False
     trains = training is not None and training.as_int() != 0
     return len(node.outputs) == 1 and not trains and (spatial is None or spatial.as_int() == 1)

@@ -71,6 +71,8 @@ def inline(model: ir.Model, wanted: Collection[Identifier], *, must: Collection[
     for group in _groups(model, set(chosen), calls):
         with foreign("the model's functions cannot be inlined"):
             InlinePass(criteria=lambda function, group=group: function.identifier() in group)(model)  # type: ignore[misc]
+    for identifier in chosen:
+        model.functions.pop(identifier, None)  # one that nobody calls
     return True
 
 

@@ -96,6 +96,8 @@ def _holds_batch_norm(function: ir.Function, model: ir.Model, left: type | Union
     for node in RecursiveGraphIterator(function):
         site = recognise(node, opset)
         by_caller = any(attribute.is_ref() for attribute in node.attributes.values())
-        if site is not None and (by_caller or not isinstance(site, left)):
+        if by_caller and (site is not None or node.domain == DOMAIN):
+            return True  # ops of ours are read with their attributes
+        if site is not None and not isinstance(site, left):
             return True
     return False

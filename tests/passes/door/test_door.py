@@ -308,6 +308,29 @@ def test_a_layer_normalization_before_onnx_had_it():
     assert "has 1 inputs, and the op has 2 to 3" in refuse(made)
 
 
+@pytest.mark.parametrize(
+    ("opset", "node", "said"),
+    [
+        (13, helper.make_node("CastLike", ["x"], ["y"]), "has 1 inputs, and the op has 2"),
+        (10, helper.make_node("SplitToSequence", ["x"], ["y", "z"]), "has 2 outputs, and the op has 1"),
+        (8, helper.make_node("ConstantOfShape", [""], ["y"]), "has nothing for its input 0"),
+        (17, helper.make_node("Scatter", ["x"], ["y"]), "has 1 inputs, and the op has 3"),
+        (17, helper.make_node("Upsample", ["x", "x", "x"], ["y"]), "has 3 inputs, and the op has 2"),
+        (5, batch_norm(consumed_inputs=1, is_test=1), "attribute 'consumed_inputs' of type INT, expected INTS"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "",
+)
+def test_a_node_of_another_opset_is_read_by_its_name_and_is_to_fit_it(opset, node, said):
+    """CastLike and others came later, Scatter and Upsample are gone."""
+    assert said in refuse(model([node], opset=opset))
+
+
+def test_an_op_of_another_opset_may_have_attributes_of_its_own():
+    """ONNX Runtime has MeanVarianceNormalization before ONNX has it."""
+    made = model([helper.make_node("MeanVarianceNormalization", ["x"], ["y"], across_channels=1)], opset=8)
+    assert onnx_cbp.inspect(made) == []
+
+
 def test_a_call_that_a_function_does_not_take():
     called = function("F", [helper.make_node("BatchNormalization", ["fx", *VECTORS], ["fy"])])
     many = helper.make_node("F", ["x", *VECTORS, "x"], ["y"], domain="local")
