@@ -1,1 +1,1 @@
-"""Passes of `finalize`: from a training graph to one for inference."""
+"""Passes of `finalize`: they turn a training graph into one for inference."""

@@ -24,9 +24,9 @@ class OfItsBatch:
     """A batch norm without running statistics.
 
     Attributes:
-        node: the node that it is.
+        node: the node.
         axis, epsilon, X, scale, B, Y: as in `ForwardSite`.
-        in_onnx: it is made of ONNX's ops already, which compute at inference what they compute in training.
+        in_onnx: whether it already consists of ONNX's ops, which compute the same at inference as in training.
     """
 
     node: ir.Node
@@ -40,7 +40,7 @@ class OfItsBatch:
 
 
 def of_its_batch(site: Site) -> OfItsBatch | None:
-    """The site as a batch norm without running statistics; None if it has some, or those of other replicas."""
+    """The site as a batch norm without running statistics; None if it has some, or uses those of other replicas."""
     if isinstance(site, ForwardSite) and (site.running_mean is None or site.running_var is None):
         given = (site.node, site.axis, site.epsilon, site.X, site.scale, site.B, site.Y)
         return OfItsBatch(*given, in_onnx=_computes_the_same(site.node))
@@ -59,7 +59,7 @@ def _computes_the_same(node: ir.Node) -> bool:
 
 
 def _takes_statistics(node: ir.Node) -> bool:
-    """Whether one of our ops normalises X with the statistics of X, on this replica alone, as the original did."""
+    """Whether one of our ops normalises X with the statistics of X, from this replica only, as the original did."""
     if not never_had_running_statistics(node):
         return False
     if node.op_type != "ChannelNormalize":
@@ -70,9 +70,9 @@ def _takes_statistics(node: ir.Node) -> bool:
 
 
 def write_in_onnx(site: OfItsBatch, opset: int, splice: Splice, types: Types) -> ir.Value:
-    """Let Y be (X - mean) / sqrt(var + epsilon) * scale + B, with the mean and variance of X.
+    """Compute Y = (X - mean) / sqrt(var + epsilon) * scale + B, with the mean and variance of X.
 
-    In the type of the statistics: float, or double for double. The value that is Y now.
+    The type is that of the statistics: float, or double for double. Returns the new Y.
 
     Raises:
         OnnxCbpError: the rank of X is not known.

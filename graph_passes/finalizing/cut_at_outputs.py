@@ -29,8 +29,8 @@ class SetOutputsPass(InPlacePass):
 class RemoveUnusedPass(InPlacePass):
     """Removes the nodes, weights and inputs that no output needs.
 
-    `read` are the inputs that some output was made of when the model came: one that nothing reads any more goes, and
-    one that no output ever needed stays, since it is not the cut that left it over.
+    `read` has the inputs on which some output depended when the model arrived. Of these, inputs that nothing reads any
+    more are removed. Inputs that no output ever needed stay, since the cut did not make them useless.
     """
 
     def __init__(self, read: Sequence[ir.Value]) -> None:

@@ -1,4 +1,4 @@
-"""Folds arithmetic of one factor and one summand a channel into the linear op before it."""
+"""Folds arithmetic with one factor and one summand per channel into the linear op before it."""
 
 from __future__ import annotations
 
@@ -27,18 +27,19 @@ _LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 class FoldAffinePass(InPlacePass):
-    """What multiplies a linear op's result by constants, and adds others, one a channel, goes into weight and bias.
+    """Folds constants that multiply a linear op's result, or are added to it, per channel, into weight and bias.
 
         Y = (W*X + b) * k + c
     ->
         Y = (k*W)*X + (k*b + c)
 
-    That is what ONNX Runtime's gradient builder leaves of a frozen batch norm in arithmetic: it computes the root, and
-    then nothing says any more that it was one. In any number of Add, Sub, Mul and Div, each the one reader of what is
-    before it, also behind a Transpose. Computed in float64 and rounded once. A factor or a summand alone stays.
+    ONNX Runtime's gradient builder leaves this of a frozen batch norm in arithmetic: it computes the root, and then
+    nothing says any more that it was a batch norm. The arithmetic may be any number of Add, Sub, Mul and Div, each the
+    only reader of the one before, also after a Transpose. Computed in float64 and rounded once. A factor or a summand
+    alone stays.
 
     Attributes:
-        into: the linear ops that something was folded into in the last call.
+        into: the linear ops into which the last call folded something.
     """
 
     def __init__(self) -> None:
@@ -77,7 +78,7 @@ def _fold(node: ir.Node, names: Names, opset: int, constants: Constants) -> bool
     if linear is None or any(not may_succeed(affine.node.outputs[0], affine.before) for affine in chain):
         return False
     k, c = np.ones(shape[1]), np.zeros(shape[1])
-    with np.errstate(all="ignore"):  # what is not finite is seen below
+    with np.errstate(all="ignore"):  # numbers that are not finite are found below
         for affine in chain:
             k, c = k * affine.factor, c * affine.factor + affine.summand
         weight = _scaled(linear.values, _spread(linear, k))
@@ -94,7 +95,7 @@ def _fold(node: ir.Node, names: Names, opset: int, constants: Constants) -> bool
 
 
 def _chain(value: ir.Value, rank: int, channels: int, constants: Constants) -> Iterator[_Affine]:
-    """The nodes that go on from a linear op's result, as far as each is affine."""
+    """The nodes that continue from a linear op's result, as far as each is affine."""
     axis, graph = 1, None
     while (reader := only_reader(value)) is not None and graph in (None, reader.graph):
         graph = reader.graph

@@ -18,24 +18,24 @@ from onnx_cbp.graph_passes.rewriting.fusions.fold_relu import only_reader
 
 _UNBROADCAST_SINCE = 7
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
-#: Elements that are held in float64 at once.
+#: How many elements are in float64 at the same time.
 _AT_A_TIME = 2**20
 
 
 class FoldBatchNormPass(InPlacePass):
-    """A batch norm behind Conv, ConvTranspose, Gemm or MatMul goes into its weight and bias.
+    """Folds a batch norm after Conv, ConvTranspose, Gemm or MatMul into the weight and bias of this op.
 
         Y = scale * (W*X + b - mean) / sqrt(var + epsilon) + B
     ->
-        Y = (k*W)*X + (k*(b - mean) + B),    k = scale / sqrt(var + epsilon), one for each output channel
+        Y = (k*W)*X + (k*(b - mean) + B),    k = scale / sqrt(var + epsilon), one per output channel
 
-    An Add of one number a channel between them is a bias, too. Computed in float64 and rounded once. Only where the
-    batch norm is the one reader of that op's result, and weights, bias and the four vectors are constants; where a
-    folded weight is no finite number of its type, the batch norm stays.
+    An Add of one number per channel between them counts as a bias. Computed in float64 and rounded once. Two
+    conditions: the batch norm must be the only reader of that op's result; and weight, bias and the four vectors must
+    be constants. If a folded weight is not finite in its type, the batch norm stays.
 
     Attributes:
-        folded: how many were folded in the last call.
-        into: the linear ops that they were folded into.
+        folded: how many the last call folded.
+        into: the linear ops into which they were folded.
     """
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class _Linear:
 
 
 def _fold(site: InferenceSite, names: Names, opset: int, constants: Constants) -> ir.Node | None:
-    """The op that a batch norm was folded into; None where there is none."""
+    """Fold a batch norm; returns the op that took it, or None if there is none."""
     added = _added(site, opset, constants)
     X, reader, more = (site.X, site.node, np.zeros(())) if added is None else (added.X, added.node, added.bias)
     node = X.producer()
@@ -80,9 +80,9 @@ def _fold(site: InferenceSite, names: Names, opset: int, constants: Constants) -
         return None
     scale, B, mean, var = (vector.astype(np.float64).reshape(-1) for vector in vectors if vector is not None)
     linear = _linear(node, len(scale), opset, constants)
-    if linear is None or len({len(scale), len(B), len(mean), len(var)}) > 1:  # no runtime takes that
+    if linear is None or len({len(scale), len(B), len(mean), len(var)}) > 1:  # no runtime accepts that
         return None
-    with np.errstate(all="ignore"):  # what is not finite is seen below
+    with np.errstate(all="ignore"):  # numbers that are not finite are found below
         k = scale / np.sqrt(var + np.float64(np.float32(site.epsilon)))
         weight = _scaled(linear.values, _spread(linear, k))
         bias = (k * (linear.bias + more - mean) + B).astype(linear.values.dtype)
@@ -98,7 +98,7 @@ def _fold(site: InferenceSite, names: Names, opset: int, constants: Constants) -
 
 @dataclass(frozen=True)
 class _Added:
-    """An Add of one number a channel in front of a batch norm: X + bias."""
+    """An Add of one number per channel before a batch norm: X + bias."""
 
     node: ir.Node
     X: ir.Value
@@ -123,7 +123,7 @@ def _added(site: InferenceSite, opset: int, constants: Constants) -> _Added | No
 
 
 def _scaled(values: np.ndarray, k: np.ndarray) -> np.ndarray:
-    """The product, computed in float64 and rounded once, a few rows at a time: a large weight is there once."""
+    """The product, computed in float64 and rounded once. A few rows at a time, so a large weight is in memory once."""
     k = np.broadcast_to(k, (values.shape[0], *k.shape[1:]))
     product = np.empty_like(values)
     rows = max(1, _AT_A_TIME // max(1, values[:1].size))
@@ -134,7 +134,7 @@ def _scaled(values: np.ndarray, k: np.ndarray) -> np.ndarray:
 
 
 def _spread(linear: _Linear, k: np.ndarray) -> np.ndarray:
-    """k, in a shape that lies along the weight's output channels."""
+    """k, in a shape that broadcasts along the weight's output channels."""
     if linear.op_type != "ConvTranspose":
         return k.reshape(linear.shape)
     # [C, M/group, ...]: the rows of group g make the channels from g*M/group on.
@@ -149,7 +149,7 @@ def _number(value: ir.Value | None, constants: Constants) -> np.ndarray | None:
 
 
 def _linear(node: ir.Node, channels: int, opset: int, constants: Constants) -> _Linear | None:
-    """The linear op that a node is, with `channels` output channels; None if it is none that can be folded into."""
+    """The linear op that a node is, with `channels` output channels; None if nothing can be folded into it."""
     if node.op_type not in (*_CONVOLUTIONS, "Gemm", "MatMul") or len(node.inputs) < 2:
         return None
     weight = node.inputs[1]
@@ -196,7 +196,7 @@ def _write(node: ir.Node, linear: _Linear, weight: np.ndarray, bias: np.ndarray,
     new_weight = _initializer(graph, weight, names.fresh(f"{base}_folded"))
     new_bias = _initializer(graph, bias, names.fresh(f"{base}_folded_bias"))
     if node.op_type == "MatMul":
-        node.op_type = "Gemm"  # with the attributes' defaults: A * B + C
+        node.op_type = "Gemm"  # with default attributes: A * B + C
     node.attributes.pop("beta", None)
     node.resize_inputs(3)
     node.replace_input_with(1, new_weight)

@@ -1,4 +1,4 @@
-"""Removes from our training and evaluation graphs what only training needs."""
+"""Removes what only training needs from our training and evaluation graphs."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from onnx_cbp.graph_passes.stepping.training_graph import METADATA, RANDOM_MASK,
 
 
 class ForgetTrainingPass(InPlacePass):
-    """Gradients and the random state are outputs no more, and random masks let all through.
+    """Gradients and the random state are no outputs any more, and random masks let everything through.
 
-    Updated running statistics stay: where a batch norm is in steps, only they tell which statistics are its own.
-    What is left is the forward graph, its parameters as inputs. What the loss judges is an output in the loss's place;
-    where that is not known, the loss stays.
+    Updated running statistics stay, because for a batch norm in steps only they tell which statistics are its own. The
+    rest is the forward graph, with its parameters as inputs. The loss as an output is replaced by the scores that it
+    judges; if these are not known, the loss stays.
 
     Attributes:
-        parameters: their names; none where the graph is no training graph of ours.
+        parameters: their names; empty if the graph is not a training graph of ours.
     """
 
     def __init__(self) -> None:

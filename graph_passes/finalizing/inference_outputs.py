@@ -1,4 +1,4 @@
-"""Finds the values of a training graph that are its outputs at inference."""
+"""Finds those values of a training graph that are its outputs at inference."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from onnx_cbp.graph_passes.analysis import find_sites
 from onnx_cbp.graph_passes.core.sites import BackwardSite, ForwardSite, InferenceSite, in_graph
 from onnx_cbp.graph_passes.dialects import counted, is_gradient_accumulator, is_rewritten_forward
 
-#: Where ops have their weights: these inputs are parameters, whether they are inputs of the graph or constants.
+#: The inputs where ops have their weights. These are parameters, whether they are inputs of the graph or constants.
 _WEIGHTS = {"Conv": (1, 2), "ConvTranspose": (1, 2), "Gemm": (1, 2), "PRelu": (1,)}
-#: Losses whose result has the rank of their input where nothing is reduced, so that only the op tells them.
+#: Losses whose result has the rank of their input if nothing is reduced, so only the op tells that they are losses.
 _LOSSES = ("SoftmaxCrossEntropyLoss", "SoftmaxCrossEntropyLossInternal", "NegativeLogLikelihoodLoss")
-#: What a loss "with logits" applies to the score by itself.
+#: Functions that a loss "with logits" applies to the scores itself.
 _LINKS = ("Sigmoid", "Softmax", "LogSoftmax")
 
 
 def parameters(model: ir.Model, named: Container[str | None] = ()) -> set[ir.Value]:
     """The parameters among the inputs and constants of the graph.
 
-    Those that are `named`, those with a gradient buffer (the training API knows it by its name only), and those that
-    stand where ops have their weights: of a graph without a loss, where batch norms have theirs, as data may stand in
-    the other places.
+    These are the values that are `named`; values with a gradient buffer (the training API too knows it only by its
+    name); and values where ops have their weights. In a graph without a loss only batch norms count for the latter,
+    since other ops may have data there.
     """
     graph = model.graph
     values = {*graph.inputs, *graph.initializers.values()}
     names = {value.name for value in graph.inputs}
     found = {v for v in values if v.name in named or f"{v.name}_grad.accumulation.buffer" in names}
-    # The gradient of a Gemm is a Gemm, and has data where the other has its weight.
+    # The gradient of a Gemm is a Gemm too, and has data in the place of a weight.
     forward = _Flow(graph).ancestors(graph.outputs[0]) if _trains(graph) else None
     for node in RecursiveGraphIterator(graph) if forward is not None or _loss(graph) is not None else ():
         if node.domain == "" and (forward is None or node in forward):
@@ -51,10 +51,10 @@ def parameters(model: ir.Model, named: Container[str | None] = ()) -> set[ir.Val
 
 
 def inference_outputs(model: ir.Model, known: set[ir.Value]) -> list[ir.Value]:
-    """What feeds the loss, once each, and the graph's other outputs that are no loss, gradient or statistic.
+    """The values that feed the loss, once each, and all other outputs except losses, gradients and statistics.
 
-    A loss is read by its form: what it judges the scores by is an input that meets no parameter on its way to the loss,
-    and the scores are what meets it there. Without a loss, or of a model that is nothing but a loss: all outputs but
+    A loss is recognised by its form. The labels are an input that meets no parameter on its way to the loss, and the
+    scores are what meets it there. Without a loss, or if the model is nothing but a loss, the outputs are all except
     running statistics.
 
     Args:
@@ -89,7 +89,7 @@ def inference_outputs(model: ir.Model, known: set[ir.Value]) -> list[ir.Value]:
 
 
 def _loss(graph: ir.Graph) -> ir.Value | None:
-    """The first output, where it may be a loss: of a training graph, of a loss op, or a single number (no flag)."""
+    """The first output, if it may be a loss: in a training graph, of a loss op, or a single number (but no flag)."""
     first = next(iter(graph.outputs), None)
     if first is None or first.producer() is None:
         return None
@@ -108,13 +108,13 @@ def _is_loss_op(value: ir.Value) -> bool:
 
 
 def _is_alone(loss: ir.Value) -> bool:
-    """Whether nothing is computed in front of a loss's op: the model is a loss, and no network that has one."""
+    """Whether nothing is computed before a loss's op: the model is only a loss, and no network with one."""
     producer = loss.producer()
     return producer is not None and all(value is None or value.producer() is None for value in producer.inputs)
 
 
 def _training_values(model: ir.Model, flow: _Flow) -> set[ir.Value]:
-    """Values that exist for training: statistics of batches, running statistics after the step, gradients, flags."""
+    """Values that exist only for training: batch statistics, updated running statistics, gradients, flags."""
     begin: set[ir.Value] = set()
     normal: set[ir.Node] = set()
     for site in find_sites(model):
@@ -138,7 +138,7 @@ def _training_values(model: ir.Model, flow: _Flow) -> set[ir.Value]:
 
 
 class _Flow:
-    """What is made of what in a graph; a node with subgraphs reads all that these read."""
+    """Which values of a graph depend on which; a node with subgraphs reads everything that these read."""
 
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
@@ -149,7 +149,7 @@ class _Flow:
                 self._readers.setdefault(value, []).append(node)
 
     def dependants(self, values: Iterable[ir.Value], stop: Container[ir.Node] = ()) -> set[ir.Value]:
-        """The values, and all that is made of them; not through the nodes of `stop`."""
+        """The values, and all that depend on them; but not through the nodes of `stop`."""
         found: set[ir.Value] = set()
         todo = list(values)
         while todo:
@@ -160,7 +160,7 @@ class _Flow:
         return found
 
     def ancestors(self, *values: ir.Value) -> set[ir.Node]:
-        """The nodes that the values are made by."""
+        """The nodes that compute the values."""
         found: set[ir.Node] = set()
         todo = [value.producer() for value in values]
         while todo:
@@ -171,14 +171,14 @@ class _Flow:
         return found
 
     def meets_none(self, value: ir.Value, behind: set[ir.Node], known: set[ir.Value]) -> bool:
-        """Whether an input comes into the loss, and no node on the way reads a parameter."""
+        """Whether an input reaches the loss without meeting a parameter on the way."""
         way = self._way([value], behind)
         return bool(way) and not any(read in known for node in way for read in self._reads[node])
 
     def meetings(
         self, targets: list[ir.Value], data: list[ir.Value], behind: set[ir.Node], known: set[ir.Value]
     ) -> list[ir.Value]:
-        """What meets the targets on their way to the loss, and is made of data by parameters; in the graph's order."""
+        """The values that meet the targets on their way to the loss, and depend on data and parameters; in order."""
         judged = self.dependants(targets)
         made = self.dependants(data) & self.dependants(known)
         way = self._way(targets, behind)
@@ -190,7 +190,7 @@ class _Flow:
 
 
 def _read(node: ir.Node) -> list[ir.Value]:
-    """What a node reads, and what the outputs of its subgraphs need."""
+    """Everything that a node reads, including what the outputs of its subgraphs need."""
     values = [value for value in node.inputs if value is not None]
     for attribute in node.attributes.values():
         if attribute.is_ref() or attribute.type not in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
@@ -205,7 +205,7 @@ def _read(node: ir.Node) -> list[ir.Value]:
 
 
 def _merged(scores: list[ir.Value], outputs: set[ir.Value], known: set[ir.Value]) -> Iterator[ir.Value]:
-    """Scores that the loss itself made of one value, such as log(p) and log(1 - p), are that value."""
+    """Joins scores that the loss itself made from one value, such as log(p) and log(1 - p): they become that value."""
     chains = [_chain(score, known) for score in scores]
     for index, (score, chain) in enumerate(zip(scores, chains, strict=True)):
         others = {value for other, each in enumerate(chains) if other != index for value in each}
@@ -221,7 +221,7 @@ def _merged(scores: list[ir.Value], outputs: set[ir.Value], known: set[ir.Value]
 
 
 def _chain(value: ir.Value, known: set[ir.Value]) -> list[ir.Value]:
-    """The value and those that it is made of, as long as it is of one by constants alone."""
+    """The value and its ancestors, as long as each is computed from a single value and constants."""
     chain = [value]
     while (node := chain[-1].producer()) is not None:
         operands = {read for read in _read(node) if ir.convenience.get_const_tensor(read) is None}
@@ -232,7 +232,7 @@ def _chain(value: ir.Value, known: set[ir.Value]) -> list[ir.Value]:
 
 
 def inputs_of_outputs(model: ir.Model) -> list[ir.Value]:
-    """The inputs that some output of the graph is made of."""
+    """The inputs on which some output of the graph depends."""
     graph = model.graph
     needed = set(graph.outputs)
     for node in _Flow(graph).ancestors(*graph.outputs):

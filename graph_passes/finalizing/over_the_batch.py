@@ -1,4 +1,4 @@
-"""Finds what a model at inference still takes of all samples of a batch together."""
+"""Finds what a model at inference still computes over all samples of a batch together."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from onnx_cbp.graph_passes.core.sites import ForwardSite
 from onnx_cbp.graph_passes.core.types import Types
 from onnx_cbp.graph_passes.core.values.sample_axes import SampleAxes
 
-#: Ops that make statistics of their data, or normalise with them.
+#: Ops that compute statistics of their data, or normalise with them.
 _STATISTICS = (
     *("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "GlobalAveragePool"),
     *("InstanceNormalization", "GroupNormalization", "LayerNormalization", "MeanVarianceNormalization"),
@@ -18,10 +18,10 @@ _STATISTICS = (
 
 
 def taken_over_the_batch(model: ir.Model) -> list[ir.Node]:
-    """The nodes that make statistics of several samples, of which something is made that each sample has of its own.
+    """The nodes that compute statistics over several samples, from which values of single samples are then computed.
 
-    A batch norm that no form is known of, with the variance of count - 1 say, takes them so. Those that are known are
-    not among them, nor is what a single number for the whole batch is made of. What cannot be followed is left out.
+    A batch norm in an unknown form does so, for example one with the variance over count - 1. Known batch norms do not
+    count here, and neither does what enters a single number for the whole batch. What cannot be followed is left out.
     """
     makers = {node for node in all_nodes(model) if node.domain == "" and node.op_type in _STATISTICS}
     makers = {node for node in makers if _is_of_floats(node)}
@@ -43,7 +43,7 @@ def _is_of_floats(node: ir.Node) -> bool:
 
 
 def _is_of_one_sample(node: ir.Node, types: Types, samples: SampleAxes) -> bool:
-    """Whether a model takes one sample at a time, as a size of 1 says."""
+    """Whether a model takes one sample at a time, as a size of 1 tells."""
     data = node.inputs[0]
     shape = None if data is None else types.shape(data)
     axes = samples.of(data).axes if data is not None else None

@@ -1,4 +1,4 @@
-"""Removes the Identity nodes that only copy."""
+"""Removes Identity nodes that only copy."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from onnx_cbp.graph_passes.core.splice import may_succeed, succeed
 
 
 class RemoveIdentitiesPass(InPlacePass):
-    """Whoever reads an Identity reads what it was given, in the main graph, in subgraphs and in functions.
+    """Readers of an Identity read its input instead, in the main graph, in subgraphs and in functions.
 
-    An Identity whose result is an output stays where it is what makes it one: of an input, a constant, a value of the
-    graph outside (the branch of an If that hands one on), or of a value that is an output already (the body of a Scan
-    that hands its new state on twice). Otherwise what it was given takes the output's name, type and shape.
+    If the result of an Identity is an output, it stays where only the Identity makes an output possible: for an input,
+        a
+    constant, a value of an outer graph (returned by a branch of an If), or a value that is already an output (a Scan's
+    body that returns its new state twice). Otherwise its input takes over the output's name, type and shape.
     """
 
     def call(self, model: ir.Model) -> PassResult:
@@ -32,7 +33,7 @@ def _remove(node: ir.Node) -> bool:
     if made.is_graph_output():
         succeed(made, given)
     else:
-        # The copy may be declared where what is copied is not.
+        # The result may have a declared type where the input has none.
         given.type = given.type if given.type is not None else made.type
         given.shape = given.shape if given.shape is not None else made.shape
         made.replace_all_uses_with(given)

@@ -1,4 +1,4 @@
-"""Makes every node compute what it computes at inference, in ONNX's own ops."""
+"""Makes every node compute what it computes at inference, with ONNX's own ops."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ _DROPOUT_TESTS_BY_ITSELF_SINCE = 7
 
 
 class ToInferencePass(InPlacePass):
-    """Batch norms take their running statistics, and Dropout lets everything through.
+    """Batch norms use their running statistics, and Dropout lets everything through.
 
-    A batch norm becomes BatchNormalization in inference form of the model's opset, with a Relu behind it where one was
-    folded in; one that is that form already stays. Its statistics are the running ones before the step, also where one
-    step updates them several times over. Ops of ONNX Runtime's training builds become the ONNX op that they are.
-    What only a backward pass reads of the old nodes stays, for a removal of unused nodes to take: run one afterwards,
-    and then `training_left`.
+    A batch norm becomes BatchNormalization in inference form in the model's opset, followed by a Relu if it included
+    one. One in inference form already stays. It uses the running statistics before the step, even if one step updates
+    them several times. Ops of ONNX Runtime's training builds become the corresponding ONNX ops. Old nodes stay as long
+    as a
+    backward pass reads them: afterwards run a removal of unused nodes, and then `training_left`.
 
-    A batch norm without running statistics goes on normalising with those of its batch, as a module of PyTorch without
-    them does in evaluation mode, too: in ONNX's arithmetic.
+    A batch norm without running statistics still normalises with those of its batch, in ONNX's arithmetic: a module of
+    PyTorch without them does so in evaluation mode too.
 
-    The model's functions are to be inlined.
+    The model's functions must be inlined.
 
     Attributes:
-        by_batch: the batch norms without running statistics, after a call: name of the node, and the result.
+        by_batch: after a call, the batch norms without running statistics: name of the node, and result.
     """
 
     def __init__(self) -> None:
@@ -87,10 +87,10 @@ def training_left(model: ir.Model) -> LeftAlone | None:
         if isinstance(site, ForwardSite):
             return LeftAlone(site.node, site.form, _why_it_trains(site))
         if isinstance(site, MadeStatistics):
-            continue  # it computes the same
+            continue  # it computes the same at inference
         if isinstance(site, LeftAlone):
             if site.node.domain == "" and site.node.op_type != _BATCH_NORM:
-                continue  # it computes at inference what it computes in training
+                continue  # it computes the same at inference as in training
             ours = inference_form(site.node)
             return ours if isinstance(ours, LeftAlone) else site
         if isinstance(site, BackwardSite):
@@ -99,16 +99,16 @@ def training_left(model: ir.Model) -> LeftAlone | None:
 
 
 def _why_it_trains(site: ForwardSite) -> str:
-    """What keeps a batch norm from normalising with running statistics, in one clause."""
+    """What keeps a batch norm from using running statistics, in one clause."""
     made = (site.updated_mean, site.updated_var, site.saved_mean, site.saved_var, site.saved_inv_std)
     read = next((value.name for value in made if value is not None and is_used(value)), site.Y.name)
     return f"its statistic '{read}' is read by what the outputs need, and inference makes none: name other outputs"
 
 
 def _sites(model: ir.Model) -> Iterator[tuple[InferenceSite, bool]]:
-    """Every batch norm whose running statistics are known, and whether a Relu is folded into it.
+    """Every batch norm whose running statistics are known, and whether it includes a Relu.
 
-    Each is read when it is asked for: what is done to one changes what the next one reads.
+    Each is read only when it is asked for, since a change to one affects what the next one reads.
     """
     for site in find_sites(model):
         if isinstance(site, ForwardSite) and site.running_mean is not None and site.running_var is not None:
@@ -128,7 +128,7 @@ def _with_running_statistics(site: ForwardSite, mean: ir.Value, var: ir.Value) -
 
 
 def _updates(model: ir.Model) -> dict[ir.Value, ir.Value]:
-    """Every running statistic after the step of a batch norm, and what it was before."""
+    """Every running statistic after the step of a batch norm, with its value before the step."""
     updates: dict[ir.Value, ir.Value] = {}
     for node in all_nodes(model):
         updates.update(running_updates(node))
@@ -140,9 +140,9 @@ def _updates(model: ir.Model) -> dict[ir.Value, ir.Value]:
 
 
 def _leave_subgraphs(model: ir.Model, updates: Mapping[ir.Value, ir.Value], names: Names, types: Types) -> bool:
-    """Let the branches and bodies that hand updated statistics out hand out what these are at inference: the old ones.
+    """Branches and bodies that return updated statistics return the old ones instead, which are used at inference.
 
-    Whoever reads them outside is cut off with the rest of the training graph; the branch cannot do without an output.
+    Readers outside are removed with the rest of the training graph, but the branch must keep all its outputs.
     """
     modified = False
     for after, old in updates.items():
@@ -158,7 +158,7 @@ def _leave_subgraphs(model: ir.Model, updates: Mapping[ir.Value, ir.Value], name
 
 
 def _before(updates: Mapping[ir.Value, ir.Value]) -> Callable[[ir.Value], ir.Value]:
-    """Tells a running statistic as it is before the step."""
+    """Finds the value of a running statistic before the step."""
 
     def first(value: ir.Value) -> ir.Value:
         walk = value
@@ -166,7 +166,7 @@ def _before(updates: Mapping[ir.Value, ir.Value]) -> Callable[[ir.Value], ir.Val
             if walk in updates:
                 walk = value = updates[walk]
             elif producer.domain == "" and producer.op_type in ("Cast", "Identity") and producer.inputs[0] is not None:
-                walk = producer.inputs[0]  # only to look behind it: a type may be asked for
+                walk = producer.inputs[0]  # only to look before it: a type may be needed
             else:
                 break
         return value
@@ -197,14 +197,14 @@ def _replace(
             f"'{site.Y.name}', which is made of them at inference"
         )
     vectors = [site.scale, site.B, *statistics]
-    if opset < 15:  # all of one type there
+    if opset < 15:  # there all inputs have one type
         dtype = types.of(site.X)
         vectors = [value if dtype is None else splice.cast(value, dtype, "as_X") for value in vectors]
     attributes: dict[str, int | float | list[int]] = {"epsilon": site.epsilon, "momentum": site.momentum}
     if opset < 7:
         attributes["is_test"] = 1
     if opset < 6:
-        attributes["consumed_inputs"] = [0, 0, 0, 0, 0]  # it must be there and means nothing
+        attributes["consumed_inputs"] = [0, 0, 0, 0, 0]  # required, but without meaning
     X, back = _channels_second(site, splice)
     like = ("Y", site.Y.dtype, None if back else site.Y.shape)
     (Y,) = splice.add(_BATCH_NORM, (X, *vectors), (like,), attributes)
@@ -217,7 +217,7 @@ def _replace(
 
 
 def _channels_second(site: InferenceSite, splice: Splice) -> tuple[ir.Value, list[int]]:
-    """X with its channels at axis 1, and the permutation that brings the result back; none where it is X itself."""
+    """X with its channels at axis 1, and the permutation that brings the result back; [] if that is X itself."""
     shape = site.X.shape
     if site.axis == 1 or (shape is not None and site.axis % len(shape) == 1):
         return site.X, []
@@ -233,7 +233,7 @@ def _channels_second(site: InferenceSite, splice: Splice) -> tuple[ir.Value, lis
 
 
 def _exchange(node: ir.Node, opset: int, names: Names, types: Types) -> bool:
-    """Let ops of ONNX make the first output; the others, which only a backward pass reads, stay with the old node."""
+    """Make the first output by ops of ONNX; the other outputs stay with the old node, for backward passes."""
     splice = Splice(node, names, types)
     new = in_onnx(node, opset, splice)
     if new is None:

@@ -15,14 +15,14 @@ from onnx_cbp.graph_passes.rewriting.replace_forward import reciprocal_std
 
 
 class CompleteGradientsPass(InPlacePass):
-    """What the builder wrote (`custom_ops.gradients`) becomes the gradient of its forward node.
+    """Turns the placeholders that the builder wrote (`custom_ops.gradients`) into the gradients of their forward nodes.
 
         BatchNormTrainUpdate                 BatchNormGrad(dY, X, scale, mean, inv_std)
         BatchNormTrainUpdate with relu = 1   BatchNormReluGrad(dY, Y, X, scale, mean, inv_std)
         BatchNormTrain                       BatchNormGrad(dY, X, scale, mean, 1 / sqrt(var + epsilon))
         ChannelNormalize                     the gradients of a frozen batch norm, as `FreezePass` writes them
 
-    Run it on a graph that the builder has just made, in which the nodes of ours have names of their own.
+    Run it on a graph that the builder has just made, while every node of ours has a unique name.
     """
 
     def call(self, model: ir.Model) -> PassResult:

@@ -1,4 +1,4 @@
-"""Replaces ops that a gradient builder cannot differentiate, or has wrong, with simpler ones."""
+"""Replaces ops that a gradient builder cannot differentiate, or differentiates wrongly, by simpler ones."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from onnx_cbp.graph_passes.core.types import Types
 from onnx_cbp.graph_passes.core.values.ancestry import gradient_path
 from onnx_cbp.graph_passes.preparing.decompositions import RULES, Rule
 
-#: Where function bodies stand for the moment between their making and their inlining.
+#: The domain of function bodies between their creation and their inlining.
 _BODIES = "onnx_cbp.bodies"
 
 
 class DecomposePass(InPlacePass):
-    """Every node of ONNX's domain whose op is to go becomes what its rule makes of it; it computes the same.
+    """Each unwanted node of ONNX's domain is replaced by what its rule writes, which computes the same.
 
-    A node without a rule becomes the body that ONNX specifies its op by, where it is one in ops of the model's opset.
-    What comes of it is looked at, too. Nodes that no wanted gradient passes through stay.
+    A node without a rule is replaced by the body in ONNX's specification, if there is one in ops of the model's opset.
+    The new nodes are checked too. Nodes through which no wanted gradient passes stay.
 
     Args:
-        unwanted: whether an op is to go.
-        trained: names of the parameters that have a gradient; None: every node counts.
+        unwanted: whether an op must be replaced.
+        trained: names of the parameters with a gradient; None: every node counts.
         rules: the rules, by op.
 
     Raises:
-        OnnxCbpError: a rule asks for a size that is not known.
+        OnnxCbpError: a rule needs a size that is not known.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class DecomposePass(InPlacePass):
             for old, new in zip(node.outputs, made if isinstance(made, list) else [made], strict=False):
                 if new is not None:
                     splice.hand_over(old, new)
-            kept.update(each for each in splice.nodes if each.op_type == node.op_type)  # it is what the rule wants
+            kept.update(each for each in splice.nodes if each.op_type == node.op_type)  # the rule wants this node
             splice.commit()
             modified = True
         return modified
@@ -107,9 +107,9 @@ class DecomposePass(InPlacePass):
 
 
 def _body(node: ir.Node, opset: int, types: Types) -> onnx.FunctionProto | None:
-    """The body that ONNX specifies a node's op by, for this node; None where there is none in the opset's ops."""
+    """The body of a node's op in ONNX's specification, for this node; None if there is none in ops of this opset."""
     try:
-        schema: Any = onnx.defs.get_schema(node.op_type, opset, "")  # onnx's stubs know half of it
+        schema: Any = onnx.defs.get_schema(node.op_type, opset, "")  # onnx's stubs are incomplete
     except onnx.defs.SchemaError:
         return None
     body = onnx.FunctionProto()
@@ -140,7 +140,7 @@ def _type(value: ir.Value | None, types: Types) -> bytes:
 
 
 def _serves(body: onnx.FunctionProto, opset: int) -> bool:
-    """Whether each op of a body is the same in this opset as in the one that the body was written for."""
+    """Whether each op of a body means the same in this opset as in the opset that the body was written for."""
     written = next((each.version for each in body.opset_import if each.domain == ""), opset)
     nodes: Collection[onnx.NodeProto] = body.node
     for node in nodes:

@@ -1,4 +1,4 @@
-"""Writes the pads of an op as numbers, where it names a rule (auto_pad)."""
+"""Writes the pads of an op as numbers, if it only names a rule (auto_pad)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _SAME = ("SAME_UPPER", "SAME_LOWER")
 
 
 class ExplicitPadsPass(InPlacePass):
-    """`auto_pad` of convolutions and pools becomes the `pads` that it stands for; nothing else changes.
+    """Replaces `auto_pad` of convolutions and pools by the `pads` that it stands for; nothing else changes.
 
-    ONNX Runtime's gradient builder takes a convolution with auto_pad = SAME_UPPER for one without pads, and its
-    gradient of such an average pool is wrong, too: both without a word.
+    ONNX Runtime's gradient builder ignores auto_pad = SAME_UPPER of a convolution, as if it had no pads. Its gradient
+    of such an average pool is wrong too. Neither causes an error.
 
     Args:
-        among: the nodes that are looked at; None: all.
+        among: the nodes to check; None: all.
 
     Raises:
         OnnxCbpError: the pads depend on a size that is not known.
@@ -48,12 +48,12 @@ class ExplicitPadsPass(InPlacePass):
                 node.attributes.pop("pads", None)
             elif pads is not None:
                 node.attributes["pads"] = ir.AttrInt64s("pads", pads)
-                node.attributes.pop("ceil_mode", None)  # SAME rounds up by itself, and its windows end with the pads
+                node.attributes.pop("ceil_mode", None)  # SAME rounds up itself, and its windows end with the pads
         return PassResult(model, bool(found))
 
 
 def _pads(node: ir.Node, rule: str, types: Types) -> list[int] | None:
-    """The pads of all axes, first in front, then behind; None where the rule adds none to what the node says."""
+    """The pads of all axes, first the begins, then the ends; None if the rule adds nothing to the node's own pads."""
     if rule not in _SAME:
         return None
     kernel = _kernel(node, types)
@@ -64,7 +64,7 @@ def _pads(node: ir.Node, rule: str, types: Types) -> list[int] | None:
     extents = [(size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True)]
     if node.op_type == "ConvTranspose":
         if "output_shape" in node.attributes:
-            return None  # the output's shape says what the pads are
+            return None  # the output's shape decides the pads
         totals = [extent - stride + extra for extent, stride, extra in zip(extents, strides, more, strict=True)]
         if min(totals) < 0:
             raise _unknown(node, "what a stride larger than the kernel means")
@@ -93,9 +93,9 @@ def _each(node: ir.Node, name: str, rank: int, fill: int) -> Sequence[int]:
 
 
 def _total(node: ir.Node, axis: int, extent: int, stride: int, types: Types) -> int:
-    """The pads of an axis in front and behind together: so many that ceil(size / stride) windows fit."""
+    """The sum of both pads of an axis: as many as ceil(size / stride) windows need."""
     if stride == 1:
-        return extent - 1  # whatever the size
+        return extent - 1  # for any size
     X = node.inputs[0]
     shape = None if X is None else types.shape(X)
     size = None if shape is None else shape[axis + 2]

@@ -1,4 +1,4 @@
-"""Gives a Range scalars as its inputs, as ONNX requires."""
+"""Gives Range nodes scalar inputs, as ONNX requires."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from onnx_cbp.graph_passes.core.types import Types
 
 
 class ScalarRangesPass(InPlacePass):
-    """A start, a limit or a step of shape [1] becomes one of shape [].
+    """A start, a limit or a step of shape [1] gets shape [].
 
-    ONNX Runtime computes both, and refuses the first where it knows the shape: what is simplified has known shapes.
-    The body of ONNX's own AffineGrid (opset 20) has such limits.
+    ONNX Runtime can compute both, but refuses [1] if it knows the shape, and after simplifying it does. The body of
+    ONNX's own AffineGrid (opset 20) has such limits.
     """
 
     def call(self, model: ir.Model) -> PassResult:

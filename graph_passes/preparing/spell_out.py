@@ -1,4 +1,4 @@
-"""Writes batch norms in arithmetic whose statistics the graph computes, so that gradients go through these."""
+"""Writes batch norms whose statistics the graph computes as arithmetic, so that gradients pass the statistics."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class SpellOutPass(InPlacePass):
 
         Y = (X - mean) * (scale / sqrt(var + epsilon)) + B
 
-    ONNX Runtime's gradient builder makes of each such op one that trains, with the statistics of X's batch: the wrong
-    values, and no gradient through mean and variance, where they are those of each sample (a layer norm in the form of
-    a batch norm), of a weight (which is standardised), or anything else that is made in the graph. Those that are the
-    statistics of the batch stay: what the builder makes of them is right. So do running statistics, but those that are
-    made of a parameter which is trained.
+    ONNX Runtime's gradient builder turns each such op into one that trains, with the statistics of X's batch. Its
+    values are then wrong, and gradients do not pass mean and variance, if these belong to each sample (a layer norm in
+    the form of a batch norm), to a weight (which is standardised), or to anything else that the graph computes. If they
+    are the statistics of the batch, the op stays, since the builder handles it rightly. So it does with running
+    statistics, unless they depend on a trained parameter.
 
     Args:
         trained: names of the parameters that are trained.

@@ -10,12 +10,12 @@ from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.splice import Names, Splice
 from onnx_cbp.graph_passes.core.types import Types
 
-#: Since then ReduceSum has its axes as an input, and only since a later opset ReduceSumSquare.
+#: Since this opset ReduceSum has its axes as an input; ReduceSumSquare has this only since a later opset.
 _AXES_ARE_AN_INPUT_SINCE = 13
 
 
 class SplitSquaresPass(InPlacePass):
-    """ReduceSumSquare(X) becomes ReduceSum(X * X), as tf2onnx writes the variance of a batch that it normalises by."""
+    """ReduceSumSquare(X) becomes ReduceSum(X * X); tf2onnx computes the variance of a batch with the former."""
 
     def call(self, model: ir.Model) -> PassResult:
         """Rewrite the model in place."""

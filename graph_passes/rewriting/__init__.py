@@ -1,1 +1,1 @@
-"""Passes of `rewrite`: our ops for batch norms, fusions, freezing, making frozen batch norms train."""
+"""Passes of `rewrite`: they replace batch norms by our ops, fuse ReLUs, freeze batch norms, or make them train."""

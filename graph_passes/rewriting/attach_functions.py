@@ -1,4 +1,4 @@
-"""Attaches the ops' function bodies, so that the model runs without our library."""
+"""Attaches the function bodies of our ops, so that the model runs without our library."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class AttachFunctionsPass(InPlacePass):
         """Add the functions in place.
 
         Raises:
-            OnnxCbpError: the model's opset, or a type at this opset, is one that function bodies do not serve.
+            OnnxCbpError: function bodies do not support the model's opset, or a type at this opset.
         """
         nodes = [node for node in all_nodes(model) if node.domain == DOMAIN]
         opset = onnx_opset(model.opset_imports)

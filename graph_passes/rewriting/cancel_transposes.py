@@ -13,13 +13,14 @@ from onnx_cbp.graph_passes.rewriting.channels_last import permutation
 
 
 class CancelTransposesPass(InPlacePass):
-    """Whoever reads a Transpose that undoes the one before it reads what that one was given.
+    """If a Transpose undoes the one before it, its readers read the original value instead.
 
         Y = Transpose<0, 3, 1, 2>(Transpose<0, 2, 3, 1>(X))
         Y = X
 
-    Exporters from channels-last frameworks put transposes around each convolution, and a batch norm between them must
-    meet its convolution to be folded into it. The first of a pair stays for others that read it: remove what is unused.
+    Exporters of channels-last frameworks put transposes around each convolution, but a batch norm between them must
+    follow its convolution directly to be folded. The first of a pair stays for other readers: afterwards remove unused
+    nodes.
     """
 
     def call(self, model: ir.Model) -> PassResult:

@@ -1,4 +1,4 @@
-"""Removes transposes around batch norms that only bring the channels to axis 1."""
+"""Removes transposes around batch norms that only move the channels to axis 1."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from onnx_cbp.graph_passes.core.scopes import all_nodes
 from onnx_cbp.graph_passes.core.splice import is_used, succeed
 from onnx_cbp.graph_passes.dialects import is_rewritten_forward
 
-#: Functions of one tensor, element by element; further inputs of theirs are numbers.
+#: Elementwise functions of one tensor; their other inputs are numbers.
 _ELEMENTWISE = frozenset(
     {"Abs", "Cast", "Celu", "Clip", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu"}
     | {"Mish", "Neg", "Relu", "Selu", "Sigmoid", "Softplus", "Softsign", "Tanh", "ThresholdedRelu"}
@@ -20,15 +20,15 @@ _ELEMENTWISE = frozenset(
 
 
 class ChannelsLastPass(InPlacePass):
-    """A rewritten batch norm between two transposes works on the data as it lies, with axis = -1.
+    """A rewritten batch norm between two transposes works directly on the original layout, with axis = -1.
 
         Y = Transpose<0, 2, 3, 1>(BatchNormTrain<axis=1>(Transpose<0, 3, 1, 2>(X), ...))
         Y = BatchNormTrain<axis=-1>(X, ...)
 
-    Of any rank from 3 on, with functions of single elements (a Relu) between the batch norm and the second transpose,
-    and only where nothing reads what lies between in the other layout. The first transpose goes if nothing else reads
-    it. Run it after the replacements and before `FoldReluPass`. Statistics are added up in another order, so results
-    agree to rounding.
+    The rank may be 3 or more. Elementwise functions (a Relu) may be between the batch norm and the second transpose.
+    Nothing may read the values between the transposes in the other layout. The first transpose is removed if nothing
+    else reads it. Run this after the replacements and before `FoldReluPass`. Statistics are added up in another order,
+    so results are equal up to rounding.
     """
 
     def call(self, model: ir.Model) -> PassResult:
@@ -68,14 +68,14 @@ def _turn(node: ir.Node) -> bool:
             else:
                 return False
     if any(end.outputs[0].is_graph_output() for end in ends) and len({end.inputs[0] for end in ends}) != len(ends):
-        return False  # two outputs of the graph cannot be one value
+        return False  # two outputs of a graph must not be one value
     for value in between:
         if value.shape is not None and len(value.shape) == rank:
             value.shape = ir.Shape([value.shape[axis] for axis in back])
     for end in ends:
         _remove(end)
     _take(node, X)
-    for reader in list(_readers(turned)):  # a batch norm in steps: its statistics
+    for reader in list(_readers(turned)):  # of a batch norm in steps: its statistics
         if (reader.domain, reader.op_type) == (DOMAIN, "ChannelStats") and reader.attributes["axis"].as_int() == 1:
             _take(reader, X)
     if not is_used(turned):
@@ -85,7 +85,7 @@ def _turn(node: ir.Node) -> bool:
 
 
 def permutation(node: ir.Node) -> list[int]:
-    """The axes that a Transpose names, each once; none where it is no Transpose, or names none."""
+    """The axes that a Transpose names, each once; [] if the node is no Transpose, or names none."""
     perm = node.attributes.get("perm")
     if (node.domain, node.op_type) != ("", "Transpose") or perm is None or perm.is_ref():
         return []
@@ -111,7 +111,7 @@ def _take(node: ir.Node, X: ir.Value) -> None:
 
 
 def _remove(end: ir.Node) -> None:
-    """Let what a Transpose was given be what it made."""
+    """Let the input of a Transpose replace its output."""
     before, after = end.inputs[0], end.outputs[0]
     assert before is not None
     succeed(after, before)

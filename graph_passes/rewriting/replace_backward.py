@@ -15,25 +15,25 @@ from onnx_cbp.graph_passes.distributing.synchronize import reduce_sums
 
 
 class ReplaceBackwardPass(InPlacePass):
-    """Every `BackwardSite` becomes ops of ours.
+    """Replaces every `BackwardSite` by our ops.
 
     With `one_pass`, for replicas that do not synchronise:
 
         dX, scale_grad, bias_grad = BatchNormGrad(dY, X, scale, mean, inv_std)
 
-    Without it, or where dX is not asked for:
+    Without it, or if dX is not wanted:
 
         scale_grad, bias_grad = ChannelBackpropStats(X, mean, inv_std, dY)
-        dX = ChannelBackprop(dY, X, scale, mean, inv_std, scale_grad, bias_grad, count)     where dX is asked for
+        dX = ChannelBackprop(dY, X, scale, mean, inv_std, scale_grad, bias_grad, count)     if dX is wanted
 
-    Where `mean` is that of a synchronised batch norm, the sums for dX are those of the group's whole batch, and
-    scale_grad and bias_grad stay those of this replica's, to be summed with all other gradients of parameters:
+    If `mean` is that of a synchronised batch norm, the sums for dX are those of the group's whole batch. scale_grad and
+    bias_grad stay those of this replica; they are summed later with all other gradients of parameters:
 
         dX = ChannelBackprop(dY, X, scale, mean, inv_std, AllReduce(scale_grad, bias_grad), count)
 
-    `count` is that of the ChannelStats, or of the ChannelStatsMerge, which made `mean`, so run this after
-    `ReplaceForwardPass`; where the mean comes from elsewhere, it is the number of elements per channel of X. Where the
-    forward batch norm was done in steps, so is its gradient.
+    `count` comes from the ChannelStats or ChannelStatsMerge that computed `mean`, so run this after
+    `ReplaceForwardPass`. If the mean comes from elsewhere, `count` is the number of elements per channel of X. If the
+    forward batch norm was replaced in steps, so is its gradient.
     """
 
     def __init__(self, *, one_pass: bool = False) -> None:
@@ -87,9 +87,9 @@ def _replace(site: BackwardSite, names: Names, types: Types, one_pass: bool) -> 
 
 
 def _as_made(saved: ir.Value, dtype: ir.DataType) -> ir.Value:
-    """A saved statistic before it was cast to another type than `dtype`, where it had `dtype`.
+    """A saved statistic before it was cast to another type, if it had `dtype` before.
 
-    A model of 16-bit types saves them in 16 bits; the forward op of ours has them as they should be.
+    A model of 16-bit types saves statistics in 16 bits, but our forward op has them in full precision.
     """
     producer = saved.producer()
     if producer is None or (producer.domain, producer.op_type) != ("", "Cast"):
@@ -99,7 +99,7 @@ def _as_made(saved: ir.Value, dtype: ir.DataType) -> ir.Value:
 
 
 def _counted(site: BackwardSite) -> ir.Value | None:
-    """The count that belongs to the mean, where the batch norm was done in steps."""
+    """The count that belongs to the mean, if the batch norm was replaced in steps."""
     producer = origin(site.mean)
     if producer is None or producer.domain != DOMAIN or producer.op_type not in ("ChannelStats", "ChannelStatsMerge"):
         return None

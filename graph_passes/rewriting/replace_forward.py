@@ -21,35 +21,36 @@ from onnx_cbp.graph_passes.rewriting.running_statistics.cumulative import Counte
 
 
 class ReplaceForwardPass(InPlacePass):
-    """Every `ForwardSite` becomes ops of ours.
+    """Replaces every `ForwardSite` by our ops.
 
     With `one_pass`, for replicas that do not synchronise:
 
         Y, mean, inv_std, updated_mean, updated_var = BatchNormTrainUpdate(X, scale, B, running_mean, running_var)
-        Y, mean, var, count = BatchNormTrain(X, scale, B)      where it has no running statistics to move
+        Y, mean, var, count = BatchNormTrain(X, scale, B)      if it has no running statistics to move
 
-    Without it, in the steps between which statistics can be synchronised:
+    Without it, in steps between which statistics can be synchronised:
 
         mean, var, count = ChannelStats(X)
         Y = ChannelNormalize(X, scale, B, mean, var)
         updated = RunningStats(running, batch, count)          for mean and variance
 
-    A site that `synchronization` chooses is done in steps, and its statistics are those of the group's whole batch:
+    A site that `synchronization` chooses is replaced in steps, and its statistics are those of the group's whole batch:
 
         mean, var, count = ChannelStatsMerge(AllGather(ChannelStats(X)))
 
-    Either way, where the node wrote its running statistics in place:
+    In both cases, if the node wrote its running statistics in place:
 
         InPlaceAccumulatorV2(running, updated, overwrite)
 
-    Batch norms that `cumulative` chooses average all batches, as PyTorch's do with momentum=None: their op has momentum
-    0, which gives the batch's statistics, and the average follows in ONNX's ops (`running_statistics/cumulative.py`).
+    Batch norms that `cumulative` chooses average over all batches, like PyTorch's with momentum=None. Their op has
+    momentum 0, so it returns the batch's statistics; ONNX's ops then compute the average
+    (`running_statistics/cumulative.py`).
 
-    With `unbiased_running_var`, running variances are updated by PyTorch's convention, with count / (count - 1) of the
-    batch's; ONNX, and ONNX Runtime, keep the biased variance.
+    With `unbiased_running_var`, running variances follow PyTorch's convention: they are updated with count / (count -
+    1) of the batch's variance. ONNX and ONNX Runtime keep the biased variance.
 
-    The running statistics are written by a node of their own, after everything that reads them: an op that aliases
-    them would bring back the wrong outputs that ONNX Runtime computes where equal initializers were merged.
+    A separate node writes the running statistics, after everything that reads them. An op that aliases them would bring
+    back the wrong outputs that ONNX Runtime computes if equal initializers were merged.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class ReplaceForwardPass(InPlacePass):
         return PassResult(model, modified)
 
     def _averaged(self, model: ir.Model, counters: Counters) -> set[ir.Node]:
-        """The batch norms that average all batches; each can, or nothing is changed."""
+        """The batch norms that average over all batches. If one of them cannot, nothing changes."""
         chosen = []
         for site in find_sites(model):
             has = isinstance(site, ForwardSite) and site.running_mean is not None and site.running_var is not None
@@ -95,18 +96,18 @@ class ReplaceForwardPass(InPlacePass):
 
 
 class InPlaceWrites:
-    """The node that writes each running statistic, and the value it writes.
+    """The node that writes each running statistic, and the value that it writes.
 
-    Layers that share statistics (one module called twice) update them one after the other: each step goes on from the
-    one before, and only the last is written.
+    Layers that share statistics (one module called twice) update them one after another: each step continues from the
+    one before, and only the last value is written.
     """
 
     def __init__(self) -> None:
-        # By graph too: a value made inside a subgraph cannot be read outside.
+        # By graph too, since a value of a subgraph cannot be read outside.
         self._writers: dict[tuple[ir.Value, ir.Graph | None], ir.Node] = {}
 
     def latest(self, running: ir.Value, graph: ir.Graph | None) -> ir.Value:
-        """The running statistic as the steps so far have left it."""
+        """The running statistic after the steps so far."""
         writer = self._writers.get((running, graph))
         if writer is None:
             return running
@@ -115,7 +116,7 @@ class InPlaceWrites:
         return updated
 
     def move(self, running: ir.Value, graph: ir.Graph | None, writer: ir.Node) -> None:
-        """Let `writer` be the node that writes the statistic; an earlier one is removed."""
+        """Let `writer` be the node that writes the statistic; remove an earlier one."""
         earlier = self._writers.get((running, graph))
         if earlier is not None:
             assert earlier.graph is not None
@@ -134,9 +135,9 @@ class _Running:
     Attributes:
         name: "running_mean" or "running_var".
         before: the value before the step, in its own type.
-        dtype: that type; None where it is not known.
+        dtype: that type; None if it is not known.
         updated: the site's value after the step, if it has one.
-        written: the caller's array is written in place.
+        written: whether the caller's array is written in place.
     """
 
     name: str
@@ -147,7 +148,7 @@ class _Running:
 
 
 def _running(site: ForwardSite, types: Types) -> list[_Running]:
-    """The running statistics of a site that it moves, though nothing may read what they become.
+    """The running statistics that a site updates, even if nothing reads the updated ones.
 
     `generate_artifacts` and `finalize` look for them.
     """
@@ -189,7 +190,7 @@ def _replace(
 
 
 class _Average:
-    """The average over all batches, of a site whose op gives the statistics of one."""
+    """The average over all batches, for a site whose op returns the statistics of one batch."""
 
     def __init__(self, site: ForwardSite, splice: Splice, writes: InPlaceWrites, counters: Counters) -> None:
         self._site, self._splice, self._writes, self._counters = site, splice, writes, counters
@@ -197,7 +198,7 @@ class _Average:
         self._before = counters.before(site)
 
     def append(self, elements: ir.Value, dtype: ir.DataType) -> Callable[[ir.Value, ir.Value, str], ir.Value]:
-        """Append what counts the batch, of so many elements; returns what appends the average of a statistic."""
+        """Append the nodes that count a batch of this size; returns a function that appends a statistic's average."""
         before, graph = self._before, self._splice.node.graph
         if is_written(self._site):
             before = self._writes.latest(self._before, graph)
@@ -208,7 +209,7 @@ class _Average:
         return averaging(self._splice, part, dtype)
 
     def goes_on(self, updated_mean: ir.Value) -> None:
-        """Let the next call of the module, which reads `updated_mean`, go on counting."""
+        """Let the next call of the module, which reads `updated_mean`, continue the count."""
         if not is_written(self._site) and self._behind is not None:
             self._counters.move(updated_mean, self._before, self._behind)
 
@@ -302,12 +303,12 @@ def _in_steps(
 
 
 def _saved_type(site: ForwardSite, types: Types) -> ir.DataType | None:
-    """The type of saved statistics by their op: that of the running ones."""
+    """The type that the op gives to saved statistics: that of the running ones."""
     return None if site.running_mean is None else types.of(site.running_mean)
 
 
 def is_parameter(running: ir.Value) -> bool:
-    """Whether the caller feeds a running statistic, so that it outlives the step; an initializer is a constant."""
+    """Whether the caller feeds a running statistic, so that it outlives the step. An initializer is a constant."""
     return running.is_graph_input() and not running.is_initializer()
 
 
@@ -327,7 +328,7 @@ def _latest(running: _Running, splice: Splice, writes: InPlaceWrites) -> ir.Valu
 def _keep(
     running: _Running, new: ir.Value, splice: Splice, writes: InPlaceWrites, average: _Average | None = None
 ) -> None:
-    """Give the updated statistic to whoever reads it, and write it in place where the site did."""
+    """Give the updated statistic to all its readers, and write it in place if the site did."""
     if running.dtype is not None:
         new = splice.cast(new, running.dtype, f"updated_{running.name}_as_before")
     new = splice.hand_over(running.updated, new)

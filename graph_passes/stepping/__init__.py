@@ -1,1 +1,1 @@
-"""Passes on our training graphs: their metadata, and what a session runs."""
+"""Passes on our training graphs: their metadata, and their form for a session."""

@@ -13,9 +13,9 @@ from onnx_cbp.graph_passes.differentiating.windows import group, windows
 
 
 class DirectConvsPass(InPlacePass):
-    """Conv(X, W) -> DirectConv(X, W), for float, one group, no bias, and shapes by `differentiating.direct_conv`.
+    """Conv(X, W) -> DirectConv(X, W), for float, one group, no bias, and shapes that `direct_conv` chooses.
 
-    Results are the same but for the order in which they are summed.
+    Results differ only by the order of additions.
     """
 
     def call(self, model: ir.Model) -> PassResult:

@@ -1,4 +1,4 @@
-"""Packs the state of a graph into a few vectors: fewer values to bind, and a small optimiser graph."""
+"""Packs the state of a graph into a few vectors: so there are fewer values to bind, and a small optimiser graph."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from onnx_cbp.graph_passes.stepping.vector_layout import VectorLayout
 
 
 def own(name: str) -> str:
-    """What a state of training is called in a graph, where a network has names of its own."""
+    """The name of a state of training in a graph, which cannot collide with names of the network."""
     return f"onnx_cbp.{name}"
 
 
@@ -24,23 +24,23 @@ LAZY_RESET_GRAD = own("lazy_reset_grad")
 
 
 def following(name: str) -> str:
-    """The output that is the next value of an input."""
+    """The name of the output that is the next value of an input."""
     return f"{name}.next"
 
 
 class FlattenStatePass(InPlacePass):
-    """Every group of tensors becomes one vector, in and out.
+    """Turns every group of tensors into one vector, as input and as output.
 
         weight, bias = Split(onnx_cbp.parameters), each reshaped
         onnx_cbp.statistics.next = Concat(mean_updated, var_updated, ...)
         onnx_cbp.gradients.next = Concat(weight_grad, bias_grad, ...) + (lazy_reset_grad ? 0 : onnx_cbp.gradients)
 
-    What else a step changes keeps its name, and ".next" is put behind it for its next value. The other outputs stay in
-    front, in their order; inputs that the groups do not name stay, and names that the graph does not have are passed
-    over, so that an evaluation graph is fed the same vectors.
+    Other values that a step changes keep their names, and the next value has ".next" after the name. All other outputs
+    stay in front, in order. Inputs outside the groups stay. Names in the groups that the graph does not have are
+    ignored, so an evaluation graph can be fed with the same vectors.
 
     Args:
-        groups: layouts by the name of the vector.
+        groups: layouts, by the name of the vector.
         graph: the roles of a training graph; None for an evaluation graph.
     """
 
@@ -105,7 +105,7 @@ def _split(graph: ir.Graph, name: str, layout: VectorLayout, draft: Draft) -> No
             continue
         if len(shape) != 1:
             size = draft.constant("shape", ir.tensor(np.array(shape, np.int64)))
-            zero_is_a_size = {"allowzero": 1} if 0 in shape else None  # an attribute that opset 13 does not have
+            zero_is_a_size = {"allowzero": 1} if 0 in shape else None  # opset 13 does not have this attribute
             (piece,) = draft.add("Reshape", (piece, size), (("shaped", dtype, ir.Shape(shape)),), zero_is_a_size)
         graph.inputs.remove(value)
         value.replace_all_uses_with(piece, replace_graph_outputs=True)

@@ -1,4 +1,4 @@
-"""Writes batch norms that train as ONNX Runtime's gradient builder does, so that `rewrite` knows both directions."""
+"""Writes batch norms that train as ONNX Runtime's gradient builder does, so `rewrite` knows both directions."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from onnx_cbp.graph_passes.differentiating.registry import ZERO, InputGradient, 
 
 
 class InternalBatchNormsPass(InPlacePass):
-    """Every batch norm that trains, in ONNX's op or in arithmetic, becomes the op whose gradient is an op, too.
+    """Replaces every batch norm that trains, as ONNX's op or in arithmetic, by an op whose gradient is also one op.
 
         Y, updated_mean, updated_var, saved_mean, saved_inv_std = BatchNormInternal(X, scale, B, mean, var)
         dX, scale_grad, bias_grad = BatchNormalizationGrad(dY, X, scale, saved_mean, saved_inv_std)
 
-    Both are of com.microsoft. One in arithmetic has no running statistics: mean and var are left out; where its
-    channels are not on axis 1, Transposes bring them there. Where something else in the graph reads its statistics,
-    gradients go through them, too, and it stays as it is.
+    Both ops are of com.microsoft. A batch norm in arithmetic has no running statistics, so mean and var are left out;
+    if its channels are not at axis 1, Transposes move them there. If something else in the graph reads its statistics,
+    gradients must pass them too, and it stays as it is.
 
-    They do not stay: run `rewrite` on the graph with its gradients, with whatever options.
+    These ops are temporary: run `rewrite` on the graph with its gradients, with any options.
     """
 
     def call(self, model: ir.Model) -> PassResult:
@@ -38,7 +38,7 @@ class InternalBatchNormsPass(InPlacePass):
             if not isinstance(site, ForwardSite) or node.domain != "":
                 continue
             if node.op_type == "BatchNormalization":
-                running = node.inputs[3:5]  # also those that the graph makes of the batch, which are no running ones
+                running = node.inputs[3:5]  # or, if the graph computes them from the batch, no running ones
                 if None in running or any(map(is_used, node.outputs[3:])):
                     continue
             else:
@@ -91,13 +91,13 @@ def _replace(site: ForwardSite, running: Sequence[ir.Value | None], names: Names
     name = label(site.node)
     splice.commit(site.interior)
     assert maker is not None
-    maker.name = name  # by which options of `rewrite` choose it
+    maker.name = name  # options of `rewrite` choose it by this name
     return True
 
 
 @rule("BatchNormInternal", domain=DOMAIN)
 def batch_norm(g: Builder, node: ir.Node, dY: ir.Value, *_: ir.Value | None) -> list[InputGradient]:
-    """See the pass; statistics are given, not differentiated."""
+    """BatchNormInternal: BatchNormalizationGrad, see the pass; statistics have no gradient."""
     X, scale = node.inputs[:2]
     assert X is not None
     assert scale is not None
@@ -105,6 +105,6 @@ def batch_norm(g: Builder, node: ir.Node, dY: ir.Value, *_: ir.Value | None) -> 
     for gradient, value in zip(outputs, (X, scale, scale), strict=True):
         g.let_be_like(gradient, value)
     if not g.wants(X):
-        outputs[0].name = ""  # nobody asks for it
+        outputs[0].name = ""  # not wanted
         return [ZERO, *outputs[1:], ZERO, ZERO]
     return [*outputs, ZERO, ZERO]

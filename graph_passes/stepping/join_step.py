@@ -1,4 +1,4 @@
-"""Joins an optimiser with a training graph: forward, backward and update are one run."""
+"""Joins an optimiser with a training graph, so that forward pass, backward pass and update are one run."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from onnx_cbp.graph_passes.core.splice import Names
 
 
 def join(model: ir.Model, following: ir.Model, fed: Mapping[str, ir.Value]) -> dict[str, ir.Value]:
-    """Put the nodes of one graph behind those of another.
+    """Append the nodes of one graph to another.
 
     Args:
-        model: changed in place: it gets the nodes and constants, and as inputs those of `following` that are not fed.
-        following: stays as it is; it has no subgraphs, and the opset of `model`.
-        fed: values of `model` by the names of inputs of `following`.
+        model: changed in place: it gets the nodes and constants, and as new inputs those of `following` that are not
+            fed.
+        following: is not changed; it must have no subgraphs, and the opset of `model`.
+        fed: values of `model`, by the names of inputs of `following`.
 
     Returns:
-        What stands for the outputs of `following`, by their names; no outputs of `model` yet.
+        The values for the outputs of `following`, by name; they are not yet outputs of `model`.
     """
     names = Names(model)
     new: dict[ir.Value | None, ir.Value | None] = {None: None}

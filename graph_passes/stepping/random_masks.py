@@ -1,4 +1,4 @@
-"""Makes Dropout masks depend on a number that is fed, so that training can be resumed bit for bit."""
+"""Makes Dropout masks depend on a number that is fed, so that training can resume bit for bit."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from onnx_cbp.graph_passes.stepping.training_graph import RANDOM_MASK
 
 _INT64, _UINT64 = ir.DataType.INT64, ir.DataType.UINT64
 _SCALAR = ir.Shape([])
-#: 2^64 divided by the golden ratio, and two other odd numbers of no pattern (those of SplitMix64, Steele et al. 2014).
+#: 2^64 divided by the golden ratio, and two other irregular odd numbers (those of SplitMix64, Steele et al. 2014).
 _GOLDEN, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
-_BITS = 24  # as many as a float holds
+_BITS = 24  # as many as a float can hold
 
 
 class RandomMasksPass(InPlacePass):
-    """Every Dropout that trains multiplies by a mask made of the input `random_state` and the element's number.
+    """Every Dropout that trains multiplies by a mask that depends on the input `random_state` and the element's index.
 
         key = random_state * a + layer * b + c, made odd
         bits = squares(element, key)        two rounds of Widynski's "Squares" (2020), on int64, which wraps around
         Y = X * (bits / 2^24 >= ratio) / (1 - ratio)
         random_state_updated = random_state + 1
 
-    Squares needs no Xor, which ONNX has from opset 18 on only. ONNX Runtime's own Dropout draws from a generator that
-    no caller can read or set. One that does not train lets all through, and goes. One whose mask is read, or whose mode
-    is known at run time only, stays.
+    Squares needs no Xor, which ONNX has only from opset 18 on. ONNX Runtime's own Dropout uses a generator that no
+    caller can read or set. A Dropout that does not train lets everything through, and is removed. One whose mask is
+    read, or whose mode is known only at run time, stays.
 
     Attributes:
-        state: the input, and the output that is its next value, by name; None where no Dropout trains.
+        state: the names of the input and of the output with its next value; None if no Dropout trains.
     """
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class RandomMasksPass(InPlacePass):
 
 
 def _constant(node: ir.Node, index: int, default: float | bool, constants: Constants) -> float | bool | None:
-    """The value of an optional input; None where it is not a constant."""
+    """The value of an optional input; None if it is not constant."""
     value = node.inputs[index] if index < len(node.inputs) else None
     if value is None:
         return default
@@ -98,7 +98,7 @@ def _masked(draft: Draft, X: ir.Value, state: ir.Value, ratio: float, layer: int
         return draft.add(op_type, inputs, ((op_type.lower(), kind, vector),), attributes)[0]
 
     def shifted(bits: ir.Value, places: int) -> ir.Value:
-        """To the right, with zeros from the left: as int64 once more."""
+        """Shift int64 to the right, filling with zeros from the left."""
         unsigned = op("Cast", bits, kind=_UINT64, to=_UINT64.value)
         count = draft.constant("places", ir.tensor(np.array(places, np.uint64)))
         (moved,) = draft.add("BitShift", (unsigned, count), (("moved", _UINT64, vector),), {"direction": "RIGHT"})
@@ -108,7 +108,7 @@ def _masked(draft: Draft, X: ir.Value, state: ir.Value, ratio: float, layer: int
         return op("Add", op("Mul", x, x), plus)
 
     def swapped(bits: ir.Value) -> ir.Value:
-        """The upper half below, and the lower above."""
+        """Exchange the upper and the lower half."""
         return op("Add", shifted(bits, 32), op("Mul", bits, number(2**32)))
 
     (shape,) = draft.add("Shape", (X,), (("shape", _INT64, None),))

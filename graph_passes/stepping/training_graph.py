@@ -3,7 +3,7 @@
     data, labels, parameters by their names, random_state
     -> loss, other outputs, "<parameter>_grad" for each that trains, "<statistic>_updated", random_state_updated
 
-Every runtime runs such a graph as it is. What is what is text in the model's metadata, so that no pass needs to guess.
+Every runtime runs such a graph as it is. The model's metadata say which value is what, so that no pass needs to guess.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import onnx_ir as ir
 
 METADATA = "onnx_cbp.training"
-#: On a node whose first input passes through at inference: its random mask is no part of the network.
+#: Marks a node whose first input passes through at inference: its random mask is not a part of the network.
 RANDOM_MASK = "onnx_cbp.random_mask"
 _VERSION = 1
 
@@ -26,13 +26,13 @@ class TrainingGraph:
 
     Attributes:
         loss: the output that is the loss.
-        gradients: of each parameter that trains, the output that is its gradient; in the order of the inputs. An
+        gradients: for each parameter that trains, the output with its gradient; in the order of the inputs. An
             evaluation graph has none, and all its parameters are `frozen`.
-        frozen: parameters that do not train, running statistics among them.
-        updates: of each input that a step changes, the output that is its next value: running statistics, and the
-            random state.
-        random_state: the input that random numbers are drawn from; None where there is none.
-        scores: what the loss judges, which is a network's result at inference; none where that is not known.
+        frozen: parameters that do not train, including running statistics.
+        updates: for each input that a step changes, the output with its next value: running statistics, and the random
+            state.
+        random_state: the input for the state of the random generator; None if there is none.
+        scores: the values that the loss judges: a network's results at inference; empty if they are not known.
     """
 
     loss: str
@@ -49,7 +49,7 @@ class TrainingGraph:
 
     @classmethod
     def of(cls, model: ir.Model) -> TrainingGraph | None:
-        """What a model says of itself; None of one that is no training graph of ours."""
+        """Read it from a model's metadata; None if the model is no training graph of ours."""
         text = model.metadata_props.get(METADATA)
         if text is None:
             return None
@@ -58,5 +58,5 @@ class TrainingGraph:
         return cls(**about)
 
     def write(self, model: ir.Model) -> None:
-        """Let the model say it."""
+        """Write it to the model's metadata."""
         model.metadata_props[METADATA] = json.dumps({"version": _VERSION, **asdict(self)})

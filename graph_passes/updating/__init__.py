@@ -1,1 +1,1 @@
-"""Passes of `update_bn`: a model whose outputs are the statistics of a batch."""
+"""Passes of `update_bn`: they make a model whose outputs are the statistics of a batch."""

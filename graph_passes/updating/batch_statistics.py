@@ -1,4 +1,4 @@
-"""Makes a model whose outputs are the batch statistics of its batch norms, and nothing else."""
+"""Makes a model whose only outputs are the batch statistics of its batch norms."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from onnx_cbp.graph_passes.core.types import Types
 from onnx_cbp.graph_passes.core.values.ancestry import made_of
 from onnx_cbp.graph_passes.dialects import inference_form, is_frozen_forward, is_rewritten_forward, rewritten_site
 
-_CHANGES = tuple(op for op in COPIES if op != "Identity")  # a copy may be a parameter of its own: `first_call` says
-_DEEPEST = 16  # nodes from a scale to what it is made of
+_CHANGES = tuple(op for op in COPIES if op != "Identity")  # a copy may be a separate parameter: `first_call` decides
+_DEEPEST = 16  # between a scale and its parameter
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A batch norm of the main graph, with where its running statistics come from.
+    """A batch norm of the main graph, and where its running statistics come from.
 
     Attributes:
         site: the batch norm.
-        relu: a Relu is folded into it.
-        mean, var: the running statistics as the graph begins with them: before layers that share them with this one,
-            and before a change of type or shape.
-        scale, B: the same of these.
-        module: what layers that are one module, called several times, have in common.
+        relu: whether it includes a Relu.
+        mean, var: the running statistics at the beginning of the graph: before other layers that share them, and before
+            any change of type or shape.
+        scale, B: the same for these.
+        module: a key that all calls of one module have in common.
     """
 
     site: ForwardSite | InferenceSite
@@ -56,7 +56,7 @@ def find_layers(model: ir.Model) -> list[Layer]:
     """The batch norms of a model that have running statistics, whether they train, infer or are rewritten.
 
     Raises:
-        OnnxCbpError: one stands in a subgraph, or is none that the channel ops can take.
+        OnnxCbpError: one is in a subgraph, or the channel ops cannot take it.
     """
     found = [read for site in find_sites(model) if (read := _read(site)) is not None]
     before: dict[ir.Value, ir.Value] = {}
@@ -72,7 +72,7 @@ def find_layers(model: ir.Model) -> list[Layer]:
             continue
         if isinstance(site, ForwardSite):
             if site.X in made_of(*(_root(value, before) for value in running)):
-                continue  # PyTorch's exporter makes them of the batch where a layer tracks none
+                continue  # PyTorch's exporter computes them from the batch if a layer tracks none
             for updated, old in zip((site.updated_mean, site.updated_var), running, strict=True):
                 if updated is not None:
                     before[updated] = old
@@ -82,10 +82,10 @@ def find_layers(model: ir.Model) -> list[Layer]:
 
 
 def _parameters(site: ForwardSite | InferenceSite, mean: ir.Value) -> tuple[object, ...]:
-    """What else tells modules apart whose statistics are one tensor: it may be of several that were equal.
+    """What else distinguishes modules whose statistics are one tensor, since it may stand for several equal ones.
 
-    Where it is fed, it is one parameter. Scale and bias are told by what they are made of, as each call of a module
-    without them has ones and zeros of its own.
+    If it is fed, it is one parameter. Scale and bias are compared by their content, since each call of a module without
+    them has its own ones and zeros.
     """
     if mean.is_graph_input() and not mean.is_initializer():
         return ()
@@ -93,7 +93,7 @@ def _parameters(site: ForwardSite | InferenceSite, mean: ir.Value) -> tuple[obje
 
 
 def _content(value: ir.Value | None, depth: int = 0) -> object:
-    """What a value is made of: numbers, and values that are fed; a shape or a type that is asked for says nothing."""
+    """The content of a value: numbers, and values that are fed. Shapes and types that are read do not count."""
     if value is None:
         return None
     value = in_graph(value)
@@ -115,7 +115,7 @@ def _content(value: ir.Value | None, depth: int = 0) -> object:
 
 
 def running_statistics(site: ForwardSite | InferenceSite) -> tuple[ir.Value, ir.Value] | None:
-    """The running mean and variance that a batch norm reads; None where it has none."""
+    """The running mean and variance that a batch norm reads; None if it has none."""
     if isinstance(site, InferenceSite):
         return site.mean, site.var
     if site.running_mean is None or site.running_var is None:
@@ -124,7 +124,7 @@ def running_statistics(site: ForwardSite | InferenceSite) -> tuple[ir.Value, ir.
 
 
 def _read(site: Site) -> tuple[ForwardSite | InferenceSite, bool] | None:
-    """A site of a forward batch norm, and whether a Relu is folded into it."""
+    """The forward batch norm of a site, and whether it includes a Relu."""
     if isinstance(site, BackwardSite):
         return None
     if not isinstance(site, LeftAlone):
@@ -140,7 +140,7 @@ def _read(site: Site) -> tuple[ForwardSite | InferenceSite, bool] | None:
 
 
 def _root(value: ir.Value, before: dict[ir.Value, ir.Value]) -> ir.Value:
-    """What a value is made of by steps that only update a running statistic or change its type or shape."""
+    """The value before all steps that only update a running statistic, or change its type or shape."""
     while True:
         value = in_graph(value)
         producer = value.producer()
@@ -157,7 +157,7 @@ def _root(value: ir.Value, before: dict[ir.Value, ir.Value]) -> ir.Value:
 
 
 def expose_statistics(model: ir.Model) -> list[tuple[str, str, str]]:
-    """Let the graph's outputs be (mean, var, count) of each layer's batch, in place; all else that it made is cut off.
+    """Make (mean, var, count) of each layer's batch the only outputs of the graph, in place.
 
     Each layer normalises with the statistics of its batch, as in training:
 
@@ -173,13 +173,13 @@ def expose_statistics(model: ir.Model) -> list[tuple[str, str, str]]:
     graph.outputs[:] = [layer.site.Y for layer in layers]
     _cut_off(graph)
     statistics: list[tuple[ir.Value, ...]] = []
-    for layer in reversed(layers):  # a later one may read what an earlier one that shares its statistics made of them
+    for layer in reversed(layers):  # a later layer may read statistics that an earlier one has updated
         statistics.insert(0, _expose(layer, names, types))
         _cut_off(graph)
     graph.outputs[:] = [value for triple in statistics for value in triple]
     _cut_off(graph)
     graph.inputs[:] = [value for value in graph.inputs if value.uses()]
-    # Models of IR version 3 have them among the inputs, and ONNX Runtime takes none that is neither input nor read.
+    # Models of IR version 3 list them among the inputs, and ONNX Runtime accepts no initializer that nothing reads.
     for name in [name for name, value in graph.initializers.items() if not value.uses()]:
         del graph.initializers[name]
     import_domain(model)
@@ -209,12 +209,12 @@ def _expose(layer: Layer, names: Names, types: Types) -> tuple[ir.Value, ...]:
     splice.commit()
     graph = Y.graph
     assert graph is not None
-    graph.outputs.extend(statistics)  # until all are exposed: what nothing reads is cut off
+    graph.outputs.extend(statistics)  # until all are exposed, or they would be removed as unused
     return statistics
 
 
 def _refuse_readers(node: ir.Node, Y: ir.Value) -> None:
-    """Refuse what another layer's data are made of, and is gone where a layer normalises by its batch."""
+    """Refuse readers of a layer's statistics, which disappear, if the data of another layer depend on them."""
     for value in node.outputs:
         readers = () if value is Y else value.uses()
         for reader, _ in readers:
@@ -225,7 +225,7 @@ def _refuse_readers(node: ir.Node, Y: ir.Value) -> None:
 
 
 def _cut_off(graph: ir.Graph) -> None:
-    """Remove the nodes that lead to no output of the graph."""
+    """Remove the nodes that no output of the graph needs."""
     for node in reversed(graph):
         if not any(value.uses() or value.is_graph_output() for value in node.outputs):
             graph.remove(node, safe=True)

@@ -15,12 +15,12 @@ from onnx_cbp.graph_passes.core.types import Types
 from onnx_cbp.graph_passes.core.values.constants import Constants
 from onnx_cbp.graph_passes.updating.batch_statistics import Layer, running_statistics
 
-#: What running statistics are called, by position.
+#: The names of running statistics, by position.
 STATISTICS = ("running_mean", "running_var")
 
 
 class OwnStatistics:
-    """Gives modules tensors of their own, with the shape and the element type of what their layers read before."""
+    """Gives modules their own tensors, with the shape and element type of what their layers read before."""
 
     def __init__(self, model: ir.Model, layers: Sequence[Layer]) -> None:
         self._graph = model.graph
@@ -31,7 +31,7 @@ class OwnStatistics:
         self._updated = {value for site in sites for value in (site.updated_mean, site.updated_var) if value}
 
     def give(self, module: Sequence[Layer], position: int, statistic: np.ndarray) -> None:
-        """Let the layers of a module read a running mean (position 0) or variance (1) from a tensor of their own.
+        """Let the layers of a module read a running mean (position 0) or variance (1) from the module's own tensor.
 
         Args:
             module: its layers, one for each call.
@@ -39,13 +39,14 @@ class OwnStatistics:
             statistic: the new one, [C].
 
         Raises:
-            OnnxCbpError: shape or type of what a layer reads is not known, or something else would read the new one.
+            OnnxCbpError: the shape or type of what a layer reads is not known, or something else would read the new
+                one.
         """
         made: dict[tuple[ir.DataType, tuple[int, ...]], ir.Value] = {}
         for layer in module:
             value = _running(layer, position)
             if self._goes_on(value):
-                continue  # from what the call before it left
+                continue  # it reads what the call before it left
             self._refuse_shared(layer, position, module)
             kind = self._like(layer, position, len(statistic))
             if kind not in made:
@@ -62,7 +63,7 @@ class OwnStatistics:
         return own
 
     def _goes_on(self, value: ir.Value) -> bool:
-        """Whether a statistic is what another call of the module has made of it, in another type or shape maybe."""
+        """Whether a statistic is the result of an earlier call of the module, maybe in another type or shape."""
         while value not in self._updated:
             node = value.producer()
             if node is None or node.domain != "" or node.op_type not in COPIES or node.inputs[0] is None:
@@ -79,7 +80,7 @@ class OwnStatistics:
             if array is not None:
                 dtype, sizes = ir.DataType.from_numpy(array.dtype), array.shape
         in_arithmetic = isinstance(layer.site, InferenceSite) and layer.site.interior
-        # An op takes a vector; arithmetic broadcasts what it is given, along the last axis where it is one.
+        # An op needs a vector; arithmetic broadcasts its input, along the last axis if it is a vector.
         shape = _fixed(sizes, channels) if in_arithmetic else (channels,)
         if dtype is None or shape is None:
             unknown = "element type" if dtype is None else "shape"
@@ -90,7 +91,7 @@ class OwnStatistics:
         return dtype, shape
 
     def _refuse_shared(self, layer: Layer, position: int, module: Sequence[Layer]) -> None:
-        """Raise where a layer in arithmetic is not the only one to be changed by another statistic."""
+        """Raise if another statistic would change more than this layer in arithmetic."""
         site = layer.site
         if not (isinstance(site, InferenceSite) and site.interior):
             return
@@ -119,7 +120,7 @@ def _named(layer: Layer) -> str:
 
 
 def nodes_of(layers: Sequence[Layer]) -> dict[ir.Node, bool]:
-    """The nodes that layers are made of, and whether each is the last of its layer."""
+    """The nodes of the layers, and for each whether it is the last of its layer."""
     nodes = {node: False for layer in layers for node in layer.site.interior}
     nodes.update({layer.site.node: True for layer in layers})
     nodes.update({step: True for layer in layers for position in range(2) for step in _steps(layer, position)})
@@ -127,7 +128,7 @@ def nodes_of(layers: Sequence[Layer]) -> dict[ir.Node, bool]:
 
 
 def _steps(layer: Layer, position: int) -> list[ir.Node]:
-    """The nodes of their own that make the updated statistic of the running one; none where the batch norm does."""
+    """The separate nodes that update the running statistic; [] if the batch norm itself does."""
     site = layer.site
     updated = None if isinstance(site, InferenceSite) else (site.updated_mean, site.updated_var)[position]
     maker = None if updated is None else updated.producer()
@@ -135,13 +136,13 @@ def _steps(layer: Layer, position: int) -> list[ir.Node]:
         return []
     if maker.domain != "":
         return [maker]
-    # The cumulative average, of what is kept and what is new.
+    # The cumulative average of the old and the new value.
     made = [value.producer() for value in maker.inputs if value is not None]
     return [node for node in made if node is not None]
 
 
 def made_of_it(value: ir.Value, nodes: dict[ir.Node, bool]) -> Iterator[ir.Value]:
-    """What layers make of a statistic on the way to their results, as far as something else reads it, too."""
+    """Values that layers compute from a statistic on the way to their results, and that something else reads."""
     waiting, seen = [value], {value}
     while waiting:
         current = waiting.pop()
@@ -154,7 +155,7 @@ def made_of_it(value: ir.Value, nodes: dict[ir.Node, bool]) -> Iterator[ir.Value
 
 
 def is_read_elsewhere(home: ir.Value, nodes: dict[ir.Node, bool]) -> bool:
-    """Whether anything but layers, and ops of ours, reads a tensor or what is made of it."""
+    """Whether anything except layers, and our ops, reads a tensor or values that are computed from it."""
     waiting, seen = [home], {home}
     while waiting:
         value = waiting.pop()
@@ -182,7 +183,7 @@ def _leads_to_gradient(node: ir.Node) -> bool:
 
 
 def _fixed(sizes: Sequence[int | str | None] | None, channels: int) -> tuple[int, ...] | None:
-    """A shape in which one axis has the channels and the others 1; None where it is not known which one has them."""
+    """A shape in which one axis has the channels and the others are 1; None if it is not known which axis that is."""
     if sizes is None:
         return None
     if channels == 1 and all(size == 1 for size in sizes):
@@ -208,7 +209,7 @@ def _read(layer: Layer, position: int, own: ir.Value) -> None:
 
 
 def kept(statistic: np.ndarray, dtype: np.dtype, shape: Sequence[int], name: str) -> np.ndarray:
-    """A statistic of float64 in the element type and the shape in which it is kept.
+    """A float64 statistic, converted to the element type and shape in which it is kept.
 
     Raises:
         OnnxCbpError: it does not fit.

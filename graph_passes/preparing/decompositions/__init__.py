@@ -1,7 +1,7 @@
-"""Ops in terms of simpler ones, one file for each family. Each rule makes the nodes that replace one.
+"""Writes ops with simpler ones: one file per family of ops, one rule per op.
 
-A rule is given a `Formula` and answers with the value that is to be the node's first output (a list of values: of all
-its outputs), or with None where the node stays as it is.
+A rule gets a `Formula`. It returns the value that replaces the node's first output (or a list of values, for all
+outputs), or None if the node stays as it is.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Activation functions in elementary ops. Their gradients are finite wherever the function's is, and right at zero."""
+"""Activations in elementary ops. Their gradients are finite wherever the function's is, and right at zero."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def gelu(f: Formula) -> ir.Value | None:
 
 
 def dropout(f: Formula) -> ir.Value | None:
-    """Nothing in inference form, which the builder differentiates as if it trained; the mask, which it reads."""
+    """Removes one in inference form, which the builder takes for a training one; adds the mask, which it reads."""
     outputs = f.node.outputs
     trains = len(f.node.inputs) > 2 and f.node.inputs[2] is not None
     known = f.known(2) if trains else np.array(False)
@@ -109,7 +109,7 @@ def _affine(f: Formula, x: ir.Value, factor: float, offset: float) -> ir.Value:
 
 def _elu(f: Formula, alpha: float, width: float) -> ir.Value:
     x = f.input(0)
-    below = f.at_most(x, 0.0)  # exp of a large x is infinite, and 0 times that is its gradient
+    below = f.at_most(x, 0.0)  # exp of a large x is infinite, and its gradient would be 0 times that
     exponent = below if width == 1.0 else f.op("Div", below, width)
     return f.op("Where", f.op("Greater", x, 0.0), x, f.op("Mul", f.op("Sub", f.op("Exp", exponent), 1.0), alpha))
 

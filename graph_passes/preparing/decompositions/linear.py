@@ -1,4 +1,4 @@
-"""Products: matrices, powers, and convolutions that spread."""
+"""Products of matrices, powers, and convolutions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MOST_GROUPS = 64
 
 
 def matmul(f: Formula) -> ir.Value | None:
-    """A product with a vector, as one with a matrix of one row or column."""
+    """A product with a vector becomes one with a matrix of one row or column."""
     left, right = f.input(0), f.input(1)
     ranks = [None if (shape := f.shape(value)) is None else len(shape) for value in (left, right)]
     if None in ranks or 1 not in ranks:
@@ -29,7 +29,7 @@ def matmul(f: Formula) -> ir.Value | None:
 
 
 def power(f: Formula) -> ir.Value | None:
-    """x^y = exp(y * log(x)) where y has a gradient; a y of integers, as one of x's type."""
+    """x^y = exp(y * log(x)) if y has a gradient; a y of integers is cast to the type of x."""
     x, y = f.input(0), f.input(1)
     if f.followed is not None and y in f.followed:
         return f.op("Exp", f.op("Mul", y, f.op("Log", x)))
@@ -40,7 +40,7 @@ def power(f: Formula) -> ir.Value | None:
 
 
 def conv(f: Formula) -> ir.Value | None:
-    """A convolution of three and more axes in groups, as one a group: ONNX Runtime has its gradient wrong otherwise."""
+    """A grouped convolution with three or more axes of space is split by group: its gradient would be wrong."""
     groups, weights = int(f.number("group", 1)), f.shape(f.input(1))
     if groups == 1 or weights is None or len(weights) < 5:
         return None
@@ -62,9 +62,9 @@ def conv(f: Formula) -> ir.Value | None:
 
 
 def conv_transpose(f: Formula) -> ir.Value | None:
-    """A convolution over the input with zeros between its elements, with the weight turned round.
+    """A convolution over the input with zeros between its elements, with reversed weights.
 
-    Of an op with `auto_pad`, `ExplicitPadsPass` has spelled the pads out.
+    If the op has `auto_pad`, `ExplicitPadsPass` has already written the pads.
     """
     x, weight = f.input(0), f.input(1)
     shape, weights = f.shape(x), f.shape(weight)
@@ -81,7 +81,7 @@ def conv_transpose(f: Formula) -> ir.Value | None:
     groups = int(f.number("group", 1))
     spread = _with_zeros_between(f, x, strides)
     front = [extent - pad for extent, pad in zip(extents, pads[:rank], strict=True)]
-    # Behind the last element, there are the zeros that belong to it already.
+    # The zeros after the last element are already there.
     behind = [
         extent - pad + extra - (stride - 1)
         for extent, pad, extra, stride in zip(extents, pads[rank:], more, strides, strict=True)
@@ -101,7 +101,7 @@ def conv_transpose(f: Formula) -> ir.Value | None:
 def _pads(
     f: Formula, shape: tuple[int | str | None, ...], extents: list[int], strides: list[int], more: list[int]
 ) -> list[int] | None:
-    """The pads, also of an op that is given the shape of its output; None where they depend on a size not known."""
+    """The pads, also if the op has the shape of its output instead; None if they depend on an unknown size."""
     output = f.integers("output_shape")
     if output is None:
         return f.integers("pads") or [0] * (2 * len(extents))
@@ -120,7 +120,7 @@ def _pads(
 
 
 def _with_zeros_between(f: Formula, x: ir.Value, strides: list[int]) -> ir.Value:
-    """`x` with stride - 1 zeros behind each element of each plane."""
+    """`x` with stride - 1 zeros after each element of each plane."""
     rank = len(strides)
     if max(strides) == 1:
         return x

@@ -1,4 +1,4 @@
-"""Losses that a graph has itself, with all that ONNX Runtime's gradient of them reads."""
+"""Losses in a graph, with everything that ONNX Runtime's gradient of them reads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from onnx_cbp.graph_passes.core.formula import Formula
 
 
 def softmax_cross_entropy(f: Formula) -> ir.Value | None:
-    """The op with its second result, the log of the probabilities: a gradient reads it."""
+    """The op with its second result, the log-probabilities, which a gradient reads."""
     if len(f.node.outputs) > 1:
         return None
     attributes = {name: each.value for name, each in f.node.attributes.items()}

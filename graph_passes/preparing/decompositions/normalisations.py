@@ -39,7 +39,7 @@ def lp_normalization(f: Formula) -> ir.Value:
 
 
 def layer_normalization(f: Formula) -> ir.Value | None:
-    """The op with all three of its results, and with a bias: a gradient reads the mean and the deviation."""
+    """The op with all three results, and with a bias: a gradient reads the mean and the deviation."""
     node = f.node
     inputs = list(node.inputs)
     if len(inputs) < 3 or inputs[2] is None:

@@ -1,4 +1,4 @@
-"""Pools as convolutions with constant weights, which have right gradients everywhere."""
+"""Pools as convolutions with constant weights, whose gradients are right everywhere."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from onnx_cbp.graph_passes.core.sites import label
 
 
 def average_pool(f: Formula) -> ir.Value:
-    """The mean of each window: its sum, by a convolution a channel, over the number of elements that count.
+    """The mean of each window: its sum, from a convolution per channel, divided by the number of elements that count.
 
-    Of a pool with `auto_pad`, `ExplicitPadsPass` has spelled the pads out.
+    If the pool has `auto_pad`, `ExplicitPadsPass` has already written the pads.
     """
     x = f.input(0)
     kernel = f.integers("kernel_shape")
@@ -41,7 +41,7 @@ def average_pool(f: Formula) -> ir.Value:
             free = size + pads[axis] + pads[rank + axis] - extent
             windows = -(-free // strides[axis]) + 1
             if (windows - 1) * strides[axis] >= size + pads[axis]:
-                windows -= 1  # a window that would begin behind the data
+                windows -= 1  # a window that would begin after the data
             behind[axis] += max((windows - 1) * strides[axis] - free, 0)
     geometry: dict[str, Any] = {"kernel_shape": kernel, "strides": strides, "dilations": dilations}
     beyond = [more - pad for more, pad in zip(behind, pads[rank:], strict=True)]
@@ -61,7 +61,7 @@ def average_pool(f: Formula) -> ir.Value:
 
 
 def max_pool(f: Formula) -> ir.Value | None:
-    """The op without storage_order, which is that of its indices alone, and which ONNX Runtime's gradient forgets."""
+    """The op without storage_order, which only affects its indices, and which ONNX Runtime's gradient ignores."""
     if not f.number("storage_order", 0):
         return None
     if len(f.node.outputs) > 1 and (f.node.outputs[1].uses() or f.node.outputs[1].is_graph_output()):
@@ -79,7 +79,7 @@ def _sums(f: Formula, channels: int | None, factor: float, pads: list[int], geom
     if channels is not None and len(kernel) < 3:
         weight = f.constant(np.full((channels, 1, *kernel), factor))
         return f.op("Conv", x, weight, group=channels, pads=pads, **geometry)
-    # Each plane for itself: ONNX Runtime's gradient of a grouped convolution of three axes is wrong.
+    # Each plane separately: ONNX Runtime's gradient of a grouped convolution with three axes of space is wrong.
     spatial = f.sizes(list(range(2, 2 + len(kernel))))
     shape = f.op("Shape", x)
     planes = f.op("Reshape", x, f.op("Concat", f.sizes([-1, 1]), f.op("Gather", shape, spatial), axis=0))
@@ -89,7 +89,7 @@ def _sums(f: Formula, channels: int | None, factor: float, pads: list[int], geom
 
 
 def _plane_of_ones(f: Formula, sizes: list[int | None]) -> ir.Value:
-    """Ones [1, 1, ...] of the sizes of the input's planes, computed from the input where they are not known."""
+    """Ones [1, 1, ...] in the size of the input's planes, computed from the input if the sizes are not known."""
     known = [size for size in sizes if size is not None]
     if len(known) == len(sizes):
         return f.constant(np.ones((1, 1, *known)))

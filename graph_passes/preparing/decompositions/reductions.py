@@ -10,7 +10,7 @@ from onnx_cbp.graph_passes.core.formula import Formula
 
 
 def largest(f: Formula) -> ir.Value | None:
-    """The largest element, as the mean of those that are as large: the gradient is shared evenly among them."""
+    """The largest element, as the mean of all equal ones: they share the gradient evenly."""
     return _extreme(f, "ReduceMax")
 
 
@@ -44,17 +44,18 @@ def log_of_sum(f: Formula) -> ir.Value | None:
 
 
 def without_keeping(f: Formula) -> ir.Value | None:
-    """A reduction that keeps the axes it reduces, and the axes dropped behind it."""
+    """A reduction that keeps the reduced axes, followed by a node that removes them."""
     axes = _axes(f)
     if f.number("keepdims", 1) or axes is None:
         return None
     kept = f.reduce(f.node.op_type, f.input(0), axes)
-    # A single number's gradient may come with one axis: a Reshape's takes it as it is, and a Squeeze's adds more.
+    # The gradient of a single number may arrive with one axis: that of a Reshape accepts this, that of a Squeeze adds
+    # axes.
     return f.squeeze(kept, axes) if axes else f.op("Reshape", kept, f.sizes([]))
 
 
 def total(f: Formula) -> ir.Value:
-    """The sum of all inputs, one after the other."""
+    """The sum of all inputs, one after another."""
     inputs = [value for value in f.node.inputs if value is not None]
     if len(inputs) == 1:
         return f.op("Identity", inputs[0])
@@ -62,12 +63,12 @@ def total(f: Formula) -> ir.Value:
 
 
 def mean(f: Formula) -> ir.Value:
-    """The sum of all inputs over their number."""
+    """The sum of all inputs, divided by their number."""
     return f.op("Div", total(f), float(len(f.node.inputs)))
 
 
 def _axes(f: Formula) -> list[int] | None:
-    """The axes of a reduction, [] for all; None where they are not known, or where none is reduced."""
+    """The axes of a reduction, [] for all; None if they are not known, or if none is reduced."""
     axes = f.integers("axes")
     if len(f.node.inputs) > 1 and f.node.inputs[1] is not None:
         tensor = ir.convenience.get_const_tensor(f.node.inputs[1])
@@ -92,7 +93,7 @@ def _extreme(f: Formula, op_type: str) -> ir.Value | None:
 
 
 def _mean_of_equals(f: Formula, op_type: str, x: ir.Value, axes: range | list[int], *, keepdims: bool) -> ir.Value:
-    extreme = f.reduce(op_type, x, list(axes))  # only compared with: nothing asks for its gradient
+    extreme = f.reduce(op_type, x, list(axes))  # only used in comparisons: its gradient is never needed
     equal = f.op("Equal", x, extreme)
     dtype = ir.DataType.FLOAT if f.dtype is None else f.dtype
     number = f.reduce("ReduceSum", f.op("Cast", equal, to=dtype.value), list(axes), keepdims=keepdims)

@@ -1,4 +1,4 @@
-"""Ops that make a sample of each axis by itself: constant matrices and indices, where the sizes are known."""
+"""Ops that resample each axis separately: by constant matrices and indices, if the sizes are known."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from onnx.reference import ReferenceEvaluator
 
 from onnx_cbp.graph_passes.core.formula import Formula
 
-_LARGEST = 4096  # a matrix that is larger costs more than it is worth
+_LARGEST = 4096  # a larger matrix does not pay
 
 
 def resize(f: Formula) -> ir.Value | None:
-    """Every axis times the matrix that the op makes of the unit matrix; a choice of elements where it is one."""
+    """Multiplies every axis by the op's result for the unit matrix; or selects elements, if that is a selection."""
     x, result = f.input(0), f.node.outputs[0]
     before, after = f.shape(x), f.shape(result)
     if before is None or f.text("keep_aspect_ratio_policy", "stretch") != "stretch":
@@ -36,7 +36,7 @@ def resize(f: Formula) -> ir.Value | None:
 
 
 def pad(f: Formula) -> ir.Value | None:
-    """Pads that repeat elements, as a choice of elements of each axis; pads of some axes, as pads of all."""
+    """Pads that repeat elements, as a selection of elements along each axis; pads of some axes, as pads of all."""
     mode, pads, axes = f.text("mode", "constant"), f.known(1), f.known(3)
     shape = f.shape(f.input(0))
     listed = len(f.node.inputs) > 3 and f.node.inputs[3] is not None
@@ -62,7 +62,7 @@ def pad(f: Formula) -> ir.Value | None:
 
 
 def slice_(f: Formula) -> ir.Value | None:
-    """A slice that walks backwards, as a choice of elements."""
+    """A slice with a negative step, as a selection of elements."""
     starts, ends, axes, steps = (f.known(index) for index in (1, 2, 3, 4))
     shape = f.shape(f.input(0))
     if steps is None or not (steps < 0).any() or starts is None or ends is None or shape is None:
@@ -79,12 +79,12 @@ def slice_(f: Formula) -> ir.Value | None:
 
 
 def _python_slice(start: int, end: int, step: int, size: int) -> slice:
-    """ONNX's slice as Python's: far ends are no indices from behind."""
+    """ONNX's slice as a Python slice, where far ends do not count as negative indices."""
     return slice(start, None if step < 0 and end < -size else end, step)
 
 
 def _scales(f: Formula) -> np.ndarray | None:
-    """The scales of the op's axes; None where it is given sizes."""
+    """The scales of the op's axes; None if it has sizes instead."""
     if f.node.op_type == "Upsample" or len(f.node.inputs) == 2:
         attribute = f.node.attributes.get("scales")
         return f.known(1) if attribute is None else np.array(attribute.as_floats())
@@ -93,12 +93,12 @@ def _scales(f: Formula) -> np.ndarray | None:
 
 
 def _matrix(f: Formula, number: int, scale: float | None, size: int) -> np.ndarray:
-    """What the op makes of the unit matrix along its second axis: row by row, what becomes of each element."""
+    """The op's result for the unit matrix along its second axis: each row says what becomes of one element."""
     attributes = [ir.to_proto(each) for name, each in f.node.attributes.items() if name not in ("axes", "scales")]
     op_type, inputs, tensors = "Resize", ["x", "", "scales"], {"scales": np.array([1, scale or 1], np.float32)}
     if scale is None:
         inputs, tensors = ["x", "", "", "sizes"], {"sizes": np.array([number, size], np.int64)}
-    if f.node.op_type == "Upsample" or f.opset < 11:  # the same as the op of opset 10 and older
+    if f.node.op_type == "Upsample" or f.opset < 11:  # means the same as the op of opset 10 and older
         attributes.append(onnx.helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
         attributes.append(onnx.helper.make_attribute("nearest_mode", "floor"))
     node = onnx.helper.make_node(op_type, inputs, ["y"])

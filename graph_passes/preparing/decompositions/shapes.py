@@ -1,4 +1,4 @@
-"""Ops that move elements, in the form in which ONNX Runtime's builder has their gradients right."""
+"""Ops that move elements, in forms whose gradients ONNX Runtime's builder has right."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SIZES_ARE_AN_INPUT = 13
 
 
 def where(f: Formula) -> ir.Value | None:
-    """The op with choices in the shape of the result: the builder does not sum the gradient of a broadcast one."""
+    """The op with choices expanded to the result's shape: the builder does not sum the gradient of a broadcast one."""
     condition, *choices = (f.input(index) for index in range(3))
     whole = f.shape(f.node.outputs[0])
     narrow = [
@@ -24,7 +24,7 @@ def where(f: Formula) -> ir.Value | None:
     ]
     if not any(narrow):
         return None
-    # Only the shape of this is read; the sum with zeros has a gradient that undoes the broadcasting.
+    # Only the shape of this is read. The gradient of the sum with zeros undoes the broadcasting.
     size = f.op("Shape", f.op("Where", condition, *choices))
     zeros = f.op("Expand", f.constant(0.0), size)
     widened = (f.op("Add", each, zeros) if is_narrow else each for each, is_narrow in zip(choices, narrow, strict=True))
@@ -32,7 +32,7 @@ def where(f: Formula) -> ir.Value | None:
 
 
 def split(f: Formula) -> list[ir.Value | None] | None:
-    """A slice for each part that is read: the builder joins the gradients of those alone, as if they were the whole."""
+    """A slice for each part that is read: the builder joins only their gradients, as if they were the whole."""
     node, x = f.node, f.input(0)
     if all(is_used(value) for value in node.outputs):
         return None
@@ -54,7 +54,7 @@ def _unread(node: ir.Node) -> str:
 
 
 def _sizes(f: Formula) -> list[int] | None:
-    """The sizes of the parts; None where they are not known."""
+    """The sizes of the parts; None if they are not known."""
     given = f.integers("split")
     if given is not None:
         return given
@@ -71,7 +71,7 @@ def _sizes(f: Formula) -> list[int] | None:
 
 
 def transpose(f: Formula) -> ir.Value | None:
-    """The op with the permutation that it has without one."""
+    """The op with its default permutation written out."""
     shape = f.shape(f.input(0))
     if "perm" in f.node.attributes or shape is None:
         return None
@@ -104,7 +104,7 @@ def space_to_depth(f: Formula) -> ir.Value | None:
 
 
 def _planes(f: Formula) -> tuple[int, int, int] | None:
-    """Channels, height and width; None where they are not known."""
+    """Channels, height and width; None if they are not known."""
     shape = f.shape(f.input(0))
     if shape is None:
         return None

@@ -1,4 +1,4 @@
-"""Gives batch norms that are to average all batches a parameter that counts them."""
+"""Adds parameters that count batches, for batch norms that average over all batches."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from onnx_cbp.graph_passes.rewriting.running_statistics.momentum import Momenta
 
 
 class AddCountersPass(InPlacePass):
-    """Every module whose batch norms `momenta` chooses with "cumulative" gets an initializer, float [1], of 0.
+    """Every module whose batch norms `momenta` chooses with "cumulative" gets a counter: an initializer [1] of 0.
 
-    It is called as PyTorch calls it ("bn.num_batches_tracked" beside "bn.running_mean"), and `rewrite` counts in it.
+    It has PyTorch's name ("bn.num_batches_tracked" next to "bn.running_mean"), and `rewrite` counts in it.
 
     Args:
-        momenta: who averages all batches.
-        freezing: who does not, whatever `momenta` says.
-        read: let an Identity read it, whose result nothing reads: an unused initializer does not outlive ONNX
-            Runtime's gradient builder. `remove_readers` takes it away.
+        momenta: which batch norms average over all batches.
+        freezing: which do not, whatever `momenta` says.
+        read: add an Identity that reads the counter, because ONNX Runtime's gradient builder removes unused
+            initializers. `remove_readers` removes it again.
 
     Attributes:
-        names: those of the counters of the last call.
+        names: the names of the counters of the last call.
     """
 
     def __init__(self, momenta: Momenta, freezing: Freezing, *, read: bool = False) -> None:
@@ -40,7 +40,7 @@ class AddCountersPass(InPlacePass):
         """Add in place.
 
         Raises:
-            OnnxCbpError: a counter's name is another value's.
+            OnnxCbpError: another value has the counter's name.
         """
         self.names = []
         for site in find_sites(model):
@@ -68,7 +68,7 @@ class AddCountersPass(InPlacePass):
 
 
 def remove_readers(model: ir.Model, counters: list[str]) -> None:
-    """Take away what reads counters and makes nothing of them, in place."""
+    """Remove the nodes that read counters and whose results nothing reads, in place."""
     for node in list(all_nodes(model)):
         read = node.inputs[0] if len(node.inputs) == 1 else None
         if (node.domain, node.op_type) != ("", "Identity") or read is None or read.name not in counters:

@@ -1,4 +1,4 @@
-"""Drops the zeros that an exporter writes where a layer has no bias."""
+"""Drops the zeros that an exporter writes if a layer has no bias."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.scopes import all_nodes
 from onnx_cbp.graph_passes.core.types import Types
 
-#: The input that a bias is; it is optional, of a Gemm since opset 11.
+#: The input that is the bias. It is optional; for a Gemm since opset 11.
 _BIAS = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
 _OPTIONAL_IN_GEMM_SINCE = 11
 #: Ops whose result has the elements of their first input, and no others.
@@ -21,13 +21,13 @@ _SPREAD = ("Cast", "CastLike", "Expand", "Identity", "Reshape", "Squeeze", "Tile
 class DropZeroBiasPass(InPlacePass):
     """Removes biases that are constant zeros.
 
-    They cost a gradient that nobody asks for; and ONNX Runtime merges equal constants before it builds gradients, and
-    then names those of several convolutions alike, which is no valid model.
+    They cost a gradient that nobody needs. Also, ONNX Runtime merges equal constants before it builds gradients, and
+    then gives the gradients of several convolutions one name, which makes the model invalid.
 
     Args:
-        trained: names of the parameters that have a gradient; a bias among them stays, whatever its value.
-        misshapen: only those of convolutions that are not one number a channel, which no runtime computes: PyTorch's
-            default exporter writes zeros of another shape for a Conv3d without a bias.
+        trained: names of the parameters with a gradient; a bias among them stays, whatever its value.
+        misshapen: only drop biases of convolutions that are not one number per channel, which no runtime accepts:
+            PyTorch's default exporter writes zeros in another shape for a Conv3d without a bias.
     """
 
     def __init__(self, trained: Collection[str] = (), *, misshapen: bool = False) -> None:
@@ -57,7 +57,7 @@ class DropZeroBiasPass(InPlacePass):
 
 
 def _is_misshapen(node: ir.Node, shape: tuple[int | str | None, ...] | None, types: Types) -> bool:
-    """Whether the bias of a convolution is known not to be one number a channel."""
+    """Whether the bias of a convolution is known not to be one number per channel."""
     if shape is None or len(shape) != 1:
         return shape is not None
     weight = None if node.inputs[1] is None else types.shape(node.inputs[1])
@@ -69,7 +69,7 @@ def _is_misshapen(node: ir.Node, shape: tuple[int | str | None, ...] | None, typ
 
 
 def _is_zero(value: ir.Value | None) -> bool:
-    """Whether a value is known to be nothing but zeros."""
+    """Whether all elements of a value are known to be zero."""
     while value is not None and not value.is_graph_input():
         tensor, node = ir.convenience.get_const_tensor(value), value.producer()
         if tensor is not None:

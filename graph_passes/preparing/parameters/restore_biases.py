@@ -1,4 +1,4 @@
-"""Brings back the biases that an exporter dropped because they were zero."""
+"""Restores the biases that an exporter dropped because they were zero."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from onnx_cbp.graph_passes.core.batch_norms.naming import module_path
 from onnx_cbp.graph_passes.core.splice import Names
 from onnx_cbp.graph_passes.core.types import Types
 
-#: What PyTorch's default exporter writes of the call that a node comes from: the third argument is a parameter.
+#: Here PyTorch's default exporter records the call from which a node comes; its third argument is a parameter.
 _CALL = "pkg.torch.onnx.fx_node"
 _BIAS_PARAMETER = re.compile(r"\(args = \(%\w+, %\w+, %p_(\w+)")
 _RULE = "pkg.onnxscript.rewriter.rule_name"
-_AXIS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1}  # of the weight, which has the bias's size
+_AXIS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1}  # the axis of the weight that has the size of the bias
 
 
 class RestoreBiasesPass(InPlacePass):
-    """A convolution or Gemm that lost a bias of zeros to PyTorch's default exporter (optimize=True) has it again.
+    """Restores zero biases that PyTorch's default exporter (optimize=True) removed from convolutions and Gemms.
 
-    A fresh network's biases are often zeros, and train all the same. The exporter's optimiser takes these for biases
-    that may be left out, and writes down which rule it applied, and to the call of what.
+    The biases of a fresh network are often zeros, and train all the same. The exporter's optimiser takes them for
+    useless ones. But it records which rule it applied, and to which call.
 
     Attributes:
         biases: after a call, by the name of a layer's weight, the name of its bias.
@@ -55,7 +55,7 @@ class RestoreBiasesPass(InPlacePass):
 
 
 def _lost(node: ir.Node) -> str | None:
-    """What the exporter called the bias that a node lost; None where it lost none."""
+    """The exporter's name for the bias that a node lost; None if it lost none."""
     if node.domain != "" or node.op_type not in _AXIS or (len(node.inputs) > 2 and node.inputs[2] is not None):
         return None
     if "RemoveOptionalBias" not in node.metadata_props.get(_RULE, ""):
@@ -65,7 +65,7 @@ def _lost(node: ir.Node) -> str | None:
 
 
 def _name(node: ir.Node, called: str) -> str:
-    """The name that the module has for it."""
+    """The module's name for it."""
     name = f"{module_path(node)}.bias"
     return name if name.replace(".", "_") == called else called
 

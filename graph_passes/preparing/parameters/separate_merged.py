@@ -19,7 +19,7 @@ from onnx_cbp.graph_passes.core.sites import label
 from onnx_cbp.graph_passes.core.splice import Names
 from onnx_cbp.graph_passes.core.types import FLOATS
 
-#: What PyTorch calls the parameters of a layer, by op and position.
+#: PyTorch's names for the parameters of a layer, by op and position.
 _ROLES = {
     **{("BatchNormalization", index): role for index, role in enumerate(("", "weight", "bias", "running_mean"))},
     ("BatchNormalization", 4): "running_var",
@@ -34,23 +34,23 @@ _ROLES = {
     ("Gather", 0): "weight",
 }
 _STATISTICS = ("running_mean", "running_var")
-_DEEPEST = 8  # ops between a parameter and what takes it
-#: Through these, a parameter reaches the op that it is a parameter of.
+_DEEPEST = 8  # between a parameter and the op that uses it
+#: Ops through which a parameter may pass on its way to its own op.
 _ON_THE_WAY = ("Cast", "CastLike", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
-#: PyTorch's default exporter merges no larger ones.
+#: PyTorch's default exporter does not merge larger ones.
 _LARGEST = 1024
 
 
 @dataclass
 class _Part:
-    """Those readers of an initializer that read one parameter.
+    """Those readers of an initializer that read the same parameter.
 
     Attributes:
-        name: what the parameter is called; "" where nothing says it.
-        role: what it is there, as PyTorch calls it.
-        module: the path of its module; "" where it is not known.
+        name: the name of the parameter; "" if nothing tells it.
+        role: what it is there, in PyTorch's words.
+        module: the path of its module; "" if it is not known.
         uses: the readers: node, and index of the input.
-        copy: the copy of the initializer, with a name, that they read; None where they read the initializer itself.
+        copy: the named copy of the initializer that they read; None if they read the initializer itself.
     """
 
     name: str
@@ -61,28 +61,29 @@ class _Part:
 
 
 class SeparateMergedPass(InPlacePass):
-    """Every parameter gets an initializer of its own, where exporters made equal ones one.
+    """Gives every parameter its own initializer again, if the exporter merged equal ones.
 
-    In a fresh network, the scales and running variances of all batch norms of a size are the same ones, and biases and
-    running means the same zeros. PyTorch's default exporter (optimize=True) lets all of them be one initializer of up
-    to 1,024 elements, its older one has Identity copies with the parameters' names. What trains is tied or frozen then.
+    In a fresh network, the scales and running variances of all batch norms of one size are equal, and so are biases and
+    running means (all zero). PyTorch's default exporter (optimize=True) writes them as one initializer, if it has up to
+    1,024 elements. Its older exporter writes Identity copies with the names of the parameters. Parameters that should
+    train are then tied to each other, or frozen.
 
-    Running statistics never stay one with anything that trains. Readers of one module stay together: it is called
-    several times. So do those of several modules where nothing was merged in the model, or their tensor is too large
-    for that: their weights are tied.
+    Running statistics are always separated from everything that trains. Readers in one module stay together, since the
+    module is called several times. Readers in several modules stay together if the model shows no merging, or if their
+    tensor is too large for it: then their weights are tied.
 
     Args:
-        trained: names of parameters that have a gradient, of the file or of the module; None: all of them.
-        tied: names of the file or of the module, or patterns, of what several modules share where it cannot be told;
-            what none of them names was merged. None: such a trained initializer is an error.
+        trained: names of parameters with a gradient, as in the file or in the module; None: all of them.
+        tied: names as in the file or in the module, or patterns, of what several modules share, if this cannot be
+            decided; everything else of this kind was merged. None: such a trained initializer is an error.
 
     Attributes:
-        parts: after a call, by the name of each initializer that was taken apart, the names of what trains of it.
-        names: after a call, by the name that the module has for a parameter, that of its initializer.
+        parts: after a call, by the name of each initializer that was separated, the names of its parts that train.
+        names: after a call, by the module's name for a parameter, the name of its initializer.
 
     Raises:
-        OnnxCbpError: it cannot be told whether readers of a trained initializer are merged or tied; a name of `tied`
-            is of none that several read.
+        OnnxCbpError: for readers of a trained initializer it cannot be decided whether they are merged or tied; or a
+            name in `tied` belongs to nothing that several modules read.
     """
 
     def __init__(self, trained: Collection[str] | None = None, tied: Collection[str] | None = None) -> None:
@@ -92,10 +93,10 @@ class SeparateMergedPass(InPlacePass):
         self.names: dict[str, str] = {}
 
     def stands_for(self, names: Sequence[str]) -> list[str]:
-        """The parameters that names stand for after a call.
+        """The parameters that names mean after a call.
 
-        Where one of them is in the module alone, all are the module's, and each stands for itself. Otherwise they are
-        the file's, and each stands for all the parameters that were merged into it.
+        If one of them exists only in the module, all are names of the module, and each means itself. Otherwise they are
+        names of the file, and each means all parameters that were merged into it.
         """
         if any(name in self.names for name in names):
             return list(dict.fromkeys(self.names.get(name, name) for name in names))
@@ -103,7 +104,7 @@ class SeparateMergedPass(InPlacePass):
         return list(dict.fromkeys(found))
 
     def call(self, model: ir.Model) -> PassResult:
-        """Take apart in place; nothing is changed where one cannot be told."""
+        """Separate in place; if one case cannot be decided, nothing changes."""
         self.parts, self.names = {}, {}
         found = {
             value: parts
@@ -148,12 +149,12 @@ class SeparateMergedPass(InPlacePass):
                     self.names[part.name] = own.name or ""
             if not all(part.role in _STATISTICS for part in group):
                 made.append(own.name or "")
-        self.names.pop(value.name or "", None)  # this one is in the file, too
+        self.names.pop(value.name or "", None)  # the file has this name too
         self.parts[value.name or ""] = made
 
 
 class _Merging:
-    """What a model says of whether its exporter merged equal initializers."""
+    """What a model tells about whether its exporter merged equal initializers."""
 
     def __init__(
         self, model: ir.Model, found: dict[ir.Value, list[_Part]], tied: Collection[str] | None = None
@@ -167,14 +168,14 @@ class _Merging:
                 )
         roles = [{part.role for part in parts} for parts in found.values()]
         self._certain = any(each & set(_STATISTICS) and each - set(_STATISTICS) for each in roles)
-        # An exporter that writes copies of what it merges lets layers read one initializer only where they are tied.
+        # If an exporter writes copies of what it merges, layers read the same initializer only if they are tied.
         copies = any(part.copy is not None for parts in found.values() for part in parts)
         self._possible = not copies and (self._certain or not (_has_equal_ones(model) or _is_as_exported(model)))
 
     def groups(
         self, value: ir.Value, parts: list[_Part], is_trained: bool, names: Collection[str] | None
     ) -> list[list[_Part]]:
-        """The parts of an initializer, together where they stay one.
+        """The parts of an initializer, in groups that stay one.
 
         Raises:
             OnnxCbpError: see `SeparateMergedPass`.
@@ -195,11 +196,11 @@ class _Merging:
         if len(weights) == 1 or not self._possible or size > _LARGEST:
             return [weights]
         if names is not None and sum(part.name in names for part in weights) == len(weights):
-            return [[part] for part in weights]  # a caller who names them all has several
+            return [[part] for part in weights]  # a caller who names all of them has several
         array = value.const_value.numpy()  # type: ignore[union-attr]
         known = all(part.module for part in weights)
         if known and size > 1 and (array == array.reshape(-1)[0]).all():
-            return [[part] for part in weights]  # zeros or ones: what fresh parameters of any layers are
+            return [[part] for part in weights]  # zeros or ones, like fresh parameters of any layers
         if is_trained and (known or self._certain) and size > 1:
             if self._tied is not None:
                 tied = any(_is_named(pattern, value, weights) for pattern in self._tied)
@@ -223,12 +224,12 @@ def _quoted(names: Sequence[str]) -> str:
 
 
 def _by_role(parts: list[_Part]) -> list[list[_Part]]:
-    """Running means together, and variances: of calls of one module, as far as is known."""
+    """Running means together, and variances together: as far as is known, they belong to calls of one module."""
     return [group for role in _STATISTICS if (group := [part for part in parts if part.role == role])]
 
 
 def _parts(value: ir.Value) -> list[_Part]:
-    """The readers of an initializer by what they read it as."""
+    """The readers of an initializer, grouped by the parameter that they read."""
     parts: dict[object, _Part] = {}
     for node, index in value.uses():
         copy = node.outputs[0]
@@ -246,7 +247,7 @@ def _parts(value: ir.Value) -> list[_Part]:
 
 
 def _role(node: ir.Node, index: int, depth: int = 0) -> str:
-    """What a reader takes an initializer for: as PyTorch calls it, or the op and the position."""
+    """What a reader uses an initializer as: PyTorch's word, or the op and the position."""
     role = _ROLES.get((node.op_type, index)) if node.domain == "" else None
     if role is not None:
         return role
@@ -265,7 +266,7 @@ def _is_product(value: ir.Value | None) -> bool:
 
 
 def _has_equal_ones(model: ir.Model) -> bool:
-    """Whether two initializers that would have been merged are equal."""
+    """Whether there are two equal initializers that would have been merged."""
     seen: set[tuple[object, ...]] = set()
     for value in model.graph.initializers.values():
         tensor = value.const_value
@@ -282,7 +283,7 @@ def _has_equal_ones(model: ir.Model) -> bool:
 
 
 def _is_as_exported(model: ir.Model) -> bool:
-    """Whether a model of PyTorch's default exporter was left as it was: its optimiser leaves no Constant nodes."""
+    """Whether a model of PyTorch's default exporter is unchanged: its optimiser leaves no Constant nodes."""
     nodes = list(model.graph)
     return any(NAME_SCOPES in node.metadata_props for node in nodes) and any(
         (node.domain, node.op_type) == ("", "Constant") for node in nodes
@@ -290,7 +291,7 @@ def _is_as_exported(model: ir.Model) -> bool:
 
 
 def merged_with_statistics(value: ir.Value) -> str | None:
-    """The initializer that a parameter is one with, and running statistics, too; None where there is none such."""
+    """The initializer that a parameter shares with running statistics; None if there is none."""
     copy = value.producer()
     if copy is not None and (copy.domain, copy.op_type) == ("", "Identity") and copy.inputs[0] is not None:
         value = copy.inputs[0]

@@ -1,4 +1,4 @@
-"""Gives each batch norm its own scale and bias where these are shared and not trained."""
+"""Gives each batch norm its own scale and bias if these are shared and not trained."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from onnx_cbp.graph_passes.core.splice import Names
 
 
 class UnshareFixedPass(InPlacePass):
-    """Every batch norm but the first that reads such a scale or bias gets a copy of it.
+    """Every batch norm that reads such a scale or bias gets a copy of it, except the first.
 
-    Exporters let all batch norms of a size share one vector of ones and one of zeros where they have no scale and bias
-    of their own. ONNX Runtime's gradient builder names the gradient of each after the vector, without adding them up,
-    since nobody asks for it: two with one name are no valid model.
+    If batch norms have no scale and bias of their own, exporters let all batch norms of one size share one vector of
+    ones and one of zeros. ONNX Runtime's gradient builder names the gradient of each batch norm after the vector. It
+    does not add the gradients up, since nobody needs them, and two values with one name make the model invalid.
 
     Args:
-        trained: names of the parameters that have a gradient; what is among them stays shared.
+        trained: names of the parameters with a gradient; these stay shared.
     """
 
     def __init__(self, trained: Collection[str]) -> None:
@@ -43,7 +43,7 @@ class UnshareFixedPass(InPlacePass):
 
 
 def _copy(value: ir.Value, node: ir.Node, names: Names) -> bool:
-    """Let a node read a copy of a value wherever it reads the value."""
+    """Let a node read a copy of a value wherever it reads the value itself."""
     graph = node.graph
     if not isinstance(graph, ir.Graph):
         return False

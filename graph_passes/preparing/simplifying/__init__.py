@@ -1,1 +1,1 @@
-"""Passes that compute what is known, and unpack functions, branches and sequences."""
+"""Passes that compute what is constant, and unpack functions, branches and sequences."""

@@ -1,4 +1,4 @@
-"""Computes what depends on no data and no parameter."""
+"""Computes values that depend on no data and no parameter."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.types import FLOATS, Types
 from onnx_cbp.graph_passes.core.values.evaluation import evaluate
 
-#: What exporters compute shapes and per-channel vectors with.
+#: Ops with which exporters compute shapes and per-channel vectors.
 _VALUES = ("Add", "Cast", "CastLike", "Constant", "ConstantOfShape", "Div", "Mul", "Neg", "Reciprocal", "Sqrt", "Sub")
 _SHAPES = ("Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Shape", "Size", "Slice", "Squeeze")
 _OPS = frozenset((*_VALUES, *_SHAPES, "Transpose", "Unsqueeze"))
-#: Vectors and small filters; a whole weight that is computed stays computed.
+#: Enough for vectors and small filters. Whole weights that are computed stay so.
 _LARGEST = 2**16
 
 
 class FoldConstantsPass(InPlacePass):
-    """Turns values of the main graph that are known into initializers.
+    """Turns constant values of the main graph into initializers.
 
-    Known are constants, static shapes, and what is computed from known values alone; an initializer is a parameter,
-    which training may change, and is not. Exporters write the missing scale of a batch norm, or the missing bias of a
-    convolution, as a little graph (Shape, CastLike, Expand), and share one constant among many layers. ONNX Runtime's
-    gradient builder goes through both: it has no gradient for CastLike, and makes that of a shared Constant twice.
-    Nodes that only a folded one read go with it.
+    Constant are: constants, fixed shapes, and everything that is computed only from these. An initializer is not, since
+        it
+    is a parameter, which training may change. Exporters write the missing scale of a batch norm, or the missing bias of
+    a convolution, as a small graph (Shape, CastLike, Expand), and share one constant among many layers. ONNX Runtime's
+    gradient builder handles neither: it has no gradient for CastLike, and makes the gradient of a shared Constant
+        twice.
+    Nodes that only a folded node read are removed.
     """
 
     def call(self, model: ir.Model) -> PassResult:
@@ -45,7 +47,7 @@ class FoldConstantsPass(InPlacePass):
             (output,) = node.outputs
             known[output] = array
             is_float = ir.DataType.from_numpy(array.dtype) in FLOATS
-            # A Constant of integers is as good as an initializer, and a pass may look for the node.
+            # A Constant of integers is as good as an initializer, and a pass may need the node.
             wanted = is_float or node.op_type != "Constant"
             if wanted and output.uses() and not output.is_graph_output():
                 known[_lift(node, array)] = array
@@ -59,7 +61,7 @@ class FoldConstantsPass(InPlacePass):
 
 
 def _compute(node: ir.Node, known: dict[ir.Value, np.ndarray], opset: int, types: Types) -> np.ndarray | None:
-    """The result of a node; None where it is not known."""
+    """The result of a node; None if it is not known."""
     first = node.inputs[0] if node.inputs else None
     if node.op_type in ("Shape", "Size"):
         if first is None or first.shape is None:
@@ -72,12 +74,12 @@ def _compute(node: ir.Node, known: dict[ir.Value, np.ndarray], opset: int, types
         return np.array(sizes if node.op_type == "Shape" else np.prod(sizes, dtype=np.int64), np.int64)
     if any(attribute.is_ref() for attribute in node.attributes.values()):
         return None
-    if node.op_type == "Constant":  # text is nothing that anything here computes with
+    if node.op_type == "Constant":  # nothing here computes with text
         tensor = ir.convenience.get_const_tensor(node.outputs[0])
         usable = tensor is not None and tensor.size <= _LARGEST and tensor.dtype != ir.DataType.STRING
         return tensor.numpy() if tensor is not None and usable else None
     proto, inputs = ir.serde.serialize_node(node), list(node.inputs)
-    if node.op_type == "CastLike":  # of the second input, only the type counts
+    if node.op_type == "CastLike":  # only the type of the second input counts
         dtype = None if inputs[1] is None else types.of(inputs[1])
         if dtype is None:
             return None
@@ -88,7 +90,7 @@ def _compute(node: ir.Node, known: dict[ir.Value, np.ndarray], opset: int, types
 
 
 def _lift(node: ir.Node, array: np.ndarray) -> ir.Value:
-    """Put an initializer in the place of a node."""
+    """Replace a node by an initializer."""
     (output,) = node.outputs
     graph = node.graph
     assert isinstance(graph, ir.Graph)

@@ -1,4 +1,4 @@
-"""Computes what depends on sizes that are fixed, even if other sizes beside them are not."""
+"""Computes values that depend only on fixed sizes, even if other sizes of the same shape are not fixed."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ from onnx_cbp.graph_passes.core.values.constants import Constants
 from onnx_cbp.graph_passes.dialects._reading import attribute, optional_input
 from onnx_cbp.graph_passes.preparing.simplifying.fold_constants import FoldConstantsPass
 
-_MOST_ROUNDS = 16  # each folds one more Shape behind another
+_MOST_ROUNDS = 16  # each round folds one more Shape that depends on another
 
 
 class FoldShapesPass(InPlacePass):
-    """Turns fixed sizes that a graph takes out of a shape with a symbolic batch into constants.
+    """Turns fixed sizes that a graph reads from a shape with a symbolic batch into constants.
 
         Gather(Shape(x), 1) with x [N, 8, 5, 5]  ->  8
 
-    PyTorch's older exporter writes the sizes of chunks, of paddings and of views so, and inference does not follow
-    them: what is behind a Slice with computed ends has no known shape. Values get the types and shapes that inference
-    finds then.
+    PyTorch's older exporter computes the sizes of chunks, paddings and views so, and inference does not follow: after a
+    Slice with computed ends, shapes are unknown. Afterwards, values get the types and shapes that inference then finds.
     """
 
     def call(self, model: ir.Model) -> PassResult:
@@ -43,7 +42,7 @@ class FoldShapesPass(InPlacePass):
 
 
 def _fold_sizes(model: ir.Model) -> bool:
-    """One round: whether anything was folded."""
+    """One round; returns whether anything was folded."""
     constants, names = Constants(model), Names(model)
     known: dict[ir.Value, np.ndarray] = {}
     read: list[ir.Node] = []
@@ -70,7 +69,7 @@ def _fold_sizes(model: ir.Model) -> bool:
 
 
 def _find_the_rest(node: ir.Node, known: dict[ir.Value, np.ndarray]) -> None:
-    """Write the shape of a view whose -1 is a number: what is left when the symbols on both sides cancel."""
+    """Complete the shape of a view whose -1 is a number: what is left when the symbols on both sides cancel."""
     data, sizes = node.inputs[0], known.get(node.inputs[1]) if node.inputs[1] is not None else None
     if data is None or data.shape is None or sizes is None or attribute(node, "allowzero", 0):
         return
@@ -87,7 +86,7 @@ def _find_the_rest(node: ir.Node, known: dict[ir.Value, np.ndarray]) -> None:
 
 
 def _replace(node: ir.Node, sizes: np.ndarray, names: Names) -> None:
-    """Put a Constant in the place of a node: what `FoldConstantsPass` computes with."""
+    """Replace a node by a Constant, with which `FoldConstantsPass` can compute."""
     graph = node.graph
     assert graph is not None
     tensor = ir.tensor(sizes)
@@ -100,7 +99,7 @@ def _replace(node: ir.Node, sizes: np.ndarray, names: Names) -> None:
 
 
 def _sizes(node: ir.Node, known: dict[ir.Value, np.ndarray], constants: Constants) -> np.ndarray | None:
-    """Sizes that a node makes: an array of numbers, of symbols, and of None for what is not known."""
+    """The sizes that a node computes: an array of numbers, symbols, and None for what is not known."""
     first = node.inputs[0] if node.inputs else None
     if node.op_type == "Shape":
         if first is None or first.shape is None:
@@ -114,7 +113,7 @@ def _sizes(node: ir.Node, known: dict[ir.Value, np.ndarray], constants: Constant
         return np.concatenate([part for part in parts if part is not None])
     data = None if first is None else known.get(first)
     if data is None:
-        # What is no size is not computed: it may be a whole weight, made of others, once in every round.
+        # Only sizes are computed: other values may be whole weights, which would be computed again in every round.
         if node.outputs[0].dtype not in (None, ir.DataType.INT64):
             return None
         array = constants.of(node.outputs[0])

@@ -1,4 +1,4 @@
-"""Replaces an If with its branch, where it is known which one is taken."""
+"""Replaces an If by its branch if the condition is known."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from onnx_cbp.graph_passes.core.values.constants import Constants
 
 
 class InlineBranchesPass(InPlacePass):
-    """An If of the main graph whose condition is a constant becomes the nodes of its branch.
+    """An If of the main graph with a constant condition is replaced by the nodes of its branch.
 
-    PyTorch's older exporter writes one where a rank or a size decides, which is fixed by the time that the model is
-    read. An If that depends on data stays.
+    PyTorch's older exporter writes an If where a rank or a size decides, but this is fixed when the model is read. An
+    If that depends on data stays.
     """
 
     def call(self, model: ir.Model) -> PassResult:
@@ -34,14 +34,14 @@ class InlineBranchesPass(InPlacePass):
             if condition is not None and condition.size == 1:
                 taken = node.attributes["then_branch" if condition.reshape(()) else "else_branch"].as_graph()
                 if len(taken.outputs) != len(node.outputs):
-                    continue  # not valid: what ONNX's checker or ONNX Runtime says of it
+                    continue  # not valid: ONNX's checker or ONNX Runtime reports it
                 _inline(node, taken, model)
                 return True
         return False
 
 
 def _inline(node: ir.Node, branch: ir.Graph, model: ir.Model) -> None:
-    """Move a branch's nodes in front of the If, under names that the model does not have, and remove the If."""
+    """Move a branch's nodes before the If, under names that the model does not have yet, and remove the If."""
     graph = model.graph
     names = Names(model)
     results = list(branch.outputs)

@@ -18,16 +18,16 @@ from onnx_cbp.graph_passes.dialects.primitive_arithmetic import MAKES_STATISTICS
 
 
 class InlineFunctionsPass(InPlacePass):
-    """Inlines every function that holds such a batch norm, or that calls one which does.
+    """Inlines every function that contains such a batch norm, or calls a function that does.
 
-    Inside a function no value has a type, and ONNX Runtime cannot infer one through a custom op: a rewritten function
-    would not load. Inlined, a function may also be called with several types, and a batch norm in it gets the
-    attributes that its caller gives. Functions of our own domain are bodies, and stay.
+    Inside a function no value has a type, and ONNX Runtime cannot infer types through a custom op: a rewritten function
+    would not load. Also, a function may be called with several types; after inlining, each copy of the batch norm gets
+    the types and attributes of its caller. Functions of our own domain are op bodies, and stay.
 
-    Functions are inlined as well in which a batch norm in arithmetic, or its statistics, may be made: nothing is read
-    through a call. One of these that cannot be inlined stays.
+    Also inlined are functions in which parts of a batch norm in arithmetic may be computed, since nothing is read
+    through a call. If one of these cannot be inlined, it stays.
 
-    With `inference`, functions that hold a batch norm in inference form are inlined as well.
+    With `inference`, functions that contain a batch norm in inference form are inlined too.
     """
 
     def __init__(self, *, inference: bool = False) -> None:
@@ -51,10 +51,10 @@ class InlineFunctionsPass(InPlacePass):
 
 
 class InlineAllFunctionsPass(InPlacePass):
-    """Inlines every function but those of our own domain, which are bodies of ops.
+    """Inlines every function except those of our own domain, which are bodies of ops.
 
-    One that cannot be inlined stays, if it holds ops of ONNX alone, and no batch norm, Dropout or random op among them:
-    it computes at inference what it computes in training.
+    A function that cannot be inlined stays if it has only ONNX ops, and no batch norm, Dropout or random op among them:
+    then it computes the same at inference as in training.
     """
 
     def call(self, model: ir.Model) -> PassResult:
@@ -65,7 +65,7 @@ class InlineAllFunctionsPass(InPlacePass):
 
 
 def _with_callers(model: ir.Model, wanted: set[Identifier]) -> set[Identifier]:
-    """Functions, and all that call them."""
+    """Functions, and all functions that call them."""
     callers = {
         identifier: {node.op_identifier() for node in RecursiveGraphIterator(function)}
         for identifier, function in model.functions.items()
@@ -77,7 +77,7 @@ def _with_callers(model: ir.Model, wanted: set[Identifier]) -> set[Identifier]:
 
 
 def _may_hold_a_part(function: ir.Function) -> bool:
-    """Whether something in a function may be statistics, or the root that is taken of them."""
+    """Whether a function may contain statistics, or the root of a variance."""
     return any(node.domain == "" and node.op_type in MAKES_STATISTICS for node in RecursiveGraphIterator(function))
 
 

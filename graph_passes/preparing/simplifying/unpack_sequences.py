@@ -1,4 +1,4 @@
-"""Replaces sequences with their elements, where these are known."""
+"""Replaces sequences by their elements if these are known."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from onnx_cbp.graph_passes.core.types import Types
 from onnx_cbp.graph_passes.core.values.constants import Constants
 from onnx_cbp.graph_passes.dialects._reading import attribute, optional_input, refers_to_function_attribute
 
-#: Since this opset the sizes of a Split and the axes of a Squeeze are inputs.
+#: Since this opset, the sizes of a Split and the axes of a Squeeze are inputs.
 _INPUTS_SINCE = 13
 
 
 class UnpackSequencesPass(InPlacePass):
-    """An element that a constant index takes out of a sequence is read as a tensor, and no sequence is made.
+    """If a constant index selects an element of a sequence, the element is read as a tensor, without the sequence.
 
         s = SplitToSequence(X, sizes); a = SequenceAt(s, 0); b = SequenceAt(s, 1)   ->   a, b = Split(X, sizes)
         s = SequenceConstruct(X, Y); a = SequenceAt(s, 1)                           ->   a = Identity(Y)
         s = SplitToSequence(X, sizes); y = ConcatFromSequence(s)                    ->   y = Concat(Split(X, sizes))
 
-    PyTorch's default exporter writes `split` and `chunk` so, and ONNX Runtime's gradient builder follows no sequence.
-    Only where the number of elements and their sizes are known, and where nothing else reads the sequence. Values keep
-    their names. In the main graph and its subgraphs; functions are to be inlined.
+    PyTorch's default exporter writes `split` and `chunk` so, and ONNX Runtime's gradient builder cannot follow
+    sequences. The number of elements and their sizes must be known, and nothing else may read the sequence. Values keep
+    their names. It works on the main graph and its subgraphs; functions must be inlined.
     """
 
     def call(self, model: ir.Model) -> PassResult:
@@ -48,7 +48,7 @@ class UnpackSequencesPass(InPlacePass):
 
 
 def _chosen(node: ir.Node, constants: Constants) -> list[tuple[ir.Node, int | None]]:
-    """The nodes that take an element of a sequence, and which, or join all (None); none if anything else is done."""
+    """The nodes that select an element (and which one), or join all (None); [] if the sequence has any other reader."""
     (sequence,) = node.outputs
     chosen: list[tuple[ir.Node, int | None]] = []
     for use in sequence.uses():
@@ -64,14 +64,14 @@ def _chosen(node: ir.Node, constants: Constants) -> list[tuple[ir.Node, int | No
 
 
 def _joins(node: ir.Node) -> bool:
-    """Whether a node is to a sequence what Concat is to its elements."""
+    """Whether a node joins a sequence as Concat joins its elements."""
     if (node.domain, node.op_type) != ("", "ConcatFromSequence") or refers_to_function_attribute(node):
         return False
     return "axis" in node.attributes and not attribute(node, "new_axis", 0)
 
 
 def _elements(node: ir.Node, draft: Draft, types: Types, constants: Constants, opset: int) -> list[ir.Value]:
-    """The elements of the sequence that a node makes, made by nodes of the draft; none where they are not known."""
+    """The elements of the sequence that a node makes, computed by nodes of the draft; [] if they are not known."""
     if node.op_type == "SequenceConstruct":
         return [value for value in node.inputs if value is not None]
     X = optional_input(node, 0)
@@ -96,7 +96,7 @@ def _elements(node: ir.Node, draft: Draft, types: Types, constants: Constants, o
 
 
 def _sizes(node: ir.Node, X: ir.Value, types: Types, constants: Constants) -> list[int] | None:
-    """How long the parts are that a SplitToSequence makes; None where it is not known."""
+    """The lengths of the parts that a SplitToSequence makes; None if they are not known."""
     given = optional_input(node, 1)
     split = np.array(1) if given is None else constants.of(given)
     if split is None or (split < 0).any():
@@ -127,10 +127,10 @@ def _squeezed(part: ir.Value, axis: int, draft: Draft, opset: int) -> ir.Value:
 def _unpack(
     node: ir.Node, chosen: list[tuple[ir.Node, int | None]], elements: list[ir.Value], draft: Draft, names: Names
 ) -> None:
-    """Let the elements take the place of what is read from the sequence."""
+    """Let the elements replace what is read from the sequence."""
     assert node.graph is not None
     node.graph.insert_before(node, draft.nodes)
-    free = {value for made in draft.nodes for value in made.outputs}  # they have no name of their own yet
+    free = {value for made in draft.nodes for value in made.outputs}  # they have no names yet
     for reader, index in chosen:
         (old,) = reader.outputs
         assert reader.graph is not None

@@ -1,1 +1,1 @@
-"""Passes that put a ReLU and its gradient into the ops of the batch norm before it."""
+"""Passes that fuse a ReLU and its gradient with the ops of the batch norm before it."""

@@ -13,12 +13,12 @@ from onnx_cbp.graph_passes.dialects import relu_gradient
 
 
 class FoldReluPass(InPlacePass):
-    """Saves a pass over memory and a node, each way, where nothing else reads the value in between.
+    """Saves a pass over memory and a node in each direction, if nothing else reads the value in between.
 
         Y = Relu(BatchNormTrainUpdate(..., relu=0))  ->  Y = BatchNormTrainUpdate(..., relu=1)
         BatchNormGrad(ReluGrad(dY, Y), X, ...)       ->  BatchNormReluGrad(dY, Y, X, ...)
 
-    Run it after the one-pass replacements; results are the same bits.
+    Run it after the one-pass replacements; results are bit for bit the same.
     """
 
     def call(self, model: ir.Model) -> PassResult:
@@ -34,7 +34,7 @@ class FoldReluPass(InPlacePass):
 
 
 def only_reader(value: ir.Value) -> ir.Node | None:
-    """The one node that reads a value; None where there is another, or where it is an output of the graph."""
+    """The only node that reads a value; None if there are several, or if the value is an output of the graph."""
     uses = list(value.uses())
     return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
 
@@ -52,7 +52,7 @@ def _fold_forward(node: ir.Node) -> bool:
     before.metadata_props.update(after.metadata_props)
     before.meta.update(after.meta)
     for key, value in relu.metadata_props.items():
-        node.metadata_props.setdefault(key, value)  # the module that it is of is the batch norm's
+        node.metadata_props.setdefault(key, value)  # its module is that of the batch norm
     name, after.name = after.name, None
     assert relu.graph is not None
     relu.graph.remove(relu, safe=True)

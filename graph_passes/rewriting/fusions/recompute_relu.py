@@ -1,4 +1,4 @@
-"""Lets the gradient of a folded ReLU compute its mask again, instead of reading the ReLU's result."""
+"""Lets the gradient of a folded ReLU recompute its mask, instead of reading the ReLU's result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from onnx_cbp.graph_passes.core.types import Types
 
 
 class RecomputeReluPass(InPlacePass):
-    """Saves the gradient the reading of one tensor, where the forward op is ours and in the same graph.
+    """Saves the gradient from reading one tensor, if the forward op is ours and in the same graph.
 
         Y, mean, inv_std, ... = BatchNormTrainUpdate(X, scale, ..., relu=1)
         dX, ... = BatchNormReluGrad(dY, Y, X, scale, mean, inv_std)
@@ -20,8 +20,8 @@ class RecomputeReluPass(InPlacePass):
         Y, mean, inv_std, ..., slope, offset = BatchNormReluTrainUpdate(X, scale, ...)
         dX, ... = BatchNormRecomputeReluGrad(dY, X, scale, mean, inv_std, slope, offset)
 
-    Run it after `FoldReluPass`. Not where X is double and the statistics are float: Y would be made from coefficients
-    that are rounded to float.
+    Run it after `FoldReluPass`. It does nothing if X is double and the statistics are float: Y would then be computed
+    from coefficients that are rounded to float.
     """
 
     def call(self, model: ir.Model) -> PassResult:
@@ -55,7 +55,7 @@ def _recompute(node: ir.Node, names: Names, types: Types) -> bool:
 
 
 def _made(forward: ir.Node, node: ir.Node) -> bool:
-    """Whether the node is the gradient of what the forward node made, with that node's own statistics."""
+    """Whether the node is the gradient of the forward node's result, with that node's own statistics."""
     _, Y, X, scale, mean, inv_std = node.inputs
     if forward.domain != DOMAIN:
         return False
@@ -72,7 +72,7 @@ def _made(forward: ir.Node, node: ir.Node) -> bool:
 
 
 def _keep_coefficients(forward: ir.Node, names: Names, types: Types) -> ir.Node:
-    """Put the op that keeps slope and offset in the place of the forward node."""
+    """Replace the forward node by the op that keeps slope and offset."""
     vector = forward.outputs[1]
     attributes = {name: forward.attributes[name].value for name in ("axis", "epsilon", "momentum", "unbiased")}
     return Splice(forward, names, types).become(

@@ -1,1 +1,1 @@
-"""Passes that change whether a batch norm trains: frozen, made to train, or without the outputs of training."""
+"""Passes that change the mode of batch norms: freeze them, make them train, or remove their training outputs."""

@@ -14,18 +14,20 @@ from onnx_cbp.graph_passes.dialects._reading import attribute
 
 
 class DropTrainingOutputsPass(InPlacePass):
-    """Every batch norm in inference form keeps Y alone, so that ONNX Runtime loads the model.
+    """Every batch norm in inference form keeps only Y, so that ONNX Runtime loads the model.
 
-    ONNX Runtime's evaluation models of batch norms have the training outputs still. Where something reads one, it gets
-    what inference form leaves there: the running mean and variance as they are.
+    ONNX Runtime's evaluation models still have the training outputs of batch norms. If something reads one, it gets
+    what
+    inference form would give: the unchanged running mean and variance.
 
         mean = Identity(running_mean)      for the updated and the saved mean
         var = Identity(running_var)        for the updated and the saved variance
 
-    One whose mean and var are made in the graph, of its own batch, gets these: it normalises by them.
+    If the graph computes the mean and var of an op from its own batch, readers get these, since it normalises with
+    them.
 
-    With `evaluation`, so does every batch norm that trains: of opset 7 to 13 it is the outputs that say so, and ONNX
-    Runtime leaves them in its evaluation models.
+    With `evaluation`, all this holds for batch norms that train, too: in opsets 7 to 13 only the outputs make them
+    train, and ONNX Runtime leaves the outputs in its evaluation models.
     """
 
     def __init__(self, *, evaluation: bool = False) -> None:
@@ -33,7 +35,7 @@ class DropTrainingOutputsPass(InPlacePass):
         self._evaluation = evaluation
 
     def call(self, model: ir.Model) -> PassResult:
-        """Mend the model in place."""
+        """Repair the model in place."""
         names, types, opset = Names(model), Types(model), onnx_opset(model.opset_imports)
         modified = False
         for site in find_sites(model):
@@ -41,14 +43,14 @@ class DropTrainingOutputsPass(InPlacePass):
                 _drop(site, site.mean, site.var, names, types)
                 modified = True
             elif isinstance(site, ForwardSite) and _is_in_inference_form(site.node, opset):
-                # Its mean and var are made in the graph, of the batch: it is a batch norm that trains nevertheless.
+                # The graph computes its mean and var from the batch: it is a batch norm that trains after all.
                 mean, var = site.node.inputs[3], site.node.inputs[4]
                 if len(site.node.outputs) > 1 and mean is not None and var is not None:
                     _drop(site, mean, var, names, types)
                     modified = True
             elif isinstance(site, ForwardSite) and self._evaluation:
                 if site.running_mean is None or site.running_var is None:
-                    continue  # it normalises by the batch at all times
+                    continue  # it always normalises with the batch
                 _drop(site, site.running_mean, site.running_var, names, types)
                 modified = True
         return PassResult(model, modified)

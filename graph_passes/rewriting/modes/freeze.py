@@ -25,17 +25,17 @@ class Freezing:
     """Which batch norms are frozen.
 
     Attributes:
-        patterns: of batch norms in the forward pass, as `choosing` reads them.
+        patterns: for batch norms in the forward pass, as `choosing` reads them.
     """
 
     patterns: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, switch: str | Sequence[str]) -> Freezing:
-        """What the switch `freeze` of `rewrite` says.
+        """Read the switch `freeze` of `rewrite`.
 
         Raises:
-            OnnxCbpError: it is nothing of the kind.
+            OnnxCbpError: it is no valid value.
         """
         patterns = (switch,) if isinstance(switch, str) else tuple(switch)
         for pattern in patterns:
@@ -44,7 +44,7 @@ class Freezing:
         return cls(patterns)
 
     def chooses(self, site: Site) -> bool:
-        """Whether a batch norm is to be frozen; a gradient goes with the batch norm that made its mean."""
+        """Whether a batch norm is frozen; a gradient follows the batch norm that computed its mean."""
         node = origin(site.mean) if isinstance(site, BackwardSite) else site.node
         return node is not None and bool(choosing(self.patterns, node))
 
@@ -52,7 +52,7 @@ class Freezing:
         """Refuse a model in which a chosen batch norm would silently train.
 
         Raises:
-            OnnxCbpError: one cannot be frozen, or a pattern is the name of none.
+            OnnxCbpError: one cannot be frozen, or a pattern chooses none.
         """
         matched: set[str] = set()
         for site in sites:
@@ -70,12 +70,12 @@ class Freezing:
 
 
 def _is_gradient(site: Site) -> bool:
-    """Whether it is a gradient, rewritten or not; it goes with its batch norm."""
+    """Whether it is a gradient, rewritten or not; gradients follow their batch norms."""
     return isinstance(site, BackwardSite) or (site.node.domain == DOMAIN and not is_rewritten_forward(site.node))
 
 
 def _obstacle(site: Site) -> str | None:
-    """Why a chosen batch norm of the forward pass cannot be frozen; None if it can, or is."""
+    """Why a chosen batch norm of the forward pass cannot be frozen; None if it can, or is already."""
     if isinstance(site, ForwardSite):
         missing = site.running_mean is None or site.running_var is None
         return "it has no running statistics to normalise with" if missing else None
@@ -86,16 +86,16 @@ def _obstacle(site: Site) -> str | None:
 
 
 class FreezePass(InPlacePass):
-    """Every `ForwardSite` that `freezing` chooses, and its gradient, take the running statistics as constants.
+    """Every `ForwardSite` that `freezing` chooses uses its running statistics as constants, and so does its gradient.
 
         Y = ChannelNormalize(X, scale, B, running_mean, running_var)
         dX = ChannelNormalize(dY, scale, 0, 0, running_var)               which is scale * inv_std * dY
         scale_grad, bias_grad = ChannelBackpropStats(X, running_mean, inv_std, dY)
 
-    with inv_std = 1 / sqrt(running_var + epsilon), and each gradient only where something reads it. Nothing updates or
-    writes the running statistics; who reads an updated or a saved one gets the running one as it is.
+    with inv_std = 1 / sqrt(running_var + epsilon), and each gradient only if something reads it. Nothing updates or
+    writes the running statistics. Readers of updated or saved statistics get the unchanged running ones.
 
-    Run it before `ReplaceForwardPass` and `ReplaceBackwardPass`, which then find the others alone.
+    Run it before `ReplaceForwardPass` and `ReplaceBackwardPass`, which then only find the others.
     """
 
     def __init__(self, freezing: Freezing) -> None:
@@ -109,7 +109,7 @@ class FreezePass(InPlacePass):
         names, types = Names(model), Types(model)
         chosen = [site for site in find_sites(model) if isinstance(site, ForwardSite) and self._freezing.chooses(site)]
         forward = {site.node: site for site in chosen}
-        # Gradients first: then nothing reads what was saved for them. Each site is read after what was done before it.
+        # Gradients first: then nothing reads what was saved for them. Each site is read after the change before it.
         for site in find_sites(model):
             maker = origin(site.mean) if isinstance(site, BackwardSite) else None
             if isinstance(site, BackwardSite) and maker in forward:
@@ -165,7 +165,7 @@ def _freeze_backward(site: BackwardSite, forward: ForwardSite, names: Names, typ
 def frozen_gradients(
     site: BackwardSite, mean: ir.Value, var: ir.Value, epsilon: float, splice: Splice, types: Types
 ) -> None:
-    """Append the gradients that something reads, of a batch norm with constant statistics of the statistics' type."""
+    """Append those gradients of a batch norm with constant statistics that something reads, in the statistics' type."""
     dtype = statistics_type(site.scale, types)
     if is_used(site.scale_grad) or is_used(site.bias_grad):
         scale_grad, bias_grad = splice.channel_op(
@@ -189,7 +189,7 @@ def frozen_gradients(
 
 
 def _zeros_like(splice: Splice, scale: ir.Value, dtype: ir.DataType) -> ir.Value:
-    """Append a zero for each channel."""
+    """Append a vector of zeros, one per channel."""
     (size,) = splice.add("Shape", (scale,), (("channels", ir.DataType.INT64, ir.Shape([1])),))
     zero = ir.tensor([0.0], dtype=dtype)
     return splice.add("ConstantOfShape", (size,), (("zeros", dtype, scale.shape),), {"value": zero})[0]

@@ -1,4 +1,4 @@
-"""Makes batch norms in inference form train, where an exporter has dropped the training mode."""
+"""Makes batch norms in inference form train, if an exporter has dropped the training mode."""
 
 from __future__ import annotations
 
@@ -41,21 +41,21 @@ class TrainBatchNormsPass(InPlacePass):
         Y, updated_mean, updated_var, saved_mean, saved_var = BatchNormalization(...)                opset 7 to 13
         the same with is_test = 0                                                                    opset 1 to 6
 
-    Epsilon and momentum are kept (momentum is ONNX's: the part of the old statistic that stays; 0.9 where an exporter
-    wrote none). The graph's inputs and outputs stay. The updated statistics are values of the graph that nothing reads,
-    as PyTorch's exporter leaves them in training form: ONNX Runtime's training artifacts keep them, in place, where the
-    statistics are named in frozen_params; a plain session keeps them where they are made outputs of the graph.
+    Epsilon and momentum are kept (momentum is ONNX's: the part of the old statistic that stays; 0.9 if the exporter
+    wrote none). The graph keeps its inputs and outputs. Nothing reads the updated statistics in the graph, as in
+    PyTorch's exports in training form. ONNX Runtime's training artifacts keep them, in place, if the statistics are
+    named in frozen_params; a plain session keeps them if they are outputs of the graph.
 
-    Scale, B, mean and var that are Constant nodes, or copies of initializers that an exporter merged because they were
-    equal, become initializers of their own, by their names: only those can be parameters, and be updated. So do running
-    statistics that are computed of constants, and those that arithmetic has in another shape, as vectors [C].
+    Only initializers can be parameters and be updated. So scale, B, mean and var become initializers of their own,
+    under their names, if they are Constant nodes, or copies of equal initializers that an exporter merged. So do
+    running statistics that are computed from constants, and those that arithmetic has in another shape, as vectors [C].
 
     Args:
-        patterns: names of nodes, or paths of the modules they were exported from (`fnmatch`'s: *, ?, [...]).
+        patterns: names of nodes, or paths of the modules from which they were exported (for `fnmatch`: *, ?, [...]).
 
     Raises:
-        OnnxCbpError: a pattern chooses no batch norm, or one that cannot train: because its running statistics are
-            computed of what is fed, say, so that nothing could keep them.
+        OnnxCbpError: a pattern chooses no batch norm, or one that cannot train; for example because its running
+            statistics depend on what is fed, so that nothing could keep them.
     """
 
     def __init__(self, patterns: str | Sequence[str] = "*") -> None:
@@ -63,7 +63,7 @@ class TrainBatchNormsPass(InPlacePass):
         self._patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
 
     def call(self, model: ir.Model) -> PassResult:
-        """Rewrite the model in place; nothing is changed where a pattern is refused."""
+        """Rewrite the model in place; if a pattern is refused, nothing changes."""
         _join_calls(list(find_sites(model)))
         sites = list(find_sites(model))
         self.check(sites)
@@ -74,14 +74,14 @@ class TrainBatchNormsPass(InPlacePass):
         nodes = {site.node for site in chosen}
         names, types = Names(model), Types(model)
         statistics = _Statistics(model, names, types)
-        for site in find_sites(model):  # once more: each is read anew, after what was done to those before it
+        for site in find_sites(model):  # again: each is read after the changes to those before it
             if isinstance(site, InferenceSite) and site.node in nodes:
                 _train(site, model, names, types, statistics)
         statistics.name()
         return PassResult(model, bool(chosen))
 
     def check(self, sites: Sequence[Site]) -> None:
-        """Refuse patterns that choose nothing, or what cannot train.
+        """Refuse patterns that choose nothing, or batch norms that cannot train.
 
         Raises:
             OnnxCbpError: see the class.
@@ -95,7 +95,7 @@ class TrainBatchNormsPass(InPlacePass):
                 hint = "; `onnx-cbp inspect` lists their names" if any(map(_forward, sites)) else ": it has none"
                 raise OnnxCbpError(f"train: '{pattern}' chooses no batch norm of the model{hint}")
             for site in matched:
-                # One that is rewritten already trains, and is no obstacle to the others that a pattern chooses.
+                # One that is already rewritten trains, and must not block others that a pattern chooses.
                 rewritten = is_rewritten_forward(site.node) and label(site.node) != pattern
                 if isinstance(site, LeftAlone) and not rewritten:
                     raise OnnxCbpError(
@@ -134,7 +134,7 @@ def _obstacle(site: InferenceSite) -> str | None:
 
 
 def _is_computed_of_what_is_fed(value: ir.Value) -> bool:
-    """Whether a value is computed of inputs of the graph, and is not one of them in another type or shape."""
+    """Whether a value depends on inputs of the graph, and is not just one of them in another type or shape."""
     node = value.producer()
     while node is not None and node.domain == "" and node.op_type in COPIES and node.inputs[0] is not None:
         value = node.inputs[0]
@@ -143,7 +143,7 @@ def _is_computed_of_what_is_fed(value: ir.Value) -> bool:
 
 
 class _Statistics:
-    """The running statistics of batch norms that are made to train, as vectors that can be parameters."""
+    """The running statistics of batch norms that will train, as vectors that can be parameters."""
 
     def __init__(self, model: ir.Model, names: Names, types: Types) -> None:
         self._model, self._names, self._types, self._constants = model, names, types, Constants(model)
@@ -160,7 +160,7 @@ class _Statistics:
         array = self._constants.of(source)
         if array is None:
             return value
-        if (source, position) not in self._made:  # calls of one module go on having one
+        if (source, position) not in self._made:  # calls of one module keep sharing one
             name = self._names.fresh(f"{label(site.node)}.{('running_mean', 'running_var')[position]}")
             dtype = self._types.of(site.X) or ir.DataType.from_numpy(array.dtype)  # arithmetic has one type
             tensor = ir.tensor(array.reshape(-1).astype(dtype.numpy()), name=name)
@@ -171,7 +171,7 @@ class _Statistics:
         return self._made[source, position]
 
     def name(self) -> None:
-        """Give a vector the name of the initializer that it was, where nothing reads that any more."""
+        """Give a vector the name of its original initializer, if nothing reads that any more."""
         graph = self._model.graph
         for (source, _), vector in self._made.items():
             if source.is_initializer() and not is_used(source) and not source.is_graph_input():
@@ -198,7 +198,7 @@ def _train(site: InferenceSite, model: ir.Model, names: Names, types: Types, sta
         outputs += [("saved_mean", mean.dtype, mean.shape), ("saved_var", var.dtype, var.shape)]
     if opset < _TRAINING_OUTPUTS_SINCE:
         attributes["is_test"] = 0
-    if "consumed_inputs" in site.node.attributes:  # what opset 1 asks for
+    if "consumed_inputs" in site.node.attributes:  # required by opset 1
         attributes["consumed_inputs"] = site.node.attributes["consumed_inputs"].as_ints()
     there, back = _permutations(site, types)
     X = (
@@ -216,11 +216,11 @@ def _train(site: InferenceSite, model: ir.Model, names: Names, types: Types, sta
     splice.commit(site.interior)
     node = normalised.producer()
     assert node is not None
-    node.name = name  # that of the batch norm that it was, by which options choose it
+    node.name = name  # the name of the original batch norm, by which options choose it
 
 
 def _permutations(site: InferenceSite, types: Types) -> tuple[list[int] | None, list[int] | None]:
-    """Where ONNX's op has its channels at axis 1 and the site has not: X's axes there, and back."""
+    """If ONNX's op needs the channels at axis 1 and they are not there: the permutations of X to there, and back."""
     shape = types.shape(site.X)
     if shape is None or len(shape) < 2 or site.axis % len(shape) == 1:
         return None, None
@@ -230,7 +230,7 @@ def _permutations(site: InferenceSite, types: Types) -> tuple[list[int] | None, 
 
 
 def _join_calls(sites: Sequence[Site]) -> None:
-    """Let all calls of one module read the running statistics that the first one reads, and none a copy."""
+    """Let all calls of one module read the running statistics of the first call, and none a copy."""
     running = [site for site in sites if isinstance(site, InferenceSite)]
     read = {value for site in running for value in (site.mean, site.var)}
     for site in running:

@@ -1,1 +1,1 @@
-"""Passes on how running statistics are updated and written."""
+"""Passes that decide how running statistics are updated and written."""

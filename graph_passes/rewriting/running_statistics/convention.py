@@ -1,4 +1,4 @@
-"""Which running variance a rewritten batch norm keeps: ONNX's biased or PyTorch's unbiased one."""
+"""Which running variance a rewritten batch norm keeps: ONNX's biased one, or PyTorch's unbiased one."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from onnx_cbp.graph_passes.dialects import is_rewritten_forward
 
 
 def running_variance_is_unbiased(node: ir.Node) -> bool | None:
-    """Whether it is count / (count - 1) of the batch's that moves the running variance.
+    """Whether the running variance is updated with count / (count - 1) of the batch's variance.
 
     Args:
         node: any node.
 
     Returns:
-        None where the node is no batch norm of ours, or updates no running variance.
+        None if the node is no batch norm of ours, or updates no running variance.
     """
     if not is_rewritten_forward(node):
         return None
@@ -32,12 +32,12 @@ def running_variance_is_unbiased(node: ir.Node) -> bool | None:
 
 
 def check_convention(sites: Sequence[Site], unbiased: bool) -> None:
-    """Refuse to leave a batch norm with another convention than the one that is asked for.
+    """Refuse a model in which a batch norm would keep another convention than the one that is wanted.
 
-    Biased is what is asked for where nobody says anything, so a model that was rewritten as unbiased stays that.
+    Biased is the default, so a model that was rewritten as unbiased stays unbiased.
 
     Raises:
-        OnnxCbpError: unbiased running variances are asked for and one is rewritten already, with biased ones.
+        OnnxCbpError: unbiased running variances are wanted, and one is already rewritten with biased ones.
     """
     for site in sites:
         if unbiased and running_variance_is_unbiased(site.node) is False:
@@ -48,7 +48,7 @@ def check_convention(sites: Sequence[Site], unbiased: bool) -> None:
 
 
 def _variance(node: ir.Node) -> ir.Value | None:
-    """The batch variance of an op that does not update the running one itself."""
+    """The batch variance of an op that does not update the running variance itself."""
     return node.inputs[4] if node.op_type == "ChannelNormalize" else node.outputs[2]
 
 

@@ -14,26 +14,26 @@ from onnx_cbp.graph_passes.core.splice import Splice, is_used
 
 _BROADCASTS_SINCE = 7
 _ONE = ir.Shape([1])
-#: What stands behind the name of a counter in that of its next value.
+#: The suffix of a counter's name for its next value.
 UPDATED = "_updated"
 
 
 class Counters:
-    """How many batches each module has seen: a value before its layer's step, and one behind it.
+    """Counts the batches that each module has seen: a value before its layer's step, and one after it.
 
-    Where steps write running statistics in place, the counter is a parameter beside them, which is to be there. Where
-    updated statistics are outputs, the count behind the step becomes one, with "_updated" behind its name; the counter
-    becomes an input of the graph where there is none of its name.
+    If steps write running statistics in place, the counter is a parameter next to them, which must exist. If updated
+    statistics are outputs, the new count becomes an output too, with "_updated" after its name; the counter becomes an
+    input of the graph if there is none with its name.
     """
 
     def __init__(self, model: ir.Model) -> None:
         self._model = model
         self._inputs = {value.name: value for value in (*model.graph.initializers.values(), *model.graph.inputs)}
         self._latest: dict[ir.Value, ir.Value] = {}  # by the running mean that the next call reads
-        self._inner: dict[ir.Value, str] = {}  # what an output is called where it is none
+        self._inner: dict[ir.Value, str] = {}  # the name of a value while it is not an output
 
     def check(self, site: ForwardSite, opset: int) -> None:
-        """Refuse a batch norm whose steps nothing counts.
+        """Refuse a batch norm whose steps nothing can count.
 
         Raises:
             OnnxCbpError: see above.
@@ -78,20 +78,20 @@ class Counters:
         return self._inputs[name]
 
     def move(self, updated_mean: ir.Value, counter: ir.Value, behind: ir.Value) -> None:
-        """Let what reads an updated mean go on from the count behind its step, which becomes an output."""
+        """Let readers of an updated mean continue from the count after its step, which becomes an output."""
         outputs = self._model.graph.outputs
         name = f"{counter.name}{UPDATED}"
-        if counter.producer() is not None:  # that of the call before is an output so far
+        if counter.producer() is not None:  # until now, the count of the call before is an output
             name, counter.name = counter.name or "", self._inner.pop(counter)
             outputs.remove(counter)
-        if all(value.name != name for value in outputs):  # of calls that go on from one statistic, one counts
+        if all(value.name != name for value in outputs):  # of calls that share a statistic, only one counts
             self._inner[behind], behind.name = behind.name or "", name
             outputs.append(behind)
         self._latest[updated_mean] = behind
 
 
 def is_written(site: ForwardSite) -> bool:
-    """Whether the steps of a site write its running statistics in place, into what the caller feeds."""
+    """Whether the steps of a site write its running statistics in place, into the caller's arrays."""
     mean = site.running_mean
     return site.updates_in_place and mean is not None and mean.is_graph_input() and not mean.is_initializer()
 
@@ -102,12 +102,12 @@ def count_batch(splice: Splice, before: ir.Value, elements: ir.Value) -> tuple[i
         seen = elements > 0,  behind = before + seen,  part = seen / max(behind, 1)
 
     Args:
-        splice: where the nodes go.
+        splice: gets the nodes.
         before: how many batches there were, float [1].
         elements: how many elements the batch has, int64 [].
 
     Returns:
-        (behind, part): how many there are now, and the part that the new one is of the average, float [1] each.
+        (behind, part): how many batches there are now, and the new batch's part of the average, float [1] each.
     """
     one = splice.constant("one", ir.tensor(np.ones(1, np.float32)))
     seen = elements
@@ -120,7 +120,7 @@ def count_batch(splice: Splice, before: ir.Value, elements: ir.Value) -> tuple[i
 
 
 def averaging(splice: Splice, part: ir.Value, dtype: ir.DataType) -> Callable[[ir.Value, ir.Value, str], ir.Value]:
-    """Append the parts; returns what appends the average of a statistic.
+    """Append the parts of an average; returns a function that appends the average of a statistic.
 
     average = running * (1 - part) + batch * part
     """

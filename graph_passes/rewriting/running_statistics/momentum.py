@@ -17,7 +17,7 @@ from onnx_cbp.graph_passes.core.sites import BackwardSite, ForwardSite, Inferenc
 from onnx_cbp.graph_passes.dialects import is_cumulative, is_frozen_forward, is_rewritten_forward, rewritten_site
 from onnx_cbp.graph_passes.rewriting.modes.freeze import Freezing
 
-#: The average over all batches so far, which PyTorch's momentum=None means: a step keeps n / (n + 1) behind n batches.
+#: The average over all batches so far, like PyTorch's momentum=None: after n batches, a step keeps n / (n + 1).
 CUMULATIVE = "cumulative"
 _HINT = f"use a number from 0 to 1, the part that is kept (1 minus PyTorch's), or '{CUMULATIVE}'"
 
@@ -27,18 +27,18 @@ class Momenta:
     """Which batch norms get another momentum.
 
     Attributes:
-        kept: by pattern, which `choosing` reads, the part that a step keeps (ONNX's momentum), or "cumulative"; the
-            first that chooses a batch norm decides.
+        kept: by pattern, as `choosing` reads patterns: the part that a step keeps (ONNX's momentum), or "cumulative".
+            The first pattern that chooses a batch norm decides.
     """
 
     kept: Mapping[str, float | str]
 
     @classmethod
     def of(cls, switch: Any) -> Momenta:
-        """What the switch `momentum` of `rewrite` says.
+        """Read the switch `momentum` of `rewrite`.
 
         Raises:
-            OnnxCbpError: it is nothing of the kind.
+            OnnxCbpError: it is no valid value.
         """
         if switch is None:
             return cls({})
@@ -53,7 +53,7 @@ class Momenta:
         return cls({pattern: kept if kept == CUMULATIVE else float(kept) for pattern, kept in given.items()})
 
     def of_node(self, node: ir.Node) -> float | str | None:
-        """The momentum that a batch norm gets; None where it keeps its own."""
+        """The momentum that a batch norm gets; None if it keeps its own."""
         pattern = next(iter(choosing(self.kept, node)), None)
         return None if pattern is None else self.kept[pattern]
 
@@ -62,7 +62,7 @@ class Momenta:
         return self.of_node(node) == CUMULATIVE
 
     def check(self, sites: Sequence[Site]) -> None:
-        """Refuse patterns that choose nothing whose running statistics a step moves, and what cannot be changed.
+        """Refuse patterns that choose no moving running statistics, and batch norms that cannot be changed.
 
         Raises:
             OnnxCbpError: see above.
@@ -121,12 +121,12 @@ _EXTREMES = {
 
 
 def stuck(sites: Sequence[Site], freezing: Freezing, momenta: Momenta) -> Iterator[str]:
-    """Lines on batch norms whose own momentum moves nothing, or keeps nothing."""
+    """Warnings about batch norms whose own momentum never moves the statistics, or keeps nothing of them."""
     own = [
         site
         for site in sites
         if isinstance(site, ForwardSite) and _moves(site) and not freezing.chooses(site)
-        if momenta.of_node(site.node) is None  # or somebody wants it so
+        if momenta.of_node(site.node) is None  # or somebody chose it
     ]
     for momentum, meaning in _EXTREMES.items():
         names = [f"'{given_name(site.node)}'" for site in own if site.momentum == momentum]
@@ -135,7 +135,7 @@ def stuck(sites: Sequence[Site], freezing: Freezing, momenta: Momenta) -> Iterat
 
 
 def extreme(momentum: float) -> str:
-    """What a momentum does that moves nothing or keeps nothing, in a clause; "" for any other."""
+    """A clause on what a momentum of 0 or 1 does; "" for any other."""
     meaning = _EXTREMES.get(momentum)
     return "" if meaning is None else f"momentum is {momentum:g}: {meaning}"
 
@@ -158,7 +158,7 @@ def _moves(site: Site) -> bool:
 
 
 def _updating(site: Site) -> list[ir.Node]:
-    """The nodes whose momentum counts."""
+    """The nodes whose momentum matters."""
     read = None if isinstance(site, ForwardSite) else rewritten_site(site.node)
     if read is None or "momentum" in site.node.attributes:
         return [site.node]

@@ -9,11 +9,12 @@ from onnx_cbp.graph_passes.core.values.ancestry import made_of
 
 
 class WriteEarlyPass(InPlacePass):
-    """Moves the nodes that write running statistics in place to the end of the graph, the first layer's last.
+    """Moves the nodes that write running statistics in place to the end of the graph, in reverse order of the layers.
 
-    ONNX Runtime orders the nodes depth first, from the last one of the list whose results nobody reads. There, a writer
-    runs right behind its batch norm; where it stands behind it in the list, it runs at the end of the step, and the
-    statistics need memory until then. It stays there where something else than what makes the statistics reads them.
+    ONNX Runtime orders nodes depth first, starting from the last node in the list whose results nobody reads. At the
+    end, a writer runs right after its batch norm. Where it is now, it would run at the end of the step, and the
+    statistics would need memory until then. A writer is not moved if something else reads the statistics that it
+    overwrites.
     """
 
     def call(self, model: ir.Model) -> PassResult:
@@ -22,7 +23,7 @@ class WriteEarlyPass(InPlacePass):
         before = list(graph)
         place = {node: number for number, node in enumerate(before)}
         writers = [node for node in before if _writes_unread(node) and not _read_elsewhere(node)]
-        # By where the statistics are made, which stays where it is: a second run moves nothing.
+        # Ordered by where the statistics are computed, which does not move: so a second run changes nothing.
         writers.sort(key=lambda writer: place[_made_by(writer)], reverse=True)
         for writer in writers:
             graph.remove(writer)
@@ -37,7 +38,7 @@ def _writes_unread(node: ir.Node) -> bool:
 
 
 def _made_by(writer: ir.Node) -> ir.Node:
-    """The node that makes what is written."""
+    """The node that computes the value to be written."""
     assert writer.inputs[1] is not None
     producer = writer.inputs[1].producer()
     assert producer is not None
@@ -45,7 +46,7 @@ def _made_by(writer: ir.Node) -> ir.Node:
 
 
 def _read_elsewhere(writer: ir.Node) -> bool:
-    """Whether a node that need not run before the writer reads what it writes."""
+    """Whether a node that need not run before the writer reads the value that it overwrites."""
     written, new = writer.inputs[:2]
     if written is None or new is None or new.producer() is None or written.is_graph_output():
         return True

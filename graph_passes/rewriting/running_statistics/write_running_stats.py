@@ -13,11 +13,11 @@ from onnx_cbp.graph_passes.rewriting.replace_forward import InPlaceWrites, is_pa
 
 
 class WriteRunningStatsPass(InPlacePass):
-    """Every op of ours that updates running statistics which are fed, and which nothing writes, gets a writer.
+    """Every op of ours that updates running statistics gets a writer, if they are fed and nothing writes them yet.
 
         InPlaceAccumulatorV2(running, updated, overwrite)
 
-    A statistic that several layers share is updated by one after the other, and written once.
+    If several layers share a statistic, they update it one after another, and it is written once.
     """
 
     def call(self, model: ir.Model) -> PassResult:
