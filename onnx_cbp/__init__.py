@@ -39,8 +39,8 @@ __all__ = [
     "update_bn",
 ]
 
-#: Where each name lives. Looked up when it is asked for: onnx-ir alone takes a quarter of a second to import, which
-#: neither `onnx-cbp --version` nor a program that only runs a rewritten model has a use for.
+#: Where each name is defined. It is imported only when it is used: onnx-ir alone takes a quarter of a second to import,
+#: and neither `onnx-cbp --version` nor a program that only runs a rewritten model needs it.
 _HOMES = {
     "Finalized": "onnx_cbp.finalizing",
     "Finding": "onnx_cbp.rewriting",
@@ -56,7 +56,7 @@ _HOMES = {
     "update_bn": "onnx_cbp.updating",
 }
 
-#: What is reached as an attribute, too, without an import of its own.
+#: Modules that are also attributes of the package, without an import of their own.
 _MODULES = ("bench", "checking", "cli", "custom_ops", "distributed", "errors", "graph_passes", "report", "training")
 
 __getattr__, __dir__ = on_first_use(__name__, globals(), modules=_MODULES, names=_HOMES)

@@ -9,7 +9,7 @@ import numpy as np
 
 
 def largest_difference(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> float:
-    """The largest, relative to the largest value of each result; infinite where NaN or a shape differs."""
+    """The largest difference, relative to the largest value of each result; infinite if NaNs or shapes differ."""
     worst = 0.0
     for name, value in theirs.items():
         if name not in ours:

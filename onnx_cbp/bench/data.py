@@ -15,7 +15,7 @@ DATA = ("X", "dY", "Y")
 
 
 def write_inputs(shape: Shape, data: str, seed: int, folder: Path) -> dict[str, Path]:
-    """Random inputs; statistics belong to X as they do in a network, and half of Y is zero."""
+    """Random inputs: the statistics fit X as in a network, and half of Y is zero."""
     rng = np.random.default_rng(seed)
     axis = shape.axis % len(shape.dimensions)
     others = tuple(i for i in range(len(shape.dimensions)) if i != axis)
@@ -38,7 +38,7 @@ def write_inputs(shape: Shape, data: str, seed: int, folder: Path) -> dict[str, 
         "mean": mean,
         "var": var,
         "inv_std": 1.0 / np.sqrt(var + EPSILON),
-        "slope": np.ones(channels),  # as Y was made
+        "slope": np.ones(channels),  # as Y was computed
         "offset": np.zeros(channels),
         "scale_grad": rng.normal(0.0, 5.0, channels),
         "bias_grad": rng.normal(0.0, 5.0, channels),

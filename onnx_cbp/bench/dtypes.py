@@ -6,14 +6,14 @@ import ml_dtypes
 import numpy as np
 from onnx import TensorProto
 
-#: As numpy has them; bfloat16 is a type of its own there, which no library takes from numpy.
+#: As numpy types; bfloat16 is an extension type there, which no library accepts from numpy.
 DTYPES: dict[str, np.dtype] = {
     "float32": np.dtype(np.float32),
     "float64": np.dtype(np.float64),
     "float16": np.dtype(np.float16),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
-#: As ONNX numbers them.
+#: As ONNX's numbers.
 NUMBERS: dict[str, int] = {
     "float32": TensorProto.FLOAT,
     "float64": TensorProto.DOUBLE,
@@ -29,5 +29,5 @@ def statistics_type(data: str) -> str:
 
 
 def type_in_files(data: str) -> str:
-    """The type that has the same values in a file: bfloat16 is kept, and handed over, as float32."""
+    """The type with the same values in files: bfloat16 is stored and passed as float32."""
     return "float32" if data == "bfloat16" else data

@@ -17,7 +17,7 @@ Attributes = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Node:
-    """A node of a peer's or our model."""
+    """A node of a peer's model or of ours."""
 
     op_type: str
     inputs: tuple[str, ...]
@@ -28,7 +28,7 @@ class Node:
 
 @dataclass(frozen=True)
 class OnnxPeer:
-    """ONNX Runtime's own kernels for the same. Outputs that have a result's name are compared with ours."""
+    """ONNX Runtime's own kernels for the same computation. Outputs named like a result are compared with ours."""
 
     family: str
     nodes: tuple[Node, ...]
@@ -42,14 +42,14 @@ class OnnxPeer:
 
 @dataclass(frozen=True)
 class TorchPeer:
-    """PyTorch's kernels for the same.
+    """PyTorch's kernels for the same computation.
 
     Attributes:
-        kernel: which one of the worker's.
+        kernel: its name in the worker.
         name: the functions that run.
-        inputs: what it takes.
-        results: our names of what it returns; "" for what has no counterpart.
-        updated: our names of what it writes over, and its names of those inputs.
+        inputs: their inputs.
+        results: our names for their results; "" for results that we do not have.
+        updated: our names for what they overwrite, and their names of those inputs.
     """
 
     kernel: str
@@ -70,8 +70,8 @@ class Kernel:
 
     Attributes:
         op: its type; inputs and outputs are those of its description.
-        attributes: beside axis, and stash_type where it has one.
-        tensors: how many tensors of X's shape it has to move, each of them once.
+        attributes: in addition to axis, and stash_type if it has one.
+        tensors: how many tensors of X's shape it must move, each of them once.
         peers: what computes the same.
     """
 
@@ -131,7 +131,7 @@ _KERNELS = (
                     ),
                 ),
             ),
-            # Its running variance is the unbiased one: not to be compared.
+            # Its running variance is the unbiased one, which must not be compared.
             TorchPeer(
                 "forward",
                 "native_batch_norm",

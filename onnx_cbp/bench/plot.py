@@ -11,16 +11,16 @@ from onnx_cbp.bench.results import Row
 from onnx_cbp.bench.training_steps.step_results import StepRow
 from onnx_cbp.errors import OnnxCbpError
 
-#: What a layer runs in training, which is what a reader asks for; all that was measured is in the JSON.
+#: The ops that a layer runs in training, since readers want these; the JSON has everything that was measured.
 _DIRECTIONS = {"BatchNormTrainUpdate": "forward", "BatchNormGrad": "backward"}
 _NEEDED = "a plot needs matplotlib: pip install matplotlib"
 
 
 def check_plot(path: str) -> None:
-    """Find out before the run whether a plot can be drawn after it.
+    """Check before the run whether a plot can be drawn after it.
 
     Raises:
-        OnnxCbpError: matplotlib is missing, or does not know the file's ending.
+        OnnxCbpError: matplotlib is missing, or cannot write files with this ending.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -32,7 +32,7 @@ def check_plot(path: str) -> None:
 
 
 def draw(rows: Sequence[Row], path: str) -> None:
-    """A bar for each layer and peer, forward and backward; what else was measured is drawn where neither was."""
+    """A bar for each layer and peer, forward and backward; other ops are drawn only if neither was measured."""
     measured = [row for row in rows if any(peer.times.rounds for peer in row.peers)]
     ops = list(dict.fromkeys(row.op for row in measured))
     shown = {op: f"{direction}: {op}" for op, direction in _DIRECTIONS.items() if op in ops}
@@ -58,17 +58,17 @@ def draw(rows: Sequence[Row], path: str) -> None:
 
 
 def _bars(axis: Any, rows: Sequence[Row], layers: Sequence[str], peer: str, index: int, peers: int) -> None:
-    """One peer's bars beside those of the others."""
+    """One peer's bars, next to those of the others."""
     ratios = {_layer(row): ratio for row in rows for p in row.peers if p.column == peer and (ratio := row.ratio(p))}
     width = 0.8 / peers
     places = [layers.index(layer) + (index - (peers - 1) / 2) * width for layer in ratios]
-    # From 1 on: what is slower hangs below the line.
+    # Bars start at 1: slower results hang below the line.
     heights = [ratio - 1 for ratio in ratios.values()]
     axis.bar(places, heights, width, bottom=1, color=f"C{index}", label=peer, zorder=3)
 
 
 def draw_steps(rows: Sequence[StepRow], path: str) -> None:
-    """A dot for each training step with the spread of its rounds, and how far it could come without batch norms."""
+    """A dot for each training step with the range of its rounds, and its limit without batch norms."""
     measured = [row for row in rows if row.ratio is not None]
     lines = list(dict.fromkeys(row.model for row in measured))
     numbers = sorted({row.threads for row in rows})
@@ -94,7 +94,7 @@ def draw_steps(rows: Sequence[StepRow], path: str) -> None:
 
 @contextmanager
 def _figure(path: str, inches: tuple[float, float]) -> Iterator[Any]:
-    """A figure that is written when it is drawn."""
+    """A figure that is written to its file at the end of the context."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=inches, layout="constrained")

@@ -22,11 +22,11 @@ class Times:
 
     @property
     def median(self) -> float:
-        """Of the rounds."""
+        """The median of the rounds."""
         return statistics.median(self.rounds)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; the best round tells how far others on the machine disturbed the run."""
+        """For JSON; the best round shows how much other programs disturbed the run."""
         if not self.rounds:
             return {"median_s": None, "best_s": None, "rounds_s": []}
         return {"median_s": self.median, "best_s": min(self.rounds), "rounds_s": self.rounds}
@@ -34,13 +34,13 @@ class Times:
 
 @dataclass
 class PeerTimes:
-    """What a peer took.
+    """The results of a peer.
 
     Attributes:
         column: the runtime and the kind of kernels, as the table names them.
-        runtime, name: where and what it ran.
+        runtime, name: where it ran, and what.
         difference: largest difference from our results, relative to the largest value of each.
-        agrees: whether that is within the tolerance; only then is it measured.
+        agrees: whether the difference is within the tolerance; a peer is measured only if it is.
         missing: why it was not measured, if it was not.
     """
 
@@ -55,7 +55,7 @@ class PeerTimes:
 
 @dataclass
 class Row:
-    """One kernel on one shape with so many threads."""
+    """One kernel on one shape with one number of threads."""
 
     set_name: str
     shape: Shape
@@ -69,12 +69,12 @@ class Row:
 
     @property
     def gb_per_s(self) -> float:
-        """Of our kernel, each byte counted once."""
+        """The speed of our kernel, with each byte counted once."""
         return self.bytes / self.ours.median / 1e9
 
     @property
     def percent_of_read(self) -> float:
-        """100 where our kernel takes as long as reading so many bytes."""
+        """Our kernel's speed, in percent of the speed at which this many bytes can be read."""
         return 100 * self.read.median / self.ours.median
 
     @property
@@ -119,11 +119,11 @@ class Row:
 
 
 class Result(Protocol):
-    """A row of any kind."""
+    """A row of either benchmark."""
 
     @property
     def agrees(self) -> bool:
-        """Whether all that was to be compared computes the same."""
+        """Whether everything that was compared computes the same."""
         ...
 
     def as_dict(self) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def as_document(
     versions: Mapping[str, Mapping[str, Any]],
     on: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The whole run for JSON; `on` is what `machine` said before the run."""
+    """The whole run for JSON; `on` is what `machine` returned before the run."""
     return {
         "machine": dict(on),
         "versions": {"onnx-cbp": _own_version(), "runtimes": {name: dict(v) for name, v in versions.items()}},
@@ -148,7 +148,7 @@ def as_document(
 
 
 def machine() -> dict[str, Any]:
-    """The processor and how much of it there is."""
+    """The processor, its cores, and the present load."""
     return {
         "processor": _processor(),
         "architecture": platform.machine(),

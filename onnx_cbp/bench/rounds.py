@@ -1,4 +1,4 @@
-"""Runs candidates in turn, so that other load on the machine affects all of them alike."""
+"""Runs candidates in turns, so that other load on the machine affects all of them alike."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MOST_RUNS = 10_000
 
 @dataclass
 class Candidate:
-    """Something prepared in a worker."""
+    """A task that is prepared in a worker."""
 
     worker: Worker
     id: str
@@ -27,7 +27,7 @@ class Candidate:
     runs: int = 1
 
     def outputs(self, folder: Path) -> dict[str, np.ndarray]:
-        """What one run computes, by name; the folder is for files on their way here.
+        """The results of one run, by name; the folder is for files on their way here.
 
         Raises:
             WorkerError: it cannot be run.
@@ -37,10 +37,10 @@ class Candidate:
             return {name: np.load(path) for name, path in answer["paths"].items()}
 
     def warm_up(self, seconds: float) -> None:
-        """Run until caches and pools are warm, and find how many runs make a round."""
+        """Run until caches and pools are warm, and find out how many runs make a round."""
         self._time(1)
         once = self._time(1)
-        if once < seconds:  # what takes longer is run once a round, however long it takes
+        if once < seconds:  # anything slower runs once per round
             once = min(once, self._time(2))
         self.runs = min(max(math.ceil(seconds / max(once, 1e-7)), 1), _MOST_RUNS)
 
@@ -53,7 +53,7 @@ class Candidate:
 
 
 def take_rounds(candidates: Sequence[Candidate], rounds: int, seconds: float) -> None:
-    """Measure candidates in rounds; each round runs all of them, each for about so many seconds, and at least once.
+    """Measure candidates in rounds; in each round, all of them run for about so many seconds, and at least once.
 
     Raises:
         OnnxCbpError: a worker stopped.
@@ -62,7 +62,7 @@ def take_rounds(candidates: Sequence[Candidate], rounds: int, seconds: float) ->
         for candidate in candidates:
             candidate.warm_up(seconds)
         for number in range(rounds):
-            # Another one begins each round: what comes after what must not matter.
+            # Another one starts each round, so that the order does not matter.
             first = number % len(candidates)
             for candidate in (*candidates[first:], *candidates[:first]):
                 candidate.round()

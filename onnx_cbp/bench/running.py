@@ -40,7 +40,7 @@ class Settings:
 
     @property
     def round_seconds(self) -> float:
-        """How long the runs of a round take together, about."""
+        """About how long all runs of one round may take."""
         return 0.001 if self.quick else 0.02
 
     def as_dict(self) -> dict[str, Any]:
@@ -49,7 +49,7 @@ class Settings:
 
 
 class Bench:
-    """The workers, and what they run. A context manager: leaving it ends them."""
+    """The workers, and the tasks that they run. A context manager: leaving it ends the workers."""
 
     def __init__(self, settings: Settings, own: Runtime, runtimes: Sequence[Runtime], library: str) -> None:
         self.settings = settings
@@ -75,7 +75,7 @@ class Bench:
 
     @property
     def versions(self) -> Mapping[str, Mapping[str, Any]]:
-        """Of each process's Python and libraries."""
+        """The versions of each process's Python and libraries."""
         return {w.runtime.name: w.versions for w in (self._own, *self._peers)}
 
     def run(self, shapes: ShapeSet) -> Iterator[Row]:
@@ -121,7 +121,7 @@ class Bench:
         inputs: Mapping[str, Path],
         results: Mapping[str, np.ndarray],
     ) -> Iterator[tuple[PeerTimes, Candidate | None]]:
-        """The peers that a runtime has, each with what to measure where it computes what we do."""
+        """The peers that a runtime has, each with its candidate if its results agree with ours."""
         for number, definition in enumerate(p for p in kernel.peers if p.library == worker.runtime.library):
             column = f"{worker.runtime.name}: {definition.family}"
             peer = PeerTimes(column, worker.runtime.name, definition.name)
@@ -150,6 +150,6 @@ class Bench:
 
 
 def _same(one: Worker, other: Worker) -> bool:
-    """Whether both have the same build of a library: it is measured once."""
+    """Whether both have the same build of a library, which is then measured only once."""
     library = one.runtime.library
     return all(one.versions.get(what) == other.versions.get(what) for what in (library, "build"))

@@ -16,14 +16,14 @@ from typing import Any
 
 from onnx_cbp.errors import OnnxCbpError
 
-#: The worker, by path: another interpreter need not have this package.
+#: The path of the worker: it runs in other interpreters, which need not have this package.
 WORKER = Path(__file__).parent / "worker.py"
-#: Memory that was freed stays with the process: page-faulting fresh results costs more than many a kernel.
+#: Freed memory stays with the process: page faults in fresh results would cost more than many a kernel.
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_TOP_PAD_": str(64 << 20)}
 
 
 class WorkerError(Exception):
-    """What a worker could not do, in one line."""
+    """The error of a worker, in one line."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Worker:
     """A process with one library; it does one thing at a time.
 
     Args:
-        runtime: what it runs.
-        script: which worker it is.
-        environment: variables that it has beside those of this process.
+        runtime: its library and interpreter.
+        script: the worker's script.
+        environment: variables in addition to those of this process.
     """
 
     def __init__(self, runtime: Runtime, script: Path = WORKER, environment: Mapping[str, str] = KEEP_MEMORY) -> None:
@@ -72,13 +72,13 @@ class Worker:
             ) from None
 
     def ask(self, do: str, **details: Any) -> Mapping[str, Any]:
-        """One command and its answer.
+        """Send one command, and return the answer.
 
         Raises:
-            WorkerError: it could not be done.
+            WorkerError: the command failed.
         """
         assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # reading will say what happened
+        with suppress(BrokenPipeError):  # reading will show what happened
             print(json.dumps({"do": do, **details}), file=self._process.stdin, flush=True)
         return self._read()
 

@@ -1,4 +1,4 @@
-"""Shape sets: data files, those of the package or anybody's."""
+"""Shape sets: data files, from the package or from users."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ class Shape:
 
     @property
     def elements(self) -> int:
-        """Of X."""
+        """The number of elements of X."""
         return math.prod(self.dimensions)
 
     @property
     def channels(self) -> int:
-        """How many there are."""
+        """The number of channels."""
         return self.dimensions[self.axis]
 
     def quick(self) -> Shape:
-        """The same rank and layout, and next to no data."""
+        """A shape of the same rank and layout with almost no data."""
         short = (min(d, _QUICK_BATCH if i == 0 else _QUICK_LENGTH) for i, d in enumerate(self.dimensions))
         return Shape(self.name, tuple(short), self.axis)
 
 
 @dataclass(frozen=True)
 class ShapeSet:
-    """Shapes that are shown as one table."""
+    """Shapes for one table."""
 
     name: str
     description: str
@@ -56,7 +56,7 @@ def load_shapes(name: str) -> ShapeSet:
     """A set of the package by name, or the set in a JSON file by path.
 
     Raises:
-        OnnxCbpError: there is no such set, or the file holds none.
+        OnnxCbpError: there is no such set, or the file has none.
     """
     path = _FOLDER / f"{name}.json" if name in shape_sets() else Path(name)
     if path.suffix != ".json":

@@ -1,4 +1,4 @@
-"""What a worker is told to run: a model of one op with its inputs, or a function of PyTorch."""
+"""The tasks of workers: a model of one op with its inputs, or a function of PyTorch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Task = dict[str, Any]
 
 
 def own_task(kernel: Kernel, shape: Shape, data: str, inputs: Mapping[str, Path], library: str) -> Task:
-    """Our op."""
+    """The task of our op."""
     operator = OPERATORS[kernel.op]
     attributes: dict[str, Any] = {"axis": shape.axis, **kernel.attributes}
     if any(a.name == "stash_type" for a in operator.attributes):
@@ -35,7 +35,7 @@ def own_task(kernel: Kernel, shape: Shape, data: str, inputs: Mapping[str, Path]
 
 
 def peer_task(peer: Peer, shape: Shape, data: str, inputs: Mapping[str, Path]) -> Task | None:
-    """A peer's; None where it has nothing for the layout."""
+    """The task of a peer; None if the peer does not support the layout."""
     if isinstance(peer, OnnxPeer):
         if shape.axis % len(shape.dimensions) != 1:
             return None
@@ -82,7 +82,7 @@ def _onnx_task(
 
 
 def _casts(data: str) -> dict[str, str] | None:
-    """Models that make tensors of a type that no library takes from numpy of float32, and the other way round."""
+    """Models that cast float32 to a type that no library accepts from numpy, and back."""
     if data != "bfloat16":
         return None
     return {"in": _cast("float32", data), "out": _cast(data, "float32")}

@@ -1,18 +1,18 @@
-"""A process that runs one library's kernels for the benchmark; it obeys one JSON document a line on stdin.
+"""A process that runs one library's kernels for the benchmark; each line on stdin is a command in JSON.
 
-Run by path, with any interpreter that has numpy and the library: nothing of this package is imported here.
+It is run by path, with any interpreter that has numpy and the library, so it imports nothing of this package.
 
     python worker.py onnxruntime | torch | read | probe
 
-It answers one JSON document a line on what was its stdout. Commands:
+It answers with one JSON document per line, on its original stdout. Commands:
 
     {"do": "prepare", "id": str, "threads": int, "task": {...}}   loads the inputs and preallocates
-    {"do": "outputs", "id": str, "folder": str}                   runs once; saves what came out as .npy files
-    {"do": "time", "id": str, "runs": int}                        runs so many times; answers seconds per run
+    {"do": "outputs", "id": str, "folder": str}                   runs once; saves the outputs as .npy files
+    {"do": "time", "id": str, "runs": int}                        runs this often; answers seconds per run
     {"do": "release", "inputs": bool}                             forgets what is prepared, and the inputs too
 
-After "time" it answers only when its threads have gone to sleep: pools spin for a while, and would take cores from the
-next process.
+After "time" it answers only when its threads have gone to sleep: thread pools spin for a while, and would take cores
+from the next process.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-# Run by path: the folder of this file is no place to import from.
+# It is run by path, so the folder of this file must not be searched for imports.
 if sys.path and sys.path[0] and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
     sys.path.pop(0)
 
 import numpy as np
 
-#: What a worker can do: the command's name -> the answer to it.
+#: The commands of a worker: their names, and the functions that answer them.
 Commands = dict[str, Callable[[dict[str, Any]], dict[str, Any]]]
 
 _LARGE = 1 << 20
-#: The type that comes and goes as float32.
+#: The type that is passed as float32.
 _NOT_OF_NUMPY = "bfloat16"
 _inputs: dict[str, np.ndarray] = {}
 
 
 def _load(path: str) -> np.ndarray:
-    """An input: large ones are shared by what is prepared, small ones (a kernel may write over them) are not."""
+    """An input. Large ones are shared by all prepared tasks; small ones are not, since a kernel may overwrite them."""
     if path not in _inputs:
         array = np.load(path)
         if array.nbytes < _LARGE:
@@ -57,7 +57,7 @@ def _load(path: str) -> np.ndarray:
 
 
 class Prepared:
-    """A kernel with its inputs and outputs: `run` runs it, `outputs` are the arrays it has written."""
+    """A kernel with its inputs and outputs: `run` runs it, and `outputs` are the arrays that it writes."""
 
     def __init__(self, run: Callable[[int], None], outputs: Callable[[], dict[str, np.ndarray]]) -> None:
         self.run = run
@@ -103,7 +103,7 @@ def _onnxruntime(task: dict[str, Any], threads: int) -> Prepared:
 
 
 def _cast(model: bytes) -> Callable[[Any], Any]:
-    """A function of an OrtValue that returns it in another type."""
+    """A function that casts an OrtValue to another type."""
     import onnxruntime as ort
 
     session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
@@ -195,11 +195,11 @@ _TORCH = {
 
 
 def _read(task: dict[str, Any], threads: int) -> Prepared:
-    """Reads so many bytes and does nothing else: the C library's memcmp over two equal halves, some for each thread."""
+    """Only reads this many bytes: by the C library's memcmp over two equal halves, a part for each thread."""
     compare = ctypes.CDLL(None).memcmp
     compare.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
     half = max(task["bytes"] // 2, 1)
-    # Written, not only allocated: untouched pages are all one page of zeros, which stays in the cache.
+    # Written, not only allocated: untouched pages would all be the same page of zeros, which stays in the cache.
     left, right = np.full(half, 1, np.uint8), np.full(half, 1, np.uint8)
     edges = [half * i // threads for i in range(threads + 1)]
     pool = ThreadPoolExecutor(threads)
@@ -224,7 +224,7 @@ def _probe() -> dict[str, Any]:
 
 
 def versions(library: str) -> dict[str, Any]:
-    """Of Python, numpy and the library."""
+    """The versions of Python, numpy and the library."""
     found: dict[str, Any] = {"python": sys.version.split()[0], "numpy": np.__version__}
     if library in ("onnxruntime", "torch"):
         module = importlib.import_module(library)
@@ -235,7 +235,7 @@ def versions(library: str) -> dict[str, Any]:
 
 
 def sleep_until_idle() -> None:
-    """Wait until no thread of this process computes any more (at most a second)."""
+    """Wait until no thread of this process computes any more, at most a second."""
     step = 0.004
     for _ in range(250):
         before = time.process_time()
@@ -248,7 +248,7 @@ _PREPARE = {"onnxruntime": _onnxruntime, "torch": _torch, "read": _read}
 
 
 def commands(prepare: Callable[[dict[str, Any], int], Prepared], prepared: dict[str, Prepared]) -> Commands:
-    """The commands of every worker; what is prepared is kept in `prepared`, by id."""
+    """The commands that every worker has; what is prepared is kept in `prepared`, by id."""
 
     def do_prepare(command: dict[str, Any]) -> dict[str, Any]:
         prepared[command["id"]] = prepare(command["task"], command["threads"])
@@ -282,7 +282,7 @@ def commands(prepare: Callable[[dict[str, Any], int], Prepared], prepared: dict[
 
 def serve(greet: Callable[[], dict[str, Any]], known: Commands) -> None:
     """Greet, then answer commands until stdin ends."""
-    # Libraries print what they like on stdout: the answers have a file of their own.
+    # Libraries may print to stdout, so answers get their own file.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
@@ -291,14 +291,14 @@ def serve(greet: Callable[[], dict[str, Any]], known: Commands) -> None:
 
     try:
         say(greet())
-    except Exception as error:  # a broken installation raises whatever it likes
+    except Exception as error:  # a broken installation can raise anything
         say({"error": f"{type(error).__name__}: {error}"})
         return
     for line in sys.stdin:
         try:
             command = json.loads(line)
             say(known[command["do"]](command))
-        except Exception as error:  # those of the libraries have no base of their own
+        except Exception as error:  # the errors of the libraries have no common base
             say({"error": f"{type(error).__name__}: {error}"})
 
 

@@ -21,25 +21,26 @@ def compare(
 ) -> list[Difference]:
     """Run two models on the same random inputs in ONNX Runtime and compare every result.
 
-    Results are the graph outputs and, in training graphs, the inputs that the models write in place: running
-    statistics and gradient accumulation buffers. Inputs are made from the original's graph: normal numbers, positive
-    running variances, labels below the number of classes. Batch norms are run a second time with variances near
-    epsilon, and training graphs once more with gradients added to those of the step before (`input_sets`). Running
-    variances by PyTorch's convention are compared as ONNX's (`convention`).
+    Results are the graph outputs and, for training graphs, the inputs that the models write in place: running
+        statistics
+    and gradient accumulation buffers. Inputs are made from the original's graph: normal numbers, positive running
+    variances, labels below the number of classes. Batch norms run a second time with variances near epsilon, and
+    training graphs once more with gradients added to those of the step before (`input_sets`). Running variances in
+    PyTorch's convention are compared as ONNX's (`convention`).
 
     Args:
-        original: a model or the path of one.
-        rewritten: what became of it.
-        seed: of the random inputs, and of random ops that have no seed of their own.
-        batch: what every symbolic dimension of the inputs becomes.
-        rtol: the relative difference that will be allowed; None is the tolerance of each type.
+        original: a model or its path.
+        rewritten: the rewritten model or its path.
+        seed: of the random inputs, and of random ops without their own seed.
+        batch: the size of every symbolic dimension of the inputs.
+        rtol: the relative difference that is allowed later; None is the tolerance of each type.
 
     Returns:
-        One difference a result, graph outputs first. `Difference.within` judges it.
+        One difference per result, graph outputs first. `Difference.within` judges it.
 
     Raises:
-        OnnxCbpError: a model cannot be read, loaded or run, no inputs can be made for it, or one of the two draws
-            random numbers that the other does not.
+        OnnxCbpError: a model cannot be read, loaded or run, no inputs can be made for it, or only one of the two draws
+            certain random numbers.
     """
     pair = _Pair.read(original, rewritten)
     problems = _different_inputs(pair.original.graph, pair.rewritten.graph)
@@ -58,18 +59,18 @@ def compare_fusions(
     rtol: float | None = None,
     progress: Callable[[], object] = lambda: None,
 ) -> tuple[list[Difference], FusionEffects]:
-    """Like `compare`, and what each fusion that the rewritten model contains does by itself.
+    """Like `compare`, and also shows the effect of each fusion in the rewritten model.
 
     Args:
-        original: a model or the path of one.
-        rewritten: what became of it.
-        seed: of the random inputs, and of random ops that have no seed of their own.
-        batch: what every symbolic dimension of the inputs becomes.
-        rtol: the relative difference that will be allowed; None is the tolerance of each type.
-        progress: called when the models are compared, before the fusions are.
+        original: a model or its path.
+        rewritten: the rewritten model or its path.
+        seed: of the random inputs, and of random ops without their own seed.
+        batch: the size of every symbolic dimension of the inputs.
+        rtol: the relative difference that is allowed later; None is the tolerance of each type.
+        progress: called after the models are compared, before the fusions are.
 
     Returns:
-        What `compare` returns, and the fusions' effects; none where the models do not take the same inputs.
+        The result of `compare`, and the effects of the fusions; no effects if the models have different inputs.
 
     Raises:
         OnnxCbpError: as `compare` does.
@@ -102,7 +103,7 @@ class _Pair:
 
 
 def _different_inputs(first: onnx.ModelProto, second: onnx.ModelProto) -> list[Difference]:
-    """What keeps the two from being fed alike."""
+    """Why the two models cannot be fed with the same inputs."""
     before = {value.name: value.type.tensor_type.elem_type for value in fed_inputs(first)}
     after = {value.name: value.type.tensor_type.elem_type for value in fed_inputs(second)}
     problems = []

@@ -1,4 +1,4 @@
-"""Unbiased running variances: they are compared as biased ones, which the original has."""
+"""Compares unbiased running variances as biased ones, which the original has."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from onnx_cbp.checking.graphs import nodes
 from onnx_cbp.checking.models import Model
 from onnx_cbp.custom_ops import DOMAIN
 
-#: Our ops that update a running variance, and the position of the variance in the outputs of those that take one.
+#: Our ops that update a running variance, and, for ops that take one variance, its position in the outputs.
 _UPDATES = ("BatchNormTrainUpdate", "BatchNormReluTrainUpdate")
 _VARIANCE = {"ChannelStats": 1, "ChannelStatsMerge": 1, "BatchNormTrain": 2}
 
@@ -26,7 +26,7 @@ def is_unbiased(model: onnx.ModelProto) -> bool:
 
 
 def as_biased(model: Model) -> Model:
-    """The model with ONNX's convention in the place of PyTorch's, and nothing else changed; itself if it has that."""
+    """The model with ONNX's convention instead of PyTorch's, and no other change; the model itself if it has that."""
     if not is_unbiased(model.graph):
         return model
     copy = model.copy()
@@ -36,7 +36,7 @@ def as_biased(model: Model) -> Model:
 
 
 def _switches(model: onnx.ModelProto) -> Iterator[onnx.AttributeProto]:
-    """The attributes that say so. One at a running mean is no convention but an error, and is not among them."""
+    """The attributes for that convention. At a running mean it would be an error and no convention, so not these."""
     made = list(nodes(model.graph.node))
     variances = {n.output[_VARIANCE[n.op_type]] for n in made if n.domain == DOMAIN and n.op_type in _VARIANCE}
     for node in made:

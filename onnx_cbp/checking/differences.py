@@ -1,4 +1,4 @@
-"""How far two arrays are apart, and whether that is too far."""
+"""Measures how far apart two arrays are, and judges whether that is too far."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-#: A result is held against its own largest value, or against this part of the largest of its kind if that is more.
-#: A gradient that is zero in exact arithmetic (of a bias in front of a batch norm) is all rounding error, and has
-#: nothing of its own to be held against.
+#: A difference is divided by the result's largest value, but at least by this part of the largest value of its kind. A
+#: gradient that is zero in exact arithmetic (that of a bias before a batch norm) is only rounding error, and has no
+#: scale of its own.
 FLOOR = 0.01
 
 _NOISE_MARGIN = 3
@@ -29,11 +29,11 @@ class Difference:
         shape: its shape in the original.
         largest: the largest magnitude in the original.
         absolute: the largest absolute difference.
-        relative: `absolute` over `largest`; where the result is much smaller than the others of its kind, over 1% of
-            the largest of them (a loss is judged alone). Of what must be equal (integers, flags): 0 or infinity.
-        noise: how far the original is from itself on inputs that are a few units in the last place off, relatively: the
-            most of all results of this kind. Measured only where some result is not within its tolerance.
-        inputs: on which of the sets of inputs that was: the one where it is the farthest off (see `input_sets`).
+        relative: `absolute` divided by `largest`; if the result is much smaller than others of its kind, divided by 1%
+            of the largest of them (a loss is judged alone). For what must be equal (integers, flags): 0 or infinity.
+        noise: the relative difference between the original and itself on inputs that are off by a few units in the last
+            place: the maximum over results of this kind. Measured only if some result is not within its tolerance.
+        inputs: the set of inputs with the largest difference (see `input_sets`).
         problem: why the two cannot be compared, in one clause; None if they can.
     """
 
@@ -49,7 +49,7 @@ class Difference:
     inputs: str = ""
 
     def tolerance(self, rtol: float | None = None) -> float:
-        """The relative difference allowed: `rtol`, else that of the type or 3 times the noise, whichever is more."""
+        """The relative difference allowed: `rtol`; or else the larger of the type's tolerance and 3 times the noise."""
         if rtol is not None:
             return rtol
         return max(default_tolerance(self.dtype), _NOISE_MARGIN * self.noise)
@@ -59,7 +59,7 @@ class Difference:
         return self.problem is None and self.relative <= self.tolerance(rtol)
 
     def as_dict(self) -> dict[str, Any]:
-        """The difference as JSON-ready values; what is not finite is None."""
+        """The difference as JSON-ready values; numbers that are not finite are None."""
         values = asdict(self) | {"shape": list(self.shape)}
         return {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
@@ -78,7 +78,7 @@ def incomparable(name: str, kind: str, problem: str) -> Difference:
 
 
 def measure(name: str, kind: str, original: np.ndarray, rewritten: np.ndarray, floor: float) -> Difference:
-    """Compare two arrays; `floor` is the least that the difference is held against."""
+    """Compare two arrays; the difference is divided at least by `floor`."""
     if original.dtype != rewritten.dtype or original.shape != rewritten.shape:
         return incomparable(
             name,
@@ -122,7 +122,7 @@ def magnitude(array: np.ndarray) -> float:
 
 
 def is_float(array: np.ndarray) -> bool:
-    """Whether rounding may differ; bfloat16 is no float to numpy."""
+    """Whether rounding may differ; to numpy, bfloat16 is not a float."""
     return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
 
 

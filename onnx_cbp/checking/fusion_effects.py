@@ -26,12 +26,12 @@ _COLLECTIVES = ("AllGather", "AllReduce", "AllReduceBucket")
 
 @dataclass(frozen=True)
 class FusionEffect:
-    """The original rewritten with some fusions on.
+    """The original, rewritten with some fusions switched on.
 
     Attributes:
-        fusion: the last one that is on, with all those of the rows before; None: all are off.
-        differences: to the original, one a result.
-        by_itself: to the row before, which is the same rewrite without this fusion; empty in the first row.
+        fusion: the last one that is on, together with all those of the rows before; None: all are off.
+        differences: from the original, one per result.
+        by_itself: from the row before, which is the same rewrite without this fusion; empty in the first row.
     """
 
     fusion: Fusion | None
@@ -41,11 +41,11 @@ class FusionEffect:
 
 @dataclass(frozen=True)
 class FusionEffects:
-    """The fusions of a rewritten model, one row after the other switched on.
+    """The effects of a rewritten model's fusions, which are switched on one after another.
 
     Attributes:
-        rows: none on, then each; empty where the model has no ops of ours.
-        note: why the rows do not tell the whole of the model, in one sentence; None if they do.
+        rows: first none on, then one more in each row; empty if the model has no ops of ours.
+        note: why the rows do not show everything about the model, in one sentence; None if they do.
         modes: the batch norms that were made to train or frozen, in every row as in the model.
     """
 
@@ -54,8 +54,8 @@ class FusionEffects:
     modes: Modes = field(default_factory=Modes)
 
     def blame(self, rtol: float | None = None) -> str | None:
-        """Where a model that is not within tolerance leaves it, in one clause; None where the rows cannot tell."""
-        # What was made to train or frozen differs as was asked for: there, rows are held against each other.
+        """Which fusion brings a model out of tolerance, in one clause; None if the rows cannot tell."""
+        # Batch norms that were made to train or frozen differ on purpose: then rows are compared with each other.
         asked = self.modes.note() is not None
         for row in self.rows:
             if all(d.within(rtol) for d in (row.by_itself if asked else row.differences)):
@@ -71,13 +71,13 @@ class FusionEffects:
 def fusion_effects(
     original: Model, rewritten: Model, yardstick: Original, results: Mapping[str, Results], rtol: float | None
 ) -> FusionEffects:
-    """Rewrite the original with each fusion that the rewritten model contains switched on in turn, and run it.
+    """Rewrite the original with the rewritten model's fusions, one more at a time, and run each result.
 
     Args:
         original: the original.
-        rewritten: what became of it.
-        yardstick: the original, run.
-        results: what the rewritten model gave.
+        rewritten: the rewritten model.
+        yardstick: the original, after its run.
+        results: the results of the rewritten model.
         rtol: the relative difference allowed; None is the tolerance of each type.
     """
     have = list(_fusions(rewritten.graph))
@@ -102,7 +102,7 @@ def fusion_effects(
                     return FusionEffects([], _of_a_twin(original, rewritten), modes)
                 return FusionEffects(rows, _not_made(on, original, rewritten), modes)
             change = first_change(made.graph, rewritten.whole()) if last else change
-            # Where it is the rewritten model itself, that has been run.
+            # If it is the rewritten model itself, that has already run.
             after = results if last and change is None else yardstick.run(made)
             by_itself = [] if before is None else yardstick.between(before, after, rtol)
             rows.append(FusionEffect(on[-1] if on else None, yardstick.differences(after, rtol), by_itself))
@@ -117,10 +117,10 @@ def fusion_effects(
 
 
 def _is_twin(original: onnx.ModelProto, rewritten: Model) -> bool:
-    """Whether the original is nothing but the rewritten model in ONNX's own ops."""
+    """Whether the original is just the rewritten model in ONNX's own ops."""
     try:
         return first_change(in_standard_ops(rewritten.whole()), original) is None
-    except OnnxCbpError:  # an op that has no body
+    except OnnxCbpError:  # an op without a body
         return False
 
 
@@ -133,12 +133,12 @@ def _has_our_ops(model: onnx.ModelProto) -> bool:
 
 
 def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """The nodes that a rewrite may put in: not those of functions."""
+    """The nodes that a rewrite may insert: not those of functions."""
     return nodes(model.graph.node)
 
 
 def _rewritten(model: onnx.ModelProto, on: list[Fusion], like: onnx.ModelProto, modes: Modes) -> Model:
-    """The original rewritten as `like` was, with these fusions."""
+    """The original, rewritten like `like`, with these fusions."""
     switches: dict[str, Any] = {fusion.name: fusion in on for fusion in FUSIONS} | modes.options()
     made = rewrite(model, portable=bool(like.functions), unbiased_running_var=is_unbiased(like), **switches)
     names = " and ".join(fusion.name for fusion in on) or "no fusion"

@@ -1,4 +1,4 @@
-"""Reading an `onnx.GraphProto`: who reads a value, who makes it, what shape it has."""
+"""Reads an `onnx.GraphProto`: who reads a value, who makes it, and its shape."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from onnx_cbp.validity.walking import ONNX_DOMAINS
 #: A dimension: a number, a symbol's name, or None.
 Dimension = int | str | None
 
-# What these hand on is the input itself, as far as the values it may hold are concerned.
+# The results of these have the same values as their input, as far as possible inputs are concerned.
 _HANDS_ON = ("Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose")
 
 
 class GraphReader:
-    """The main graph of a model with its subgraphs; model-local functions are looked into."""
+    """The main graph of a model with its subgraphs and model-local functions."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._model = _inlined(model)
@@ -38,7 +38,7 @@ class GraphReader:
         return nodes(self._model.graph.node)
 
     def uses(self, name: str) -> Iterator[tuple[onnx.NodeProto, int]]:
-        """Every node that reads the value, and at which input; also through a cast or a change of shape."""
+        """Every node that reads the value, with the input index; also after a cast or a change of shape."""
         waiting, seen = [name], {name}
         while waiting:
             for node, index in self._uses.get(waiting.pop(), ()):
@@ -53,15 +53,15 @@ class GraphReader:
         return self._producers.get(name)
 
     def shape(self, name: str) -> tuple[Dimension, ...] | None:
-        """The shape of a value, None where even the rank is not known."""
+        """The shape of a value; None if even the rank is not known."""
         if name not in self._shapes and not self._inferred:
-            # Slow and often needless, so only when a shape is asked for that the file does not state.
+            # Slow and often unnecessary, so it is done only for a shape that the file does not state.
             self._inferred = True
             self._shapes = {**_inferred_shapes(self._model), **self._shapes}
         return self._shapes.get(name)
 
     def constant(self, name: str) -> onnx.TensorProto | None:
-        """The tensor that a value always is, where the graph says so."""
+        """The constant tensor that a value always is, if the graph says so."""
         for initializer in self._model.graph.initializer:
             if initializer.name == name:
                 return initializer
@@ -104,7 +104,7 @@ def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     try:
         return onnx.inliner.inline_local_functions(model)
-    except Exception:  # a hint only: what an input is for stays unknown
+    except Exception:  # only a hint: otherwise the role of an input stays unknown
         return model
 
 
@@ -120,5 +120,5 @@ def _known_shapes(model: onnx.ModelProto) -> dict[str, tuple[Dimension, ...]]:
 def _inferred_shapes(model: onnx.ModelProto) -> dict[str, tuple[Dimension, ...]]:
     try:
         return _known_shapes(onnx.shape_inference.infer_shapes(model, data_prop=True))
-    except Exception:  # a hint only; a model over 2 GiB, for one, cannot be inferred
+    except Exception:  # only a hint; inference is impossible for example for a model over 2 GiB
         return {}

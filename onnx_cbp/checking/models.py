@@ -1,4 +1,4 @@
-"""A model that is compared: its name, what to run, and what to read."""
+"""A model that is compared: its name, and how it is run and read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from onnx_cbp.model_files.model_io import load_model
 from onnx_cbp.validity import check
 
 ModelSource = onnx.ModelProto | str | os.PathLike[str]
-#: Arrays by the names of graph outputs and of inputs that were written in place.
+#: Arrays by the names of graph outputs, and of inputs that were written in place.
 Results = dict[str, np.ndarray]
 
 
@@ -24,7 +24,7 @@ class Model:
     """A model under comparison.
 
     Attributes:
-        what: what to call it in an error.
+        what: its name in errors.
         source: the model or its path, for ONNX Runtime, which reads external data itself.
         graph: the model, with or without its external data.
     """
@@ -35,7 +35,7 @@ class Model:
 
     @classmethod
     def read(cls, what: str, source: ModelSource) -> Model:
-        """A model, called "the `what` model" if it is no file.
+        """Read a model; without a file, it is called "the `what` model".
 
         Raises:
             OnnxCbpError: the file cannot be read, or the model is not valid ONNX.
@@ -49,11 +49,11 @@ class Model:
         return cls(f"'{os.fspath(source)}'", source, graph)
 
     def whole(self) -> onnx.ModelProto:
-        """The model with its external data, not to be changed."""
+        """The model with its external data, which must not be changed."""
         return self.source if isinstance(self.source, onnx.ModelProto) else load_model(self.source)
 
     def copy(self) -> onnx.ModelProto:
-        """The model with its external data, to be changed."""
+        """The model with its external data, which may be changed."""
         if not isinstance(self.source, onnx.ModelProto):
             return load_model(self.source)
         copy = onnx.ModelProto()
@@ -61,7 +61,7 @@ class Model:
         return copy
 
     def results(self, feeds: Mapping[str, np.ndarray], written: set[str], *, as_written: bool, seed: int) -> Results:
-        """One run: graph outputs, then the inputs in `written` as they are afterwards. The feeds stay as they are.
+        """Run once: returns graph outputs, then the inputs in `written` after the run. The feeds do not change.
 
         Args:
             feeds: the inputs.

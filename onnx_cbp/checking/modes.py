@@ -1,4 +1,4 @@
-"""Batch norms that a rewrite was asked to train or to freeze: these differ on purpose."""
+"""Finds batch norms that a rewrite made train or froze as requested: these differ on purpose."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from onnx_cbp.graph_passes.dialects import is_frozen_forward, is_rewritten_forwa
 from onnx_cbp.ir_models import to_ir
 
 _NAMED = 3
-#: What the training form that a batch norm becomes first is called, behind its name.
+#: The suffix of the name of the training form that a batch norm gets first.
 _TRAINING = "/BatchNormalization"
 
 
 @dataclass(frozen=True)
 class Modes:
-    """The batch norms that normalise with other statistics than in the original, by the names of the original's nodes.
+    """The batch norms that use other statistics than in the original, by the names of the original's nodes.
 
     Attributes:
-        trained: with those of the batch, and no more with the running ones.
+        trained: they now use those of the batch, and no longer the running ones.
         frozen: the other way round.
     """
 
@@ -32,7 +32,7 @@ class Modes:
     frozen: tuple[str, ...] = ()
 
     def note(self) -> str | None:
-        """What they are, in one sentence; None where there are none."""
+        """A sentence that names them; None if there are none."""
         made = []
         if self.trained:
             made.append(f"--train made {_names(self.trained)} train, with the statistics of the batch")
@@ -41,7 +41,7 @@ class Modes:
         return f"{', and '.join(made)}: the original does not, so results differ by that" if made else None
 
     def options(self) -> dict[str, list[str]]:
-        """The options of `rewrite` that made them so; none where none did."""
+        """The options of `rewrite` that lead to this; none if nothing was changed."""
         chosen = {"train": self.trained, "freeze": self.frozen}
         return {option: [glob.escape(name) for name in names] for option, names in chosen.items() if names}
 

@@ -1,4 +1,4 @@
-"""Runs the original model: its results on every set of inputs, and how far rounding moves them."""
+"""Runs the original model: gets its results on every set of inputs, and how far rounding moves them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from onnx_cbp.checking.yardstick import as_meant, with_statistics
 
 
 class Original:
-    """The yardstick: what every other model of a comparison is held against.
+    """The yardstick of a comparison: every other model is compared with this one.
 
     Args:
         model: the original.
         written: the inputs that any of the models writes in place.
         seed: of the random inputs, and of random ops.
-        batch: what every symbolic dimension of the inputs becomes.
+        batch: the size of every symbolic dimension of the inputs.
 
     Raises:
         OnnxCbpError: the model cannot be run, or no inputs can be made for it.
@@ -52,7 +52,7 @@ class Original:
     def run(self, model: Model) -> dict[str, Results]:
         """Another model's results by set of inputs, as a user would run it: with all graph optimisations.
 
-        But with running variances by the original's convention, ONNX's.
+        Only running variances are in the original's convention, which is ONNX's.
         """
         model = seeded(as_biased(with_statistics(model)), self._seed)
         return {
@@ -61,19 +61,19 @@ class Original:
         }
 
     def differences(self, results: Mapping[str, Results], rtol: float | None = None) -> list[Difference]:
-        """What `run` returned, held against the original: each result as it is where it is the farthest off.
+        """Compare the result of `run` with the original: each result on the inputs where it differs most.
 
         Args:
-            results: what `run` returned.
-            rtol: the relative difference allowed. None: as `Difference.tolerance` says, with the noise measured where
-                some result is not within it.
+            results: the result of `run`.
+            rtol: the relative difference allowed. None: as `Difference.tolerance` says, with the noise measured if some
+                result is not within it.
         """
         return self.between(self._results, results, rtol)
 
     def between(
         self, first: Mapping[str, Results], second: Mapping[str, Results], rtol: float | None = None
     ) -> list[Difference]:
-        """The same for two other models, the second held against the first."""
+        """The same for two other models: compares the second with the first."""
         worst: dict[str, Difference] = {}
         for inputs, before in first.items():
             differences = self._measured(inputs, before, second[inputs])
@@ -86,9 +86,8 @@ class Original:
         return list(worst.values())
 
     def _run(self, feeds: Mapping[str, np.ndarray]) -> Results:
-        # Without optimisations, because they break the yardstick: ConstantSharing makes a fresh batch norm's scale and
-        # running variance one tensor, which BatchNormalization writes over while it still reads it
-        # (onnxruntime#29790).
+        # Without optimisations, because these break the yardstick: ConstantSharing makes a fresh batch norm's scale and
+        # running variance one tensor, and BatchNormalization overwrites it while it still reads it (onnxruntime#29790).
         return self._model.results(feeds, self._written, as_written=True, seed=self._seed)
 
     def _measured(self, inputs: str, before: Results, after: Results) -> list[Difference]:
@@ -105,7 +104,7 @@ class Original:
             yield measure(name, kind, before[name], after[name], floors.get(kind, 0.0))
 
     def _floors(self, results: Results) -> dict[str, float]:
-        """The least that a difference of each kind is held against; a loss is judged alone."""
+        """The least divisor for a difference of each kind; a loss is judged alone."""
         floors: dict[str, float] = {}
         for name, array in results.items():
             kind = self._kinds[name]
@@ -114,7 +113,7 @@ class Original:
         return floors
 
     def _rounding_noise(self, inputs: str) -> dict[str, float]:
-        """By kind, the largest relative difference between the original and itself on inputs that are slightly off."""
+        """By kind, the largest relative difference between the original and itself on slightly different inputs."""
         if inputs not in self._noise:
             feeds, before = self._feeds[inputs], self._results[inputs]
             generator = np.random.default_rng([self._seed, 1])
@@ -136,5 +135,5 @@ def _kind(name: str, value: np.ndarray, roles: Mapping[str, Role]) -> str:
     if name in roles:
         return "gradient" if roles[name].kind is Kind.BUFFER else "running statistic"
     if is_float(value) and "grad" in name.lower():
-        return "gradient"  # what gradient graphs call them, ONNX Runtime's among them
+        return "gradient"  # the name in gradient graphs, also in ONNX Runtime's
     return "loss" if is_float(value) and value.size == 1 else "output"

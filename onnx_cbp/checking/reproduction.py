@@ -1,4 +1,4 @@
-"""Tells whether a model is what a rewrite makes, or was changed since."""
+"""Tells whether a model is the result of a rewrite, or was changed afterwards."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import onnx_ir as ir
 
 
 def first_change(made: onnx.ModelProto, found: onnx.ModelProto) -> str | None:
-    """The first thing in which the second model computes something else than the first, in a few words; None if none.
+    """The first difference in what the second model computes, in a few words; None if there is none.
 
-    Order, names of nodes, comments, metadata and stated shapes do not count.
+    Order, node names, comments, metadata and declared shapes do not count.
     """
     return (
         _changed("node", _nodes(made), _nodes(found))
@@ -51,7 +51,7 @@ def _kind(tensor: onnx.TensorProto) -> bytes:
 
 
 def _content(tensor: onnx.TensorProto) -> bytes:
-    """The numbers, however the file has them; not by onnx 1.17, which reads garbage for bfloat16 under numpy 2.4."""
+    """The numbers, in whatever form the file has them; without onnx 1.17, which misreads bfloat16 under numpy 2.4."""
     if tensor.data_type == onnx.TensorProto.STRING:
         return tensor.SerializeToString(deterministic=True)
     return bytes(ir.from_proto(tensor).tobytes())

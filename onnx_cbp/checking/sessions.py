@@ -34,15 +34,15 @@ def run(
     as_written: bool,
     seed: int,
 ) -> dict[str, Any]:
-    """Run a model once; what it writes in place is in `feeds` afterwards.
+    """Run a model once; afterwards, `feeds` has what it writes in place.
 
     Args:
-        what: what to call the model in an error.
+        what: the name of the model in errors.
         source: the model or its path.
         graph: the model, with or without its external data.
         feeds: the inputs.
         as_written: without graph optimisations.
-        seed: of ONNX Runtime's own random ops, such as Dropout.
+        seed: for ONNX Runtime's own random ops, such as Dropout.
 
     Returns:
         The outputs by name.
@@ -52,7 +52,7 @@ def run(
     """
     ort = _onnxruntime()
     options = ort.SessionOptions()
-    options.log_severity_level = _FATAL_ONLY  # errors are raised too, and printed by whoever called
+    options.log_severity_level = _FATAL_ONLY  # errors are also raised, and callers print them
     if as_written:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if _needs_our_ops(graph):
@@ -65,7 +65,7 @@ def run(
         return dict(zip(names, session.run(names, feeds), strict=True))
     except OnnxCbpError:
         raise
-    except Exception as error:  # the exceptions of ONNX Runtime have no base of their own
+    except Exception as error:  # the exceptions of ONNX Runtime have no common base
         raise OnnxCbpError(_explain(what, str(error), ort.__version__)) from error
     finally:
         raise_python_op_error()
@@ -83,7 +83,7 @@ def _onnxruntime() -> Any:
 
 
 def _needs_our_ops(graph: onnx.ModelProto) -> bool:
-    """Whether the model uses our ops: where it brings their bodies, the library is welcome but not needed."""
+    """Whether the model needs our library: if it has the bodies of our ops, the library is useful but not needed."""
     bodies = {(f.domain, f.name) for f in graph.functions}
     holders = [graph.graph.node, *(f.node for f in graph.functions)]
     used = {n.op_type for holder in holders for n in nodes(holder) if n.domain == DOMAIN}
@@ -93,16 +93,16 @@ def _needs_our_ops(graph: onnx.ModelProto) -> bool:
 
 
 def _session(loadable: str | bytes, session_options: Any, providers: Sequence[Any]) -> Any:
-    """An InferenceSession, without what older versions get wrong."""
+    """Make an InferenceSession, avoiding bugs of older versions."""
     ort = _onnxruntime()
     _keep_sizes(session_options)
-    # Below 1.19 the fusion makes an op of a Gemm and a Relu of doubles that has no kernel for them.
+    # Below 1.19, this fusion makes an op from a Gemm and a Relu of doubles, for which there is no kernel.
     without = {"disabled_optimizers": ["GemmActivationFusion"]} if _is_old() else {}
     return ort.InferenceSession(loadable, session_options, providers=list(providers), **without)
 
 
 def _keep_sizes(session_options: Any) -> None:
-    """Let later runs of a session read what a Shape gives: in older versions memory patterns let it be written over."""
+    """Keep the results of Shape readable in later runs: in older versions memory patterns let them be overwritten."""
     if _is_old():
         session_options.enable_mem_pattern = False
 
@@ -113,7 +113,7 @@ def _is_old() -> bool:
 
 @contextmanager
 def _loadable(source: onnx.ModelProto | str | os.PathLike[str]) -> Iterator[str | bytes]:
-    """What an InferenceSession takes: a path, or the bytes of a model that fits into them."""
+    """What an InferenceSession accepts: a path, or the bytes of a model that is small enough."""
     if not isinstance(source, onnx.ModelProto):
         yield os.fspath(source)
         return

@@ -1,4 +1,4 @@
-"""Changes the original where ONNX Runtime would not compute what the model says."""
+"""Changes the original if ONNX Runtime would not compute what the model says."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _Holder = onnx.GraphProto | onnx.FunctionProto
 
 
 def as_meant(model: Model) -> Model:
-    """The model to run: itself, unless its batch norms would harm what they share.
+    """The model to run: itself, unless its batch norms would destroy tensors that they share.
 
-    ONNX Runtime's BatchNormalization writes its running statistics over those that it reads. Where the running variance
-    and the scale, say, are one tensor (what de-duplicating tools make of a fresh model), it destroys the scale while it
-    still reads it. Such statistics are copied first. Unlike merging by the optimiser, this cannot be switched off.
+    ONNX Runtime's BatchNormalization overwrites the running statistics that it reads. If the running variance and the
+    scale, say, are one tensor (de-duplicating tools do this to a fresh model), it destroys the scale while it still
+    reads it. Such statistics are copied first. Merging by the optimiser can be switched off, but this cannot.
     """
     model = with_statistics(model)
     reads = Counter(name for holder in _holders(model.graph) for n in holder.node for name in n.input)
@@ -33,9 +33,9 @@ def as_meant(model: Model) -> Model:
 
 
 def with_statistics(model: Model) -> Model:
-    """The model to run: itself, unless a batch norm that trains leaves updated statistics out.
+    """The model to run: itself, unless a batch norm that trains omits its updated statistics.
 
-    ONNX lets it; ONNX Runtime (1.17 to 1.32) ends the process there, or refuses: they get names that nobody reads.
+    ONNX allows this, but ONNX Runtime (1.17 to 1.32) crashes or refuses. So these outputs get names that nobody reads.
     """
     if not any(_leaves_out(node, holder) for holder in _holders(model.graph) for node in holder.node):
         return model
@@ -50,7 +50,7 @@ def with_statistics(model: Model) -> Model:
 
 
 def _leaves_out(node: onnx.NodeProto, holder: _Holder) -> bool:
-    is_own = node.domain != "com.microsoft"  # that has other results
+    is_own = node.domain != "com.microsoft"  # com.microsoft's op has other outputs
     return is_own and bool(_written(node, holder)) and not (len(node.output) == _RESULTS and all(node.output))
 
 
@@ -59,7 +59,7 @@ def _copy_statistics(holder: _Holder, prefix: str) -> None:
     for node in holder.node:
         for index in _written(node, holder):
             own = f"{prefix}/{len(result)}"
-            # Not Identity: ONNX Runtime lets its output be its input.
+            # Not Identity, since ONNX Runtime may let its output alias its input.
             result.append(onnx.helper.make_node("Concat", [node.input[index]], [own], axis=0))
             node.input[index] = own
         result.append(node)
@@ -69,9 +69,9 @@ def _copy_statistics(holder: _Holder, prefix: str) -> None:
 
 
 def _written(node: onnx.NodeProto, holder: _Holder) -> tuple[int, ...]:
-    """The inputs that ONNX Runtime writes over although the model does not say so."""
+    """The inputs that ONNX Runtime overwrites although the model does not say so."""
     if node.domain == "com.microsoft" and node.op_type == "BatchNormInternal":
-        # What the caller feeds is meant to be written; a constant may be another input's as well.
+        # Overwriting what the caller feeds is intended, but a constant may also be the input of another node.
         fed = {value if isinstance(value, str) else value.name for value in holder.input}
         return tuple(index for index in _STATISTICS if node.input[index] not in fed)
     training = any(a.name == "training_mode" and a.i for a in node.attribute)

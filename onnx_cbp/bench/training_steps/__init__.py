@@ -1,1 +1,1 @@
-"""Training steps under measurement: original against rewritten."""
+"""The benchmark of training steps: original against rewritten."""

@@ -23,7 +23,7 @@ from onnx_cbp.rewriting import rewrite
 from onnx_cbp.training import Artifacts, Trainer
 from onnx_cbp.twin import in_standard_ops
 
-#: By the bytes of its type: what rounding does to the first output of a deep network is far below it.
+#: By the bytes of the type. Rounding changes the first output of a deep network far less than this.
 _TOLERANCES = {2: 5e-2, 4: 1e-3, 8: 1e-3}
 _FATAL_ONLY = 4
 
@@ -38,8 +38,8 @@ class Graph:
     Attributes:
         path: its file.
         library: the op library that it needs, if any.
-        batch_norms: the nodes that the other graph has not: batch norms, their gradients, and ReLUs that are folded
-            into them; in the rewritten graph what stands in their place.
+        batch_norms: the nodes that only this graph has. In the original these are batch norms, their gradients, and
+            ReLUs that were folded; in the rewritten graph they are their replacements.
     """
 
     path: Path
@@ -53,12 +53,12 @@ class BenchModel:
 
     Attributes:
         name: the path that was given.
-        step: what a step is of, in words.
+        step: what a step computes, in words.
         original, rewritten: the graphs.
-        checkpoint, optimizer: the files of the training artifacts; None for a graph by itself.
+        checkpoint, optimizer: the files of the training artifacts; None for a single graph.
         inputs: files of the inputs that a caller gives, in the graph's order.
-        difference: of the two first outputs (of training artifacts, the loss), relative to the largest value.
-        agrees: whether that is no more than rounding.
+        difference: between the two first outputs (for training artifacts, the loss), relative to the largest value.
+        agrees: whether the difference is only rounding.
     """
 
     name: str
@@ -72,7 +72,7 @@ class BenchModel:
     agrees: bool
 
     def task(self, graph: Graph, *, profile: Path | None = None, arena: bool = True) -> dict[str, Any]:
-        """What a worker is told to prepare."""
+        """The task for a worker."""
         return {
             "model": str(graph.path),
             "library": graph.library,
@@ -85,7 +85,7 @@ class BenchModel:
 
 
 def check_step_model(given: str) -> None:
-    """Find out whether there is something to read.
+    """Check that there is something to read.
 
     Raises:
         OnnxCbpError: one line: no such file, no training artifacts, no ONNX model.
@@ -100,7 +100,7 @@ def prepare(given: str, folder: Path, library: str, batch: int, seed: int) -> Be
         given: a folder of ONNX Runtime training artifacts, or an .onnx file.
         folder: where to write both graphs and the inputs.
         library: the native op library.
-        batch: what every symbolic dimension of the inputs becomes.
+        batch: the size of every symbolic dimension of the inputs.
         seed: of the random inputs.
 
     Raises:
@@ -110,7 +110,8 @@ def prepare(given: str, folder: Path, library: str, batch: int, seed: int) -> Be
     source = _named_nodes(load_model(given if artifacts is None else artifacts.training_model))
     changed = rewrite(source)
     if any(node.domain == DOMAIN for node in nodes(source.graph.node)) and _keys(source) == _keys(changed):
-        # It was made with our ops. Its loop puts the optimizer into the graph's session: the graph alone is measured.
+        # It was made with our ops. Its loop would join the optimizer with the graph's session, so only the graph is
+        # measured.
         source, artifacts = _named_nodes(in_standard_ops(source)), None
     before, after = _keys(source), _keys(changed)
     if before == after:
@@ -167,7 +168,7 @@ def _described(artifacts: Artifacts | None) -> str:
 
 
 def _named_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with a name of its own for every node: a profile tells nodes apart by their names alone."""
+    """The model with a unique name for every node, since a profile identifies nodes only by their names."""
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
     taken = {""}
@@ -188,7 +189,7 @@ def _keys(model: onnx.ModelProto) -> dict[NodeKey, None]:
 def _run_once(
     given: str, graph: Graph, source: onnx.ModelProto, values: dict[str, np.ndarray], seed: int
 ) -> np.ndarray:
-    """The first output of a graph by itself. What it writes in place is written into copies."""
+    """The first output of a single graph. What it writes in place is written into copies."""
     model = load_model(graph.path, external_data=False)
     copies = {name: value.copy() for name, value in values.items()}
     outputs = run(f"'{given}'", str(graph.path), model, copies, as_written=False, seed=seed)
@@ -204,7 +205,7 @@ def _step_once(artifacts: Artifacts, graph: Graph, values: dict[str, np.ndarray]
 def _without_parameters(
     source: onnx.ModelProto, artifacts: Artifacts, values: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """What a training loop gives: the checkpoint has the parameters, and the training API the rest."""
+    """The inputs that a training loop gives; the others come from the checkpoint and the training API."""
     parameters = {name for name, _ in _trainer(artifacts, None).state.parameters}
     return {
         value.name: values[value.name]

@@ -10,13 +10,13 @@ from onnx_cbp.bench.results import Times
 
 @dataclass(frozen=True)
 class BatchNormTime:
-    """What ONNX Runtime's profile says of some steps.
+    """The time of batch norms, from ONNX Runtime's profile of some steps.
 
     Attributes:
-        nodes: how many batch-norm nodes it has: those that a rewrite replaces, or those that it puts in their place.
-        unseen: how many it has not: ONNX Runtime's optimisations have removed them, or given them other names.
-        seconds: their kernels' time in a step.
-        step: the time of a step: of all kernels, and of what is done outside of the graph.
+        nodes: how many batch-norm nodes the profile has: those that a rewrite replaces, or their replacements.
+        unseen: how many it does not have, because ONNX Runtime's optimisations removed or renamed them.
+        seconds: the time of their kernels in a step.
+        step: the time of a step: all kernels, and the work outside of the graph.
     """
 
     nodes: int
@@ -26,7 +26,7 @@ class BatchNormTime:
 
     @property
     def share(self) -> float:
-        """Part of a step, from 0 to 1."""
+        """Their part of a step, from 0 to 1."""
         return self.seconds / self.step
 
     def as_dict(self) -> dict[str, Any]:
@@ -42,11 +42,11 @@ class BatchNormTime:
 
 @dataclass(frozen=True)
 class Memory:
-    """Resident bytes of a fresh process: those of its own, without the pages of files (the code of libraries).
+    """Resident bytes of a fresh process: only its own, without the pages of files (the code of libraries).
 
     Attributes:
-        before: when the session is there and nothing has run.
-        peak: the most during the first steps.
+        before: after the session was made, before anything runs.
+        peak: the maximum during the first steps.
     """
 
     before: int
@@ -54,7 +54,7 @@ class Memory:
 
     @property
     def of_steps(self) -> int:
-        """What the steps took beyond what was there."""
+        """The memory of the steps: the peak minus what was there before."""
         return self.peak - self.before
 
     def as_dict(self) -> dict[str, Any]:
@@ -67,11 +67,11 @@ class Variant:
     """One of the two graphs.
 
     Attributes:
-        times: seconds a step, by round.
+        times: seconds per step, by round.
         batch_norm: from a profile.
-        memory: with the session as a user has it.
-        live: with ONNX Runtime's arena switched off and freed memory given back at once: what tensors and scratch space
-            take, without what an allocator holds in reserve.
+        memory: with the session as users have it.
+        live: without ONNX Runtime's arena, and with freed memory returned at once: only what tensors and scratch space
+            need, without the reserve of an allocator.
     """
 
     times: Times = field(default_factory=Times)
@@ -91,16 +91,16 @@ class Variant:
 
 @dataclass
 class StepRow:
-    """A training step with so many threads.
+    """A training step with one number of threads.
 
     Attributes:
         model: the path that was given.
-        step: what a step is of.
-        batch: what symbolic dimensions were.
-        threads: of each session.
-        original, rewritten: what was measured.
-        difference: of the two first outputs before anything was measured.
-        agrees: whether that is no more than rounding; only then is anything measured.
+        step: what a step computes.
+        batch: the size of symbolic dimensions.
+        threads: threads of each session.
+        original, rewritten: the measurements.
+        difference: between the two first outputs, before anything was measured.
+        agrees: whether the difference is only rounding; only then anything is measured.
     """
 
     model: str
@@ -130,7 +130,7 @@ class StepRow:
 
     @property
     def saved(self) -> float | None:
-        """Part of the original's step that the rewritten one takes less, from -inf to 1."""
+        """The part of the original's time that the rewritten step saves, from -inf to 1."""
         return None if self.ratio is None else 1 - 1 / self.ratio
 
     def as_dict(self) -> dict[str, Any]:

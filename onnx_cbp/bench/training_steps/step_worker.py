@@ -1,14 +1,14 @@
-"""A process that runs training steps of one graph for the benchmark: like bench/worker.py, with two commands more.
+"""A process that runs training steps of one graph for the benchmark: bench/worker.py with two more commands.
 
     python step_worker.py onnxruntime
 
     {"do": "profile", "id": str, "warm_up": int, "runs": int, "prefix": str, "nodes": [[name, op type], ...]}
-        runs so many steps of what was prepared with a profile of that prefix, and forgets it; answers the seconds of
-        a step and those of the nodes' kernels in it, and how many of the nodes the profile has
+        runs this many steps of what was prepared, with a profile of that prefix, and forgets it; answers the seconds
+        of a step and of the nodes' kernels in it, and how many of the nodes the profile has
     {"do": "memory", "id": str, "runs": int}
-        answers the resident bytes of its own that the process had before so many steps, and the most during them
+        answers the process's own resident bytes before this many steps, and the maximum during them
 
-It is run by the Python of this package, and imports it.
+The Python of this package runs it, and it imports the package.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-# Run by path: the folder of this file is no place to import from.
+# It is run by path, so the folder of this file must not be searched for imports.
 if sys.path and sys.path[0] and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
     sys.path.pop(0)
 
@@ -55,11 +55,11 @@ def _prepare(task: dict[str, Any], threads: int) -> Prepared:
 
 
 def _module(task: dict[str, Any], options: Any) -> Prepared:
-    """Steps as a training loop takes them: forward and backward by a Module, then the Optimizer."""
+    """Steps as in a training loop: forward and backward by a Module, then the Optimizer."""
     from onnx_cbp.training import Artifacts, Trainer
 
     trainer = Trainer.load(Artifacts(Path(task["model"]), Path(task["checkpoint"]), None), options)
-    # The optimiser takes the same options, and its profile would be written over the training graph's.
+    # The optimiser gets the same options, and its profile would overwrite that of the training graph.
     options.enable_profiling = False
     if task["optimizer"]:
         trainer.load_optimizer(Path(task["optimizer"]))
@@ -74,7 +74,7 @@ def _module(task: dict[str, Any], options: Any) -> Prepared:
 
 
 def _session(task: dict[str, Any], options: Any) -> Prepared:
-    """Runs of a graph by itself; what it writes in place, it writes into the arrays that are bound here."""
+    """Runs of a single graph; what it writes in place goes into the arrays that are bound here."""
     import onnxruntime as ort
 
     session = ort.InferenceSession(task["model"], options, providers=["CPUExecutionProvider"])
@@ -106,17 +106,17 @@ def _profile(command: dict[str, Any], prepared: dict[str, Prepared]) -> dict[str
         step.run(1)
         seconds.append(time.perf_counter() - start)
     del step
-    gc.collect()  # a session writes its profile when it ends; a Module has no other way to ask for it
+    gc.collect()  # a session writes its profile when it ends; for a Module there is no other way
     (file,) = Path(command["prefix"]).parent.glob(f"{Path(command['prefix']).name}*.json")
     events = sorted(json.loads(file.read_text(encoding="utf-8")), key=lambda event: event.get("ts", 0))
     file.unlink()
     runs = [event for event in events if event["name"] == "model_run"][-command["runs"] :]
     kernels: list[dict[NodeKey, float]] = [_by_node(_within(run, events)) for run in runs]
-    # Taking a profile takes time itself, up to a quarter of a small network's step, and none of it in a kernel. So a
-    # step is here its kernels, and what it does outside of the graph, such as the optimizer.
+    # Profiling itself takes time, up to a quarter of a small network's step, but not inside kernels. So the time of a
+    # step is here that of its kernels, and of the work outside of the graph, such as the optimizer.
     outside = [step - run["dur"] * 1e-6 for step, run in zip(seconds, runs, strict=True)]
-    # The median of each node, and not of the steps: where others use the machine too, they take it away in every step
-    # from some node, and mostly from one that runs for long.
+    # The median of each node, not of the steps. If others use the machine too, they slow down some node in every step,
+    # mostly one that runs for long.
     medians = {key: statistics.median(of.get(key, 0.0) for of in kernels) for key in kernels[-1]}
     wanted = {(name, op_type) for name, op_type in command["nodes"]}
     return {
@@ -133,9 +133,9 @@ def _within(run: dict[str, Any], events: list[dict[str, Any]]) -> list[dict[str,
 
 
 def _by_node(events: list[dict[str, Any]]) -> dict[NodeKey, float]:
-    """Seconds of each node's kernel. Nodes run one after the other, but for those of a subgraph.
+    """Seconds of each node's kernel. Nodes run one after another, except those in a subgraph.
 
-    What those take is theirs, and not the time of the node that has the subgraph.
+    The time of nodes in a subgraph counts for themselves, and not for the node with the subgraph.
     """
     seconds: dict[NodeKey, float] = {}
     around: list[tuple[NodeKey, float]] = []
@@ -152,25 +152,25 @@ def _by_node(events: list[dict[str, Any]]) -> dict[NodeKey, float]:
 
 
 def _node(event: dict[str, Any]) -> NodeKey | None:
-    """Name and op type of the node whose kernel ran, None for any other event."""
+    """Name and op type of the node whose kernel ran; None for any other event."""
     if event.get("cat") != "Node" or not event["name"].endswith("_kernel_time"):
         return None
     return event["name"].removesuffix("_kernel_time"), event["args"]["op_name"]
 
 
 def resident_peak(command: dict[str, Any], prepared: dict[str, Prepared]) -> dict[str, Any]:
-    """The command "memory"."""
+    """The answer to the command "memory"."""
     gc.collect()
     before = _status("RssAnon")
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew, with what there is
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM to the present memory
     prepared[command["id"]].run(command["runs"])
-    # Pages of files are the code of libraries, which is no process's own. They came with the first step and stay, so
-    # they are in the peak of the later ones.
+    # Pages of files hold the code of libraries, which no process owns. They came with the first step and stay, so the
+    # peak of later steps includes them.
     return {"before": before, "peak": max(_status("VmHWM") - _status("RssFile") - _status("RssShmem"), before)}
 
 
 def _status(field: str) -> int:
-    """Bytes that the kernel counts for this process."""
+    """A number of bytes from the kernel's status of this process."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 

@@ -20,10 +20,10 @@ _WORKER = Path(__file__).parent / "step_worker.py"
 _STEP = "step"
 _LEAST_PROFILED_STEPS = 3
 _MOST_PROFILED_STEPS = 30
-#: From the second step on, ONNX Runtime knows the sizes of all tensors, and plans their memory anew.
+#: From the second step on, ONNX Runtime knows the sizes of all tensors, and plans their memory again.
 _STEPS_TO_THE_PEAK = 3
 _QUICK_BATCH = 4
-#: Large tensors are mapped when they are made and unmapped when they are freed: what is resident is what is in use.
+#: Large tensors are mapped when they are created and unmapped when they are freed: so resident memory is used memory.
 _GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(1 << 16)}
 
 
@@ -33,11 +33,11 @@ class StepSettings:
 
     Attributes:
         models: folders of training artifacts, or .onnx files.
-        batch: what symbolic dimensions of the inputs become.
-        threads: of each session, one after the other.
-        rounds: medians are of so many.
+        batch: the size of symbolic dimensions of the inputs.
+        threads: numbers of threads of each session, measured one after another.
+        rounds: how many rounds medians are taken over.
         seed: of the random inputs.
-        quick: short rounds of a small batch.
+        quick: whether to use short rounds of a small batch.
     """
 
     models: tuple[str, ...]
@@ -49,7 +49,7 @@ class StepSettings:
 
     @property
     def round_seconds(self) -> float:
-        """How long the steps of a round take together, about, where one does not take longer."""
+        """About how long all steps of a round take, unless a single step takes longer."""
         return 0.001 if self.quick else 0.2
 
     @property
@@ -63,11 +63,11 @@ class StepSettings:
 
 
 class StepBench:
-    """Measures training steps, each variant in processes of its own, one at work at a time."""
+    """Measures training steps. Each variant has its own processes, of which one works at a time."""
 
     def __init__(self, settings: StepSettings, library: str) -> None:
         self.settings = settings
-        #: Of the Python and the libraries that run both variants; there once something was measured.
+        #: Versions of Python and the libraries that run both variants; known after the first measurement.
         self.versions: dict[str, Mapping[str, Any]] = {}
         self._library = library
 
@@ -107,13 +107,13 @@ class StepBench:
             variant.live = self.memory(model, graph, row.threads, arena=False)
 
     def memory(self, model: BenchModel, graph: Graph, threads: int, *, arena: bool = True) -> Memory:
-        """What the first steps take, in a process that has done nothing before.
+        """The memory of the first steps, in a process that has done nothing before.
 
         Args:
-            model: what the graph is of.
+            model: the model of the graph.
             graph: the original or the rewritten one.
-            threads: of the session.
-            arena: with ONNX Runtime's arena, as a user has it; without, memory is given back as soon as it is freed.
+            threads: threads of the session.
+            arena: with ONNX Runtime's arena, as users have it; without it, freed memory is returned at once.
 
         Raises:
             WorkerError: the steps cannot be run.

@@ -1,1 +1,1 @@
-"""Inputs for models that are compared: what each input is for, and random values for it."""
+"""Inputs for models that are compared: the role of each input, and random values for it."""

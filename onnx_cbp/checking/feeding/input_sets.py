@@ -1,4 +1,4 @@
-"""The sets of inputs that a comparison is made on: what one set hides, another shows."""
+"""The sets of inputs for a comparison: one set shows differences that another hides."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from onnx_cbp.checking.feeding.roles import BATCH_NORMS, WEIGHT_READERS, Kind, R
 from onnx_cbp.checking.graphs import GraphReader
 from onnx_cbp.custom_ops import DOMAIN
 
-#: Values as in a network at work; in training graphs, a step that starts the accumulation of gradients anew.
+#: Values as in a working network; in training graphs, a step that resets the accumulated gradients.
 USUAL = "usual"
-#: The same, so small that the variance of some channels of each batch norm is near its epsilon.
+#: The same, but so small that in each batch norm the variance of some channels is near epsilon.
 SMALL_VARIANCES = "variances near epsilon"
 #: The step after the usual one, which adds its gradients to those of the first.
 ACCUMULATING = "gradients accumulate"
@@ -26,14 +26,14 @@ _SCALED = (Kind.DATA, Kind.WEIGHT)
 def near_epsilon(
     usual: Mapping[str, np.ndarray], roles: Mapping[str, Role], model: onnx.ModelProto
 ) -> dict[str, np.ndarray] | None:
-    """Inputs that show what epsilon is: with variances of 1, one that is wrong by a factor of 5 is lost in rounding.
+    """Inputs that show the value of epsilon: with variances of 1, even a factor of 5 would be lost in rounding.
 
-    Weights in front of batch norms, and data where no weights are fed, are made as small as the square roots of the
-    model's epsilons, channel by channel in turn, so that every batch norm meets its own. (Weights that are constants of
-    the graph stay as they are, and so do the variances behind them but for the first batch norm's.)
+    Weights before batch norms (and data if no weights are fed) are made as small as the square roots of the model's
+    epsilons, which alternate over the channels, so that every batch norm meets its own. Weights that are constants of
+    the graph stay as they are. So do the variances after them, except those of the first batch norm.
 
     Returns:
-        The inputs; None where no input is in front of a batch norm.
+        The inputs; None if no input comes before a batch norm.
     """
     reader = GraphReader(model)
     roots = [math.sqrt(epsilon) for epsilon in sorted(_epsilons(reader)) if epsilon > 0]
@@ -51,10 +51,10 @@ def near_epsilon(
 def accumulating(
     usual: Mapping[str, np.ndarray], roles: Mapping[str, Role], results: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray] | None:
-    """Inputs of the next step without a reset in between: the buffers as the original left them, every flag off.
+    """Inputs of the next step without a reset in between: the buffers as the original left them, all flags off.
 
     Returns:
-        The inputs; None where the model accumulates nothing.
+        The inputs; None if the model accumulates nothing.
     """
     if not any(role.kind in (Kind.BUFFER, Kind.OVERWRITE) for role in roles.values()):
         return None
@@ -68,7 +68,7 @@ def _next(array: np.ndarray, kind: Kind, left: np.ndarray | None) -> np.ndarray:
 
 
 def _scaled(array: np.ndarray, kind: Kind, roots: list[float]) -> np.ndarray:
-    # Channels: the second axis of data, the first of weights and of vectors.
+    # The axis of the channels: the second of data, the first of weights and of vectors.
     axis = 1 if kind is Kind.DATA and array.ndim > 1 else 0
     if not array.ndim:
         return (array * roots[0]).astype(array.dtype)
@@ -78,7 +78,7 @@ def _scaled(array: np.ndarray, kind: Kind, roots: list[float]) -> np.ndarray:
 
 
 def _sets_variance(name: str, reader: GraphReader, fed: set[str]) -> bool:
-    """Whether a batch norm reads what is made of an input, with no other fed weights in between."""
+    """Whether an input reaches a batch norm without passing other fed weights."""
     waiting, seen = [name], {name}
     while waiting:
         for node, index in reader.uses(waiting.pop()):
@@ -97,7 +97,7 @@ def _epsilons(reader: GraphReader) -> set[float]:
 
 
 def _epsilon(node: onnx.NodeProto) -> float | None:
-    """The epsilon of a batch norm that computes forward, in any form; None of any other node."""
+    """The epsilon of a batch norm that computes forward, in any form; None for any other node."""
     stated = next((a.f for a in node.attribute if a.name == "epsilon"), None)
     if node.op_type in BATCH_NORMS:
         return _DEFAULT_EPSILON if stated is None else stated

@@ -32,7 +32,7 @@ def make_inputs(model: onnx.ModelProto, roles: Mapping[str, Role], seed: int, ba
     """An array for every input that a caller must give.
 
     Raises:
-        OnnxCbpError: an input whose type numpy and ONNX Runtime do not share, or whose rank is not known.
+        OnnxCbpError: an input has a type that numpy and ONNX Runtime do not share, or an unknown rank.
     """
     generator = np.random.default_rng(seed)
     return {
@@ -74,8 +74,8 @@ def _array(generator: np.random.Generator, role: Role, dtype: type[np.generic], 
     elif role.kind is Kind.SCALE:
         values = 1 + values / 4
     elif role.kind is Kind.WEIGHT:
-        # As a network is initialised: activations neither vanish nor overflow where no batch norm holds them.
+        # As networks are initialised: without batch norms, activations neither vanish nor overflow.
         values = values / math.sqrt(max(math.prod(shape[1:]), 1))
     elif role.kind is Kind.INDEX:
-        values = np.zeros(shape)  # an index kept as a float, and cast in the graph
+        values = np.zeros(shape)  # an index stored as a float, which the graph casts
     return np.asarray(values).astype(dtype)

@@ -1,4 +1,4 @@
-"""Finds what each input of a graph is for, so that its random values make sense."""
+"""Finds the role of each input of a graph, so that it gets meaningful random values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ACCUMULATORS = ("InPlaceAccumulator", "InPlaceAccumulatorV2")
 WEIGHT_READERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 #: Batch norms before a rewrite.
 BATCH_NORMS = ("BatchNormalization", "BatchNormInternal")
-#: Losses over class indices: the input with the labels, and one of the shape [N, classes, ...].
+#: Losses over class indices: the input with the labels, and an input of shape [N, classes, ...].
 _LOSSES = {
     "SoftmaxCrossEntropyLoss": (1, 0),
     "SoftmaxCrossEntropyLossInternal": (1, 0),
@@ -43,12 +43,12 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Role:
-    """What an input is for.
+    """The role of an input.
 
     Attributes:
-        kind: what it is.
-        limit: an index stays below this.
-        overwritten: a buffer whose old content a flag that is set makes the graph forget.
+        kind: the kind of its values.
+        limit: indices stay below this.
+        overwritten: a buffer whose old content the graph ignores if a flag is set.
     """
 
     kind: Kind
@@ -60,8 +60,8 @@ def find_roles(model: onnx.ModelProto, batch: int) -> dict[str, Role]:
     """The role of every input that a caller must give.
 
     Args:
-        model: the original model: a rewritten one has lost part of what says it.
-        batch: what symbolic dimensions of inputs will be.
+        model: the original model, since a rewritten one has lost some of the clues.
+        batch: the size of symbolic dimensions of inputs.
     """
     reader = GraphReader(model)
     symbols = {d.dim_param for value in fed_inputs(model) for d in value.type.tensor_type.shape.dim if d.dim_param}
@@ -69,10 +69,10 @@ def find_roles(model: onnx.ModelProto, batch: int) -> dict[str, Role]:
 
 
 def written_in_place(model: onnx.ModelProto) -> set[str]:
-    """The inputs that the model updates: the arrays that the caller fed hold results after a run.
+    """The inputs that the model updates: after a run, the caller's arrays hold results.
 
-    Only nodes that are meant to do so count. ONNX Runtime's BatchNormalization also writes over the running statistics
-    it was fed when their updated values are unused, which is an accident (onnxruntime#29790) and no result.
+    Only nodes that should do so count. ONNX Runtime's BatchNormalization also overwrites the running statistics that it
+    is fed with if their updated values are unused, but this is a bug (onnxruntime#29790) and no result.
     """
     fed = {value.name for value in fed_inputs(model)}
     written = set()
@@ -123,7 +123,7 @@ def _is_variance(node: onnx.NodeProto, index: int, reader: GraphReader) -> bool:
 
 
 def _index_limits(node: onnx.NodeProto, index: int, reader: GraphReader) -> Iterator[Dimension]:
-    """What limits the input as an index, None where it is one and nothing says the limit."""
+    """The limits of the input as an index; None for an index without a known limit."""
     labels, scores = _LOSSES.get(node.op_type, (None, 0))
     if index == labels:
         yield _classes(node, scores, reader)
@@ -137,8 +137,8 @@ def _index_limits(node: onnx.NodeProto, index: int, reader: GraphReader) -> Iter
 
 
 def _classes(node: onnx.NodeProto, scores: int, reader: GraphReader) -> Dimension:
-    """The number of classes: axis 1 of the scores, or of anything else there that has their shape."""
-    # The second output of a loss, and the gradient's only one, have the shape of the scores.
+    """The number of classes: axis 1 of the scores, or of anything else with their shape."""
+    # The second output of a loss has the shape of the scores, and so has the only output of its gradient.
     for name in (node.input[scores], *node.output[::-1]):
         shape = reader.shape(name) if name else None
         if shape is not None and len(shape) >= 2 and shape[1] is not None:

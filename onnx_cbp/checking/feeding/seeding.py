@@ -1,7 +1,7 @@
 """Gives the random ops of both models the same random numbers.
 
-A random node without a seed of its own gets one from ONNX Runtime by its place in the graph, and a rewrite moves
-places. (Dropout does not: its numbers follow from the session's seed alone.)
+ONNX Runtime gives a random node without its own seed one by its place in the graph, and a rewrite changes places.
+(Dropout is not affected: its numbers follow only from the session's seed.)
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from onnx_cbp.checking.models import Model
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.core.values.constants import RANDOM
 
-#: Seeds are floats, which hold whole numbers up to here.
+#: Seeds are floats, which hold integers exactly up to this.
 _SEEDS = 1 << 24
 
 
 def seeded(model: Model, seed: int) -> Model:
-    """The model with a seed in every random node that has none, made of the name of the value it draws."""
+    """The model with a seed in every random node that has none, made from the name of its output."""
     if not any(_unseeded(model.graph)):
         return model
     copy = model.copy()
@@ -33,10 +33,10 @@ def seeded(model: Model, seed: int) -> Model:
 
 
 def refuse_other_random_nodes(first: Model, second: Model) -> None:
-    """Two models can be compared only where each random value of one is drawn in the other.
+    """Refuse models of which one draws a random value that the other does not: they cannot be compared.
 
     Raises:
-        OnnxCbpError: one line that names a random node which only one of them has.
+        OnnxCbpError: one line that names a random node of only one of them.
     """
     for here, there in ((first, second), (second, first)):
         drawn = {_key(node) for node in _unseeded(there.graph)}
