@@ -1,4 +1,4 @@
-"""The error that bad input raises, and the place where errors of other libraries become it."""
+"""The error for bad input; errors of other libraries are turned into it here."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ class OnnxCbpError(ValueError):
     """Bad input: the message is one line that names the node or file and the value, and says what to do."""
 
     def __init__(self, *arguments: object) -> None:
-        """The message; names in it may have line breaks, which it has not."""
+        """Store the message; it has no line breaks, even if names in it have."""
         super().__init__(*(" ".join(each.splitlines()) if isinstance(each, str) else each for each in arguments))
 
 
 @contextlib.contextmanager
 def foreign(what: str) -> Iterator[None]:
-    """Around one call of another library, whose exceptions have no base of their own: they become one line.
+    """Wrap one call of another library, whose exceptions have no common base: they become one line.
 
     Args:
-        what: what the line begins with: whose fault it is, as far as it is known.
+        what: the beginning of the line: whose fault it is, as far as known.
 
     Raises:
-        OnnxCbpError: the call failed; errors of ours pass as they are.
+        OnnxCbpError: the call failed; our own errors pass unchanged.
     """
     try:
         yield
@@ -35,7 +35,7 @@ def foreign(what: str) -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception says, or the one at the bottom of those that wrap one another."""
+    """The message of an exception; if exceptions wrap one another, that of the innermost."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = " ".join(str(error).split()) or type(error).__name__

@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 import click
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-#: Standard output, where a file is named.
+#: Stands for standard output in place of a file.
 STDOUT = "-"
 
 
 class JsonIsOptional(click.Command):
-    """`--json` before MODEL: click would take MODEL for the file."""
+    """`--json` before MODEL, which click would take for the file."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Give an option without a file standard output."""
@@ -34,7 +34,7 @@ def json_option(command: _Command) -> _Command:
 
 
 def write_document(file: str, document: Mapping[str, Any]) -> None:
-    """Print the document, or write a file of it, whole or not at all."""
+    """Print the document, or write it to a file, whole or not at all."""
     text = json.dumps(document, indent=2)
     if file == STDOUT:
         click.echo(text)

@@ -15,7 +15,7 @@ from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.rewriting import Finding
 
 _COLLECTIVES = ("AllGather", "AllReduce", "AllReduceBucket")
-#: More layers than that are summed up, unless the rows are asked for.
+#: More layers than this are summed up, unless all rows are wanted.
 _FEW = 10
 _STATES = {
     "rewritten": "onnx_cbp ops",
@@ -23,7 +23,7 @@ _STATES = {
     "done": "left alone: done",
     "refused": "left alone",
 }
-#: Forms, so short that a row fits 80 columns.
+#: Short names of forms, so that a row fits 80 columns.
 _SHORT = (
     ("BatchNormalizationGrad", "BatchNormGrad"),
     ("BatchNormalization", "BatchNorm"),
@@ -36,13 +36,13 @@ _WIDEST_SHAPE = 16
 
 @dataclass(frozen=True)
 class _Layer:
-    """A batch norm, forward and, where both become the same, backward."""
+    """A batch norm: forward, and backward if the same happens to both."""
 
     findings: tuple[Finding, ...]
 
     @property
     def name(self) -> str:
-        """The name of the node, with the path of its module where that is known; an option takes either."""
+        """The name of the node, with the path of its module if that is known; an option accepts either."""
         first = self.findings[0]
         return f"{first.node} ({first.module})" if first.module else first.node
 
@@ -63,7 +63,7 @@ class _Layer:
 
 
 def _layers(findings: Sequence[Finding]) -> list[_Layer]:
-    """Gradients beside their forward nodes, where the same is done to both."""
+    """Gradients together with their forward nodes, if the same happens to both."""
     by_name = {finding.node: finding for finding in findings if not finding.forward}
     gradients: dict[str, Finding] = {}
     for finding in findings:
@@ -83,7 +83,7 @@ def _layers(findings: Sequence[Finding]) -> list[_Layer]:
 
 
 def print_findings(out: Console, findings: Sequence[Finding], last: str, *, verbose: bool) -> None:
-    """The table, and why; `last` heads the column of what happens to them."""
+    """Print the table, and the reasons; `last` is the heading of the column that says what happens."""
     layers = _layers(findings)
     if not layers:
         return
@@ -123,7 +123,7 @@ def _shapes(layers: Sequence[_Layer]) -> str:
 
 
 def _reasons(findings: Sequence[Finding]) -> list[str]:
-    """What is done to each node or why nothing is, where it is the same in one line; a name stands for all."""
+    """What happens to each node, or why nothing does; equal reasons become one line, with one name for all."""
     alike: dict[str, list[Finding]] = {}
     for finding in findings:
         alike.setdefault(finding.explanation.replace(f"'{finding.node}'", "''"), []).append(finding)
@@ -155,6 +155,6 @@ def summary(findings: Sequence[Finding], verb: str) -> str:
 
 
 def messages(model: onnx.ModelProto) -> str:
-    """The collectives of a model's main graph by kind, in words; "" where there are none."""
+    """The collectives of a model's main graph by kind, in words; "" if there are none."""
     number = Counter(node.op_type for node in model.graph.node if node.domain == DOMAIN)
     return ", ".join(f"{number[kind]} {kind}" for kind in _COLLECTIVES if number[kind])

@@ -18,12 +18,12 @@ FUSIONS_TITLE = (
 
 
 def fusions_columns(effects: FusionEffects) -> list[str]:
-    """Headings of `fusions_rows`; figures stand in all but the first and the last."""
+    """Headings of `fusions_rows`; all columns but the first and the last have numbers."""
     return ["fusion on", *(_KINDS[kind] for kind in _kinds(effects)), "to the row above", ""]
 
 
 def fusions_rows(effects: FusionEffects, rtol: float | None) -> list[list[str]]:
-    """One row a rewrite."""
+    """One row per rewrite."""
     rows = []
     for effect in effects.rows:
         largest = largest_by_kind(effect.differences)

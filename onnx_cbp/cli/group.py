@@ -21,7 +21,7 @@ INTERRUPTED = 130
 
 
 class OneLineErrors(click.Group):
-    """A group whose commands may raise: nobody sees a traceback."""
+    """A group whose commands may raise errors: users never see a traceback."""
 
     def main(
         self,
@@ -34,10 +34,10 @@ class OneLineErrors(click.Group):
         """Run a command and exit with its status."""
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
-        # The library logs what the commands print; without a handler Python would print it as well.
+        # The library logs what the commands print; without a handler Python would print it too.
         logging.getLogger("onnx_cbp").addHandler(logging.NullHandler())
         if isinstance(sys.stdout, io.TextIOWrapper):
-            # A node may be called what the terminal's encoding cannot say.
+            # The terminal's encoding may not be able to show the name of a node.
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
             status = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
@@ -51,7 +51,7 @@ class OneLineErrors(click.Group):
             _fail(str(error))
         except OSError as error:
             _discard_output()
-            if error.errno == errno.EPIPE:  # `onnx-cbp ... | head`: the reader has what it wants
+            if error.errno == errno.EPIPE:  # `onnx-cbp ... | head`: the reader needs no more
                 sys.exit(1)
             where = f"'{error.filename}': " if error.filename else ""
             _fail(f"{where}{error.strerror or error}")
@@ -70,6 +70,6 @@ def _fail(message: str, status: int = BAD_INPUT) -> NoReturn:
 
 
 def _discard_output() -> None:
-    """Let what stdout could not take be lost: Python would flush it at its end, fail again and say so."""
+    """Discard what stdout could not accept: Python would flush it at exit, and fail again with a message."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""What both forms of `onnx-cbp bench` show and write."""
+"""Shared by both forms of `onnx-cbp bench`: what they show and write."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import click
 from onnx_cbp.cli.document import STDOUT
 
 _SECONDS_A_LINE = 10.0
-#: Load average above which others take enough of the machine to spoil a figure.
+#: With a higher load average, other programs disturb the measurements.
 _BUSY = 0.5
 
 
 def check_outputs(json_file: str | None, plot_file: str | None) -> None:
-    """Find out before the run what could not be written after it.
+    """Check before the run whether its results can be written.
 
     Raises:
-        OnnxCbpError: a folder that is not there, a picture that cannot be drawn.
+        OnnxCbpError: a folder is not there, or a picture cannot be drawn.
     """
     from onnx_cbp.bench.plot import check_plot
     from onnx_cbp.errors import OnnxCbpError
@@ -35,7 +35,7 @@ def check_outputs(json_file: str | None, plot_file: str | None) -> None:
 
 
 def say_machine(machine: Mapping[str, Any], versions: str) -> None:
-    """Where it runs, and whether that can be trusted."""
+    """Print where it runs, and whether the results can be trusted."""
     from onnx_cbp.cli.text import console, say
 
     out = console()
@@ -46,7 +46,7 @@ def say_machine(machine: Mapping[str, Any], versions: str) -> None:
 
 @contextmanager
 def progress(name: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar on stderr; if that is no terminal, a line there every ten seconds."""
+    """A bar on stderr; if that is no terminal, a line every ten seconds."""
     if not sys.stderr.isatty():
         yield _lines(name, total)
         return
@@ -73,5 +73,5 @@ def _lines(name: str, total: int) -> Callable[[], None]:
 
 
 def milliseconds(seconds: float) -> str:
-    """Three digits."""
+    """Milliseconds with three digits."""
     return f"{seconds * 1e3:.3g}"

@@ -40,10 +40,10 @@ def page_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def write_page(
     model: str, page: str | None, data: str | None, batch_size: int | None, checkpoint: str | None, check: bool
 ) -> None:
-    """Write the page where one is asked for.
+    """Write the page if the user wants one.
 
     Raises:
-        click.BadParameter: an option of the page is given, and no page.
+        click.BadParameter: an option of the page is given without a page.
     """
     if page is None:
         given = {"--data": data, "--batch-size": batch_size, "--checkpoint": checkpoint, "--no-check": not check}

@@ -6,7 +6,7 @@ import click
 
 
 class GroupIsOptional(click.Command):
-    """`--synchronize [GROUP]` before MODEL: click would take MODEL for the group."""
+    """`--synchronize [GROUP]` before MODEL, which click would take for the group."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Give an option without a group the default one."""

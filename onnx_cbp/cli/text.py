@@ -1,4 +1,4 @@
-"""Text for people: never wider than where it is read, one line where one line is promised."""
+"""Text for people: never wider than the terminal, and one line where one line is promised."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-#: Columns in a pipe, where nobody says how many there are.
+#: The width for a pipe, which has no width of its own.
 _IN_A_PIPE = 100
-#: What separates two columns of a table, and what stands around all of them.
+#: The columns between two columns of a table, and around all of them.
 _BETWEEN, _AROUND = 3, 2
-#: How narrow the column whose texts are cut may become.
+#: The least width of a column whose texts are cut.
 _NARROWEST = 12
-#: What is copied from a text and so is broken nowhere: an option with its value, a quoted name.
+#: Parts of a text that users copy, and which are never broken: an option with its value, a quoted name.
 _COPIED = re.compile(r"--[\w-]+ '[^']*'|'[^']*'")
 
 
@@ -29,7 +29,7 @@ def one_line(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Names come from model files: nothing in them may drive the terminal."""
+    """Names come from model files: they must not be able to control the terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -47,13 +47,13 @@ def table(
     cut: tuple[str, int] | None = None,
     whole: Sequence[str] = (),
 ) -> Table:
-    """A table; what is wider than its column is folded.
+    """A table; texts wider than their column are folded.
 
     Args:
         columns: the headings.
-        rows: a cell each.
-        right: headings of columns of figures.
-        cut: the heading of a column of names, which are cut in the middle until the table is so many columns wide.
+        rows: one text for each cell.
+        right: headings of columns with numbers.
+        cut: the heading of a column of names, which are cut in the middle until the table fits this many columns.
         whole: headings of columns that are not folded.
     """
     result = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -63,13 +63,13 @@ def table(
     for name in columns:
         result.add_column(name, overflow="fold", justify="right" if name in right else "left", no_wrap=name in whole)
     for row in cells:
-        # Text, because a str is read as markup: a shape like [N,3] would vanish.
+        # As Text, because a str would be read as markup, in which a shape like [N,3] vanishes.
         result.add_row(*row)
     return result
 
 
 def _cut(columns: Sequence[str], cells: list[list[Text]], name: str, width: int) -> None:
-    """Cut the texts of a column so that the table is not wider."""
+    """Cut the texts of a column until the table fits the width."""
     widths = [max([len(head), *(len(row[i].plain) for row in cells)]) for i, head in enumerate(columns)]
     at = columns.index(name)
     room = width - _AROUND - _BETWEEN * (len(columns) - 1) - (sum(widths) - widths[at])
@@ -78,7 +78,7 @@ def _cut(columns: Sequence[str], cells: list[list[Text]], name: str, width: int)
 
 
 def shortened(name: str, width: int) -> str:
-    """A name of so many characters at most: its longest part between slashes is cut in the middle first."""
+    """A name with at most this many characters: its longest part between slashes is cut in the middle first."""
     if len(name) <= width:
         return name
     parts = name.split("/")
@@ -96,8 +96,8 @@ def _middle_cut(text: str, width: int) -> str:
 
 
 def wrapped(out: Console, text: str, indent: str = "") -> None:
-    """A sentence in lines that are no wider than where they are read; what is to be copied stays whole."""
-    # The space inside is one that does not break, until the lines are made.
+    """Print a sentence in lines that fit the terminal; parts to be copied stay whole."""
+    # Spaces inside such parts are replaced until the lines are made, so that no line breaks there.
     unbroken = _COPIED.sub(lambda found: found[0].replace(" ", "\0"), printable(text))
     lines = textwrap.TextWrapper(
         out.width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False

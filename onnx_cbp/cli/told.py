@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def warned(about: str = "") -> Iterator[list[str]]:
-    """Keep the warnings, those that begin with a word of theirs."""
+    """Collect warnings: only those that begin with `about`, if that is given."""
     lines: list[str] = []
 
     class Keep(logging.Handler):

@@ -11,7 +11,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def version_option(command: _Command) -> _Command:
-    """Add `--version`; the number is looked up only when it is asked for."""
+    """Add `--version`; the number is looked up only when it is needed."""
     return click.option(
         "--version",
         is_flag=True,

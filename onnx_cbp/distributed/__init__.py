@@ -29,7 +29,7 @@ __all__ = [
     "world_size",
 ]
 
-#: Imported on first use: the ops read who is a replica (`membership`), and whoever joins needs the ops.
+#: Imported on first use: the ops read who is a replica (`membership`), and joining needs the ops.
 _NAMES = {
     "CommunicationError": "onnx_cbp.distributed.communicator",
     "Communicator": "onnx_cbp.distributed.communicator",

@@ -1,6 +1,6 @@
 """Groups of replicas: who exchanges statistics with whom.
 
-A group is a way to part the world: each replica is in one part, and a collective runs within it.
+A group divides the world into parts: each replica is in one part, and a collective runs within a part.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ _SIZE = "size:"
 
 
 def partition(name: str, world_size: int, named: Mapping[str, Partition]) -> Partition:
-    """The parts that a group's name stands for.
+    """The parts that the name of a group means.
 
     Args:
-        name: "world"; "size:K", which is K consecutive ranks; or a name that `initialize` was given.
+        name: "world"; "size:K", for K consecutive ranks; or a name that was given to `initialize`.
         world_size: the number of replicas.
-        named: the groups that `initialize` was given.
+        named: the groups that were given to `initialize`.
 
     Raises:
-        OnnxCbpError: a name that stands for nothing, or a size that does not divide the world.
+        OnnxCbpError: the name means nothing, or the size does not divide the world.
     """
     if name == WORLD:
         return (tuple(range(world_size)),)
@@ -41,10 +41,10 @@ def partition(name: str, world_size: int, named: Mapping[str, Partition]) -> Par
 
 
 def check_named(groups: Mapping[str, Sequence[Sequence[int]]], world_size: int) -> dict[str, Partition]:
-    """The groups that a user defined.
+    """Check the groups that a user defined.
 
     Raises:
-        OnnxCbpError: a name that means something else already, or parts that do not hold every rank once.
+        OnnxCbpError: a name already means something else, or the parts do not hold every rank once.
     """
     checked = {}
     for name, parts in groups.items():

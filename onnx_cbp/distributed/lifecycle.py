@@ -1,4 +1,4 @@
-"""Joining and leaving: which replica this process, or this thread, is."""
+"""Joining and leaving: makes this process, or this thread, a replica."""
 
 from __future__ import annotations
 
@@ -69,15 +69,15 @@ def initialize(
 
 
 def initialize_from_environment() -> None:
-    """`initialize()` where the environment variable names an engine and nothing was initialised yet."""
+    """`initialize()`, if the environment variable names an engine and there is no replica yet."""
     if os.environ.get(ENGINE_VARIABLE) and not is_initialized():
         initialize()
 
 
 def finalize() -> None:
-    """Stop being a replica: sessions run alone again. Nothing happens where this is none.
+    """Stop being a replica: sessions run alone again. If this is no replica, nothing happens.
 
-    After a failed collective, what the engine holds is left to the end of the process.
+    After a failed collective, the engine keeps its resources until the end of the process.
     """
     with membership.lock:
         replica = membership.leave()
@@ -87,7 +87,7 @@ def finalize() -> None:
 
 
 def rank() -> int:
-    """This replica's number, from 0; 0 where there is only one."""
+    """This replica's number, from 0; 0 if it is the only one."""
     replica = current()
     return 0 if replica is None else replica.world.rank
 
@@ -100,20 +100,20 @@ def world_size() -> int:
 
 @contextlib.contextmanager
 def without_samples() -> Iterator[None]:
-    """Take part in the steps inside, and have no samples in them: what this replica feeds counts for nothing.
+    """Take part in the steps inside without samples: what this replica feeds does not count.
 
-    ONNX Runtime cannot train on an empty batch. A replica that has no samples for a step feeds any valid batch in its
-    place, such as one sample of zeros. Its count, its part of every statistic, of the loss and of all gradients are
-    sent as 0, and it gets the same results as all others:
+    ONNX Runtime cannot train on an empty batch. A replica without samples for a step feeds any valid batch instead,
+    such as one sample of zeros. Its count, and its part of every statistic, of the loss and of all gradients are sent
+    as 0, and it gets the same results as all others:
 
         with onnx_cbp.distributed.without_samples():
             module(*placeholder)
 
-    The graph must exchange all that it keeps: rewrite it with `synchronize` (or let it have no batch norm that trains)
-    and `data_parallel`.
+    The graph must exchange everything that it keeps: rewrite it with `synchronize` (or let it have no batch norm that
+    trains) and `data_parallel`.
 
     Raises:
-        OnnxCbpError: this is no replica, so that there would be no samples at all.
+        OnnxCbpError: this is no replica, so there would be no samples at all.
     """
     replica = current()
     if replica is None:
@@ -166,7 +166,7 @@ def _timeout(timeout: float | None) -> float:
 
 
 def _finalize_quietly() -> None:
-    """At the end of the process: an engine that is left open might wait for replicas that are gone."""
+    """At the end of the process: an open engine might wait for replicas that are gone."""
     try:
         finalize()
     except OnnxCbpError:

@@ -1,4 +1,4 @@
-"""Which replica a thread works for. Who joins and leaves writes it (`lifecycle.py`); whoever communicates reads it."""
+"""Which replica a thread works for. `lifecycle.py` writes this, and everything that communicates reads it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def join(replica: Replica, *, thread: bool) -> None:
 
 
 def leave() -> Replica | None:
-    """Make the calling thread, or the process, none any more; called with the lock held.
+    """Make the calling thread, or the process, no replica any more; called with the lock held.
 
     Returns:
-        What it was.
+        The former replica.
     """
     global _process
     replica, _process = getattr(_thread, "replica", None) or _process, None
@@ -41,10 +41,10 @@ def is_initialized() -> bool:
 
 
 def current() -> Replica | None:
-    """The replica that the calling thread works for; None: the only one.
+    """The replica that the calling thread works for; None if there is only one.
 
     Raises:
-        CommunicationError: other threads are replicas and this one is not.
+        CommunicationError: other threads are replicas, and this one is not.
     """
     if _process is not None:
         return _process
@@ -58,7 +58,7 @@ def current() -> Replica | None:
 
 
 def of(thread: threading.Thread | None) -> Replica | None:
-    """The replica that a thread is, or the process of it; None where neither is one."""
+    """The replica of a thread, or of its process; None if there is neither."""
     return _process if _process is not None or thread is None else _threads.get(thread)
 
 

@@ -16,30 +16,30 @@ import numpy as np
 from onnx_cbp.distributed.communicator import CommunicationError, Communicator
 from onnx_cbp.errors import OnnxCbpError
 
-#: A wait spins for so many seconds, then lets others have the core for so many, then sleeps between two looks.
+#: A wait spins for this many seconds, then yields the core for this many, then sleeps between two checks.
 _SPIN = 5e-5
 _YIELD = 2e-3
 _NAP = 1e-4
-#: Seconds between two looks whether another process has given up.
+#: Seconds between two checks whether another process has given up.
 _LISTEN = 0.02
-#: Seconds that the others have to say that they live, when this process gives up.
+#: When this process gives up: how many seconds the others have to answer that they live.
 _ROLL_CALL = 0.5
-#: Seconds that the others have to report, before this process ends them all.
+#: How many seconds the others have to report, before this process ends them all.
 _LAST_WORDS = 2.0
-#: Of alarms; no other message is sent from one process to another.
+#: The tag of alarms; no other message goes from one process to another.
 _TAG = 20719
 
 
 def _load() -> Any:
     try:
         from mpi4py import MPI
-    except (ImportError, RuntimeError) as error:  # the latter: mpi4py without an MPI library
+    except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py without an MPI library
         raise OnnxCbpError(f"initialize('mpi') needs mpi4py ({error}): pip install mpi4py mpich") from error
     return MPI
 
 
 class _Alarm:
-    """How a process that gives up tells the others, and hears it of them."""
+    """Lets a process that gives up tell the others, and hears what they tell."""
 
     def __init__(self, comm: Any) -> None:
         self._comm = comm
@@ -56,7 +56,7 @@ class _Alarm:
         self._sent = [(self._comm.Isend(text, rank, _TAG), text) for rank in others]
 
     def hear(self) -> dict[int, str]:
-        """What each process said that has given up."""
+        """The reports of all processes that have given up."""
         MPI = _load()
         status = MPI.Status()
         while self._comm.Iprobe(MPI.ANY_SOURCE, _TAG, status):
@@ -66,7 +66,7 @@ class _Alarm:
         return self._heard
 
     def silent(self, ranks: Iterable[int]) -> str:
-        """Who of the others does not say anything for a while: they stall, or are gone. A clause for an error."""
+        """Which of the others do not answer for a while: they stall, or are gone. A clause for an error."""
         end = time.monotonic() + _ROLL_CALL
         missing = set(ranks) - {self._comm.rank}
         while missing - set(self.hear()) and time.monotonic() < end:
@@ -76,7 +76,7 @@ class _Alarm:
 
 
 class MPICommunicator(Communicator):
-    """A process, and an MPI communicator of its own."""
+    """A process with its own MPI communicator."""
 
     def __init__(self, comm: Any, timeout: float, ranks: Sequence[int], alarm: _Alarm) -> None:
         self.rank = comm.Get_rank()
@@ -93,7 +93,7 @@ class MPICommunicator(Communicator):
         """Join the processes of `comm` (default: COMM_WORLD), which all call this.
 
         Raises:
-            OnnxCbpError: no mpi4py, or MPI was started for one thread only and this is another.
+            OnnxCbpError: no mpi4py, or MPI was started for one thread only, and this is another thread.
             CommunicationError: not all came within the time.
         """
         MPI = _load()
@@ -107,7 +107,7 @@ class MPICommunicator(Communicator):
             world = _within(timeout, comm.Dup)
             alarm = _Alarm(_within(timeout, comm.Dup))
         except CommunicationError as error:
-            # Nothing of our own to say so on.
+            # There is no communicator of our own yet to report this on.
             alarm = _Alarm(comm)
             alarm.raise_(str(error))
             raise CommunicationError(
@@ -130,7 +130,7 @@ class MPICommunicator(Communicator):
         return MPICommunicator(comm, self._timeout, [self._ranks[r] for r in part], self._alarm)
 
     def abort(self, reason: str, *, ends: bool = True) -> None:
-        """Tell the others, who hear it in their collectives, and end all that are still there a little later."""
+        """Tell the others, who hear it in their collectives; a little later, end all that are still there."""
         if _load().Is_finalized():
             return
         self._alarm.raise_(reason)
@@ -164,7 +164,7 @@ class MPICommunicator(Communicator):
                 heard = now()
                 reason = self._reason_to_stop(waited > self._timeout)
                 if reason:
-                    # Under way still, and nothing can stop it: the memory must stay.
+                    # nothing can stop it any more, so the memory must stay
                     self._unfinished.append((request, arrays))
                     _end_all_at_exit()
                     raise CommunicationError(reason)
@@ -183,7 +183,7 @@ class MPICommunicator(Communicator):
 
 
 def _within(timeout: float, call: Callable[[], Any]) -> Any:
-    """Make a call of MPI's that has no time limit, with one: in a thread, which is left behind if it takes too long."""
+    """Give a call of MPI a time limit: it runs in a thread, which is left behind if it takes too long."""
     MPI = _load()
     if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
         return call()
@@ -211,7 +211,7 @@ _ends_all = False
 
 
 def _end_all_at_exit() -> None:
-    """After a failure, MPI_Finalize would wait for processes that never come: end them with this one instead."""
+    """After a failure, MPI_Finalize would wait for processes that never come: so end them with this one."""
     global _ends_all
     if _ends_all:
         return

@@ -1,6 +1,6 @@
-"""The native library's door to the communicator: plain C functions (c_api.h) that call into Python.
+"""Connects the native library with the communicator: plain C functions (c_api.h) that call Python.
 
-ctypes takes the interpreter lock for a call and gives it back after; what waits inside lets go of it.
+ctypes takes the interpreter lock for each call, and releases it afterwards; code that waits inside releases it too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from onnx_cbp.distributed import membership
 from onnx_cbp.distributed.replica import HEADER, Replica, Route, describe
 
 _FAILED = -1
-#: Views over larger messages are not kept: their memory is given back after each run.
+#: Views over larger messages are not kept, since their memory is freed after each run.
 _LARGEST_KEPT = 1 << 20
 
 
@@ -34,7 +34,7 @@ class _Collective(ctypes.Structure):
     )
 
 
-# Pointers as numbers: ctypes makes those fastest.
+# Pointers are numbers, which ctypes handles fastest.
 _Pointer = ctypes.c_void_p
 _Replicas = ctypes.CFUNCTYPE(ctypes.c_int64, _Pointer, ctypes.c_char_p, _Pointer, ctypes.c_size_t)
 _AllGather = ctypes.CFUNCTYPE(
@@ -56,7 +56,7 @@ class _Communicator(ctypes.Structure):
 
 
 def set_communicator(on: bool) -> None:
-    """Let the native library's collectives go through the current replica, or run alone; nothing without a library."""
+    """Connect the native library's collectives with the current replica, or let them run alone."""
     library = load_library()
     if library is not None:
         library.onnx_cbp_set_communicator(ctypes.byref(_functions()) if on else None)
@@ -64,8 +64,8 @@ def set_communicator(on: bool) -> None:
 
 @functools.cache
 def _functions() -> _Communicator:
-    """The functions, made once: the library may hold them for as long as the process lives."""
-    # Null on threads that Python does not know: those of ONNX Runtime's pools.
+    """The functions, made once: the library may keep them as long as the process lives."""
+    # Returns null on threads that Python does not know, such as those of ONNX Runtime's pools.
     thread = ctypes.cast(ctypes.pythonapi.PyGILState_GetThisThreadState, _Pointer)
     return _Communicator(None, thread, _Replicas(_replicas), _AllGather(_all_gather), _AllReduce(_all_reduce))
 

@@ -14,13 +14,13 @@ from onnx_cbp.distributed.communicator import CommunicationError, Communicator
 from onnx_cbp.distributed.groups import Partition, partition
 from onnx_cbp.errors import OnnxCbpError
 
-#: Elements before the payload of a message (ONNX_CBP_MESSAGE_HEADER in c_api.h).
+#: How many elements come before the payload of a message (ONNX_CBP_MESSAGE_HEADER in c_api.h).
 HEADER = 8
-#: Numbers in a header; the squares of them follow.
+#: How many numbers a header has; their squares follow.
 _PIECES = HEADER // 2
-#: Integers up to here are exact in a float32, and so are their sums.
+#: Integers up to this are exact in float32, and so are their sums.
 _EXACT = 2**24
-#: Bytes in which a replica describes a collective to the others.
+#: How many bytes a replica's description of a collective may have.
 _DESCRIPTION = 512
 _DIGEST = 32
 
@@ -31,10 +31,10 @@ class Collective:
 
     Attributes:
         name: the op.
-        layer: whose message it is.
-        group: among which replicas.
-        dtype: of the message, float32 or float64.
-        elements: of the payload.
+        layer: the layer whose message it is.
+        group: the group of replicas that exchange it.
+        dtype: the type of the message, float32 or float64.
+        elements: the number of elements of the payload.
     """
 
     name: str
@@ -50,16 +50,16 @@ class Collective:
 
 @dataclass
 class Route:
-    """A collective that all replicas were found to have in common, and the way that its messages go.
+    """A collective that all replicas agree on, and how its messages are sent.
 
     Attributes:
-        collective: what it is.
-        communicator: of its group.
+        collective: the collective.
+        communicator: that of its group.
         members: the group, by rank in the world.
-        header: what its messages begin with.
+        header: the beginning of its messages.
         reduced: the header's sum over the replicas.
-        views: arrays over the memory of this replica's messages, by address, and over the headers in them; the memory's
-            owner keeps it.
+        views: arrays over the memory of this replica's messages and over their headers, by address; the memory's owner
+            keeps it alive.
         gathered_views: arrays [replicas, n] over the memory of gathered messages, by address.
     """
 
@@ -78,24 +78,24 @@ class Route:
 
 
 class Replica:
-    """A replica of a program. Thread-safe, though only one thread at a time can communicate.
+    """A replica of a program. It is thread-safe, but only one thread at a time can communicate.
 
     Attributes:
         world: the communicator of all replicas.
-        timeout: seconds that a collective may take.
-        without_samples: whether what this replica sends counts for nothing: all zeros, and with them a count of 0.
+        timeout: how many seconds a collective may take.
+        without_samples: whether this replica's messages do not count: all zeros, with a count of 0.
     """
 
     def __init__(self, world: Communicator, timeout: float, groups: Mapping[str, Partition]) -> None:
         self.world = world
         self.timeout = timeout
         self.without_samples = False
-        #: Routes of nodes, by the numbers that the native library gives them.
+        #: Routes of nodes, by the number that the native library gives each node.
         self.by_id: dict[int, Route] = {}
         self._named = groups
         self._partitions: dict[str, Partition] = {}
-        # One communicator for each kind of collective: where replicas differ in the kind, both wait in vain, and
-        # neither takes the other's message for its own.
+        # One communicator for each kind of collective. If replicas run different kinds, both wait in vain, but neither
+        # takes the other's message for its own.
         self._communicators: dict[tuple[Partition, str], Communicator] = {}
         self._routes: dict[Collective, Route] = {}
         self._history = hashlib.sha256()
@@ -106,25 +106,25 @@ class Replica:
         """The number of replicas in this replica's part of a group.
 
         Raises:
-            OnnxCbpError: the name stands for nothing.
+            OnnxCbpError: the name means nothing.
         """
         return len(self._members(group))
 
     def route(self, collective: Collective) -> Route:
-        """The way for a collective; the first time, all replicas of the world compare it with one another.
+        """The route of a collective; the first time, all replicas of the world compare their descriptions.
 
         Raises:
-            CommunicationError: they differ, or not all came; one line that says in what.
-            OnnxCbpError: the group's name stands for nothing.
+            CommunicationError: they differ, or not all came; one line that says what differs.
+            OnnxCbpError: the group's name means nothing.
         """
         route = self._routes.get(collective)
         if route is not None:
             return route
-        self._partition(collective.group)  # an unknown group is this replica's affair alone
+        self._partition(collective.group)  # an unknown group only concerns this replica
         self._enter(collective)
         try:
             return self._open(collective)
-        except BaseException as error:  # also KeyboardInterrupt: the others are left waiting
+        except BaseException as error:  # even KeyboardInterrupt: otherwise the others would wait
             raise self._failed(collective, error) from error
         finally:
             self._lock.release()
@@ -179,7 +179,7 @@ class Replica:
             communicator.close(failed)
 
     def _enter(self, collective: Collective) -> None:
-        """Take the lock: one thread at a time. What failed once has failed for good."""
+        """Take the lock: one thread at a time. After one failure, every further call fails."""
         if not self._lock.acquire(False) and not self._lock.acquire(timeout=self.timeout):
             raise CommunicationError(f"{self._at(collective)}: another thread has been communicating all the time")
         if self._fault is not None:
@@ -220,7 +220,7 @@ class Replica:
         return self._routes[collective]
 
     def _say_what_differs(self, route: Route) -> None:
-        """All replicas of the group see that their headers differ, so all come here."""
+        """All replicas of the group see that their headers differ, so all of them come here."""
         text = str(route.collective)
         self._compare(route.communicator, route.members, hashlib.sha256(text.encode()).digest(), text)
         raise CommunicationError("the message is not that of one collective: a communicator mixed them up")
@@ -241,10 +241,9 @@ class Replica:
 
 
 def _header(description: str, replicas: int) -> np.ndarray:
-    """Numbers that stand for a collective, and their squares.
+    """Numbers that represent a collective, followed by their squares.
 
-    The sums of both over the replicas are those of equal numbers only where all numbers are equal; every sum is exact
-    also in float32.
+    The sums of both over the replicas only match if all numbers are equal; every sum is exact, even in float32.
     """
     limit = math.isqrt(_EXACT // replicas)
     digest = hashlib.sha256(description.encode()).digest()
@@ -253,10 +252,10 @@ def _header(description: str, replicas: int) -> np.ndarray:
 
 
 def describe(name: str, layer: str, group: str, dtype: np.dtype, elements: int) -> Collective:
-    """A collective, checked.
+    """A collective, after a check of its names.
 
     Raises:
-        OnnxCbpError: more text than replicas exchange.
+        OnnxCbpError: the text is longer than what replicas exchange.
     """
     collective = Collective(name, layer, group, dtype, elements)
     if len(str(collective).encode()) > _DESCRIPTION - _DIGEST:

@@ -20,16 +20,16 @@ def run_replicas(
     timeout: float | None = None,
     groups: Mapping[str, Sequence[Sequence[int]]] | None = None,
 ) -> list[Result]:
-    """Run a function in `world_size` threads, each of them a replica, and return what each returned, by rank.
+    """Run a function in `world_size` threads, each of which is a replica; returns the results by rank.
 
     Args:
-        function: what a replica does, with sessions of its own; `rank()` says which replica it is.
+        function: what a replica does, with its own sessions; `rank()` says which replica it is.
         world_size: the number of replicas.
         timeout: as in `initialize`.
         groups: as in `initialize`.
 
     Raises:
-        Exception: what the first replica to fail raised. The others' collectives end with an error at once.
+        Exception: the error of the first replica that failed. The collectives of the others end with an error at once.
     """
     results: dict[int, Result] = {}
     errors: list[BaseException] = []

@@ -11,12 +11,12 @@ import numpy as np
 from onnx_cbp.distributed.communicator import CommunicationError, Communicator
 from onnx_cbp.errors import OnnxCbpError
 
-#: Seconds between two looks whether the threads that are missing are still there.
+#: Seconds between two checks whether missing threads still live.
 _LOOK = 0.1
 
 
 class _Round:
-    """One collective: what each replica brought, and what comes of it."""
+    """One collective: the parts of the replicas, and the result."""
 
     def __init__(self) -> None:
         self.parts: dict[int, np.ndarray] = {}
@@ -34,7 +34,7 @@ class _Meeting:
         self.condition: threading.Condition = parent.condition if parent else threading.Condition()
         self.children: dict[tuple[int, tuple[int, ...]], _Meeting] = {}
         self.left: set[int] = set()
-        # Of the root only, which stands for all: the threads by rank, and what went wrong.
+        # Only in the root meeting, for all of them: the threads by rank, and the fault.
         self.threads: dict[int, threading.Thread] = {}
         self.fault: str | None = None
         self._round = _Round()
@@ -42,7 +42,7 @@ class _Meeting:
     def exchange(
         self, rank: int, kind: str, part: np.ndarray, combine: Callable[[np.ndarray], np.ndarray]
     ) -> np.ndarray:
-        """Bring a part, wait for those of all, and take what `combine` makes of them ([size, n], by rank)."""
+        """Bring a part, wait for all parts, and get what `combine` makes of them ([size, n], by rank)."""
         deadline = time.monotonic() + self.timeout
         with self.condition:
             current = self._round
@@ -65,12 +65,12 @@ class _Meeting:
             return current.result
 
     def fail(self, reason: str) -> None:
-        """Wake all who wait, in every group, and let nobody wait again; called with the condition's lock held."""
+        """Wake all that wait, in every group, and let nobody wait again; called with the condition's lock held."""
         self.root.fault = self.root.fault or reason
         self.condition.notify_all()
 
     def _absence(self, rank: int, current: _Round, late: bool) -> str | None:
-        """Why a replica that has not come will not, as far as one can tell."""
+        """Why a replica that has not come never will, as far as one can tell."""
         if rank in current.parts:
             return None
         if rank in self.left:
@@ -111,7 +111,7 @@ class ThreadCommunicator(Communicator):
         """Join the meeting of this program's threads, and wait until all are there.
 
         Raises:
-            OnnxCbpError: a rank that is taken or out of range, or another world size than the other threads'.
+            OnnxCbpError: the rank is taken or out of range, or other threads have another world size.
             CommunicationError: not all came within the time.
         """
         if world_size < 1 or not 0 <= rank < world_size:
@@ -134,9 +134,9 @@ class ThreadCommunicator(Communicator):
         gathered[:] = self._exchange("AllGather", message, lambda parts: parts)
 
     def split(self, partition: Sequence[Sequence[int]]) -> ThreadCommunicator:
-        """Meet elsewhere with the group."""
+        """Make a meeting for the group."""
         part = next(tuple(self._meeting.ranks[r] for r in ranks) for ranks in partition if self.rank in ranks)
-        self._splits += 1  # every replica has split as often
+        self._splits += 1  # every replica has split equally often
         with self._meeting.condition:
             made = self._meeting.children.setdefault(
                 (self._splits, part), _Meeting(part, self._meeting.timeout, self._meeting)
@@ -144,13 +144,13 @@ class ThreadCommunicator(Communicator):
         return ThreadCommunicator(made, self._world_rank)
 
     def close(self, failed: bool) -> None:  # noqa: ARG002 leaving never waits
-        """Leave: whoever still waits for this replica hears so."""
+        """Leave; replicas that still wait for this one get an error."""
         with self._meeting.condition:
             self._meeting.left.add(self._world_rank)
             self._meeting.condition.notify_all()
 
     def abort(self, reason: str, *, ends: bool = True) -> None:  # noqa: ARG002 only a thread ends
-        """End whatever the other replicas wait for, here and in every group."""
+        """End everything that the other replicas wait for, here and in every group."""
         with self._meeting.condition:
             self._meeting.fail(f"rank {self._world_rank} failed: {reason}")
 
@@ -159,7 +159,7 @@ class ThreadCommunicator(Communicator):
 
 
 def _meeting_of(rank: int, world_size: int, timeout: float) -> _Meeting:
-    """The meeting that this program's threads are joining; a new one where the last is over."""
+    """The meeting that this program's threads are joining; a new one if the last is over."""
     global _meeting
     with _joining:
         meeting = _meeting

@@ -15,9 +15,9 @@ import numpy as np
 from onnx_cbp.distributed.communicator import CommunicationError, Communicator
 from onnx_cbp.errors import OnnxCbpError
 
-#: Seconds that the others have to say that they live, when this process gives up.
+#: When this process gives up: how many seconds the others have to answer that they live.
 _ROLL_CALL = 1.0
-#: The key under which a process that meets an exception leaves word.
+#: The key under which a process that meets an exception leaves a message.
 _WORD = "onnx_cbp/gave_up"
 
 
@@ -33,7 +33,7 @@ def _load() -> tuple[Any, Any]:
 
 
 class TorchCommunicator(Communicator):
-    """A process, and a process group of its own: gloo's on the CPU, or NCCL's, through the GPU that is current."""
+    """A process with its own process group: gloo's on the CPU, or NCCL's, which uses the current GPU."""
 
     def __init__(self, group: Any, timeout: float, roll_call: Any, owns_default_group: bool = False) -> None:
         torch, distributed = _load()
@@ -51,12 +51,12 @@ class TorchCommunicator(Communicator):
 
     @classmethod
     def join(cls, *, timeout: float, backend: str | None = None, **options: Any) -> TorchCommunicator:
-        """Join torch.distributed's default process group, and make it where there is none.
+        """Join torch.distributed's default process group; make it if there is none.
 
         Args:
             timeout: seconds.
-            backend: "gloo" (default) or "nccl", of the messages; another than the default group's is no trouble.
-            options: of `torch.distributed.init_process_group`, where it was not called before.
+            backend: "gloo" (default) or "nccl", for the messages; it may differ from the default group's.
+            options: of `torch.distributed.init_process_group`, if it was not called before.
 
         Raises:
             OnnxCbpError: no PyTorch, or options that it refuses.
@@ -114,12 +114,12 @@ class TorchCommunicator(Communicator):
         return TorchCommunicator(mine, self._timeout, self._roll_call)
 
     def abort(self, reason: str, *, ends: bool = True) -> None:
-        """Leave word in the store that the processes met at: they look there when a collective fails.
+        """Leave a message in the store at which the processes met: they look there when a collective fails.
 
-        It fails because this process ends, which closes its connections.
+        It will fail, because this process ends and so closes its connections.
         """
-        if not self._word():  # the first is the cause of the others
-            with contextlib.suppress(RuntimeError, ValueError):  # the store's home may be gone
+        if not self._word():  # the first message is the cause of the others
+            with contextlib.suppress(RuntimeError, ValueError):  # the process with the store may be gone
                 self._store.set(_WORD, f"rank {self._distributed.get_rank()} gave up: {reason}"[:1000])
         if not ends:
             with contextlib.suppress(OSError, ValueError):  # closed already
@@ -128,7 +128,7 @@ class TorchCommunicator(Communicator):
             os._exit(1)
 
     def close(self, failed: bool) -> None:
-        """Destroy the process group; the default one too, where it was made here."""
+        """Destroy the process group; the default one too, if it was made here."""
         if failed or not self._distributed.is_initialized():
             return
         self._distributed.destroy_process_group(None if self._owns_default_group else self._group)
@@ -151,19 +151,19 @@ class TorchCommunicator(Communicator):
             raise CommunicationError(reason + (self._word() or self._silent())) from error
 
     def _word(self) -> str:
-        """What a process that met an exception left for the others. A clause for an error."""
+        """The message that a process with an exception left for the others, as a clause for an error."""
         with contextlib.suppress(RuntimeError, ValueError):
             if self._store.check([_WORD]):
                 return f"; {self._store.get(_WORD).decode(errors='replace')}"
         return ""
 
     def _silent(self) -> str:
-        """Who of the world does not say anything for a while: they stall, or are gone. A clause for an error."""
+        """Who in the world does not answer for a while: they stall, or are gone. A clause for an error."""
         try:
             limit = timedelta(seconds=_ROLL_CALL)
             self._distributed.monitored_barrier(self._roll_call, limit, wait_all_ranks=True)
         except RuntimeError as error:
-            # Rank 0 hears of all; the others hear of rank 0 only.
+            # Rank 0 learns about all; the others learn only about rank 0.
             ranks = re.search(r"Ranks? ([\d, ]*\d) failed to pass", str(error))
             if ranks:
                 return f"; no word from rank {ranks[1]}"
@@ -171,6 +171,6 @@ class TorchCommunicator(Communicator):
 
 
 def _one_line(error: BaseException) -> str:
-    """The message without the C++ source lines that PyTorch puts before and behind it."""
+    """The message without the C++ source lines that PyTorch adds around it."""
     first = str(error).strip().splitlines()[0]
     return re.sub(r"^\[\S*\] |\. This is typically caused by.*", "", first)

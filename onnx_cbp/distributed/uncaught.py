@@ -13,9 +13,9 @@ from onnx_cbp.distributed import membership
 
 @functools.cache
 def listen() -> None:
-    """Hear of exceptions that leave the program or one of its threads; what is printed of them stays as it is.
+    """Notice exceptions that leave the program or one of its threads; their printed messages do not change.
 
-    So do `sys.exit` and its statuses. What raises SystemExit without it is not heard: no hook is called for it.
+    `sys.exit` with a status is noticed too. A SystemExit that is raised directly is not: Python calls no hook for it.
     """
     of_program, of_thread = sys.excepthook, threading.excepthook
 
@@ -37,7 +37,7 @@ def listen() -> None:
 
 
 class _Exit(SystemExit):
-    """One that knows when it ends the program: nobody is left to have caught it when it goes away."""
+    """A SystemExit that knows whether it ends the program: when it is destroyed, nobody can catch it any more."""
 
     def __del__(self) -> None:
         ends = sys._getframe().f_back is None and threading.current_thread() is threading.main_thread()
@@ -46,12 +46,12 @@ class _Exit(SystemExit):
 
 
 def _exit(status: object = None, /) -> NoReturn:
-    """Exit the program, as `sys.exit` of Python does; replicas hear of a status that is not 0."""
+    """Exit the program, like Python's `sys.exit`; replicas are told about a status other than 0."""
     raise _Exit(status)
 
 
 def _goes_on_after_errors() -> bool:
-    """Whether this is an interpreter with a prompt."""
+    """Whether this is an interactive interpreter."""
     return hasattr(sys, "ps1") or bool(sys.flags.interactive)
 
 

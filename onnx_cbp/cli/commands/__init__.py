@@ -1,1 +1,1 @@
-"""The commands of `onnx-cbp`, one file a command."""
+"""The commands of `onnx-cbp`, one file per command."""

@@ -146,7 +146,7 @@ def artifacts(
 
 @contextmanager
 def _folder(folder: Path) -> Iterator[None]:
-    """Make the folder, if it is not there; it goes again where nothing is written into it."""
+    """Make the folder if it is not there; it is removed again if nothing is written into it."""
     if folder.exists():
         yield
         return
@@ -159,7 +159,7 @@ def _folder(folder: Path) -> Iterator[None]:
 
 
 def _summary(folder: Path) -> list[str]:
-    """What trains, and what is fed and given."""
+    """What trains, and the names of inputs and outputs."""
     from onnx_cbp.model_files.model_io import load_model
     from onnx_cbp.training import checkpoints
 
@@ -176,5 +176,5 @@ def _summary(folder: Path) -> list[str]:
 
 
 def _of_the_command(warning: str) -> str:
-    """A warning with the option in the place of the argument; to leave it out says that they are meant to be frozen."""
+    """A warning that names the option instead of the argument; without the option, they are frozen on purpose."""
     return warning.partition(", train_batch_norms=()")[0].replace("train_batch_norms='*'", "--train '*'")

@@ -29,7 +29,7 @@ _OPS = (
     "ChannelNormalize",
     "ChannelBackprop",
 )
-#: Options of one form of the command, by parameter: they say nothing to the other.
+#: Options that belong to only one form of the command, by parameter.
 _OF_KERNELS = {"sets": "--shapes", "ops": "--op", "data": "--type", "runtimes": "--runtime"}
 _OF_STEPS = {"batch": "--batch"}
 
@@ -182,7 +182,7 @@ def _named(runtimes: Sequence[str]) -> dict[str, str]:
 
 
 def _versions(versions: Mapping[str, Mapping[str, Any]]) -> str:
-    """Which library each runtime is."""
+    """Which version of which library each runtime has."""
     known = (f"{name}: {lib} {v[lib]}" for name, v in versions.items() for lib in ("onnxruntime", "torch") if lib in v)
     return ", ".join(known)
 

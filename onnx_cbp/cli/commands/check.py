@@ -114,7 +114,7 @@ def _print(
     from onnx_cbp.cli.fusions import FUSIONS_TITLE, fusions_columns, fusions_rows
     from onnx_cbp.cli.text import console, number, printable, say, table
 
-    # Flags say only that an accumulator has run: where they agree, they are not worth a row.
+    # Flags only say that an accumulator has run, so flags that agree get no row.
     flags = [d for d in differences if d.dtype == "bool" and d.within(rtol)]
     rows: list[tuple[str, str, str, str, str, Text]] = []
     for d in (d for d in differences if d not in flags):

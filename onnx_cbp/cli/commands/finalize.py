@@ -51,7 +51,7 @@ def finalize(model: str, out: str, checkpoint: str | None, names: tuple[str, ...
             keep_batch_statistics=keep_batch_statistics,
             report=done.append,
         )
-        del source  # large models: writing one needs memory, too
+        del source  # for large models: writing needs memory too
         next(step)
         save_model(result, out)
     (what,) = done

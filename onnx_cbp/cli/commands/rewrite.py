@@ -112,7 +112,7 @@ def rewrite(
         functions, before = len(source.functions), messages(source)
         next(step)
         findings: list[onnx_cbp.Finding] = []
-        # That nothing is to be rewritten is said below; this is of batch norms whose momentum moves or keeps nothing.
+        # Below, the command says if there is nothing to rewrite. These warnings are about a momentum of 0 or 1.
         with warned("momentum") as warnings:
             result = onnx_cbp.rewrite(
                 source,
@@ -132,7 +132,7 @@ def rewrite(
         bodies = len(result.functions) - functions
         if standard_ops:
             result = inlined(result)
-        del source  # large models: writing one needs memory, too
+        del source  # for large models: writing needs memory too
         next(step)
         save_model(result, output)
     out = console()
@@ -152,12 +152,12 @@ def rewrite(
 
 
 def _momenta(given: tuple[str, ...]) -> dict[str, float | str] | None:
-    """The options as `rewrite` takes them."""
+    """The options, as `rewrite` accepts them."""
     momenta: dict[str, float | str] = {}
     for text in given:
         pattern, sign, kept = text.rpartition("=")
         try:
             momenta[pattern if sign else "*"] = float(kept)
         except ValueError:
-            momenta[pattern if sign else "*"] = kept  # "cumulative", or what is refused
+            momenta[pattern if sign else "*"] = kept  # "cumulative", or a text that is refused
     return momenta or None

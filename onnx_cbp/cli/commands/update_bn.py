@@ -88,7 +88,7 @@ def update_bn(
 
 
 def batches_of(data: Path, batch_size: int | None, inputs: Collection[str]) -> Iterator[dict[str, np.ndarray]]:
-    """What a .npz file, or each one of a folder, has for the inputs, cut along the first axis."""
+    """The arrays for the inputs in a .npz file, or in each file of a folder, cut along the first axis."""
     files = sorted(data.glob("*.npz")) if data.is_dir() else [data]
     if not files:
         raise OnnxCbpError(f"'{data}' is a folder without .npz files")
@@ -106,7 +106,7 @@ def batches_of(data: Path, batch_size: int | None, inputs: Collection[str]) -> I
 
 
 def _arrays(file: Path, inputs: Collection[str]) -> dict[str, np.ndarray]:
-    """The arrays with the names of inputs; a file may hold labels, say, beside them.
+    """The arrays with the names of inputs; a file may also hold others, such as labels.
 
     Raises:
         OnnxCbpError: there is no such file, or none of its arrays is for an input.
@@ -148,7 +148,7 @@ def _copied(checkpoint: str | None, folder: Path) -> Path | None:
 
 
 def _refuse_constants(before: onnx.ModelProto, after: onnx.ModelProto, model: str) -> None:
-    """Raise where statistics are in the model: only the checkpoint is written."""
+    """Raise if statistics are in the model, since only the checkpoint is written."""
     known = {tensor.name: tensor for tensor in before.graph.initializer}
     for tensor in after.graph.initializer:
         if known.get(tensor.name) != tensor:
