@@ -57,23 +57,23 @@ from onnx_cbp.validity import check
 
 _log = logging.getLogger("onnx_cbp")
 
-#: Since this IR version an initializer need not be an input, and is then a constant.
+#: Since this IR version an initializer need not be an input; if it is none, it is a constant.
 _CONSTANTS_SINCE = 4
-#: Who writes a batch norm without running statistics only where the module has none.
+#: This exporter writes a batch norm without running statistics only if the module has none.
 _PYTORCH = "pytorch"
 _NOT_ONNX = (DOMAIN, "com.microsoft", "com.microsoft.nchwc", "ai.onnx.training", "ai.onnx.preview.training")
 
 
 @dataclass(frozen=True)
 class Finalized:
-    """What `finalize` did.
+    """A summary of what `finalize` did.
 
     Attributes:
         inputs, outputs: names of the result's inputs and outputs.
-        batch_norms: how many batch norms the network has; arithmetic of a factor and a summand a channel that went into
-            the weights before it counts as one, since that is all that a gradient builder leaves of a frozen one.
-        folded: how many of them went into the weights before them.
-        by_batch: the nodes of further ones, which have no running statistics: they normalise with those of the batch.
+        batch_norms: how many batch norms the network has. Arithmetic with a factor and a summand per channel counts as
+            one if it was folded, since a gradient builder leaves nothing else of a frozen batch norm.
+        folded: how many of them were folded into the weights before them.
+        by_batch: the nodes of batch norms without running statistics, which normalise with those of the batch.
     """
 
     inputs: tuple[str, ...]
@@ -93,36 +93,36 @@ def finalize(
 ) -> onnx.ModelProto:
     """The model for inference: ONNX's own ops, parameters as constants, batch norms folded into weights.
 
-    Takes ONNX Runtime's training graphs, as generated or rewritten in any way, its evaluation graphs, and forward
-    graphs as exporters write them. Loss, labels, gradients and everything else that only training needs go; batch norms
-    take their running statistics, Dropout lets everything through. A batch norm behind a Conv, ConvTranspose, Gemm or
-    MatMul with constant weights is folded into these in float64, where nothing else reads that op's result. The other
-    inputs keep their names, types and shapes.
+    It accepts ONNX Runtime's training graphs, as generated or rewritten in any way, its evaluation graphs, and forward
+    graphs of exporters. Everything that only training needs is removed: loss, labels, gradients. Batch norms use their
+    running statistics, and Dropout lets everything through. A batch norm after a Conv, ConvTranspose, Gemm or MatMul
+    with constant weights is folded into these in float64, if nothing else reads that op's result. The other inputs keep
+    their names, types and shapes.
 
-    A batch norm that has no running statistics is refused, since what it gives for a sample depends on the others. A
-    module of PyTorch without them (track_running_stats=False) takes those of the batch in evaluation mode, too, and so
-    it does here; one line of the log (logger "onnx_cbp") names those. Another line names what takes samples together
-    and is no batch norm that is known, if anything does: what it computes stays as it is.
+    A batch norm without running statistics is refused, since its result for a sample depends on the others. There is
+    one
+    exception: a module of PyTorch without them (track_running_stats=False) uses those of the batch in evaluation mode
+    too, so it does here; a line in the log (logger "onnx_cbp") names these modules. Another line names anything else
+    that computes over samples together and is no known batch norm; it stays as it is.
 
     Args:
-        model: a model or the path of one; it is not changed.
+        model: a model or its path; it is not changed.
         checkpoint: a `CheckpointState` of `onnx_cbp.training` or of ONNX Runtime, or the path of a checkpoint, with the
-            values of the parameters, running statistics among them. Where the model has a value of its own, the
-            checkpoint's is taken.
-        outputs: names of the values to keep as outputs. By default what feeds the loss, and the outputs that are no
-            loss, gradient or statistic; of a graph without a loss, its outputs but statistics.
-        keep_batch_statistics: let batch norms without running statistics take those of the batch, whoever wrote the
+            values of the parameters, including running statistics. Values of the checkpoint replace those in the model.
+        outputs: names of the values to keep as outputs. By default these are the values that feed the loss, and all
+            outputs except losses, gradients and statistics; without a loss, all outputs except statistics.
+        keep_batch_statistics: let batch norms without running statistics use those of the batch, whoever wrote the
             model.
-        report: called with what was done.
+        report: called with a summary.
 
     Returns:
-        The model; it passes onnx.checker's full check, but for inputs and outputs whose rank the model does not say,
-        which ONNX Runtime takes and onnx.checker does not.
+        The model. It passes onnx.checker's full check, unless the model has inputs or outputs of unknown rank, which
+        ONNX Runtime accepts and onnx.checker does not.
 
     Raises:
         OnnxCbpError: one line: the model or the checkpoint cannot be read; parameters are inputs and no checkpoint has
-            them; what feeds the loss cannot be told, or there is no value of a name in `outputs`; a batch norm has
-            no running statistics; an op that the outputs need is none of ONNX's.
+            them; the values that feed the loss are not found, or there is no value with a name in `outputs`; a batch
+            norm has no running statistics; an op that the outputs need is not one of ONNX's.
     """
     source = read_model(model)
     result = to_ir(source)
@@ -131,13 +131,13 @@ def finalize(
     InlineAllFunctionsPass()(result)
     values = CheckpointParameters.of(checkpoint)
     for identifier in [identifier for identifier in result.functions if identifier[0] == DOMAIN]:
-        del result.functions[identifier]  # bodies: their ops are read as ops
+        del result.functions[identifier]  # bodies of ops: the ops themselves are read
     RemoveUnusedFunctionsPass()(result)
     import_domain(result)
     infer_shapes(result)
-    FoldConstantsPass()(result)  # axes that are computed hide the shape of what is reduced over them
+    FoldConstantsPass()(result)  # computed axes would hide the shape of a reduction
     UnpackSequencesPass()(result)
-    if InlineBranchesPass()(result).modified:  # ONNX Runtime refuses some whose condition is a constant
+    if InlineBranchesPass()(result).modified:  # ONNX Runtime refuses some with a constant condition
         infer_shapes(result)
         FoldConstantsPass()(result)
     ScalarRangesPass()(result)
@@ -156,7 +156,7 @@ def finalize(
     RemoveUnusedPass(read)(result)
     with foreign("the model cannot be finalized"):
         TopologicalSortPass()(result)
-    if ToInferencePass()(result).modified:  # arithmetic that gradients read, too, until now
+    if ToInferencePass()(result).modified:  # arithmetic that, until now, gradients also read
         CancelTransposesPass()(result)
         RemoveUnusedPass(read)(result)
         TopologicalSortPass()(result)
@@ -182,7 +182,7 @@ def finalize(
     if report is not None:
         graph = finished.graph
         names = tuple(v.name for v in graph.input), tuple(v.name for v in graph.output)
-        more = len(affine.into - fold.into)  # of one batch norm, both may have found a part
+        more = len(affine.into - fold.into)  # both may have found a part of the same batch norm
         report(Finalized(*names, batch_norms + more, fold.folded + more, by_batch))
     return finished
 
@@ -198,7 +198,7 @@ def _take(model: ir.Model, values: CheckpointParameters) -> None:
     for name in values:
         value = graph.initializers.get(name) or next((v for v in graph.inputs if v.name == name), None)
         if value is None:
-            continue  # one that this graph does not read
+            continue  # this graph does not read it
         array = values.get(name)
         tensor = ir.tensor(array, name=name)
         shape = value.shape
@@ -227,7 +227,7 @@ def _fits(shape: ir.Shape, given: tuple[int, ...]) -> bool:
 
 
 def _tell_of_batch_statistics(nodes: Sequence[str], *, allowed: bool) -> None:
-    """Name the batch norms without running statistics; refuse them where they are not allowed."""
+    """Name the batch norms without running statistics; refuse them if they are not allowed."""
     names = ", ".join(f"'{name}'" for name in nodes)
     if not allowed:
         raise OnnxCbpError(
@@ -243,7 +243,7 @@ def _tell_of_batch_statistics(nodes: Sequence[str], *, allowed: bool) -> None:
 
 
 def _tell_of_the_batch(nodes: Sequence[ir.Node]) -> None:
-    """Name what takes samples together, which may be a batch norm of a form that is not known."""
+    """Name nodes that compute over samples together: they may be batch norms in an unknown form."""
     if not nodes:
         return
     first, more = nodes[0], len(nodes) - 1
@@ -280,7 +280,7 @@ def _refuse_free_parameters(model: ir.Model, known: set[ir.Value], values: Check
 
 def _refuse_other_ops(model: ir.Model) -> None:
     for node in all_nodes(model):
-        if node.domain == "" and node.op_type in RANDOM:  # a Dropout as such lets all through by now
+        if node.domain == "" and node.op_type in RANDOM:  # any Dropout op lets everything through by now
             raise OnnxCbpError(
                 f"node '{label(node)}' ({node.op_type}) makes the result random, as a dropout that an exporter has "
                 "taken apart does: export the model in evaluation mode, or name other outputs with --output-name"
@@ -297,21 +297,21 @@ def _complete(model: ir.Model) -> None:
     for node in RecursiveGraphIterator(model.graph):
         for value in node.outputs:
             if value.type is None:
-                value.shape = None  # a shape alone is not valid
+                value.shape = None  # a shape without a type is not valid
     infer_shapes(model)
 
 
 def _without_training(source: onnx.ModelProto) -> onnx.ModelProto:
-    """What `to_proto` takes from the source, but how to train it."""
+    """The parts of the source that `to_proto` needs, without its training info."""
     kept = onnx.ModelProto()
     kept.graph.sparse_initializer.extend(source.graph.sparse_initializer)
     return kept
 
 
 def _check(model: onnx.ModelProto) -> None:
-    """Hold the model against ONNX's checker, which takes a copy of it: one without the data of large tensors."""
+    """Check the model with ONNX's checker. The checker copies the model, so it gets one without large data."""
     ranks = all(value.type.tensor_type.HasField("shape") for value in (*model.graph.input, *model.graph.output))
-    if not ranks or model.functions:  # what onnx.checker does not take: unknown ranks, functions of another opset
+    if not ranks or model.functions:  # onnx.checker does not support these: unknown ranks, functions of another opset
         check(model)
         return
     skeleton = _with_weights_as_inputs(model)
@@ -319,11 +319,11 @@ def _check(model: onnx.ModelProto) -> None:
         try:
             onnx.checker.check_model(skeleton, full_check=True)
         except (ValueError, EncodeError):
-            return  # what is left is larger than one message: it can be checked on disk only
+            return  # still larger than one message: it could only be checked on disk
 
 
 def _with_weights_as_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of the model that is fed with its large initializers."""
+    """A copy of the model in which large initializers are inputs."""
     skeleton, large = without_large(model)
     graph = skeleton.graph
     weights = [each.place for each in large if each.holder == "graph"]

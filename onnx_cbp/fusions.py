@@ -11,12 +11,12 @@ from onnx_cbp.custom_ops import DOMAIN
 
 @dataclass(frozen=True)
 class Fusion:
-    """One fusion, and how it is seen in a model.
+    """One fusion, and how it is recognised in a model.
 
     Attributes:
         name: the switch of `rewrite`.
-        ops: op types that only this fusion, or one after it, puts into a model.
-        attribute: an attribute of any of our ops that only this fusion sets to something else than 0; "" for none.
+        ops: op types that only this fusion, or a later one, puts into a model.
+        attribute: an attribute of our ops that only this fusion sets to a value other than 0; "" for none.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Fusion:
         return node.op_type in self.ops or any(a.name == self.attribute and a.i for a in node.attribute)
 
 
-#: In the order in which one builds on another: each can be on only where those that it needs, all before it, are.
+#: In the order in which fusions build on each other: each can be on only if those before it that it needs are on.
 _RECOMPUTED = frozenset({"BatchNormReluTrainUpdate", "BatchNormRecomputeReluGrad"})
 FUSIONS = (
     Fusion(

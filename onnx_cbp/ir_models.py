@@ -19,22 +19,22 @@ from onnx_cbp.validity.opsets import is_op
 from onnx_cbp.validity.texts import with_remarks_as_text
 from onnx_cbp.validity.walking import canonical
 
-#: Bytes of a weight that should not be in memory more often than it must.
+#: Weights with more bytes should be in memory as few times as possible.
 _LARGE = 2**20
 
 ModelSource = onnx.ModelProto | str | os.PathLike[str]
 
 #: Since this IR version an initializer need not be an input.
 _CONSTANTS_SINCE = 4
-#: The opset of ONNX that a model gets which has no node of it: whatever is put in is of that.
+#: The opset for a model that has no node of ONNX: all inserted nodes use it.
 _FOR_NONE = 17
 
 
 def read_model(model: ModelSource) -> onnx.ModelProto:
-    """The model itself, or the one in the file of that path, with all its data: every verb begins here.
+    """The model itself, or the one in this file, with all its data: every public function begins with this.
 
     Raises:
-        OnnxCbpError: the file cannot be read; external data that are not in the model, or not in the file's folder.
+        OnnxCbpError: the file cannot be read; or external data are not in the model, or not in the file's folder.
     """
     if not isinstance(model, onnx.ModelProto):
         return load_model(model)
@@ -43,17 +43,17 @@ def read_model(model: ModelSource) -> onnx.ModelProto:
 
 
 def to_ir(model: onnx.ModelProto) -> ir.Model:
-    """The model as onnx-ir's: valid, ONNX's domain spelled "", every graph in an order in which it can be computed.
+    """The model as onnx-ir's: valid, with ONNX's domain written "", and with every graph in a computable order.
 
-    It keeps what it changes to itself: the model stays as it is, also where the two share the data of a tensor.
+    The caller's model is never changed, even if both share the data of a tensor.
 
     Raises:
-        OnnxCbpError: the model is not valid ONNX, or has what onnx-ir would lose.
+        OnnxCbpError: the model is not valid ONNX, or has something that onnx-ir would lose.
     """
     in_order = check(model)
     _refuse_sparse_subgraphs(model.graph)
     serde = logging.getLogger("onnx_ir.serde")
-    disabled, serde.disabled = serde.disabled, True  # it does not know sparse initializers, and says so of each use
+    disabled, serde.disabled = serde.disabled, True  # it reports each use of a sparse initializer as unknown
     try:
         with foreign("the model is not valid ONNX"):
             source = with_remarks_as_text(without_map_types(model))
@@ -72,9 +72,10 @@ def to_ir(model: onnx.ModelProto) -> ir.Model:
 
 
 def _say_as_declared(graph: ir.Graph, source: onnx.GraphProto) -> None:
-    """Let what a graph declares more than once be what it says first, as ONNX Runtime has it.
+    """If a graph declares a value more than once, let the first declaration count, as in ONNX Runtime.
 
-    An input that is an output, too, and a value that is an output twice. onnx-ir goes by what is said last.
+    This is the case for an input that is also an output, and for a value that is an output twice. In onnx-ir, the last
+    declaration counts.
     """
     said = [*zip(graph.inputs, source.input, strict=True), *zip(graph.outputs, source.output, strict=True)]
     first: dict[ir.Value, onnx.ValueInfoProto] = {}
@@ -88,7 +89,7 @@ def _say_as_declared(graph: ir.Graph, source: onnx.GraphProto) -> None:
 
 
 def _spell_domains(model: ir.Model) -> None:
-    """Call ONNX's domain by one of its two names everywhere, and import it everywhere."""
+    """Write ONNX's domain with one of its two names everywhere, and import it everywhere."""
     for node in all_nodes(model):
         node.domain = canonical(node.domain)
     _spell_imports(model.opset_imports, _FOR_NONE)
@@ -102,7 +103,7 @@ def _spell_domains(model: ir.Model) -> None:
 
 
 def _spell_imports(imports: dict[str, int], default: int) -> None:
-    """Call ONNX's domain "" in what is imported, in the place where it stood."""
+    """Write ONNX's domain as "" among imports, at its original position."""
     given = {canonical(domain): version for domain, version in imports.items()}
     given.setdefault("", default)
     imports.clear()
@@ -110,7 +111,7 @@ def _spell_imports(imports: dict[str, int], default: int) -> None:
 
 
 class _OwnName(ir.TensorProtoTensor):
-    """A tensor of the caller's model whose name here is not the caller's to see."""
+    """A tensor of the caller's model that can have another name here, without changing the caller's."""
 
     __slots__ = ("_name",)
 
@@ -127,12 +128,12 @@ class _OwnName(ir.TensorProtoTensor):
         self._name = value
 
     def forget(self) -> None:
-        """Go back to the name that the caller gave it."""
+        """Return to the caller's name."""
         self._name = super().name or None
 
     @property
     def raw(self) -> onnx.TensorProto:
-        """What is written: the tensor, under its name here."""
+        """The tensor to be written, under its name here."""
         proto = super().raw
         if (proto.name or None) == self._name:
             return proto
@@ -151,7 +152,7 @@ def _own_tensors(model: ir.Model) -> None:
             tensor = value.const_value
             if isinstance(tensor, ir.TensorProtoTensor):
                 value.const_value = tensor = _OwnName(tensor.raw)
-            if tensor is not None and not value.is_graph_input():  # whatever else the graph says of it
+            if tensor is not None and not value.is_graph_input():  # whatever else the graph declares about it
                 value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
     holders = [node.attributes for node in all_nodes(model)]
     holders += [function.attributes for function in model.functions.values()]
@@ -168,7 +169,7 @@ def _own_tensors(model: ir.Model) -> None:
 
 
 def _refuse_sparse_subgraphs(graph: onnx.GraphProto) -> None:
-    """Raise for what onnx-ir would lose: a sparse initializer anywhere but in the main graph."""
+    """Raise for what onnx-ir would lose: a sparse initializer outside the main graph."""
     for node in graph.node:
         for attribute in node.attribute:
             for subgraph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
@@ -182,15 +183,16 @@ def _refuse_sparse_subgraphs(graph: onnx.GraphProto) -> None:
 
 
 def to_proto(result: ir.Model, source: onnx.ModelProto) -> onnx.ModelProto:
-    """An onnx-ir model as ONNX's, with what onnx-ir does not carry of the `source` that it was made of.
+    """An onnx-ir model as ONNX's, with those parts of the `source` that onnx-ir does not carry.
 
-    The onnx-ir model is used up: large weights that a pass made leave it one by one, so that none is there twice.
+    The onnx-ir model is used up: large weights that a pass made are moved out of it one by one, so that none is in
+    memory twice.
 
     Raises:
         OnnxCbpError: it is not valid ONNX.
     """
     _forget_names(result)
-    if result.ir_version < _CONSTANTS_SINCE:  # ONNX Runtime takes no initializer there that is neither input nor read
+    if result.ir_version < _CONSTANTS_SINCE:  # there ONNX Runtime accepts no initializer that is neither input nor read
         initializers = result.graph.initializers
         for name in [n for n, v in initializers.items() if not (v.uses() or v.is_graph_input() or v.is_graph_output())]:
             del initializers[name]
@@ -206,7 +208,7 @@ def to_proto(result: ir.Model, source: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _forget_names(model: ir.Model) -> None:
-    """Leave the tensors of Constant nodes the names they had: onnx-ir names each that it reads after its value."""
+    """Give the tensors of Constant nodes their old names back: onnx-ir names each after its value."""
     lifted = {id(value.const_value) for value in model.graph.initializers.values()}
     for node in all_nodes(model):
         tensor = node.attributes["value"].value if node.op_type == "Constant" and "value" in node.attributes else None
@@ -215,7 +217,7 @@ def _forget_names(model: ir.Model) -> None:
 
 
 def _take_made(model: ir.Model) -> dict[str, ir.Tensor]:
-    """Take out the large weights that are no tensors of the source, which onnx-ir copies without a second copy."""
+    """Take out the large weights that are no tensors of the source, so that onnx-ir does not copy them."""
     made: dict[str, ir.Tensor] = {}
     for name, value in model.graph.initializers.items():
         tensor = value.const_value

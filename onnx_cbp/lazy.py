@@ -11,13 +11,13 @@ from typing import Any
 def on_first_use(
     package: str, namespace: dict[str, Any], *, modules: Collection[str] = (), names: Mapping[str, str] | None = None
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """A package's `__getattr__` and `__dir__`.
+    """Make a package's `__getattr__` and `__dir__`.
 
     Args:
         package: the package's name.
-        namespace: its globals; `__all__` among them says what else `dir` shows.
-        modules: its modules, attributes of the package as they would be after an import of each.
-        names: names by the module that has each.
+        namespace: its globals; with `__all__`, which says what else `dir` shows.
+        modules: its modules, which become attributes of the package, as after an import of each.
+        names: names by the module that defines each.
     """
     homes = names or {}
 

@@ -1,4 +1,4 @@
-"""`register`: makes the ops known to an ONNX Runtime session."""
+"""`register`: makes our ops known to an ONNX Runtime session."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from onnx_cbp.distributed import lifecycle
 from onnx_cbp.errors import OnnxCbpError
 
 _BACKENDS = ("auto", "native", "python")
-#: ONNX Runtime refuses one library twice on the same options, and only when the session is created. So the options
-#: remember; the library writes this, too, when it is registered without this module (ort/library.cc).
+#: ONNX Runtime refuses to register a library twice with the same options, but only when the session is created. So the
+#: options remember it; the library writes this too if it is registered without this module (ort/library.cc).
 _REGISTERED = "onnx_cbp.registered"
 
 
 def register(session_options: Any, backend: str = "auto") -> None:
     """Register the ops of the domain `onnx_cbp` with an `onnxruntime.SessionOptions`.
 
-    Safe to call twice, and beside `session_options.register_custom_ops_library` with `get_library_path()`.
+    Safe to call twice, and together with `session_options.register_custom_ops_library` and `get_library_path()`.
 
     Args:
         session_options: options of the session (or of the training `Module`) that will run the model.
@@ -61,16 +61,16 @@ def register(session_options: Any, backend: str = "auto") -> None:
 
 
 def _registered(session_options: Any) -> str | None:
-    """The backend whose ops the options have."""
-    with contextlib.suppress(Exception):  # ONNX Runtime raises what it likes where there is no such entry
+    """The backend whose ops are registered with the options."""
+    with contextlib.suppress(Exception):  # ONNX Runtime can raise anything if there is no such entry
         return str(session_options.get_session_config_entry(_REGISTERED))
     return None
 
 
 def _refuse_twice(session_options: Any) -> None:
-    """Refuse options that had onnxruntime-extensions before: nothing but a session tells."""
+    """Refuse options that already had onnxruntime-extensions: only making a session shows that."""
     if session_options.enable_profiling or session_options.optimized_model_filepath:
-        return  # a session would write files
+        return  # making a session would write files
     import onnxruntime
 
     try:

@@ -1,1 +1,1 @@
-"""Model files: read and written whole or not at all, with data in files beside them."""
+"""Reads and writes model files, whole or not at all, with their data in files next to them."""

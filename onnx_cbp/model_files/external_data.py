@@ -1,7 +1,7 @@
-"""External data: the tensors of a model that stand in files beside it.
+"""External data: the tensors of a model that are stored in files next to it.
 
-They belong to the folder of the model. What leads out of it is an error before a byte is read: a model from elsewhere
-must not make anybody's files part of what is made of it.
+These files must be in the folder of the model. A path that leads out of it is an error before a byte is read: a model
+from elsewhere must not make private files a part of what is made from it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ class _RefusalError(Exception):
 
 
 def is_external(tensor: onnx.TensorProto) -> bool:
-    """Whether a tensor has its data in a file."""
+    """Whether the data of a tensor are in a file."""
     return tensor.data_location == onnx.TensorProto.EXTERNAL
 
 
 def refuse_external_data(model: onnx.ModelProto) -> None:
-    """Raise for a tensor that has its data in a file: a model in memory has no folder to look for it in.
+    """Raise for a tensor with its data in a file, since a model in memory has no folder in which to look for it.
 
     Raises:
         OnnxCbpError: one line that names the tensor.
@@ -42,7 +42,7 @@ def refuse_external_data(model: onnx.ModelProto) -> None:
 
 
 def check_external_data(model: onnx.ModelProto, file: Path) -> None:
-    """Raise where a tensor's file is not one in the folder of the model's file, or too short.
+    """Raise if a tensor's file is not a file in the folder of the model, or is too short.
 
     Raises:
         OnnxCbpError: one line that names the tensor and its file, and says what to do.
@@ -60,7 +60,7 @@ def load_external_data(model: onnx.ModelProto, file: Path) -> None:
 
 
 def locations(model: onnx.ModelProto) -> set[str]:
-    """The files that tensors of the model have their data in, as the model names them."""
+    """The files with the data of the model's tensors, as the model names them."""
     return {
         entry.value
         for t in all_tensors(model)
@@ -89,15 +89,15 @@ def _each(model: onnx.ModelProto, file: Path, *, load: bool) -> None:
 
 
 def _shown(tensor: onnx.TensorProto) -> str:
-    """The tensor's file, as far as it can be put in one line."""
+    """The tensor's file, as far as it can be shown in one line."""
     location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
-    if isinstance(location, bytes):  # that is how protobuf gives what is no UTF-8
+    if isinstance(location, bytes):  # protobuf returns bytes if the text is not UTF-8
         return ascii(location)[2:-1]
     return location if location.isprintable() else ascii(location)[1:-1]
 
 
 def _take(tensor: onnx.TensorProto, folder: Path, *, load: bool) -> None:
-    """Check where one tensor's data are and, where that is asked for, put them into it."""
+    """Check where one tensor's data are, and load them into it if `load` is set."""
     entries = _entries(tensor)
     descriptor = _open(folder, entries.get("location", ""))
     with os.fdopen(descriptor, "rb") as data:
@@ -139,11 +139,11 @@ def _open(folder: Path, location: str) -> int:
         straight, real = folder.resolve() / path, (folder / path).resolve(strict=True)
         if real != straight:
             raise _RefusalError("is a link, or behind one: put the file itself in the folder of the model")
-        _check_file(real.stat())  # before it is opened, which devices may take for more than that
+        _check_file(real.stat())  # before opening it, which can have effects on a device
         return os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0))
     except FileNotFoundError:
         raise _RefusalError(f"does not exist: {inside}") from None
-    except RuntimeError:  # links in a circle, until Python 3.13
+    except RuntimeError:  # circular links, until Python 3.13
         raise _RefusalError("is a link, or behind one: put the file itself in the folder of the model") from None
 
 
@@ -157,7 +157,7 @@ def _check_file(status: os.stat_result) -> None:
 
 
 def _range(tensor: onnx.TensorProto, entries: dict[str, str], size: int) -> tuple[int, int]:
-    """Where the data begin in a file of a size, and how long they are, in bytes."""
+    """Where the data begin in a file of this size, and how long they are, in bytes."""
     start, stated = _number(entries, "offset"), _number(entries, "length")
     needed = _bytes(tensor)
     length = needed if stated is None else stated

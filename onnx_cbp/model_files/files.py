@@ -1,4 +1,4 @@
-"""Writing files: whole or not at all, whatever ends the program, and as private as they were."""
+"""Writes files whole or not at all, whatever ends the program, and with the old access rights."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from onnx_cbp.errors import OnnxCbpError
 
 
 class Replacement:
-    """A file that is to be written in the place of what has its name, if anything has.
+    """A file that will be written, and replaces an existing file of its name.
 
-    It is written in a scratch folder beside it first, so that one renaming puts it in place. A link stays a link, to
-    the new file. What is replaced hands its mode on; a new file has that of every new file of the process.
+    It is first written in a scratch folder next to its place, and a single renaming then puts it there. A link stays a
+    link, to the new file. A replaced file passes on its mode; a new file has the mode of new files of this process.
 
     Attributes:
-        file: the file, with links followed.
+        file: the file, after following links.
     """
 
     def __init__(self, path: str | os.PathLike[str], kind: str = "file") -> None:
-        """Check where the file is to be.
+        """Check where the file will be.
 
         Args:
             path: the file.
-            kind: what to call such a file in an error.
+            kind: the kind of file, for errors.
 
         Raises:
             OnnxCbpError: one line: a folder, something that is no regular file, or a folder that does not exist.
@@ -47,7 +47,7 @@ class Replacement:
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A folder beside the file, for as long as the context lasts."""
+        """A folder next to the file, which exists as long as the context."""
         with tempfile.TemporaryDirectory(prefix=f".{self.file.name}.", dir=self.file.parent) as folder:
             yield Path(folder)
 
@@ -59,14 +59,14 @@ class Replacement:
         """
         self._finish(written)
         written.replace(self.file)
-        with contextlib.suppress(OSError):  # not every file system can; the file is in place
+        with contextlib.suppress(OSError):  # not every file system supports this; the file is in place already
             _synchronize(self.file.parent)
 
     def put_beside(self, written: Path) -> Path:
-        """Put a file from the scratch folder beside it, under its name there, which must be new.
+        """Move a file from the scratch folder to a place next to it, under its own name, which must be new.
 
         Returns:
-            Where it is.
+            Its place.
 
         Raises:
             OSError: it cannot be put there.
@@ -75,26 +75,26 @@ class Replacement:
         return written.rename(self.file.parent / written.name)
 
     def fresh_name(self, ending: str) -> str:
-        """A name that no file has had, for one beside it."""
+        """A name that no file has had, for a file next to it."""
         return f"{self.file.name}.{secrets.token_hex(8)}{ending}"
 
     def _finish(self, written: Path) -> None:
-        """Have a file that is written on the disk before anything names it, and give it the old one's mode."""
+        """Make sure that a written file is on the disk before anything names it, and give it the old file's mode."""
         _synchronize(written)
         with contextlib.suppress(FileNotFoundError):
             written.chmod(stat.S_IMODE(self.file.stat().st_mode))
 
 
 def put_all(written: Sequence[Path], folder: Path, scratch: Path) -> None:
-    """Put files in their places in a folder, all of them or none: where one cannot be put, those before it go back.
+    """Put files in their places in a folder, all or none: if one cannot be put, those before it are taken back.
 
     Args:
         written: the files, in the order in which they are put, on the file system of the folder.
-        folder: where they go, under their names.
-        scratch: an empty folder for what they replace, until all are in place.
+        folder: their new folder, where they keep their names.
+        scratch: an empty folder for replaced files, until all are in place.
 
     Raises:
-        OnnxCbpError: one line: a place that cannot be written. What was in the folder is there as it was.
+        OnnxCbpError: one line: a place cannot be written. Then the folder is as it was.
     """
     places = [Replacement(folder / file.name) for file in written]
     put: list[tuple[Replacement, Path | None]] = []
@@ -112,7 +112,7 @@ def put_all(written: Sequence[Path], folder: Path, scratch: Path) -> None:
 
 
 def _kept(file: Path, kept: Path) -> Path | None:
-    """Another name of a file, or a copy where the file system has none; None where there is no file."""
+    """Another name for a file, or a copy if the file system does not support that; None if there is no file."""
     if not file.exists():
         return None
     try:

@@ -10,7 +10,7 @@ from onnx_cbp.validity.walking import graphs, scopes
 
 
 def without_map_types(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model itself, or a copy in which values that are maps, or sequences of maps, have no type."""
+    """The model itself, or a copy in which maps, and sequences of maps, have no type."""
     if not any(_has_map(info.type) for info in _infos(model)):
         return model
     copy = onnx.ModelProto()
@@ -22,7 +22,7 @@ def without_map_types(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def restore_map_types(model: onnx.ModelProto, source: onnx.ModelProto) -> None:
-    """Give each value of the model that has no type the one that it has in the source, where that is of a map."""
+    """Give each value without a type its type in the source, if that is a type of maps."""
     types = {info.name: info.type for info in _infos(source) if _has_map(info.type)}
     for info in _infos(model) if types else ():
         if info.name in types and info.type.WhichOneof("value") is None:
@@ -37,7 +37,7 @@ def _has_map(proto: onnx.TypeProto) -> bool:
 
 
 def _infos(model: onnx.ModelProto) -> Iterator[onnx.ValueInfoProto]:
-    """What a model says of its values: in the graph, in subgraphs, in functions."""
+    """All declarations of values in a model: in the graph, in subgraphs, in functions."""
     for scope in scopes(model):
         for part in graphs(scope):
             if isinstance(part, onnx.GraphProto):

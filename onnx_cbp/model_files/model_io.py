@@ -1,4 +1,4 @@
-"""Reading and writing model files: one clear line for what cannot be read, and never half a file."""
+"""Reads and writes model files: one clear line for what cannot be read, and never half a file."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from onnx_cbp.model_files.external_data import check_external_data, load_externa
 from onnx_cbp.model_files.files import Replacement
 from onnx_cbp.model_files.model_tensors import Large, is_large, without_large
 
-#: What one protobuf message may have.
+#: The largest size of one protobuf message.
 _LARGEST_MESSAGE = 2**31 - 1
-#: Where ONNX wants the data of each tensor to begin, so that a runtime can map them into memory: a page.
+#: ONNX wants the data of each tensor to begin at a multiple of a page, so that runtimes can map them into memory.
 _ALIGNMENT = 4096
-#: Bytes of a model's large tensors from which on it is written tensor by tensor.
+#: If a model's large tensors have at least this many bytes, it is written tensor by tensor.
 _MUCH = 2**26
-#: Fields of a tensor that has its data in one, and says nothing unusual.
+#: The fields of a usual tensor that has its data in one field.
 _USUAL = ("dims", "data_type", "name", "doc_string", "raw_data", "metadata_props")
-#: Elements of a model that should not lie in memory more often than it must.
+#: A model with more elements should be in memory as few times as possible.
 _MANY = 2**26
 
 
 def load_model(path: str | os.PathLike[str], *, external_data: bool = True) -> onnx.ModelProto:
-    """Read a model, with its external data where that is asked for; they are checked in any case.
+    """Read a model, with its external data unless they are not wanted; they are checked in any case.
 
     Raises:
         OnnxCbpError: one line: no such file, a folder, no ONNX model, external data that are not there, that do not fit
@@ -62,14 +62,14 @@ def load_model(path: str | os.PathLike[str], *, external_data: bool = True) -> o
 def save_model(model: onnx.ModelProto, path: str | os.PathLike[str], *, largest: int | None = None) -> None:
     """Write a model, whole or not at all; it is not changed.
 
-    The weights of one above 2 GiB go to `<path>.<16 digits>.data`. No file had that name before, so the one renaming
-    that puts the model in place decides what is there: the old model with its data, or the new one with its own.
-    Data files of the old model go then, if they were its alone. The mode of a file that is replaced is kept.
+    If a model is above 2 GiB, its weights go to `<path>.<16 digits>.data`. No file had that name before. So the
+    renaming that puts the model in place decides between the old model with its data, and the new one with its own.
+    Data files that belonged only to the old model are then removed. A replaced file passes on its mode.
 
     Args:
         model: the model.
         path: the file.
-        largest: what the file may have at most, in bytes, unless its weights go to one of their own; None: 2 GiB.
+        largest: the most bytes of the file, before its weights go to a separate file; None: 2 GiB.
 
     Raises:
         OnnxCbpError: one line: a folder that is not there or that cannot be written, a disk that is full, more than
@@ -83,7 +83,7 @@ def save_model(model: onnx.ModelProto, path: str | os.PathLike[str], *, largest:
             old = _data_of_its_own(file)
             skeleton, large = without_large(model)
             if sum(math.prod(each.tensor.dims) for each in large) > _MANY:
-                gc.collect()  # onnx-ir's graphs are circles, and may still hold the model that this one was made of
+                gc.collect()  # onnx-ir's graphs have reference cycles, and may hold the source model
             if _size(skeleton, large) <= limit:
                 if sum(_bytes(each.tensor) for each in large) > _MUCH:
                     _write_whole(skeleton, large, scratch / file.name)
@@ -101,7 +101,7 @@ def save_model(model: onnx.ModelProto, path: str | os.PathLike[str], *, largest:
                     data.unlink()
                     raise
         for superseded in old:
-            with contextlib.suppress(OSError):  # the model is written; what it does not need may stay
+            with contextlib.suppress(OSError):  # the model is written; unnecessary files may stay
                 superseded.unlink()
     except EncodeError:
         raise OnnxCbpError(
@@ -112,14 +112,14 @@ def save_model(model: onnx.ModelProto, path: str | os.PathLike[str], *, largest:
 
 
 def _data_of_its_own(file: Path) -> list[Path]:
-    """The data files that a model's file names, that bear its name, and that no other model beside it names."""
+    """The data files that a model's file names, that are named after it, and that no other model next to it names."""
     begins = (f"{file.name}.", f"{file.name}_", f"{file.stem}.data")
     candidates = [path for path in file.parent.iterdir() if path.name.startswith(begins) and path.is_file()]
     if not candidates or not file.is_file():
         return []
     try:
         named = locations(load_model(file, external_data=False))
-    except OnnxCbpError:  # no model, or one whose data are not all in its folder: what is whose is not known
+    except OnnxCbpError:  # no model, or one with data outside its folder: then the owner of a file is not known
         return []
     named = {os.path.normpath(name) for name in named}
     others = [path for path in file.parent.glob("*.onnx") if path != file and path.is_file()]
@@ -141,7 +141,7 @@ def fits_one_message(model: onnx.ModelProto, largest: int | None = None) -> bool
 
 
 def _size(skeleton: onnx.ModelProto, large: Sequence[Large]) -> int:
-    """Bytes of the whole model, about; counted without serializing it, which protobuf would do."""
+    """The approximate size of the whole model, computed without serializing it, as protobuf would do."""
     return skeleton.ByteSize() + sum(_bytes(each.tensor) + 16 for each in large)
 
 
@@ -150,7 +150,7 @@ def _bytes(tensor: onnx.TensorProto) -> int:
 
 
 def _chosen(skeleton: onnx.ModelProto, large: Sequence[Large], limit: int) -> list[Large]:
-    """What goes into a data file; attributes only where the model is too large with them."""
+    """The tensors that go into a data file; those in attributes only if the model is still too large with them."""
     attributes = [each for each in large if each.holder == "node"]
     if _size(skeleton, attributes) > limit:
         return list(large)
@@ -160,10 +160,10 @@ def _chosen(skeleton: onnx.ModelProto, large: Sequence[Large], limit: int) -> li
 
 
 def _write_whole(skeleton: onnx.ModelProto, large: Sequence[Large], path: Path) -> None:
-    """Write a model in one file, tensor by tensor: protobuf would lay all of it into memory once more.
+    """Write a model in one file, tensor by tensor: protobuf would copy all of it in memory once more.
 
-    A message is its fields one after the other, in any order, so the graph goes behind the model's other fields, and
-    its initializers, in their order, behind its other fields: each is a tag, the length, and the content.
+    A message is a sequence of fields in any order. So the graph comes after the model's other fields, and its
+    initializers, in order, after its other fields: each is a tag, a length, and the content.
     """
     for each in large:
         if each.holder != "graph":
@@ -186,8 +186,8 @@ class _Encoded:
     """An initializer as it is written.
 
     Attributes:
-        begin: all of it but its data, where these are written apart.
-        data: the tensor that has the data; None where `begin` is everything.
+        begin: everything except its data, if these are written separately.
+        data: the tensor with the data; None if `begin` is everything.
     """
 
     begin: bytes
@@ -195,7 +195,7 @@ class _Encoded:
 
     @classmethod
     def of(cls, place: onnx.TensorProto, tensor: onnx.TensorProto | None) -> _Encoded:
-        """What is written for a tensor whose place in the skeleton has all but its data."""
+        """How to write a tensor whose place in the skeleton has everything except its data."""
         if tensor is None or any(field.name not in _USUAL for field, _ in tensor.ListFields()):
             content = (place if tensor is None else tensor).SerializeToString()
             return cls(_tag(onnx.GraphProto(), "initializer", len(content)) + content, None)
@@ -216,7 +216,7 @@ class _Encoded:
 
 
 def _tag(message: Message, field: str, length: int) -> bytes:
-    """What stands in front of a field of a message that has a length, as protobuf's encoding has it."""
+    """The bytes before a field of a message with a length, in protobuf's encoding."""
     number = message.DESCRIPTOR.fields_by_name[field].number
     return _varint(number << 3 | _HAS_LENGTH) + _varint(length)
 
@@ -225,7 +225,7 @@ _HAS_LENGTH = 2
 
 
 def _varint(value: int) -> bytes:
-    """Seven bits a byte, the lowest first; all but the last have the highest bit set."""
+    """An integer in bytes of seven bits, the lowest first; all but the last byte have the highest bit set."""
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)
@@ -234,7 +234,7 @@ def _varint(value: int) -> bytes:
 
 
 def _write_data(large: Sequence[Large], data: Path) -> None:
-    """Write the data of tensors to a file, and into the skeleton where they are."""
+    """Write the data of tensors to a file, and their places in it to the skeleton."""
     with data.open("wb") as file:
         for each in large:
             file.write(bytes(-file.tell() % _ALIGNMENT))

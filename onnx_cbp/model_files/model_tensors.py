@@ -1,4 +1,4 @@
-"""The tensors of a model, wherever they stand, and the model without the data of the large ones."""
+"""Finds all tensors of a model, and separates the data of large ones from the model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx
 
-#: Tensors of as many elements and fewer are no burden, and what reads shapes may need their values.
+#: Tensors with at most this many elements stay, since code that reads shapes may need their values.
 _SMALL = 255
 
 
@@ -19,8 +19,8 @@ class Large:
 
     Attributes:
         tensor: the tensor.
-        place: what stands for it in the skeleton: its name, type and dims.
-        holder: whose it is: "graph", an initializer of the main graph; "subgraph", one of another; or "node".
+        place: its placeholder in the skeleton, with its name, type and dims.
+        holder: what it belongs to: "graph" (an initializer of the main graph), "subgraph" (one of another), or "node".
     """
 
     tensor: onnx.TensorProto
@@ -49,7 +49,7 @@ def _of_graph(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
 
 def _of_attributes(attributes: Iterable[onnx.AttributeProto]) -> Iterator[onnx.TensorProto]:
     for attribute in attributes:
-        # By what is there, not by the type that is stated: another reader may go by the former.
+        # By the fields that are set, not by the declared type, since other readers may use the former.
         if attribute.HasField("t"):
             yield attribute.t
         yield from attribute.tensors
@@ -63,7 +63,7 @@ def _of_attributes(attributes: Iterable[onnx.AttributeProto]) -> Iterator[onnx.T
 
 
 def without_large(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Large]]:
-    """A copy of a model without the data of its large tensors, and these; nothing large is copied.
+    """A copy of a model without the data of its large tensors, and these tensors; nothing large is copied.
 
     The large tensors of sparse initializers and of default values of functions' attributes stay.
     """
@@ -151,5 +151,5 @@ def _copy_field(target: Any, name: str, value: Any) -> None:
 
 
 def is_large(tensor: onnx.TensorProto) -> bool:
-    """Whether the dims of a tensor of numbers tell of many elements."""
+    """Whether the dims of a numeric tensor say that it has many elements."""
     return tensor.data_type != onnx.TensorProto.STRING and math.prod(tensor.dims) > _SMALL

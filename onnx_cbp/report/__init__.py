@@ -29,15 +29,15 @@ def write_report(
     The page is one HTML file. It asks the network for nothing, and no name in the model can make it run anything.
 
     Args:
-        model: a model or the path of one; it is not changed.
+        model: a model or its path; it is not changed.
         path: the file to write, whole or not at all.
-        batches: data, as `update_bn` takes them: the running statistics are held against those of these batches.
-        checkpoint: where the parameters are that the model does not have, as `update_bn` takes it.
-        check: run the model and its rewrite on random inputs, as `onnx-cbp check` does.
+        batches: data, as for `update_bn`: the running statistics are compared with those of these batches.
+        checkpoint: has parameters that the model does not have, as for `update_bn`.
+        check: whether to run the model and its rewrite on random inputs, as `onnx-cbp check` does.
 
     Raises:
         OnnxCbpError: the model cannot be read or is not valid ONNX, the batches do not fit it, or the file cannot be
-            written. What `rewrite` or `check` refuses stands on the page.
+            written. Refusals of `rewrite` or `check` are shown on the page.
     """
     target = Replacement(path, "page")
     text = page(collect(model, batches, checkpoint, check))

@@ -1,4 +1,4 @@
-"""What `check` finds of a model and its rewrite, for the page."""
+"""Runs `check` on a model and its rewrite, for the page."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Checked:
 
     Attributes:
         state: "within", "apart", or "not run".
-        line: it in one sentence.
-        differences: of every result.
+        line: a sentence about it.
+        differences: of all results.
         effects: of the fusions.
     """
 
@@ -41,13 +41,13 @@ class Checked:
         }
 
     def of(self, names: Collection[str]) -> list[dict[str, Any]]:
-        """The results that are values with some names, or their gradients."""
+        """The results with these names, or those of their gradients."""
         grown = {name + ending for name in names for ending in ("", "_grad", "_grad.accumulation.buffer", "_updated")}
         return [_row(d) for d in self.differences if d.name in grown]
 
 
 def check_rewrite(original: onnx.ModelProto, rewritten: onnx.ModelProto) -> Checked:
-    """Run both as `onnx-cbp check` does; where that cannot be, say why."""
+    """Run both as `onnx-cbp check` does; if that is not possible, say why."""
     try:
         differences, effects = compare_fusions(original, rewritten)
     except OnnxCbpError as error:

@@ -49,7 +49,7 @@ def collect(
 
 
 def _rewritten(source: onnx.ModelProto, layers: Sequence[Sequence[Part]]) -> tuple[onnx.ModelProto | None, str]:
-    """What `rewrite` makes of a model by default, or why it makes nothing of it."""
+    """The default result of `rewrite`, or the reason why there is none."""
     if not any(part.finding.rewritten for parts in layers for part in parts):
         return None, ""
     try:
@@ -102,7 +102,7 @@ def _part(part: Part, pair: Rewrite, number: int) -> dict[str, Any]:
 
 
 def _state(parts: Sequence[Part]) -> str:
-    """What becomes of a layer, in the words of `Finding.state`."""
+    """What happens to a layer, in the words of `Finding.state`."""
     states = [part.finding.state for part in parts]
     return "rewritten" if "rewritten" in states else states[0]
 
@@ -124,7 +124,7 @@ def _no_statistics(found: dict[str, Any] | str | None) -> str:
 
 
 def _names(parts: Sequence[Part]) -> set[str]:
-    """The values that are this layer's own: what it learns, keeps and gives."""
+    """The layer's own values: what it learns, keeps and returns."""
     names: set[str] = set()
     for part in parts:
         site = part.site

@@ -15,7 +15,7 @@ from onnx_cbp.graph_passes import Site
 from onnx_cbp.graph_passes.core.scopes import scopes
 from onnx_cbp.report.layout import place
 
-#: How many nodes are followed from a batch norm, up and down, and how many of those that read one value are shown.
+#: How many nodes are followed upwards and downwards from a batch norm, and how many readers of a value are shown.
 REACH, READERS = 2, 3
 _WIDTH, _HEAD, _ROW, _PAD = 230.0, 26.0, 16.0, 6.0
 _ROWS = 6
@@ -25,7 +25,7 @@ Drawing = dict[str, Any]
 
 
 class Rewrite:
-    """A model and what became of it; the nodes of both are told apart by the names of their results."""
+    """A model and its rewritten form; nodes of both are matched by the names of their results."""
 
     def __init__(self, before: ir.Model, after: ir.Model | None, sites: Iterable[Site], reach: int = REACH) -> None:
         self._reach = reach
@@ -36,7 +36,7 @@ class Rewrite:
         self._same = {key for key in self._kept if _op(self._old[key]) == _op(self._new[key])}
 
     def draw(self, *sites: Site) -> tuple[Drawing, Drawing | None]:
-        """A batch norm before the rewrite and after it; None where it is left as it is, or nothing was rewritten.
+        """A batch norm before the rewrite and after it; None if it was not rewritten.
 
         Several sites are drawn together: a batch norm and its gradient.
         """
@@ -50,11 +50,11 @@ class Rewrite:
         ) if made else None
 
     def _other(self, node: ir.Node) -> str:
-        """What is said of a node beside the batch norm: whether it is another batch norm, or of one's rewrite."""
+        """Whether a neighbour is another batch norm, or belongs to the rewrite of one; "" for neither."""
         return "other" if node in self._sites or (self._after and _key(node) not in self._same) else ""
 
     def _replaced(self, site: Site) -> set[ir.Node]:
-        """The nodes of a batch norm, and what goes with it: a Relu that is folded in, transposes around it."""
+        """The nodes of a batch norm, and those that disappear with it: a folded Relu, transposes around it."""
         core = {site.node, *getattr(site, "interior", ())}
         if not self._after:
             return core
@@ -68,7 +68,7 @@ class Rewrite:
         return core
 
     def _put_there(self, core: Collection[ir.Node]) -> set[ir.Node]:
-        """The nodes that now make what a batch norm made, and those that only serve them."""
+        """The nodes that now compute the batch norm's results, and those that only serve them."""
         results = {value.name for node in core for value in node.outputs if value.name}
         made: set[ir.Node] = set()
         waiting = [self._after[name] for name in results if name in self._after]
@@ -82,11 +82,11 @@ class Rewrite:
         return made
 
     def _is_old(self, node: ir.Node) -> bool:
-        """Whether a node makes something that the original has, so that it is another batch norm's or nobody's."""
+        """Whether a node makes a value that the original has, so that it does not belong to this rewrite."""
         return any(value.name in self._before for value in node.outputs)
 
 
-#: What may be part of a batch norm's rewrite, where it is gone afterwards.
+#: Ops that may be a part of a batch norm's rewrite, if they are gone afterwards.
 _GO_ALONG = frozenset({"Relu", "ReluGrad", "Transpose", "Identity", "Constant", "Cast"})
 
 
@@ -123,9 +123,9 @@ def _readers(node: ir.Node) -> list[ir.Node]:
 def _neighbourhood(
     core: Collection[ir.Node], reach: int, state: Callable[[ir.Node], str]
 ) -> tuple[list[ir.Node], dict[ir.Node, int]]:
-    """The core and what is near to it in the order of the graph, and how many readers of each are not shown.
+    """The core and the nodes near it, in the order of the graph, and how many readers of each are not shown.
 
-    Behind another batch norm, nothing is followed.
+    The search stops at other batch norms.
     """
     chosen = dict.fromkeys(core)
     above: Iterable[ir.Node] = core
@@ -221,7 +221,7 @@ def _text(attribute: ir.Attr) -> str:
 
 @cache
 def _formals(domain: str, op_type: str) -> list[str]:
-    """What the inputs of an op are called."""
+    """The names of the inputs of an op."""
     if domain == DOMAIN:
         operator = OPERATORS.get(op_type)
         return [] if operator is None else [tensor.name for tensor in operator.inputs]
@@ -231,7 +231,7 @@ def _formals(domain: str, op_type: str) -> list[str]:
         return list(_OF_ONNX_RUNTIME.get(op_type, ()))
 
 
-#: The inputs of ops whose schemas the onnx package does not have (onnxruntime/core/graph/training_ops_defs.cc).
+#: The inputs of ops for which the onnx package has no schemas (onnxruntime/core/graph/training_ops_defs.cc).
 _OF_ONNX_RUNTIME = {
     "BatchNormInternal": ("X", "scale", "B", "input_mean", "input_var"),
     "BatchNormalizationGrad": ("dY", "X", "scale", "mean", "inv_std"),

@@ -14,16 +14,16 @@ from onnx_cbp.rewriting import Finding
 
 @dataclass(frozen=True)
 class Part:
-    """A batch norm node, forward or backward: where it is, and what `inspect` says of it."""
+    """A batch norm node, forward or backward, with its place and the finding of `inspect`."""
 
     site: Site
     finding: Finding
 
 
 def layers_of(sites: Sequence[Site], findings: Sequence[Finding]) -> list[list[Part]]:
-    """The layers in the order of the graph, the gradient of each behind its forward node.
+    """The layers in the order of the graph, each gradient after its forward node.
 
-    A gradient whose forward node is not found is a layer by itself.
+    A gradient whose forward node is not found is a separate layer.
     """
     of = forwards(sites)
     homes: dict[ir.Node, list[Part]] = {}

@@ -1,8 +1,8 @@
-"""Where the nodes of a small graph are drawn: in ranks from the top to the bottom, with few crossings.
+"""Places the nodes of a small graph for a drawing: in ranks from top to bottom, with few crossings.
 
 The steps are those of Sugiyama, Tagawa and Toda (Methods for Visual Understanding of Hierarchical System Structures,
-1981): ranks by the longest path, dummies on edges that pass a rank, an order by the means of neighbours, and places
-that are as near to the neighbours' as the order lets them be.
+1981): ranks by the longest path; dummy nodes on edges that cross a rank; an order by the means of neighbours; and
+places as near to the neighbours as this order allows.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Placement:
     Attributes:
         places: the top left corner of each node, in order.
         routes: the points of each edge, from its first node's bottom to its second node's top.
-        width, height: of all, with a margin.
+        width, height: of the whole drawing, with a margin.
     """
 
     places: list[Point]
@@ -39,7 +39,7 @@ def place(sizes: Sequence[Point], edges: Sequence[tuple[int, int]]) -> Placement
 
     Args:
         sizes: width and height of each node.
-        edges: from which node to which.
+        edges: the first and the second node of each edge.
     """
     if not sizes:
         return Placement([], [], 2 * MARGIN, 2 * MARGIN)
@@ -75,7 +75,7 @@ def place(sizes: Sequence[Point], edges: Sequence[tuple[int, int]]) -> Placement
 
 
 def _ranks(count: int, edges: Sequence[tuple[int, int]]) -> list[int]:
-    """The longest path to each node; one that nothing leads to stands right above what it leads to."""
+    """The rank of each node by the longest path to it; a node without predecessors is right above its successors."""
     before: list[list[int]] = [[] for _ in range(count)]
     after: list[list[int]] = [[] for _ in range(count)]
     for tail, head in edges:
@@ -84,7 +84,7 @@ def _ranks(count: int, edges: Sequence[tuple[int, int]]) -> list[int]:
     ranks = [0] * count
     waiting = [len(each) for each in before]
     ready = [node for node in range(count) if not waiting[node]]
-    for node in ready:  # it grows
+    for node in ready:  # the list grows
         for head in after[node]:
             ranks[head] = max(ranks[head], ranks[node] + 1)
             waiting[head] -= 1
@@ -118,7 +118,7 @@ def _ordered(ranks: Sequence[int], links: Sequence[tuple[int, int]]) -> list[lis
 
 
 def _neighbours(count: int, links: Sequence[tuple[int, int]]) -> tuple[list[list[int]], list[list[int]]]:
-    """Of each node, those linked with it in the rank above and in the one below."""
+    """For each node, its neighbours in the rank above and in the rank below."""
     up: list[list[int]] = [[] for _ in range(count)]
     down: list[list[int]] = [[] for _ in range(count)]
     for tail, head in links:
@@ -141,7 +141,7 @@ def _crossings(layers: Sequence[Sequence[int]], links: Sequence[tuple[int, int]]
 
 
 def _centres(layers: Sequence[Sequence[int]], widths: Sequence[float], links: Sequence[tuple[int, int]]) -> list[float]:
-    """The middle of each node: near its neighbours', and not over the next one."""
+    """The centre of each node: near those of its neighbours, and without overlaps."""
     up, down = _neighbours(len(widths), links)
     centres = [0.0] * len(widths)
     for layer in layers:
@@ -156,10 +156,10 @@ def _centres(layers: Sequence[Sequence[int]], widths: Sequence[float], links: Se
 
 
 def _spread(layer: Sequence[int], widths: Sequence[float], wanted: Sequence[float], centres: list[float]) -> None:
-    """Give the nodes of a layer the centres nearest to those wanted, by least squares, at which they keep apart.
+    """Give the nodes of a layer the centres nearest to the wanted ones, by least squares, without overlaps.
 
-    Less the room that the nodes before it take, a centre may not be below the one before it: an isotonic regression,
-    by pooling adjacent violators.
+    If the widths of the nodes before are subtracted, no centre may be below the one before it. This is an isotonic
+    regression, by pooling adjacent violators.
     """
     offsets = [0.0]
     for one, other in itertools.pairwise(layer):

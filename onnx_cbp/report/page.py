@@ -1,8 +1,7 @@
-"""The page's text: its template with style, script and data put in.
+"""Makes the page's text: puts style, script and data into its template.
 
-Names in a model are data. They go into the page as JSON of which no character means anything to HTML, and the script
-puts them into the document as text. A content security policy lets nothing run but that script, and asks the network
-for nothing.
+Names in a model are data. They go into the page as JSON without any character that has a meaning in HTML, and the
+script inserts them as text. A content security policy allows only that script, and no network access.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-#: What HTML or JavaScript could take for something else than text.
+#: Characters that HTML or JavaScript could interpret.
 _SPECIAL = {ord(character): f"\\u{ord(character):04x}" for character in "<>&'\u2028\u2029"}
 
 
 def page(document: dict[str, Any]) -> str:
-    """One self-contained HTML page of what `collect` found."""
+    """One self-contained HTML page for a document of `collect`."""
     style, script = _part("page.css"), _part("page.js")
     return Template(_part("page.html")).substitute(
         title=html.escape(document["model"]),

@@ -17,7 +17,7 @@ from onnx_cbp.training.parameters import CheckpointParameters
 from onnx_cbp.updating import Batch, measure
 
 _BINS = 24
-#: From which ratio of the largest to the smallest on bins are of equal factors.
+#: If the ratio of the largest to the smallest value is above this, bins have equal factors.
 _WIDE = 50.0
 
 #: By the name of Y: the mean and the variance, float64 [C] each.
@@ -25,13 +25,13 @@ Measured = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def measured_by_result(model: ModelSource, batches: Iterable[Batch], checkpoint: Any) -> Measured:
-    """What `update_bn` would make the running statistics, by the name of each batch norm's Y."""
+    """The running statistics that `update_bn` would give each batch norm, by the name of its Y."""
     found = measure(model, batches, checkpoint=checkpoint)
     return {str(layer.site.Y.name): (mean, var) for layer, mean, var in found}
 
 
 def as_forward(site: Site) -> ForwardSite | InferenceSite | None:
-    """The forward batch norm that a site is, rewritten or not; None where it is a gradient or is not understood."""
+    """The forward batch norm of a site, rewritten or not; None if the site is a gradient or is not understood."""
     if isinstance(site, ForwardSite | InferenceSite):
         return site
     if isinstance(site, LeftAlone) and is_rewritten_forward(site.node) and not is_frozen_forward(site.node):
@@ -47,11 +47,11 @@ def statistics_of(
 
     Args:
         site: a forward batch norm.
-        parameters: of a checkpoint; empty where there is none.
-        measured: the statistics that data has.
+        parameters: those of a checkpoint; empty if there is none.
+        measured: the statistics of the data.
 
     Returns:
-        JSON-ready values; or in a sentence why there are none; None where the batch norm has no running statistics.
+        JSON-ready values; or a sentence why there are none; None if the batch norm has no running statistics.
     """
     names = running_statistics(site)
     if names is None:
@@ -87,7 +87,7 @@ def _apart(mean: np.ndarray, var: np.ndarray, fresh: np.ndarray, fresh_var: np.n
 
 
 def _bins(running: np.ndarray | None, fresh: np.ndarray | None) -> dict[str, Any]:
-    """Counts of both in the same bins; what is not finite is counted apart."""
+    """Counts of both in the same bins; numbers that are not finite are counted separately."""
     given = [values for values in (running, fresh) if values is not None]
     everything = np.concatenate(given)
     finite = everything[np.isfinite(everything)]
@@ -98,7 +98,7 @@ def _bins(running: np.ndarray | None, fresh: np.ndarray | None) -> dict[str, Any
     if low == high:
         low, high = low - 0.5, high + 0.5
     edges = np.geomspace(low, high, _BINS + 1) if logarithmic else np.linspace(low, high, _BINS + 1)
-    edges[0], edges[-1] = low, high  # rounding must leave nobody out
+    edges[0], edges[-1] = low, high  # rounding must not leave out any value
     return {
         "edges": [float(f"{edge:.6g}") for edge in edges],
         "logarithmic": logarithmic,
