@@ -1,4 +1,4 @@
-"""`inspect` and `rewrite`: what a model's batch norms are, and the model with our ops in their place."""
+"""`inspect` lists the batch norms of a model; `rewrite` replaces them by our ops."""
 
 from __future__ import annotations
 
@@ -64,15 +64,15 @@ class Finding:
     """One batch norm of a model.
 
     Attributes:
-        node: name of the node (of its first output, where it has none).
+        node: name of the node; if it has none, that of its first output.
         form: the form it has in the model.
-        shape: shape of X as text, "?" where it is not known.
+        shape: shape of X as text; "?" if it is not known.
         rewritten: whether `rewrite` replaces it.
         explanation: what replaces it, or why nothing does.
-        state: "rewritten", or, of what is left alone, "frozen" (it normalises with running statistics), "done" (it is
-            rewritten already) or "refused" (it cannot be).
-        module: path of the PyTorch module that it was exported from, where the default exporter wrote that; else "".
-        forward: of a gradient, the name of the node whose gradient it is, where that is known; else "".
+        state: "rewritten", or if it is left alone: "frozen" (it normalises with running statistics), "done" (it is
+            already rewritten) or "refused" (it cannot be rewritten).
+        module: path of the PyTorch module from which it was exported, if the default exporter wrote it; else "".
+        forward: for a gradient, the name of its forward node, if that is known; else "".
     """
 
     node: str
@@ -85,15 +85,15 @@ class Finding:
     forward: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """The finding as JSON-ready values; module and forward only where they are known."""
+        """The finding as JSON-ready values; module and forward only if they are known."""
         return {name: value for name, value in asdict(self).items() if name not in ("module", "forward") or value}
 
 
 def inspect(model: ModelSource) -> list[Finding]:
-    """Every batch norm of a model, forward and backward, and what `rewrite` would do with it.
+    """List every batch norm of a model, forward and backward, and what `rewrite` would do with it.
 
     Args:
-        model: a model or the path of one; it is not changed.
+        model: a model or its path; it is not changed.
 
     Raises:
         OnnxCbpError: the file cannot be read, or the model is not valid ONNX.
@@ -119,56 +119,56 @@ def rewrite(
     momentum: float | str | Mapping[str, float | str] | None = None,
     report: Callable[[list[Finding]], object] | None = None,
 ) -> onnx.ModelProto:
-    """Put channel ops in the place of every batch norm that trains, forward and backward; mend those that do not load.
+    """Replace every batch norm that trains by our ops, forward and backward; repair batch norms that do not load.
 
-    Handles ONNX Runtime training artifacts (BatchNormInternal, BatchNormalizationGrad) and BatchNormalization with
-    training_mode = 1. Value names and metadata stay; running statistics go on being updated. A batch norm
-    in inference form loses the training outputs with which no runtime loads it. One that cannot
-    be rewritten is left as it is and named in a log line (logger "onnx_cbp"); `inspect` says the same as data.
+    It handles ONNX Runtime training artifacts (BatchNormInternal, BatchNormalizationGrad) and BatchNormalization with
+    training_mode = 1. Value names and metadata stay, and running statistics are still updated. A batch norm in
+    inference form loses its training outputs, with which no runtime loads it. A batch norm that cannot be rewritten
+    stays, and a line in the log (logger "onnx_cbp") names it; `inspect` returns the same as data.
 
     Args:
-        model: a model or the path of one; it is not changed.
-        portable: attach the ops' function bodies, so that the model also runs where no library of ours is.
-        one_pass: do statistics and normalisation in one op, and the two backward steps in one, with less memory traffic
-            and fewer nodes. Without it they are the ops that statistics can be synchronised between.
-        fold_relu: fold a Relu into the one-pass op before it, and its gradient into that op's, where nothing else reads
+        model: a model or its path; it is not changed.
+        portable: attach the ops' function bodies, so that the model also runs without our library.
+        one_pass: compute statistics and normalisation in one op, and both backward steps in one, with less memory
+            traffic and fewer nodes. Without it there are separate ops, between which statistics can be synchronised.
+        fold_relu: fold a Relu into the one-pass op before it, and its gradient into that op's, if nothing else reads
             the value in between. Only with one_pass.
-        recompute_relu: let the gradient of a folded Relu compute once more which elements passed, instead of reading
-            the Relu's result: a quarter less memory traffic. Only with fold_relu, and not with portable, since a
-            runtime may compute function bodies forward and backward in different ways.
-        synchronize: take batch statistics over several replicas (docs/distributed.md). True: over all of them; the name
-            of a group: among its replicas ("size:4": 4 consecutive ones); groups by pattern of names ("*" matches
-            any text; the first pattern that fits decides): for those batch norms, and no others. A name is that of a
-            node, or the path of the PyTorch module that it is of ("layer1.bn") or in ("layer1"), where the default
-            exporter wrote that. Each gets two collectives a step, and is done in steps whatever `one_pass` says.
-        data_parallel: of training artifacts: make the loss that of all replicas' samples, and sum every gradient of a
+        recompute_relu: let the gradient of a folded Relu recompute which elements passed, instead of reading the Relu's
+            result: a quarter less memory traffic. Only with fold_relu, and not with portable, since a runtime may
+            compute function bodies differently forward and backward.
+        synchronize: take batch statistics over several replicas (docs/distributed.md). True: over all of them. The name
+            of a group: over its replicas ("size:4": 4 consecutive ones). Groups by pattern of names: only for these
+            batch norms ("*" matches any text; the first pattern that fits decides). A name is that of a node, or the
+            path of the PyTorch module that it is ("layer1.bn") or that contains it ("layer1"), if the default exporter
+            wrote that. Each gets two collectives per step, and is computed in steps even with `one_pass`.
+        data_parallel: for training artifacts: make the loss that of all replicas' samples, and sum every gradient of a
             parameter over all replicas before it is accumulated.
-        bucket_cap_mb: megabytes (2^20 bytes) of gradients that one message of `data_parallel` holds at most.
-        freeze: names of batch norms (patterns as in `synchronize`) that go on without training: they normalise with
-            their running statistics, which stay as they are, and their gradients are those of that. It changes what
-            the model computes: ONNX Runtime's gradient builder makes a batch norm in inference form train, and this
-            makes it what it was.
-        unbiased_running_var: update running variances by PyTorch's convention, with count / (count - 1) of the batch's
-            variance (of the whole batch, where it is synchronised; a count of 1 gives the biased one, where PyTorch
+        bucket_cap_mb: the most megabytes (2^20 bytes) of gradients in one message of `data_parallel`.
+        freeze: names of batch norms (patterns as in `synchronize`) that must not train: they normalise with their
+            running statistics, which do not change, and their gradients follow from that. This changes what the model
+            computes: ONNX Runtime's gradient builder makes a batch norm in inference form train, and this makes it
+            frozen again.
+        unbiased_running_var: update running variances in PyTorch's convention, with count / (count - 1) of the batch's
+            variance (of the whole batch, if it is synchronised; a count of 1 gives the biased one, where PyTorch
             refuses). The default is ONNX's convention: the biased variance. Y and the gradients are the same.
-        train: names (patterns as in `synchronize`; several in a list): batch norms in inference form with these names
-            are made to train. The graph's outputs stay, so nothing keeps their running statistics in a plain session:
-            `onnx_cbp.graph_passes.TrainBatchNormsPass` says who does.
-        momentum: another momentum for the batch norms that train: the part of a running statistic that a step keeps (as
-            ONNX says it; 1 minus PyTorch's), from 0 to 1; "cumulative": the average over all batches, which PyTorch's
-            momentum=None means, with a parameter or input that counts them ("bn.num_batches_tracked" beside
-            "bn.running_mean"; docs/running_statistics.md); or either by pattern of names, as in `synchronize`. None:
-            what the model says, with a warning where that is 1 (no step moves them) or 0 (each replaces them).
-        report: called with what `inspect` says of the model, for whoever wants both and not the analysis twice.
+        train: names (patterns as in `synchronize`; several in a list) of batch norms in inference form that must train.
+            The graph keeps its outputs, so in a plain session nothing keeps their running statistics:
+            `onnx_cbp.graph_passes.TrainBatchNormsPass` says what does.
+        momentum: another momentum for the batch norms that train: the part of a running statistic that a step keeps
+            (ONNX's; 1 minus PyTorch's), from 0 to 1. Or "cumulative": the average over all batches, like PyTorch's
+            momentum=None, with a parameter or input that counts them ("bn.num_batches_tracked" next to
+            "bn.running_mean"; docs/running_statistics.md). Or either by pattern of names, as in `synchronize`. None:
+            the model's own, with a warning if that is 1 (no step moves the statistics) or 0 (each step replaces them).
+        report: called with the findings of `inspect`, for callers who want both without analysing twice.
 
     Returns:
-        The rewritten model; a copy of the model where there is nothing to rewrite.
+        The rewritten model; a copy of the model if there is nothing to rewrite.
 
     Raises:
-        OnnxCbpError: the file cannot be read, the model is not valid ONNX, `portable` is asked of an opset that the
-            bodies do not serve or together with `synchronize` or `data_parallel`, a batch norm that is to be
-            synchronised or frozen, or to get another momentum, cannot, `unbiased_running_var` is asked for one that was
-            rewritten without it, or the loss or the gradients are none that `data_parallel` knows.
+        OnnxCbpError: the file cannot be read; the model is not valid ONNX; `portable` is set for an opset that the
+            bodies do not serve, or together with `synchronize` or `data_parallel`; a chosen batch norm cannot be
+            synchronised or frozen, or cannot get another momentum; `unbiased_running_var` is set and a batch norm was
+            rewritten without it; or `data_parallel` does not know the form of the loss or the gradients.
     """
     synchronization, freezing, momenta = Synchronization.of(synchronize), Freezing.of(freeze), Momenta.of(momentum)
     choices = _Choices(synchronization, freezing, momenta)
@@ -180,10 +180,10 @@ def rewrite(
         )
     source = read_model(model)
     result = to_ir(source)
-    # Samples that are mixed inside of a function are seen where it is called.
+    # Samples that are mixed inside a function are visible only after inlining.
     (InlineAllFunctionsPass() if synchronization.covers_all or data_parallel else InlineFunctionsPass())(result)
-    attach = portable or any(domain == DOMAIN for domain, *_ in result.functions)  # what is portable stays so
-    # What no runtime computes so, whoever wrote it: the rewritten model is valid.
+    attach = portable or any(domain == DOMAIN for domain, *_ in result.functions)  # a portable model stays portable
+    # Removes what no runtime accepts, whoever wrote it, so that the rewritten model is valid.
     repaired = drop_wrong_shapes(result) | DropZeroBiasPass(misshapen=True)(result).modified
     modified = bool(train) and TrainBatchNormsPass(train)(result).modified
     momenta.check(list(find_sites(result)))
@@ -224,7 +224,7 @@ def rewrite(
     passes.append(WriteEarlyPass())
     if attach:
         passes.append(AttachFunctionsPass())
-    for step in passes:  # not a Sequential: that would bury our one-line errors in its own
+    for step in passes:  # not a Sequential, which would bury our one-line errors in its own
         modified |= step(result).modified
     if data_parallel or not any(_is_rewritten(site) for site in sites):
         _tell(result, modified)
@@ -237,7 +237,7 @@ def rewrite(
 
 
 def _tell(result: ir.Model, modified: bool) -> None:
-    """Say in the log what a rewrite did where that is not one line a batch norm."""
+    """Log what a rewrite did that is not a line about one batch norm."""
     if not modified:
         done = any(node.domain == DOMAIN for node in result.graph)
         _log.warning("nothing to rewrite: %s", "it is done" if done else "the model has no batch norm that trains")
@@ -254,9 +254,9 @@ def _layer(node: ir.Node) -> str:
 
 @dataclass(frozen=True)
 class _Choices:
-    """What a rewrite is to do with which batch norms."""
+    """What a rewrite does with which batch norms."""
 
-    synchronization: Synchronization = Synchronization({})  # noqa: RUF009 - it cannot be changed
+    synchronization: Synchronization = Synchronization({})  # noqa: RUF009 - it is immutable
     freezing: Freezing = Freezing()  # noqa: RUF009
     momenta: Momenta = Momenta({})  # noqa: RUF009
 
@@ -268,8 +268,8 @@ def _findings(model: ir.Model, sites: list[Site], choices: _Choices | None = Non
 
 
 def _shape(site: Site, types: Types) -> str | None:
-    """The shape of X as text; None where it is not known."""
-    first = next(iter(site.node.inputs), None)  # of batch norms in every form, X
+    """The shape of X as text; None if it is not known."""
+    first = next(iter(site.node.inputs), None)  # the first input is X in every form
     X = first if isinstance(site, LeftAlone) else site.X
     shape = None if X is None else types.shape(X)
     return None if shape is None else str(ir.Shape(shape))
@@ -330,7 +330,7 @@ def _explain(site: Site, choices: _Choices) -> str:
 
 
 def _momentum(site: ForwardSite, choices: _Choices) -> str:
-    """What is to be said of a momentum, behind what is said of the running statistics; "" of a usual one."""
+    """What to say about a momentum, after the running statistics; "" for a usual one."""
     if site.running_mean is None:
         return ""
     if choices.momenta.is_cumulative(site.node):
@@ -340,7 +340,7 @@ def _momentum(site: ForwardSite, choices: _Choices) -> str:
 
 
 def _momentum_of_ours(node: ir.Node) -> str:
-    """The same of a batch norm that is rewritten already."""
+    """The same for a batch norm that is already rewritten."""
     if not is_rewritten_forward(node) or is_frozen_forward(node) or (read := rewritten_site(node)) is None:
         return ""
     if is_cumulative(node):
@@ -350,7 +350,7 @@ def _momentum_of_ours(node: ir.Node) -> str:
 
 
 def _merging(site: Site) -> str:
-    """What is to be said of parameters that an exporter made one with running statistics."""
+    """What to say about parameters that an exporter merged with running statistics."""
     if not isinstance(site, ForwardSite | InferenceSite):
         return ""
     names = [merged_with_statistics(in_graph(value)) for value in (site.scale, site.B)]

@@ -10,12 +10,13 @@ from onnx_cbp.ir_models import ModelSource
 def convert_sync_batchnorm(model: ModelSource, process_group: str | None = None) -> onnx.ModelProto:
     """Let every batch norm of a model that trains take its statistics over the replicas.
 
-    What `torch.nn.SyncBatchNorm.convert_sync_batchnorm` is for a module: `onnx_cbp.rewrite(model, synchronize=...)`.
+    It does for a model what `torch.nn.SyncBatchNorm.convert_sync_batchnorm` does for a module, by
+    `onnx_cbp.rewrite(model, synchronize=...)`.
 
     Args:
-        model: a model or the path of one; it is not changed.
-        process_group: a group that `onnx_cbp.distributed.initialize` was given, or "size:K" for K consecutive replicas
-            each; None: all replicas.
+        model: a model or its path; it is not changed.
+        process_group: a group that was given to `onnx_cbp.distributed.initialize`, or "size:K" for K consecutive
+            replicas each; None: all replicas.
 
     Raises:
         OnnxCbpError: as `rewrite`.

@@ -1,4 +1,4 @@
-"""`in_standard_ops`: a model's twin, in which ONNX's own ops replace ours."""
+"""`in_standard_ops`: makes a model's twin, in which ONNX's own ops replace ours."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from onnx_cbp.rewriting import rewrite
 
 
 def in_standard_ops(model: ModelSource) -> onnx.ModelProto:
-    """A model with the function bodies of our ops in their places.
+    """Replace our ops in a model by their function bodies.
 
-    `check` and `bench` hold a rewritten model against what it was made of; of artifacts that were made with our ops in
-    them there is nothing else to hold them against. Batch norms that are not rewritten yet are, first.
+    `check` and `bench` compare a rewritten model with its original. Artifacts that were generated with our ops have no
+    original, so they are compared with their twin. Batch norms that are not rewritten yet are rewritten first.
 
     Args:
-        model: a model or the path of one; it is not changed.
+        model: a model or its path; it is not changed.
 
     Raises:
         OnnxCbpError: as `rewrite(model, portable=True)`, or an op has no body: collectives.
@@ -27,7 +27,7 @@ def in_standard_ops(model: ModelSource) -> onnx.ModelProto:
 
 
 def inlined(portable: onnx.ModelProto) -> onnx.ModelProto:
-    """A portable model with its function bodies in the places of the ops.
+    """A portable model, with function bodies instead of our ops.
 
     Raises:
         OnnxCbpError: an op has no body.

@@ -25,7 +25,7 @@ from onnx_cbp.training.parameters import CheckpointParameters
 
 _FATAL_ONLY = 4
 
-#: What one step of training is fed: arrays by the graph's input names, an array for the first input, or arrays in the
+#: The input of one training step: arrays by the graph's input names, an array for the first input, or arrays in the
 #: order of the inputs.
 Batch = Mapping[str, Any] | Sequence[Any] | Any
 
@@ -42,33 +42,32 @@ def update_bn(
 ) -> onnx.ModelProto:
     """Measure the running statistics of every batch norm again from data, as `torch.optim.swa_utils.update_bn` does.
 
-    With nothing but a model and batches, they are what PyTorch's gives: the average over the batches of the mean and of
-    the unbiased variance, each batch and each call of a module with the same weight.
+    With only a model and batches, the results are PyTorch's: the average over the batches of the mean and of the
+    unbiased variance, where each batch and each call of a module has the same weight.
 
-    Runs the graph over the batches with each batch norm normalising by its batch, so that a layer's statistics are
-    those of what the layers before it give in training. Nothing else in the graph runs: no loss, no gradient. Takes
-    every form of a batch norm: exports for inference, eval models (those that ONNX Runtime does not load, too), and
-    training graphs, before and after `rewrite`. Random ops, such as Dropout, are left as they are.
+    The graph runs over the batches, and each batch norm normalises with its batch. So the statistics of a layer are
+    those of its input in training. Nothing else in the graph runs: no loss, no gradient. Every form of a batch norm is
+    supported: exports for inference, eval models (even those that ONNX Runtime does not load), and training graphs,
+    before and after `rewrite`. Random ops, such as Dropout, stay as they are.
 
     Args:
-        model: a model or the path of one; it is not changed.
-        batches: what to feed, one after the other; the memory that is needed does not grow with their number. Each is a
-            dict of arrays by input names, or an array or a tuple of arrays in the order of the graph's inputs that are
-            no parameters. Inputs that no batch norm depends on, such as labels, may be there or not.
+        model: a model or its path; it is not changed.
+        batches: what to feed, one after another; the memory does not grow with their number. Each is a dict of arrays
+            by input names, or an array or a tuple of arrays in the order of the graph's inputs that are no parameters.
+            Inputs on which no batch norm depends, such as labels, may be left out.
         checkpoint: where ONNX Runtime keeps the parameters of a training graph or an eval model: a `CheckpointState` or
             the path of one. The new running statistics go there; a file is written whole or not at all.
         momentum: None: the average over all batches, each with the same weight. Otherwise ONNX's momentum (the part
             that is kept; 1 minus PyTorch's): an exponential average that begins with the present statistics.
-        exact: instead of either: the mean and the variance over all samples, by Chan's merge of those of the batches.
-            They do not depend on how data is cut into batches, in the first batch norm; those behind it normalise by
-            their batch.
-        unbiased_running_var: give variances by PyTorch's convention, count / (count - 1) of the biased one (with
-            `exact`, once, of the count of all samples). False: by that of ONNX and Keras, the biased ones.
-        backend: of the ops, as `register` takes it.
+        exact: instead of both: the mean and the variance over all samples, by Chan's merge over the batches. In the
+            first batch norm they do not depend on how data is cut into batches; later ones normalise with their batch.
+        unbiased_running_var: compute variances in PyTorch's convention, count / (count - 1) of the biased one (with
+            `exact` once, with the count of all samples). False: in that of ONNX and Keras, the biased ones.
+        backend: of the ops, as for `register`.
 
     Returns:
-        The model with new running statistics in its initializers; a copy of the model where all are in the checkpoint.
-        Batch norms that share one tensor and are not one module with one scale get tensors of their own.
+        The model with new running statistics in its initializers; a copy of the model if all are in the checkpoint.
+        Batch norms that share a tensor, but are not one module with one scale, get their own tensors.
 
     Raises:
         OnnxCbpError: no batch norm with running statistics, no batches, a batch that does not fit the inputs, or one
@@ -112,7 +111,7 @@ def _measure(
     exact: bool,
     unbiased: bool,
 ) -> tuple[ir.Model, list[_Module]]:
-    """The model as onnx-ir's, and the statistics of its modules over the batches."""
+    """The model as onnx-ir's, and its modules with their statistics over the batches."""
     result = to_ir(source)
     InlineFunctionsPass(inference=True)(result)
     layers = find_layers(result)
@@ -165,11 +164,11 @@ class _Module:
 
     @property
     def homes(self) -> tuple[ir.Value, ir.Value]:
-        """The values that the running statistics are before a step."""
+        """The values that the running statistics have before a step."""
         return self.layers[0].mean, self.layers[0].var
 
     def check_home(self, parameters: CheckpointParameters) -> None:
-        """Raise where new statistics could not be kept."""
+        """Raise if new statistics could not be kept."""
         for home in self.homes:
             if home.is_graph_input() and not home.is_initializer() and home.name not in parameters:
                 where = "the checkpoint does not have it" if parameters else "give the checkpoint that has it"
@@ -179,7 +178,7 @@ class _Module:
                 )
 
     def check_size(self, channels: int, number: int, parameters: CheckpointParameters) -> None:
-        """Raise where data have other channels than the running statistics."""
+        """Raise if the data has another number of channels than the running statistics."""
         for home in self.homes:
             known = parameters.get(str(home.name)) if home.name in parameters else None
             tensor = ir.convenience.get_const_tensor(home) if known is None else None
@@ -191,7 +190,7 @@ class _Module:
                 )
 
     def add(self, mean: np.ndarray, var: np.ndarray, count: int, parameters: CheckpointParameters) -> None:
-        """Take the statistics of one batch in; those of an empty one say nothing."""
+        """Include the statistics of one batch; those of an empty batch do not count."""
         if count == 0:
             return
         self.batches += 1
@@ -251,13 +250,13 @@ def _present(home: ir.Value, parameters: CheckpointParameters) -> np.ndarray:
 
 
 class _Run:
-    """The batch statistics of every layer, for one batch after the other."""
+    """Computes the batch statistics of every layer, for one batch after another."""
 
     def __init__(self, source: onnx.ModelProto, parameters: CheckpointParameters, backend: str) -> None:
         graph = to_ir(source)
         InlineFunctionsPass(inference=True)(graph)
         initializers = graph.graph.initializers
-        #: The inputs of the model that data is fed to, and those of them that the statistics depend on.
+        #: The inputs of the model that are fed with data, and those of them on which the statistics depend.
         self._inputs = [
             str(value.name)
             for value in graph.graph.inputs
@@ -311,7 +310,7 @@ class _Run:
 
 
 def _put(model: ir.Model, modules: list[_Module], parameters: CheckpointParameters) -> None:
-    """Write what the modules have in the place of their running statistics."""
+    """Replace the running statistics by those of the modules."""
     layers = [layer for module in modules for layer in module.layers]
     own, nodes = OwnStatistics(model, layers), nodes_of(layers)
     claims = Counter(

@@ -13,9 +13,8 @@ class RemoveIdentitiesPass(InPlacePass):
     """Readers of an Identity read its input instead, in the main graph, in subgraphs and in functions.
 
     If the result of an Identity is an output, it stays where only the Identity makes an output possible: for an input,
-        a
-    constant, a value of an outer graph (returned by a branch of an If), or a value that is already an output (a Scan's
-    body that returns its new state twice). Otherwise its input takes over the output's name, type and shape.
+    a constant, a value of an outer graph (returned by a branch of an If), or a value that is already an output (a
+    Scan's body that returns its new state twice). Otherwise its input takes over the output's name, type and shape.
     """
 
     def call(self, model: ir.Model) -> PassResult:

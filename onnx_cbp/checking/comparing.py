@@ -22,10 +22,9 @@ def compare(
     """Run two models on the same random inputs in ONNX Runtime and compare every result.
 
     Results are the graph outputs and, for training graphs, the inputs that the models write in place: running
-        statistics
-    and gradient accumulation buffers. Inputs are made from the original's graph: normal numbers, positive running
-    variances, labels below the number of classes. Batch norms run a second time with variances near epsilon, and
-    training graphs once more with gradients added to those of the step before (`input_sets`). Running variances in
+    statistics and gradient accumulation buffers. Inputs are made from the original's graph: normal numbers, positive
+    running variances, labels below the number of classes. Batch norms run a second time with variances near epsilon,
+    and training graphs once more with gradients added to those of the step before (`input_sets`). Running variances in
     PyTorch's convention are compared as ONNX's (`convention`).
 
     Args:

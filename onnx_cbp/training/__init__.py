@@ -26,7 +26,7 @@ __all__ = [
     "step_model",
 ]
 
-#: Where each name lives; looked up when it is asked for, since a checkpoint is read without onnxruntime.
+#: Where each name is defined. It is imported only when it is used, since a checkpoint can be read without onnxruntime.
 _HOMES = {
     "Artifacts": "onnx_cbp.training.compare",
     "LossType": "onnx_cbp.training.artifacts",
@@ -41,7 +41,7 @@ _HOMES = {
     "step_model": "onnx_cbp.training.stepping",
 }
 
-#: What is reached as an attribute, too, without an import of its own.
+#: Modules that are also attributes of the package, without an import of their own.
 _MODULES = ("api", "artifacts", "checkpoints", "compare", "losses", "optimizers")
 
 __getattr__, __dir__ = on_first_use(__name__, globals(), modules=_MODULES, names=_HOMES)

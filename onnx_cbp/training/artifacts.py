@@ -87,61 +87,62 @@ def generate_artifacts(
     builder: str | None = None,
     direct_convs: bool | None = None,
 ) -> None:
-    """What `onnxruntime.training.artifacts.generate_artifacts` does, with the same arguments and the same files.
+    """Make training artifacts, like `onnxruntime.training.artifacts.generate_artifacts`: same arguments, same files.
 
-    There are two builders. "onnx_cbp" is ours: it runs on any onnxruntime, and so does what it makes, by
-    `onnx_cbp.training.api`. "onnxruntime" is ONNX Runtime's, of its training build, which alone runs what that makes.
+    There are two builders. "onnx_cbp" is ours: it runs on any onnxruntime, and its artifacts train there too, with
+    `onnx_cbp.training.api`. "onnxruntime" is that of ONNX Runtime's training build, and only that build runs its
+    artifacts.
 
-    What is different from ONNX Runtime's own:
+    Differences from ONNX Runtime's own function:
         - A batch norm in inference form (`bn.eval()` in a model that trains) is frozen: it normalises with its running
-          statistics, which stay as they are, and has the gradients of that. ONNX Runtime's own makes it train.
-        - One in inference form whose mean and variance the graph makes trains where they are those of its batch, and is
-          spelled out where they are others: either way its gradients go through them.
+          statistics, which do not change, and its gradients follow from that. ONNX Runtime's own makes it train.
+        - If the graph computes the mean and variance of one in inference form, it trains if these are those of its
+          batch; otherwise it becomes arithmetic. In both cases gradients pass the statistics.
         - A batch norm in training form trains, with the ops of `onnx_cbp.rewrite`. Its running statistics are frozen
-          parameters of the checkpoint, named in `frozen_params` or not: as constants no step could keep them.
+          parameters of the checkpoint, even if `frozen_params` does not name them: no step could keep constants.
         - The evaluation model is in pure ONNX and loads.
-        - `loss` and `optimizer` may be the names of ONNX Runtime's ("CrossEntropyLoss", "AdamW").
-        - Nothing is written where anything fails.
-        - With our builder, where nothing is named in `requires_grad` all weights of the model train.
+        - `loss` and `optimizer` may be ONNX Runtime's names ("CrossEntropyLoss", "AdamW").
+        - If anything fails, nothing is written.
+        - With our builder, all weights of the model train if `requires_grad` names none.
 
-    Needs no PyTorch. A session that runs the training model needs `onnx_cbp.register(session_options)`;
-    `onnx_cbp.training.api` sees to that by itself.
+    PyTorch is not needed. A session that runs the training model needs `onnx_cbp.register(session_options)`;
+    `onnx_cbp.training.api` does this itself.
 
     Args:
-        model: the forward graph, or the path of one; it is not changed.
+        model: the forward graph, or its path; it is not changed.
         requires_grad: the parameters that are trained.
-        frozen_params: parameters of the checkpoint that are not.
-        loss: a `LossType` or its name; with our builder one of `onnx_cbp.training.losses`, or the name of an output
-            that is the loss; with ONNX Runtime's an `onnxblock.Block`. None: the graph's first output.
-        optimizer: an `OptimType` or its name ("Adam" too, with our builder); with our builder one of
+        frozen_params: parameters of the checkpoint that are not trained.
+        loss: a `LossType` or its name. With our builder also one of `onnx_cbp.training.losses`, or the name of an
+            output that is the loss; with ONNX Runtime's also an `onnxblock.Block`. None: the graph's first output.
+        optimizer: an `OptimType` or its name ("Adam" too, with our builder). With our builder also one of
             `onnx_cbp.training.optimizers`, with ONNX Runtime's an `onnxblock.Block`. None: no optimiser's graph.
         artifact_directory: the folder for the files; None: the current one.
-        prefix: what the files' names begin with.
-        ort_format: write the graphs in the ORT format too; with ONNX Runtime's builder alone, and not together with
+        prefix: the beginning of the files' names.
+        ort_format: also write the graphs in the ORT format; only with ONNX Runtime's builder, and not together with
             `custom_op_library`.
-        custom_op_library: a library of ops that the graph has.
-        additional_output_names: values that become outputs, behind the loss.
-        nominal_checkpoint: write a checkpoint without the parameters' values too.
+        custom_op_library: a library with ops of the graph.
+        additional_output_names: values that become outputs, after the loss.
+        nominal_checkpoint: also write a checkpoint without the parameters' values.
         loss_input_names: what the loss reads instead of the graph's outputs.
-        train_batch_norms: names of batch norms in inference form (patterns as in `rewrite`'s `synchronize`) that are
-            to train all the same; exporters write them so where they drop the training mode. None: none; a warning
-            (logger "onnx_cbp") names them where all batch norms of the model have that form. An empty list: none.
+        train_batch_norms: names of batch norms in inference form (patterns as in `rewrite`'s `synchronize`) that must
+            train nevertheless; exporters that drop the training mode write them so. None: none, and if all batch norms
+            of the model have that form, a warning (logger "onnx_cbp") names them. An empty list: none.
         tied_params: names (patterns) of parameters that several modules share on purpose. PyTorch's default exporter
-            makes equal ones of up to 1,024 elements one, and where a model does not tell that from tied weights, what
-            is not named here was merged and is taken apart. An empty list: nothing is tied. None: that is an error.
+            merges equal ones of up to 1,024 elements. If a model does not tell these from tied weights, everything that
+            is not named here was merged, and is separated. An empty list: nothing is tied. None: that is an error.
         rewrite_options: options of `onnx_cbp.rewrite` for the training model, such as `synchronize`, `data_parallel`
             and `momentum`.
-        builder: "onnx_cbp" or "onnxruntime". By default ONNX Runtime's where its training build is installed, unless
-            the loss or the optimiser is one of ours; and ours otherwise.
-        direct_convs: with our builder, let convolutions of one group and small windows be ops of this project
-            (DirectConv, DirectConvExchanged, ConvGradWeight), where they were measured to be faster than ONNX
-            Runtime's. They are for processors: on a GPU they would run on copies. None: where this machine has AVX-512
-            and its onnxruntime no CUDA provider. Not with `portable`.
+        builder: "onnx_cbp" or "onnxruntime". The default is ONNX Runtime's if its training build is installed, unless
+            the loss or the optimiser is one of ours; otherwise ours.
+        direct_convs: with our builder, let convolutions of one group and small windows be our ops (DirectConv,
+            DirectConvExchanged, ConvGradWeight), where measurements showed that they are faster than ONNX Runtime's.
+            They are for processors: on a GPU they would run on copies. None: if this machine has AVX-512 and its
+            onnxruntime no CUDA provider. Not with `portable`.
 
     Raises:
-        OnnxCbpError: one line: no training build of onnxruntime for its builder, a model that is not valid, a
-            name that is none, a folder that is not there, a running statistic that is to have a gradient, or what ONNX
-            Runtime's own raises.
+        OnnxCbpError: one line: ONNX Runtime's builder has no training build, the model is not valid, a name means
+            nothing, a folder is not there, a running statistic should have a gradient, or an error of ONNX Runtime's
+            own function.
     """
     if builder_of(builder, loss, optimizer, has_training_build=has_training_build()) == "onnx_cbp":
         if ort_format:
@@ -201,7 +202,7 @@ def generate_artifacts(
             )
         custom_op_library = get_library_path()
         register_gradients()
-    # In the same folder: then a file that is done is moved there at one stroke.
+    # In the same folder, so that a finished file is moved to its place in one step.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".onnx_cbp_") as work:
         done = Path(work) / "artifacts"
         done.mkdir()
@@ -227,7 +228,7 @@ def generate_artifacts(
 
 
 def _write(made: Made, folder: Path, prefix: str, *, nominal: bool) -> None:
-    """Write all files, or none: each is moved to its place when all are done."""
+    """Write all files, or none: each is moved to its place when all are finished."""
     if not isinstance(prefix, str):
         raise OnnxCbpError(f"prefix: {prefix!r} is no text: give what the names of the files begin with")
     with tempfile.TemporaryDirectory(dir=folder, prefix=".onnx_cbp_") as work:
@@ -238,7 +239,7 @@ def _write(made: Made, folder: Path, prefix: str, *, nominal: bool) -> None:
 
 
 def _put_all(done: Path, folder: Path) -> None:
-    """Move what is in a folder to its place; data files first: nothing names them yet."""
+    """Move finished files to their folder; data files first, since nothing names them yet."""
     replaced = done.parent / "replaced"
     replaced.mkdir()
     put_all(sorted(done.iterdir(), key=lambda file: (file.suffix != ".data", file.name)), folder, replaced)
@@ -246,16 +247,16 @@ def _put_all(done: Path, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A forward graph for ONNX Runtime's gradient builder, and what the builder will forget of it.
+    """A forward graph for ONNX Runtime's gradient builder, and everything that the builder will lose.
 
     Attributes:
         model: the graph; its model-local functions are inlined, as the builder does.
         frozen: the names of the results of the batch norms in inference form.
         training: how many others there are.
-        statistics: the initializers that are running statistics of others.
-        constants: the scales and biases that are not trained and no parameters.
-        ours: the first node that is an op of ours, of a graph that was rewritten before; "" if there is none.
-        modules: by the name of a batch norm's result, what the exporter wrote of the modules that it is of.
+        statistics: the initializers that are running statistics of the others.
+        constants: the scales and biases that are not trained and are no parameters.
+        ours: the first node that is an op of ours, in a graph that was rewritten before; "" if there is none.
+        modules: by the name of a batch norm's result, what the exporter recorded about its modules.
         counters: the initializers that count batches.
     """
 
@@ -273,7 +274,7 @@ def _folder(directory: str | bytes | os.PathLike[str] | None) -> Path:
     """The folder for the files.
 
     Raises:
-        OnnxCbpError: it is none, or not there.
+        OnnxCbpError: it is no folder, or not there.
     """
     if not isinstance(directory, str | bytes | os.PathLike | None):
         raise OnnxCbpError(f"artifact_directory: {directory!r} is no folder: give the path of one")
@@ -339,7 +340,7 @@ def _prepare(
 
 
 def _constants(sites: Sequence[Site], trained: Sequence[str]) -> Iterator[str]:
-    """The initializers that are scale or bias of a batch norm, and not trained."""
+    """The initializers that are the scale or bias of a batch norm, and not trained."""
     for site in sites:
         if isinstance(site, ForwardSite | InferenceSite):
             for value in (site.scale, site.B):
@@ -348,7 +349,7 @@ def _constants(sites: Sequence[Site], trained: Sequence[str]) -> Iterator[str]:
 
 
 def _check_gradients(ours: Sequence[ir.Node]) -> None:
-    """Refuse what would get no gradient, one that takes made statistics for constants, and an average that is lost."""
+    """Refuse ops that would get no gradient or a wrong one, and averages that nothing would keep."""
     for node in ours:
         if is_cumulative(node):
             raise OnnxCbpError(
@@ -365,7 +366,7 @@ def _check_gradients(ours: Sequence[ir.Node]) -> None:
 
 
 def _name(nodes: Sequence[ir.Node], names: Names) -> None:
-    """Give each node a name of its own: the builder derives its names from these, and `rewrite` freezes by name."""
+    """Give each node a unique name: the builder derives its names from these, and `rewrite` freezes by name."""
     seen: set[str] = set()
     for node in nodes:
         if not node.name or node.name in seen:
@@ -374,7 +375,7 @@ def _name(nodes: Sequence[ir.Node], names: Names) -> None:
 
 
 def _hand_over(prepared: onnx.ModelProto, given: ModelSource, limit: int, folder: Path) -> onnx.ModelProto | str:
-    """The model as ONNX Runtime takes it: one above its limit only as a file, with its weights beside it."""
+    """The model as ONNX Runtime accepts it: above its limit only as a file, with separate weights."""
     if isinstance(given, onnx.ModelProto) or fits_one_message(prepared, limit):
         return prepared
     path = str(folder / "model.onnx")
@@ -383,7 +384,7 @@ def _hand_over(prepared: onnx.ModelProto, given: ModelSource, limit: int, folder
 
 
 def _repair_training_model(path: Path, prepared: _Prepared, options: dict[str, Any]) -> None:
-    """Freeze what was in inference form, which the builder lets train, and rewrite the rest."""
+    """Freeze batch norms that were in inference form, which the builder lets train, and rewrite the rest."""
     source = load_model(path)
     model = to_ir(source)
     sites = [site for site in find_sites(model) if isinstance(site, ForwardSite)]
@@ -396,7 +397,7 @@ def _repair_training_model(path: Path, prepared: _Prepared, options: dict[str, A
         )
     for site in sites:
         modules = prepared.modules.get(site.Y.name or "")
-        if modules is not None:  # the builder drops metadata, and options may name modules
+        if modules is not None:  # the builder drops metadata, but options may name modules
             site.node.metadata_props[NAME_SCOPES] = modules
     if prepared.ours:
         CompleteGradientsPass()(model)
@@ -410,11 +411,11 @@ def _repair_training_model(path: Path, prepared: _Prepared, options: dict[str, A
 
 
 def _repair_eval_model(path: Path, prepared: _Prepared) -> None:
-    """Leave nothing of training: what ONNX Runtime leaves of it, no runtime loads."""
+    """Remove everything of training: no runtime loads what ONNX Runtime leaves of it."""
     source = load_model(path)
     model = to_ir(source)
     modified = DropTrainingOutputsPass(evaluation=True)(model).modified
-    if prepared.counters:  # evaluation counts nothing; they stay inputs, as its API feeds all parameters
+    if prepared.counters:  # evaluation counts nothing, but they stay inputs, since its API feeds all parameters
         remove_readers(model, prepared.counters)
         modified = True
     if prepared.ours:
@@ -427,7 +428,7 @@ def _repair_eval_model(path: Path, prepared: _Prepared) -> None:
 
 
 def _convert(artifacts: Any, folder: Path) -> None:
-    """Write every graph in a folder in the ORT format too, as ONNX Runtime's own does."""
+    """Also write every graph of a folder in the ORT format, as ONNX Runtime's own function does."""
     for path in sorted(folder.glob("*.onnx")):
         artifacts.convert_onnx_models_to_ort(
             path,

@@ -23,12 +23,10 @@ class FoldConstantsPass(InPlacePass):
     """Turns constant values of the main graph into initializers.
 
     Constant are: constants, fixed shapes, and everything that is computed only from these. An initializer is not, since
-        it
-    is a parameter, which training may change. Exporters write the missing scale of a batch norm, or the missing bias of
-    a convolution, as a small graph (Shape, CastLike, Expand), and share one constant among many layers. ONNX Runtime's
-    gradient builder handles neither: it has no gradient for CastLike, and makes the gradient of a shared Constant
-        twice.
-    Nodes that only a folded node read are removed.
+    it is a parameter, which training may change. Exporters write the missing scale of a batch norm, or the missing bias
+    of a convolution, as a small graph (Shape, CastLike, Expand), and share one constant among many layers. ONNX
+    Runtime's gradient builder handles neither: it has no gradient for CastLike, and makes the gradient of a shared
+    Constant twice. Nodes that only a folded node read are removed.
     """
 
     def call(self, model: ir.Model) -> PassResult:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Parameter:
-    """A parameter of a network. `CheckpointState.parameters` gives it."""
+    """A parameter of a network, as `CheckpointState.parameters` returns it."""
 
     def __init__(self, name: str, state: CheckpointState) -> None:
         self._name = name
@@ -32,7 +32,7 @@ class Parameter:
 
     @property
     def data(self) -> np.ndarray:
-        """A copy of its value as it is now, which cannot be written: set `data` to change it."""
+        """A read-only copy of its present value; assign to `data` to change the value."""
         value = self._state._read(self._name)
         value.flags.writeable = False
         return value
@@ -43,7 +43,7 @@ class Parameter:
 
     @property
     def grad(self) -> np.ndarray | None:
-        """A copy of its gradient; None of a frozen one, and where no Module was made of the state yet."""
+        """A copy of its gradient; None if it is frozen, or if no Module was made from the state yet."""
         session = self._state._session
         if session is None or not self.requires_grad:
             return None
@@ -89,7 +89,7 @@ class Parameters:
 
 
 class Properties:
-    """What a user keeps in a checkpoint: int, float and str by name; iterating gives pairs."""
+    """A user's own values in a checkpoint: int, float and str by name; iterating gives pairs."""
 
     def __init__(self, state: CheckpointState) -> None:
         self._values = state._contents.properties
@@ -120,7 +120,7 @@ class Properties:
 
 
 class CheckpointState:
-    """The parameters, the optimiser's memory and a user's properties. `load_checkpoint` makes one."""
+    """The parameters, the optimiser's state and a user's properties. `load_checkpoint` makes one."""
 
     def __init__(self, state: Checkpoint) -> None:
         if not isinstance(state, Checkpoint):
@@ -132,7 +132,7 @@ class CheckpointState:
 
     @classmethod
     def load_checkpoint(cls, checkpoint_uri: str | os.PathLike[str]) -> CheckpointState:
-        """The state in a file: one of ours or one of ONNX Runtime's, whole or nominal.
+        """Load the state from a file, ours or ONNX Runtime's, whole or nominal.
 
         Raises:
             OnnxCbpError: one line: the file cannot be read.
@@ -143,9 +143,9 @@ class CheckpointState:
     def save_checkpoint(
         cls, state: CheckpointState, checkpoint_uri: str | os.PathLike[str], include_optimizer_state: bool = False
     ) -> None:
-        """Write the state as a file of ours, whole or not at all.
+        """Write the state as a file in our format, whole or not at all.
 
-        With the optimiser's state, a training that is loaded from it goes on with the same bits.
+        With the optimiser's state, training that is resumed from it gives the same bits.
 
         Raises:
             OnnxCbpError: one line: the file cannot be written.
@@ -154,22 +154,22 @@ class CheckpointState:
 
     @property
     def parameters(self) -> Parameters:
-        """The parameters, running statistics among them."""
+        """The parameters, including running statistics."""
         return self._parameters
 
     @property
     def properties(self) -> Properties:
-        """What the user keeps in it."""
+        """The user's own values."""
         return self._properties
 
     @property
     def nominal(self) -> bool:
-        """Whether it has the parameters' names and shapes, and waits for their values."""
+        """Whether it has only the names and shapes of parameters, and still needs their values."""
         return self._contents.nominal
 
     @property
     def random_state(self) -> int | None:
-        """What the next step draws its random numbers from, as an int64; None where it draws none."""
+        """The state of the random generator for the next step, as an int64; None if steps use no random numbers."""
         if self._session is not None:
             return self._session.state.random_state()
         return self._contents.random_state
@@ -219,7 +219,7 @@ class CheckpointState:
             self._contents.parameters[name] = np.array(value)
 
     def _now(self, with_optimizer: bool) -> Checkpoint:
-        """What a file is to hold."""
+        """The present contents, for a file."""
         contents = self._contents
         optimizer = contents.optimizer if self._session is None else self._session.remembered() or contents.optimizer
         return Checkpoint(

@@ -7,19 +7,19 @@ from onnx_cbp.training.api.optimizer import Optimizer
 
 
 class LinearLRScheduler:
-    """From 0 to `initial_lr` in the steps of the warm-up, and back to 0 in the rest of all steps.
+    """Rises from 0 to `initial_lr` during the warm-up, and falls back to 0 in the remaining steps.
 
-    It goes by the steps that the optimiser has taken, and sets the rate of the next one as soon as it is made. ONNX
-    Runtime 1.19.2 confuses the two counts; here they mean what they are called.
+    It counts the steps that the optimiser has taken, and sets the rate of the next step when it is created. ONNX
+    Runtime 1.19.2 confuses the two counts; here they mean what their names say.
 
     Args:
-        optimizer: whose rate it sets.
+        optimizer: the optimiser whose rate it sets.
         warmup_step_count: the number of steps of the warm-up.
         total_step_count: the number of all steps.
         initial_lr: the largest rate.
 
     Raises:
-        OnnxCbpError: there are more steps of the warm-up than steps.
+        OnnxCbpError: the warm-up has more steps than the whole schedule.
     """
 
     def __init__(self, optimizer: Optimizer, warmup_step_count: int, total_step_count: int, initial_lr: float) -> None:

@@ -20,7 +20,7 @@ from onnx_cbp.training.running.buffers import Device
 from onnx_cbp.training.running.program import Program, Source
 from onnx_cbp.training.running.training_session import TrainingSession
 
-#: Of a device's name, the provider that runs there; others are named with `providers`.
+#: The provider for the name of a device; for other devices, use `providers`.
 _PROVIDERS = {"cpu": None, "cuda": "CUDAExecutionProvider"}
 
 
@@ -29,20 +29,20 @@ class Module:
 
     Args:
         train_model_uri: the training model of `generate_artifacts`, or its path.
-        state: the state that it works on; the module keeps it up to date.
+        state: the state, which the module keeps up to date.
         eval_model_uri: the evaluation model, or its path, if it is wanted.
         device: "cpu", "cuda" or "cuda:N".
-        session_options: `onnxruntime.SessionOptions` for every session; our ops are registered with them where the
-            graph needs that.
-        providers: execution providers as `onnxruntime.InferenceSession` takes them, in place of those that `device`
+        session_options: `onnxruntime.SessionOptions` for every session; our ops are registered with them if the graph
+            needs that.
+        providers: execution providers as for `onnxruntime.InferenceSession`, instead of those that belong to `device`.
             stands for.
 
     Attributes:
-        training: whether calls train (they do at first) or evaluate.
+        training: whether calls train (as at the beginning) or evaluate.
 
     Raises:
-        OnnxCbpError: one line: a file that cannot be read, is none of ours or does not load, or a checkpoint of another
-            network.
+        OnnxCbpError: one line: a file cannot be read, is not one of ours or does not load, or the checkpoint belongs to
+            another network.
     """
 
     training: bool
@@ -74,8 +74,8 @@ class Module:
             *user_inputs: the inputs in the order of `input_names`, as arrays or OrtValues.
 
         Returns:
-            The outputs in the order of `output_names`; the only one by itself. Arrays, or OrtValues where the inputs
-            are OrtValues.
+            The outputs in the order of `output_names`; a single output is returned itself. They are arrays, or
+            OrtValues if the inputs are OrtValues.
 
         Raises:
             OnnxCbpError: one line: inputs that do not fit, no evaluation model, or a run that fails.
@@ -98,7 +98,7 @@ class Module:
         return self.train(False)
 
     def lazy_reset_grad(self) -> None:
-        """Let the gradients of the next call take the place of what was added up so far."""
+        """Let the gradients of the next call replace those accumulated so far."""
         self._session.reset()
 
     def get_contiguous_parameters(self, trainable_only: bool = False) -> Any:
@@ -111,9 +111,9 @@ class Module:
         return sum(self._sizes(trainable_only))
 
     def copy_buffer_to_parameters(self, buffer: Any, trainable_only: bool = True) -> None:
-        """Give the parameters the values of a vector, as `get_contiguous_parameters` makes one.
+        """Set the parameters from a vector like that of `get_contiguous_parameters`.
 
-        A module with a nominal checkpoint needs it before its first call.
+        A module with a nominal checkpoint needs this before its first call.
         """
         vector = np.asarray(buffer.numpy() if hasattr(buffer, "numpy") else buffer)
         sizes = self._sizes(trainable_only)
@@ -133,7 +133,7 @@ class Module:
     def export_model_for_inferencing(
         self, inference_model_uri: str | os.PathLike[str], graph_output_names: Sequence[str]
     ) -> None:
-        """Write the model for inference, with the parameters as they are now: what `onnx_cbp.finalize` makes.
+        """Write the model for inference, with the present parameters: the result of `onnx_cbp.finalize`.
 
         Args:
             inference_model_uri: the file to write.

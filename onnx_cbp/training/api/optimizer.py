@@ -9,14 +9,14 @@ from onnx_cbp.training.running.program import OptimizerProgram, Source
 class Optimizer:
     """Moves the parameters of a module along their gradients.
 
-    What it remembers comes from the module's checkpoint, where that has it, with the learning rate.
+    Its state and its learning rate come from the module's checkpoint, if they are there.
 
     Args:
         optimizer_uri: the optimizer model of `generate_artifacts`, or its path.
         module: the module.
 
     Raises:
-        OnnxCbpError: one line: a file that cannot be read or is none of ours, or a checkpoint of another optimiser.
+        OnnxCbpError: one line: a file cannot be read or is not one of ours, or the checkpoint has another optimiser.
     """
 
     def __init__(self, optimizer_uri: Source, module: Module) -> None:
@@ -29,7 +29,7 @@ class Optimizer:
         self._session.step()
 
     def set_learning_rate(self, learning_rate: float) -> None:
-        """Set the learning rate of the steps to come."""
+        """Set the learning rate of the next steps."""
         self._session.learning_rate = learning_rate
 
     def get_learning_rate(self) -> float:
