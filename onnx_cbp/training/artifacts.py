@@ -136,7 +136,7 @@ def generate_artifacts(
             the loss or the optimiser is one of ours; otherwise ours.
         direct_convs: with our builder, let convolutions of one group and small windows be our ops (DirectConv,
             DirectConvExchanged, ConvGradWeight), where measurements showed that they are faster than ONNX Runtime's.
-            They are for processors: on a GPU they would run on copies. None: if this machine has AVX-512 and its
+            They are for processors: on a GPU they would run on copies. None: if this machine has AVX2 and its
             onnxruntime no CUDA provider. Not with `portable`.
 
     Raises:

@@ -92,4 +92,4 @@ def direct_convs_pay() -> bool:
     import onnxruntime
 
     has_cuda = any(name.upper().startswith("CUDA") for name in onnxruntime.get_available_providers())
-    return native_target() == "avx512" and not has_cuda
+    return native_target() in ("avx2", "avx512") and not has_cuda

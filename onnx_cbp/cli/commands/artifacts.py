@@ -86,7 +86,7 @@ _FILES = ("training_model.onnx", "eval_model.onnx", "optimizer_model.onnx", "che
     "--direct-convs/--no-direct-convs",
     default=None,
     help="Let convolutions be onnx-cbp's ops for processors, where those are faster.  "
-    "[default: where this machine has AVX-512 and no CUDA]",
+    "[default: where this machine has AVX2 and no CUDA]",
 )
 def artifacts(
     model: str,

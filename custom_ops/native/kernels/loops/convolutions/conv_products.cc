@@ -11,14 +11,6 @@ namespace {
 // fewer roundings add up.
 constexpr int64_t kRun = 128;
 
-// How many channels of x fit the registers, if their sums with kBlocks blocks of outputs are computed together. The
-// number divides kConvLanes.
-template <int kBlocks, typename V>
-constexpr int ChannelsTogether() {
-  constexpr int kFit = kSums / (kBlocks * kBlockVectors<V>);
-  return kFit >= 16 ? 16 : kFit >= 8 ? 8 : kFit >= 4 ? 4 : kFit >= 2 ? 2 : 1;
-}
-
 // Rows of windows, the same rows of some neighbouring samples.
 struct WindowRows {
   int64_t samples, rows, columns;
@@ -29,41 +21,17 @@ struct WindowRows {
 // Adds the products of kChannels neighbouring channels of x with kBlocks blocks of dy.
 template <int kBlocks, int kChannels, typename V>
 void AddProducts(const WindowRows& rows, const V* x, const V* dy, int64_t block_pitch, V* sums, int64_t sums_pitch) {
-  using Vector = VectorOf<V>;
-  constexpr int kVectors = kBlockVectors<V>;
-  Vector sum[kChannels][kBlocks * kVectors];
-#pragma GCC unroll 16
-  for (int c = 0; c < kChannels; ++c) {
-#pragma GCC unroll 8
-    for (int v = 0; v < kBlocks * kVectors; ++v) sum[c][v] = Vector{};
-  }
+  RegisterTile<kBlocks, kChannels, V> tile;
   for (int64_t n = 0; n < rows.samples; ++n) {
     const V* factors = dy + n * rows.dy_sample_step;
     for (int64_t r = 0; r < rows.rows; ++r) {
       const V* seen = x + n * rows.sample_step + r * rows.row_step;
       for (int64_t i = 0; i < rows.columns; ++i, seen += rows.column_step, factors += kConvLanes) {
-        Vector factor[kBlocks * kVectors];
-#pragma GCC unroll 8
-        for (int v = 0; v < kBlocks * kVectors; ++v) {
-          factor[v] = LoadVector<V>(factors + v / kVectors * block_pitch + v % kVectors * kWidth<V>);
-        }
-#pragma GCC unroll 16
-        for (int c = 0; c < kChannels; ++c) {
-          const Vector channel = Broadcast<V>(seen[c]);
-#pragma GCC unroll 8
-          for (int v = 0; v < kBlocks * kVectors; ++v) sum[c][v] = MulAdd(channel, factor[v], sum[c][v]);
-        }
+        tile.Add(seen, factors, block_pitch);
       }
     }
   }
-#pragma GCC unroll 16
-  for (int c = 0; c < kChannels; ++c) {
-#pragma GCC unroll 8
-    for (int v = 0; v < kBlocks * kVectors; ++v) {
-      V* to = sums + v / kVectors * sums_pitch + c * kConvLanes + v % kVectors * kWidth<V>;
-      StoreVector<false>(LoadVector<V>(to) + sum[c][v], to);
-    }
-  }
+  tile.Store(true, sums, sums_pitch);
 }
 
 // Adds the products of all blocks of channels and all elements of the window, for kBlocks blocks of outputs and some
@@ -71,16 +39,15 @@ void AddProducts(const WindowRows& rows, const V* x, const V* dy, int64_t block_
 template <int kBlocks, typename V>
 ONNX_CBP_INLINE void AddBlocks(const ConvPlan& plan, const WindowRows& rows, const V* x, int64_t x_pitch, const V* dy,
                                int64_t dy_pitch, V* sums) {
-  constexpr int kChannels = ChannelsTogether<kBlocks, V>();
   const int64_t taps = plan.taps(), channels = plan.windows.channels, blocks = plan.channel_blocks();
   const int64_t sums_pitch = plan.sums_of_block();
   for (int64_t block = 0; block < blocks; ++block) {
     const int64_t left = channels - block * kConvLanes;
     for (int64_t t = 0; t < taps; ++t, sums += kConvLanes * kConvLanes) {
       const V* seen = x + block * x_pitch + plan.offsets[t] * kConvLanes;
-      for (int64_t c = 0; c < kConvLanes && c < left; c += kChannels) {
-        AddProducts<kBlocks, kChannels>(rows, seen + c, dy, dy_pitch, sums + c * kConvLanes, sums_pitch);
-      }
+      ForEachTile<NeighboursTogether<kBlocks, V>()>(left < kConvLanes ? left : kConvLanes, [&](int64_t c, auto count) {
+        AddProducts<kBlocks, count.value>(rows, seen + c, dy, dy_pitch, sums + c * kConvLanes, sums_pitch);
+      });
     }
   }
 }

@@ -11,66 +11,19 @@ namespace {
 // fewer roundings add up.
 constexpr int64_t kRun = 64;
 
-// How many neighbouring pixels fit the registers, if their sums for kBlocks blocks of outputs are computed together.
-template <int kBlocks, typename V>
-constexpr int PixelsTogether() {
-  constexpr int kFit = kSums / (kBlocks * kBlockVectors<V>);
-  return kFit > 16 ? 16 : kFit < 1 ? 1 : kFit;
-}
-
 // Sums the products of some channels, for kPixels neighbouring pixels in kBlocks blocks. x is the first element that
 // the first pixel sees in the first channel. The sums are written to `out`, [block][pixel][lane], or added to what is
 // there.
 template <int kBlocks, int kPixels, typename V>
 void AddTile(const ConvPlan& plan, const V* x, const V* weights, int64_t block_pitch, int64_t channels, bool add,
              V* out, int64_t out_pitch) {
-  using Vector = VectorOf<V>;
-  constexpr int kVectors = kBlockVectors<V>;
-  Vector sum[kPixels][kBlocks * kVectors];
-#pragma GCC unroll 16
-  for (int p = 0; p < kPixels; ++p) {
-#pragma GCC unroll 8
-    for (int v = 0; v < kBlocks * kVectors; ++v) sum[p][v] = Vector{};
-  }
+  RegisterTile<kBlocks, kPixels, V> tile;
   const int64_t taps = plan.taps();
   const int64_t* offsets = plan.offsets;
   for (int64_t c = 0; c < channels; ++c, x += plan.channel_pitch) {
-    for (int64_t t = 0; t < taps; ++t, weights += kConvLanes) {
-      const V* seen = x + offsets[t];
-      Vector factor[kBlocks * kVectors];
-#pragma GCC unroll 8
-      for (int v = 0; v < kBlocks * kVectors; ++v) {
-        factor[v] = LoadVector<V>(weights + v / kVectors * block_pitch + v % kVectors * kWidth<V>);
-      }
-#pragma GCC unroll 16
-      for (int p = 0; p < kPixels; ++p) {
-        const Vector pixel = Broadcast<V>(seen[p]);
-#pragma GCC unroll 8
-        for (int v = 0; v < kBlocks * kVectors; ++v) sum[p][v] = MulAdd(pixel, factor[v], sum[p][v]);
-      }
-    }
+    for (int64_t t = 0; t < taps; ++t, weights += kConvLanes) tile.Add(x + offsets[t], weights, block_pitch);
   }
-#pragma GCC unroll 16
-  for (int p = 0; p < kPixels; ++p) {
-#pragma GCC unroll 8
-    for (int v = 0; v < kBlocks * kVectors; ++v) {
-      V* to = out + v / kVectors * out_pitch + p * kConvLanes + v % kVectors * kWidth<V>;
-      StoreVector<false>(add ? LoadVector<V>(to) + sum[p][v] : sum[p][v], to);
-    }
-  }
-}
-
-// AddTile for a number of pixels, at most kPixels, that is known only at run time.
-template <int kBlocks, int kPixels, typename V>
-ONNX_CBP_INLINE void AddTileOf(int64_t pixels, const ConvPlan& plan, const V* x, const V* weights, int64_t block_pitch,
-                               int64_t channels, bool add, V* out, int64_t out_pitch) {
-  if constexpr (kPixels > 0) {
-    if (pixels == kPixels) {
-      AddTile<kBlocks, kPixels>(plan, x, weights, block_pitch, channels, add, out, out_pitch);
-    } else {
-      AddTileOf<kBlocks, kPixels - 1>(pixels, plan, x, weights, block_pitch, channels, add, out, out_pitch);
-    }
-  }
+  tile.Store(add, out, out_pitch);
 }
 
 // Copies a row of the data, with padding before and after it. With a stride, columns that neighbouring windows see
@@ -143,25 +96,22 @@ ONNX_CBP_INLINE void StoreBlock(const V* results, int64_t count, int64_t channel
 template <int kBlocks, typename T, typename V>
 ONNX_CBP_INLINE void MakeBlocks(const ConvPlan& plan, const ConvStep& step, int64_t block, const V* padded,
                                 const V* weights, V* buffer, T* y) {
-  constexpr int64_t kMost = PixelsTogether<kBlocks, V>();
   const WindowAxis* axes = plan.windows.axes;
   const int64_t columns = axes[2].count, channels = plan.windows.channels, taps = plan.taps();
   const int64_t block_pitch = channels * taps * kConvLanes, count = plan.windows.count();
-  const int64_t tiles = (columns + kMost - 1) / kMost, run = kRun / taps > 0 ? kRun / taps : 1;
+  const int64_t run = kRun / taps > 0 ? kRun / taps : 1;
   const int64_t buffered = ConvBuffered(plan), out_pitch = (buffered + kWidth<V>)*kConvLanes;
   weights += block * block_pitch;
   int64_t filled = 0, stored = (step.plane * axes[1].count + step.row) * columns;
   for (int64_t r = 0; r < step.rows; ++r) {
     const V* row = padded + r * axes[1].stride * plan.row_pitch;
-    for (int64_t t = 0, column = 0; t < tiles; ++t) {
-      const int64_t pixels = columns / tiles + (t < columns % tiles);
+    ForEachTile<NeighboursTogether<kBlocks, V>()>(columns, [&](int64_t column, auto count) {
       for (int64_t c = 0; c < channels; c += run) {
-        AddTileOf<kBlocks, kMost>(pixels, plan, row + column + c * plan.channel_pitch, weights + c * taps * kConvLanes,
-                                  block_pitch, channels - c < run ? channels - c : run, c > 0,
-                                  buffer + (filled + column) * kConvLanes, out_pitch);
+        AddTile<kBlocks, count.value>(plan, row + column + c * plan.channel_pitch, weights + c * taps * kConvLanes,
+                                      block_pitch, channels - c < run ? channels - c : run, c > 0,
+                                      buffer + (filled + column) * kConvLanes, out_pitch);
       }
-      column += pixels;
-    }
+    });
     filled += columns;
     if (filled == buffered || r + 1 == step.rows) {
       for (int b = 0; b < kBlocks; ++b) {
