@@ -169,8 +169,23 @@ ONNX_CBP_INLINE VectorOf<V> LoadPart(const T* elements, int count, VectorOf<V> f
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(all), _mm256_maskz_loadu_epi16(mask, elements));
     return _mm512_mask_mov_ps(filling, mask, LoadVector<float>(all));
   }
+#elif defined(__AVX2__)
+  if constexpr (std::is_same_v<V, float> && std::is_same_v<T, float>) {
+    const __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    return _mm256_blendv_ps(filling, _mm256_maskload_ps(elements, mask), _mm256_castsi256_ps(mask));
+  } else if constexpr (std::is_same_v<T, float> || std::is_same_v<T, double>) {
+    const __m256i mask = _mm256_cmpgt_epi64(_mm256_set1_epi64x(count), _mm256_setr_epi64x(0, 1, 2, 3));
+    VectorOf<V> vector;
+    if constexpr (std::is_same_v<T, double>) {
+      vector = _mm256_maskload_pd(elements, mask);
+    } else {
+      const __m128i narrow = _mm_cmpgt_epi32(_mm_set1_epi32(count), _mm_setr_epi32(0, 1, 2, 3));
+      vector = _mm256_cvtps_pd(_mm_maskload_ps(elements, narrow));
+    }
+    return _mm256_blendv_pd(filling, vector, _mm256_castsi256_pd(mask));
+  }
 #endif
-  // Through memory, element by element: before AVX-512, masked access is slow.
+  // Through memory, element by element: numbers of 16 bits have no masked access here.
   V lanes[kWidth<V>];
   std::memcpy(lanes, &filling, sizeof lanes);
   for (int i = 0; i < count; ++i) lanes[i] = static_cast<V>(Load(elements[i]));

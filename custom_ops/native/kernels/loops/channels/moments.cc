@@ -36,6 +36,7 @@ struct Run {
   // Adds kElements elements.
   template <typename T>
   ONNX_CBP_INLINE void AddVectors(const T* elements, VectorOf<V> pivot) {
+#pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) Add(v, LoadVector<V>(elements + v * kWidth<V>), pivot);
   }
 
@@ -50,6 +51,7 @@ struct Run {
   template <typename T>
   ONNX_CBP_INLINE void AddRest(const T* elements, int64_t count, VectorOf<V> pivot) {
     int64_t i = 0;
+#pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v, i += kWidth<V>) {
       if (count - i >= kWidth<V>) {
         Add(v, LoadVector<V>(elements + i), pivot);
@@ -77,6 +79,7 @@ ONNX_CBP_INLINE void AddTo(double* sums, Floats vector) {
 template <typename V>
 ONNX_CBP_INLINE void AddRun(const Run<V>& run, double* lanes) {
   constexpr int kHalf = Run<V>::kVectors / 2;
+#pragma GCC unroll 8
   for (int v = 0; v < kHalf; ++v) {
     AddTo(lanes + v * kWidth<V>, run.sums[v] + run.sums[v + kHalf]);
     AddTo(lanes + kLanes + v * kWidth<V>, run.squares[v] + run.squares[v + kHalf]);
@@ -111,9 +114,12 @@ ONNX_CBP_INLINE void AddLongPlanes(const T* x, int64_t planes, int64_t stride, i
       Run<V> runs[kPlanes];
       int64_t i = 0;
       for (; i + Run<V>::kElements <= count; i += Run<V>::kElements) {
+#pragma GCC unroll 4
         for (int plane = 0; plane < kPlanes; ++plane) runs[plane].AddVectors(at(plane) + i, pivots);
       }
+#pragma GCC unroll 4
       for (int plane = 0; plane < kPlanes; ++plane) runs[plane].AddRest(at(plane) + i, count - i, pivots);
+#pragma GCC unroll 4
       for (int plane = 0; plane < kPlanes; ++plane) AddRun(runs[plane], lanes);
     } else {
       for (int64_t plane = 0; plane < planes; ++plane) {
@@ -204,22 +210,26 @@ ONNX_CBP_INLINE void AddTogether(const T* x, int64_t rows, int64_t stride, int64
     if constexpr (kNeighbours) Prefetch(x + rows * stride + rows * i, rows * Run<V>::kElements);
     Run<V> run;
     VectorOf<V> pivot[kVectors];
+#pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) pivot[v] = LoadVector<V>(pivots + i + v * kWidth<V>);
     const T* at = x + i;
     if (length - i >= Run<V>::kElements) {
 #pragma GCC unroll 1
       for (int64_t row = 0; row < rows; ++row, at += stride) {
+#pragma GCC unroll 8
         for (int v = 0; v < kVectors; ++v) run.Add(v, LoadVector<V>(at + v * kWidth<V>), pivot[v]);
       }
     } else {
 #pragma GCC unroll 1
       for (int64_t row = 0; row < rows; ++row, at += stride) {
+#pragma GCC unroll 8
         for (int v = 0; v < kVectors; ++v) {
           const int64_t done = v * kWidth<V>;
           run.Add(v, LoadSome<V>(at + done, length - i - done, pivot[v]), pivot[v]);
         }
       }
     }
+#pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
       AddTo(to->sums + i + v * kWidth<V>, run.sums[v]);
       AddTo(to->squares + i + v * kWidth<V>, run.squares[v]);
