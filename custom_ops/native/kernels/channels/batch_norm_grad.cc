@@ -57,11 +57,10 @@ bool Backward(const TensorCall& call, const BatchNormGradArguments& a, const Rel
     const T* const xs = a.x.As<T>();
     std::vector<BackpropCoefficients<V>> coefficients(channels);
     RunTwoSteps(
-        call.executor, partition, layout, FitsCaches(bytes),
-        [&](int64_t task) {
-          const Piece piece = partition.piece(task);
+        call.executor, partition, layout, bytes,
+        [&](const Piece& piece, int64_t part) {
           PieceSums(layout, piece, xs, center.data(), dys, relu,
-                    partial.data() + partition.part(task) * layout.channels + piece.channel_begin);
+                    partial.data() + part * layout.channels + piece.channel_begin);
         },
         [&](int64_t begin, int64_t end) {
           MergeSums(partition, layout, partial.data(), s.data(), begin, end, scale_sums.data(), bias_sums.data());

@@ -27,11 +27,10 @@ bool Forward(const TensorCall& call, const ForwardInputs& inputs, const ForwardO
     const size_t bytes = 2 * layout.size() * sizeof(T);
     const Output<T> y{outputs.y.As<T>(), WritesPastCaches(layout, sizeof(T), bytes)};
     RunTwoSteps(
-        call.executor, partition, layout, FitsCaches(bytes),
-        [&](int64_t task) {
-          const Piece piece = partition.piece(task);
+        call.executor, partition, layout, bytes,
+        [&](const Piece& piece, int64_t part) {
           PieceMoments<T, V>(layout, piece, inputs.x.As<T>(),
-                             partial.data() + partition.part(task) * layout.channels + piece.channel_begin);
+                             partial.data() + part * layout.channels + piece.channel_begin);
         },
         [&](int64_t begin, int64_t end) {
           MergeMoments(partition, layout, partial.data(), begin, end, mean.data(), var.data());

@@ -42,6 +42,12 @@ struct Piece {
   ONNX_CBP_INLINE int64_t inner() const { return inner_end - inner_begin; }
   // Elements per channel.
   ONNX_CBP_INLINE int64_t count() const { return (outer_end - outer_begin) * inner(); }
+
+  // One of `shares` pieces, each of which has about as many of the channels; one may have none.
+  Piece share(int64_t index, int64_t shares) const {
+    const auto channel = [&](int64_t i) { return channel_begin + channels() * i / shares; };
+    return {outer_begin, outer_end, channel(index), channel(index + 1), inner_begin, inner_end};
+  }
 };
 
 class Partition {
@@ -60,6 +66,7 @@ class Partition {
   int64_t parts() const { return outer_pieces_ * inner_pieces_; }
 
   int64_t channel_pieces() const { return channel_pieces_; }
+  int64_t channels_per_piece() const { return channels_per_piece_; }
 
   // How many neighbouring elements a piece has at most.
   int64_t run() const { return channels_per_piece_ * inner_per_piece_; }
