@@ -14,23 +14,23 @@ from onnx_cbp.graph_passes.core.types import FLOATS
 from onnx_cbp.graph_passes.rewriting.running_statistics.momentum import Momenta
 from onnx_cbp.rewriting import rewrite
 
-#: Options of `rewrite` that are no options of a training model: who reads the report, and what made the model.
+#: Options of `rewrite` that do not apply to a training model.
 _NOT_FOR_ARTIFACTS = ("model", "report", "train")
 _SHOWN = 4
 
 
 def listed(names: Collection[str]) -> str:
-    """The names, quoted; of many, the first few and how many more there are."""
+    """The names, quoted; if there are many, the first few and the number of the others."""
     shown = [f"'{name}'" for name in list(names)[:_SHOWN]]
     more = len(names) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
 def names_of(value: Any, argument: str, *, of: str) -> list[str]:
-    """A list of names; None is an empty one.
+    """A list of names; None gives an empty one.
 
     Raises:
-        OnnxCbpError: it is a single text, or no list of texts.
+        OnnxCbpError: it is a single text, or not a list of texts.
     """
     if value is None:
         return []
@@ -44,7 +44,7 @@ def names_of(value: Any, argument: str, *, of: str) -> list[str]:
 
 
 def patterns_of(value: Any, argument: str = "train_batch_norms", *, of: str = "batch norms") -> list[str] | None:
-    """The patterns that an argument is; None where it was not given.
+    """The patterns in an argument; None if it was not given.
 
     Raises:
         OnnxCbpError: it is neither a pattern nor a list of them.
@@ -57,10 +57,10 @@ def patterns_of(value: Any, argument: str = "train_batch_norms", *, of: str = "b
 
 
 def member(choice: Any, kinds: Any, argument: str, block: type) -> Any:
-    """The member of an enumeration that a text names; a member, an onnxblock or None as it is.
+    """The member of an enumeration with this name; a member, an onnxblock or None is returned unchanged.
 
     Raises:
-        OnnxCbpError: it is nothing of the kind.
+        OnnxCbpError: it is none of these.
     """
     if choice is None or isinstance(choice, kinds | block):
         return choice
@@ -74,7 +74,7 @@ def rewrite_options_of(options: Any) -> dict[str, Any]:
     """Options of `rewrite` by name.
 
     Raises:
-        OnnxCbpError: they are none, one has no such name, or one that names batch norms does not.
+        OnnxCbpError: they are not options, one has an unknown name, or one that should name batch norms does not.
     """
     if options is None:
         return {}
@@ -94,7 +94,7 @@ def rewrite_options_of(options: Any) -> dict[str, Any]:
 
 
 def check_outputs(model: ir.Model, loss: Any, loss_inputs: Sequence[str], more: Sequence[str]) -> None:
-    """Refuse a loss that can be none, and outputs that the graph does not have.
+    """Refuse a loss that is impossible, and outputs that the graph does not have.
 
     Args:
         model: the forward graph.
@@ -128,7 +128,7 @@ def check_outputs(model: ir.Model, loss: Any, loss_inputs: Sequence[str], more: 
 def check_parameters(
     model: ir.Model, sites: Sequence[Site], trained: Sequence[str], frozen: Sequence[str], statistics: Collection[str]
 ) -> None:
-    """Refuse names that no parameter has, and parameters that can have no gradient.
+    """Refuse names of no parameter, and parameters that cannot have a gradient.
 
     Args:
         model: the forward graph, as the gradient builder gets it.

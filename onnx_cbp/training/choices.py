@@ -1,4 +1,4 @@
-"""Which names, classes and objects stand for a loss or an optimiser."""
+"""Finds the loss or optimiser that a name, a class or an object stands for."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class OptimType(Enum):
 
 
 def loss_of(choice: Any) -> Loss | str | None:
-    """A loss: one of `losses`, by itself, its class or its name; the name of a value of the graph; None.
+    """A loss: one of `losses` (an object, its class or its name), the name of a value of the graph, or None.
 
     Raises:
-        OnnxCbpError: it is nothing of the kind.
+        OnnxCbpError: it is none of these.
     """
     made = _made(choice, Loss, losses.BY_NAME)
     if made is not None or choice is None:
@@ -49,10 +49,10 @@ def loss_of(choice: Any) -> Loss | str | None:
 
 
 def optimizer_of(choice: Any) -> Optimizer | None:
-    """An optimiser: one of `optimizers`, by itself, its class or its name; None.
+    """An optimiser: one of `optimizers` (an object, its class or its name), or None.
 
     Raises:
-        OnnxCbpError: it is nothing of the kind.
+        OnnxCbpError: it is none of these.
     """
     made = _made(choice, Optimizer, optimizers.BY_NAME)
     if made is None and choice is not None:
@@ -67,10 +67,10 @@ def optimizer_of(choice: Any) -> Optimizer | None:
 def builder_of(choice: Any, loss: Any, optimizer: Any, *, has_training_build: bool) -> str:
     """Which builder makes the artifacts.
 
-    Where nobody says: ours, if the loss or the optimiser is one of ours or the training build is not installed.
+    By default it is ours if the loss or the optimiser is one of ours, or the training build is not installed.
 
     Raises:
-        OnnxCbpError: there is none of that name, or ONNX Runtime's is asked for a loss or an optimiser of ours.
+        OnnxCbpError: there is no such builder, or ONNX Runtime's should build a loss or an optimiser of ours.
     """
     if choice is not None and choice not in BUILDERS:
         raise OnnxCbpError(f"builder: there is no {choice!r}: use {' or '.join(map(repr, BUILDERS))}")
@@ -83,12 +83,12 @@ def builder_of(choice: Any, loss: Any, optimizer: Any, *, has_training_build: bo
 
 
 def named(choice: Any) -> Any:
-    """The name of one of the types above, which ONNX Runtime's builder knows by another type; others as they are."""
+    """The name of a member of the enumerations above, since ONNX Runtime's builder has its own; others unchanged."""
     return choice.name if isinstance(choice, LossType | OptimType) else choice
 
 
 def _refuse_block(role: str, choice: Any, otherwise: str) -> None:
-    """Raise for an object of ONNX Runtime's builder, which builds itself."""
+    """Raise for a block of ONNX Runtime's builder, which writes its own graph."""
     kind = choice if isinstance(choice, type) else type(choice)
     if kind.__module__.startswith("onnxruntime.training") or any(
         each.__module__.startswith("onnxruntime.training.onnxblock") for each in kind.__mro__

@@ -1,7 +1,7 @@
 """Compares two training graphs of one network step by step, each step from the same state.
 
-Free-running, two right implementations drift apart: rounding is amplified from step to step. So each step of the
-second graph starts from the state that the first one had, and what is compared is one step.
+If they run freely, even two right implementations drift apart, since each step amplifies rounding. So each step of the
+second graph starts from the state of the first one, and single steps are compared.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.training import api as own_api
 from onnx_cbp.training.runtime import api_of, load_api
 
-#: Inputs of a training graph in its order, the labels last; types and shapes are the graph's own.
+#: The inputs of a training graph in order, the labels last, in the graph's own types and shapes.
 Batch = Sequence[np.ndarray]
 
 
@@ -50,12 +50,12 @@ class Artifacts:
 
 @dataclass
 class Trainer:
-    """A training graph with its state and its optimiser: of ours on any onnxruntime, of ONNX Runtime's on its own.
+    """A training graph with its state and its optimiser: ours on any onnxruntime, ONNX Runtime's on its training build.
 
     Attributes:
         state: the CheckpointState.
         module: the training Module.
-        optimizer: the Optimizer; None where there is none, and a step then leaves the parameters as they are.
+        optimizer: the Optimizer; None if there is none: then a step does not change the parameters.
     """
 
     state: Any
@@ -137,14 +137,14 @@ class StepDifferences:
 
     Attributes:
         loss: relative to the loss.
-        gradients: by parameter, relative to the tensor's largest gradient. A tensor whose largest gradient is below
-            `negligible` of the largest of all is held against that instead: what is zero in exact arithmetic, such as
-            the gradient of a bias before a batch norm, is rounding and nothing else.
+        gradients: by parameter, relative to the tensor's largest gradient. If that is below `negligible` of the largest
+            of all, relative to the latter: gradients that are zero in exact arithmetic, such as that of a bias before a
+            batch norm, are only rounding.
         statistics: by running statistic, relative to its largest value; also by any other value that a graph writes
-            by itself, before the optimiser does.
-        by_step: for each step, the largest of its gradients' differences. A ReLU whose input is within rounding of
-            zero may pass in one graph and not in the other; such a step stands out by orders of magnitude, in the
-            same way as the original's does against itself when its weights are moved by one ulp.
+            before the optimiser does.
+        by_step: for each step, the largest difference of a gradient. A ReLU whose input is within rounding of zero may
+            pass in one graph and not in the other. Such a step differs by orders of magnitude more, just as the
+            original differs from itself when its weights are moved by one ulp.
     """
 
     loss: float = 0.0
@@ -172,7 +172,7 @@ def compare_steps(
         original: trained on every batch.
         other: set to the original's parameters before each step; its optimiser is not used.
         batches: inputs of the training graph, labels last.
-        negligible: the part of the largest of all gradients below which a tensor's gradient is held against that.
+        negligible: the part of the largest of all gradients that a tensor's gradient is at least divided by.
 
     Returns:
         The largest differences over the steps.
@@ -188,7 +188,7 @@ def compare_steps(
         result.by_step.append(max(gradients.values(), default=0.0))
         _keep_largest(result.gradients, gradients)
         after, other_after = original.values(), other.values()
-        # Of either graph: one that forgets a statistic is wrong, and so is one that writes what is not its to write.
+        # From both graphs: a graph may neither forget a statistic nor write anything else.
         written = {
             name: value
             for name, value in after.items()

@@ -1,4 +1,4 @@
-"""Optimisers, each a few lines of arithmetic on flat vectors: all parameters of a training behind one another.
+"""Optimisers: each is a few lines of arithmetic on flat vectors, in which all parameters are joined.
 
 `optimizer_model` writes one as the graph that `onnx_cbp.training.api.Optimizer` runs:
 
@@ -24,7 +24,7 @@ import onnx_ir as ir
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.differentiating.builder import Builder
 
-#: Where the graph of an optimiser says what it is.
+#: Under this key the graph of an optimiser says what it is.
 METADATA = "onnx_cbp.optimizer"
 
 
@@ -59,7 +59,7 @@ class Optimizer(ABC):
     decay_vectors: bool = True
     max_grad_norm: float | None = None
 
-    #: What is remembered of each parameter between steps.
+    #: The names of the vectors that are kept for each parameter between steps.
     slots: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
@@ -171,7 +171,7 @@ class AdamW(Adam):
 class OrtAdamW(AdamW):
     """ONNX Runtime's AdamW, with its defaults; "AdamW" by name.
 
-    It adds eps before it corrects v, and weight decay comes behind the step.
+    It adds eps before it corrects v, and applies weight decay after the step.
     """
 
     weight_decay: float = 0.0
@@ -247,7 +247,7 @@ def _clipped(g: Builder, d: ir.Value, largest: float) -> ir.Value:
 def _decay(
     g: Builder, optimizer: Optimizer, parameters: Mapping[str, Sequence[int]], like: ir.Value
 ) -> ir.Value | None:
-    """The weight decay: a scalar, or a vector of one number a parameter where some have none."""
+    """The weight decay: a scalar, or a vector with one number per parameter if some have none."""
     patterns = (optimizer.no_decay,) if isinstance(optimizer.no_decay, str) else tuple(optimizer.no_decay)
     for pattern in patterns:
         if not fnmatch.filter(parameters, pattern):
@@ -262,7 +262,7 @@ def _decay(
     sizes = [(decays(name, shape), math.prod(shape)) for name, shape in parameters.items()]
     if all(each for each, _ in sizes):
         return g.scalar(optimizer.weight_decay, like)
-    # Runs of parameters with and without: the file stays small, and a session computes the vector once.
+    # In runs of parameters with or without decay: so the file stays small, and a session computes the vector once.
     pieces = [
         g.Expand(g.scalar(optimizer.weight_decay * each, like), [sum(size for _, size in run)])
         for each, run in itertools.groupby(sizes, key=lambda item: item[0])

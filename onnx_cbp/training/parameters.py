@@ -1,4 +1,4 @@
-"""Reads and writes the parameters of a checkpoint file, or of a training that runs."""
+"""Reads and writes the parameters of a checkpoint file, or of a running training."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from onnx_cbp.training import checkpoints
 
 
 class CheckpointParameters:
-    """The parameters of a checkpoint; none where there is no checkpoint."""
+    """The parameters of a checkpoint; empty if there is no checkpoint."""
 
     def __init__(self, state: Any = None, path: Path | None = None) -> None:
-        self._state = state  # a CheckpointState, or what the file holds
+        self._state = state  # a CheckpointState, or the contents of a file
         self._path = path
 
     @classmethod
@@ -39,7 +39,7 @@ class CheckpointParameters:
         return found
 
     def __str__(self) -> str:
-        """What a message calls it."""
+        """Its name in messages."""
         return "the CheckpointState" if self._path is None else f"'{self._path}'"
 
     def __bool__(self) -> bool:

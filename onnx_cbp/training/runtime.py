@@ -36,7 +36,7 @@ def load_api() -> Any:
 
 
 def api_of(training_model: Path) -> Any:
-    """The API that runs a training graph: `onnx_cbp.training.api` for one of our builder's, ONNX Runtime's otherwise.
+    """The API that runs a training graph: `onnx_cbp.training.api` for our builder's graphs, otherwise ONNX Runtime's.
 
     Raises:
         OnnxCbpError: the file cannot be read, or the installed onnxruntime is not the training build that it needs.
@@ -44,7 +44,7 @@ def api_of(training_model: Path) -> Any:
     from onnx_cbp.graph_passes.stepping.training_graph import METADATA
     from onnx_cbp.training import api
 
-    if training_model.suffix == ".ort":  # a format that ONNX Runtime's builder alone has
+    if training_model.suffix == ".ort":  # only ONNX Runtime's builder has this format
         return load_api()
     model = load_model(training_model, external_data=False)
     return api if any(each.key == METADATA for each in model.metadata_props) else load_api()

@@ -17,7 +17,7 @@ from onnx_cbp.training.running.buffers import Device
 from onnx_cbp.training.running.program import OptimizerProgram, Program
 from onnx_cbp.training.running.training_session import LEARNING_RATE, TrainingState, initial_memory
 
-#: Where the graph says which tensor stands where in its vectors.
+#: Under this key the graph says where each tensor lies in its vectors.
 METADATA = "onnx_cbp.layouts"
 
 
@@ -26,16 +26,16 @@ class StepModel:
     """One step of training as a graph.
 
     Attributes:
-        model: the graph. Its metadata has, under "onnx_cbp.layouts", JSON: by vector, and then by tensor, [first
-            element, shape].
+        model: the graph. Its metadata has JSON under "onnx_cbp.layouts": by vector, and then by tensor, [first element,
+            shape].
         data: its inputs for data and labels, in order.
         learning_rate: its input for the learning rate, float[1].
-        lazy_reset_grad: its input, bool: true where the gradients are those of this step alone.
-        state: what its other inputs are fed first.
-        following: of each of these that a step changes, the output that is fed at the next step.
+        lazy_reset_grad: its input, bool: true if the gradients should be those of this step alone.
+        state: the first values of its other inputs.
+        following: for each of these inputs that a step changes, the output to feed at the next step.
         outputs: its other outputs; the loss first.
-        evaluation: the evaluation graph, which reads the same vectors by the same names and changes none; None where
-            the folder has no such model.
+        evaluation: the evaluation graph, which reads the same vectors by the same names and changes none; None if the
+            folder has no such model.
     """
 
     model: onnx.ModelProto
@@ -51,15 +51,15 @@ class StepModel:
 def step_model(artifacts: str | os.PathLike[str], prefix: str = "") -> StepModel:
     """Forward, backward and the optimiser's update in one graph, with the state as a few vectors.
 
-    A program feeds what a step gives for a state at the next one; that is all that it keeps. Artifacts that were
-    generated with `rewrite_options={"portable": True}` run without our library, in a browser too.
+    A program only feeds each step with the state that the step before returned. Artifacts that were generated with
+    `rewrite_options={"portable": True}` run without our library, in a browser too.
 
     Args:
         artifacts: the folder that `generate_artifacts` wrote, with our builder and an optimiser.
         prefix: of the files' names.
 
     Raises:
-        OnnxCbpError: one line: a file is not there, or is none of our builder's.
+        OnnxCbpError: one line: a file is not there, or does not come from our builder.
     """
     folder = Path(artifacts)
     evaluation = folder / f"{prefix}eval_model.onnx"

@@ -15,14 +15,14 @@ _log = logging.getLogger("onnx_cbp")
 def take_apart(
     model: ir.Model, trained: Sequence[str] | None, frozen: Sequence[str], tied: Sequence[str] | None = None
 ) -> tuple[list[str] | None, list[str]]:
-    """Give every parameter an initializer of its own; the names that `trained` and `frozen` stand for then.
+    """Give every parameter its own initializer; returns the parameters that `trained` and `frozen` then mean.
 
-    A name of the file that several parameters had stands for all of them, but for what `frozen` names itself; that of a
-    weight for the bias, too, that the exporter took from the same layer. Names that the module alone has stand for
-    themselves, and so do all others then. `tied` is that of `SeparateMergedPass`.
+    If several parameters were merged into a name of the file, the name means all of them, except those that `frozen`
+    names itself. The name of a weight also means the bias that the exporter removed from the same layer. Names that
+    only the module has mean themselves, and then all other names do too. `tied` is that of `SeparateMergedPass`.
 
     Raises:
-        OnnxCbpError: it cannot be told which parameters are merged, and which are tied.
+        OnnxCbpError: it cannot be decided which parameters are merged, and which are tied.
     """
     in_file = set(model.graph.initializers)
     separate = SeparateMergedPass(None if trained is None else [*trained], tied)

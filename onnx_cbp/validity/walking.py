@@ -21,12 +21,12 @@ def canonical(domain: str) -> str:
 
 
 def identifier(node: onnx.NodeProto) -> Identifier:
-    """What a node calls, where it calls a function."""
+    """The identifier of the function that a node calls, if it calls one."""
     return canonical(node.domain), node.op_type, getattr(node, "overload", "")
 
 
 def function_identifier(function: onnx.FunctionProto) -> Identifier:
-    """What a function is called by."""
+    """The identifier of a function."""
     return canonical(function.domain), function.name, getattr(function, "overload", "")
 
 

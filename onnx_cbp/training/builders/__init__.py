@@ -1,1 +1,1 @@
-"""What makes training artifacts of a forward graph: our own builder, for any onnxruntime, and ONNX Runtime's."""
+"""The builders of training artifacts: our own, for any onnxruntime, and the call of ONNX Runtime's."""

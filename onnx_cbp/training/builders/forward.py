@@ -43,11 +43,11 @@ from onnx_cbp.validity import imported_opsets
 
 _log = logging.getLogger("onnx_cbp")
 _TRAINABLE = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
-#: What PyTorch's default exporter says of an initializer that is a parameter of the module.
+#: PyTorch's default exporter marks initializers that are parameters of the module under this key.
 _KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
-#: Names that exporters make up for constants.
+#: Names that exporters invent for constants.
 _MADE_UP = re.compile(r"(onnx::|val_\d|const|/)")
-#: Whose inputs are weights where they are initializers, by position.
+#: Ops with weights, by the positions of the inputs that are weights if they are initializers.
 _WEIGHTS = {
     "Conv": (1, 2),
     "ConvTranspose": (1, 2),
@@ -72,9 +72,9 @@ class Forward:
     Attributes:
         model: the graph; batch norms that train have their updated statistics among the outputs.
         outputs: the graph's own outputs, by name.
-        trained: parameters that are to have a gradient, by name.
-        frozen: those that are kept in the checkpoint beside them, running statistics among them.
-        updates: of each running statistic, the output that is its next value.
+        trained: parameters that get a gradient, by name.
+        frozen: the other parameters in the checkpoint, including running statistics.
+        updates: for each running statistic, the output with its next value.
         chosen: whether a caller named what trains.
     """
 
@@ -97,13 +97,13 @@ def prepare(
 
     Args:
         source: the graph; it is not changed.
-        requires_grad: names of what trains; None: all parameters that can.
-        frozen_params: names of what does not, and is kept in the checkpoint.
-        patterns: batch norms in inference form that are to train; None: nobody said, and a warning names them.
-        tied_params: names of what several modules share, where that cannot be told; None: nobody said.
+        requires_grad: names of what trains; None: all parameters that can train.
+        frozen_params: names of what does not train, but is kept in the checkpoint.
+        patterns: batch norms in inference form that must train; None: not given, and a warning names them.
+        tied_params: names of what several modules share, if the model does not tell; None: not given.
 
     Raises:
-        OnnxCbpError: a name that is none, or what would train as another network.
+        OnnxCbpError: a name means nothing, or the graph would train as another network.
     """
     model = to_ir(_new_enough(source))
     InlineAllFunctionsPass()(model)
@@ -122,7 +122,7 @@ def prepare(
     if InlineBranchesPass()(model).modified:
         FoldShapesPass()(model)
     UnpackSequencesPass()(model)
-    # ONNX Runtime computes SAME with dilations nowhere, and says so in words of its own.
+    # ONNX Runtime never computes SAME with dilations, and its error does not say what to do.
     ExplicitPadsPass([node for node in all_nodes(model) if _is_dilated(node)])(model)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     wanted = list(requires_grad) if requires_grad is not None else [n for n in parameters if n not in frozen_params]
@@ -147,20 +147,20 @@ def prepare(
     else:
         trained = list(requires_grad)
     _refuse_merged(sites, trained)
-    # Frozen batch norms keep their statistics in the checkpoint, too: who thaws them later finds them there.
+    # The checkpoint also has the statistics of frozen batch norms, for callers who unfreeze them later.
     kept = [n for n in parameters if n in fixed and n in initializers]
     frozen = list(dict.fromkeys([*frozen_params, *updates, *kept]))
     return Forward(model, outputs, trained, frozen, updates, requires_grad is not None)
 
 
 def _new_enough(source: onnx.ModelProto) -> onnx.ModelProto:
-    """The model in the oldest opset that is differentiated, where its own is older."""
+    """The model, converted to the oldest opset with gradients if its own is older."""
     opset = imported_opsets(source).get("", OLDEST_OPSET)  # there may be no node of it
     if opset >= OLDEST_OPSET:
         return source
     try:
         return onnx.version_converter.convert_version(source, OLDEST_OPSET)
-    except Exception as error:  # the converter is C++, and raises what it likes
+    except Exception as error:  # the converter is C++, and can raise anything
         raise OnnxCbpError(
             f"the model has opset {opset}, and gradients need {OLDEST_OPSET}; onnx.version_converter cannot convert "
             f"it: {' '.join(str(error).split())}: export it with opset {OLDEST_OPSET} or newer"
@@ -174,10 +174,10 @@ def _refuse_training_graph(model: ir.Model) -> None:
 
 
 def _updates(model: ir.Model) -> dict[str, str]:
-    """Make the updated running statistics outputs; of one module that is called several times, those of the last call.
+    """Make the updated running statistics outputs; if a module is called several times, those of the last call.
 
     Returns:
-        The name of the output for that of each statistic.
+        For each statistic, the name of the output with its update.
     """
     names, constants = Names(model), Constants(model)
     latest: dict[ir.Value, ir.Value] = {}
@@ -186,7 +186,7 @@ def _updates(model: ir.Model) -> dict[str, str]:
         if not isinstance(site, ForwardSite) or site.running_mean is None or site.running_var is None:
             continue
         if (node.domain, node.op_type) == ("", "BatchNormalization") and len(node.outputs) < 3:
-            node.resize_outputs(3)  # nobody asked for them yet
+            node.resize_outputs(3)  # nothing has asked for them yet
         updated = (site.updated_mean, site.updated_var)
         if (node.domain, node.op_type) == ("", "BatchNormalization"):
             updated = (node.outputs[1], node.outputs[2])
@@ -194,7 +194,7 @@ def _updates(model: ir.Model) -> dict[str, str]:
             before = own_initializer(given, model, constants)
             if after is None or not before.is_initializer() or before.is_graph_input():
                 continue
-            if before in latest:  # the second call goes on from the first
+            if before in latest:  # the second call continues from the first
                 node.replace_input_with(3 + position, latest[before])
             after.name = after.name or names.fresh(f"{before.name}_updated")
             after.type, after.shape = before.type, before.shape
@@ -206,7 +206,7 @@ def _updates(model: ir.Model) -> dict[str, str]:
 
 
 def _is_weight(value: ir.Value) -> bool:
-    """Whether an initializer is a parameter, and no number that the network computes with."""
+    """Whether an initializer is a parameter, and not a number for computations."""
     kind = value.metadata_props.get(_KIND)
     if kind is not None:
         return kind == "PARAMETER"
@@ -214,8 +214,8 @@ def _is_weight(value: ir.Value) -> bool:
         return False
     if _stands_where_weights_do(value):
         return True
-    # A bias that is added, or a scale. Single numbers are constants, and so is what an exporter made up a name for,
-    # unless it is added to what a layer made: tf2onnx gives a bias that it reshaped such a name.
+    # A bias that is added, or a scale. Single numbers are constants. So are initializers with invented names, unless
+    # they are added to the result of a layer: tf2onnx gives a bias that it reshaped such a name.
     size = 0 if value.shape is None else int(np.prod(value.shape.numpy()))
     if size > 1 and any(node.op_type == "Add" and _is_layers(node.inputs[1 - index]) for node, index in value.uses()):
         return True
@@ -224,9 +224,9 @@ def _is_weight(value: ir.Value) -> bool:
 
 
 def _stands_where_weights_do(value: ir.Value) -> bool:
-    """Whether an op reads it, or what is cut and put together of it and of other initializers, as its weight.
+    """Whether an op reads it as its weight, directly or after it was cut or joined with other initializers.
 
-    PyTorch's exporters bring the gates of LSTM and GRU into ONNX's order that way.
+    PyTorch's exporters bring the gates of LSTM and GRU into ONNX's order so.
     """
     for node, index in value.uses():
         if index in _WEIGHTS.get(node.op_type, ()):
@@ -243,7 +243,7 @@ _MOVES = ("Cast", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose
 
 
 def _is_made(value: ir.Value | None) -> bool:
-    """Whether a value is an initializer, or moved of initializers alone."""
+    """Whether a value is an initializer, or was moved or joined from initializers alone."""
     if value is None or value.is_initializer():
         return value is not None
     node = value.producer()
@@ -251,7 +251,7 @@ def _is_made(value: ir.Value | None) -> bool:
 
 
 def _is_layers(value: ir.Value | None) -> bool:
-    """Whether a value is what a convolution or a product with a weight made, in whatever arrangement."""
+    """Whether a value is the result of a convolution or a product with a weight, in any arrangement."""
     node = None if value is None else value.producer()
     while node is not None and node.op_type in ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity"):
         node = None if node.inputs[0] is None else node.inputs[0].producer()
@@ -261,7 +261,7 @@ def _is_layers(value: ir.Value | None) -> bool:
 
 
 def _refuse_merged(sites: Sequence[Site], trained: Sequence[str]) -> None:
-    """Refuse a trained scale or bias that batch norms with statistics of their own share: they would train as one."""
+    """Refuse a trained scale or bias that batch norms with separate statistics share: they would train as one."""
     read: dict[ir.Value, tuple[ir.Node, ir.Value]] = {}
     for site in sites:
         if not isinstance(site, ForwardSite | InferenceSite):
@@ -301,6 +301,6 @@ def arrays_of(model: ir.Model, names: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def _is_dilated(node: ir.Node) -> bool:
-    """Whether a convolution or a pool looks at elements that are not side by side."""
+    """Whether the elements that a convolution or a pool looks at are not neighbours."""
     given = node.attributes.get("dilations") if node.domain == "" else None
     return given is not None and any(size != 1 for size in given.as_ints())

@@ -1,4 +1,4 @@
-"""Calls ONNX Runtime's own generator of artifacts, without its log lines, and with one line if it fails."""
+"""Calls ONNX Runtime's own builder of artifacts, without its log lines; errors become one line."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from typing import Any
 from onnx_cbp.errors import OnnxCbpError
 
 _STANDARD_ERROR = 2
-#: A line of ONNX Runtime's log that tells of its progress: information, or more verbose still.
+#: A line in ONNX Runtime's log about its progress: of level INFO, or more verbose.
 _PROGRESS = re.compile(rb"^(\x1b\[[\d;]*m)?[\d-]+ [\d:.]+ \[[IV]:onnxruntime:")
 
-#: What the builder says, and what it means.
+#: Messages of the builder, and what they mean.
 _MEANINGS = (
     (
         r"gradient builder has not been registered: (?P<op>\w+) for node (?P<node>.*?)\s*$",
@@ -46,14 +46,14 @@ def build(artifacts: Any, model: Any, **arguments: Any) -> None:
     """Call ONNX Runtime's `generate_artifacts`.
 
     Raises:
-        OnnxCbpError: what it raises, whatever that is, as one line.
+        OnnxCbpError: any error of that function, as one line.
     """
     try:
         with _quiet(Path(artifacts.__file__).parent):
             artifacts.generate_artifacts(model, **arguments)
     except OnnxCbpError:
         raise
-    except Exception as error:  # C++ text in a RuntimeError, or whatever its Python code trips over
+    except Exception as error:  # C++ text in a RuntimeError, or any error of its Python code
         raise OnnxCbpError(_meaning(error)) from error
 
 
@@ -68,7 +68,7 @@ def _meaning(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _quiet(folder: Path) -> Iterator[None]:
-    """Keep back what ONNX Runtime tells of its progress, and nothing else.
+    """Suppress ONNX Runtime's lines about its progress, and nothing else.
 
     Its Python code writes to the root logger, and its builder to standard error, at a level that no setting changes.
     """
@@ -79,7 +79,7 @@ def _quiet(folder: Path) -> Iterator[None]:
 
     root.addFilter(others)
     bare = not root.handlers
-    if bare:  # or the first line would install a handler, for good
+    if bare:  # otherwise the first line would install a handler permanently
         root.addHandler(handler)
     try:
         with _without_progress():
@@ -92,10 +92,10 @@ def _quiet(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_progress() -> Iterator[None]:
-    """Let standard error wait in a file, and hand on what is no line of progress."""
+    """Redirect standard error to a file, and pass on everything except lines of progress."""
     try:
         kept = os.dup(_STANDARD_ERROR)
-    except OSError:  # a process without one
+    except OSError:  # the process has no standard error
         yield
         return
     with tempfile.TemporaryFile() as waiting:

@@ -55,19 +55,19 @@ _FIRST_RANDOM_STATE = 0
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be made of a forward graph.
+    """What to make from a forward graph.
 
     Attributes:
-        requires_grad: names of what trains; None: all parameters that can.
+        requires_grad: names of what trains; None: all parameters that can train.
         frozen_params: names of other parameters of the checkpoint.
-        loss: what is made of the outputs; the name of an output that is the loss; None: the first one is.
+        loss: the loss of the outputs; or the name of an output that is the loss; None: the first output is.
         optimizer: None: no optimiser's graph.
         outputs: further values that become outputs.
-        loss_inputs: what the loss reads in place of the graph's outputs.
-        train_batch_norms: names of batch norms in inference form that are to train.
-        tied_params: names of what several modules share, where that cannot be told; None: nobody said.
+        loss_inputs: what the loss reads instead of the graph's outputs.
+        train_batch_norms: names of batch norms in inference form that must train.
+        tied_params: names of what several modules share, if the model does not tell; None: not given.
         rewrite_options: of `onnx_cbp.rewrite`.
-        direct_convs: whether convolutions may be ops of ours that are for processors alone.
+        direct_convs: whether convolutions may become our ops that are only for processors.
     """
 
     requires_grad: Sequence[str] | None
@@ -84,10 +84,10 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Made:
-    """What the builder makes.
+    """The results of the builder.
 
     Attributes:
-        training, evaluation, optimizer: the graphs; no optimiser where none was asked for.
+        training, evaluation, optimizer: the graphs; the optimiser's only if it was wanted.
         checkpoint: the state at the beginning.
     """
 
@@ -97,7 +97,7 @@ class Made:
     checkpoint: Checkpoint
 
     def write(self, folder: Path, prefix: str, *, nominal: bool) -> None:
-        """Write the files, under the names of ONNX Runtime's."""
+        """Write the files, under ONNX Runtime's names."""
         save_model(self.training, folder / f"{prefix}training_model.onnx")
         save_model(self.evaluation, folder / f"{prefix}eval_model.onnx")
         if self.optimizer is not None:
@@ -113,7 +113,7 @@ def make(source: onnx.ModelProto, wanted: Wanted) -> Made:
     """Make training artifacts of a forward graph.
 
     Raises:
-        OnnxCbpError: one line: a name that is none, a loss that does not fit, an op without a gradient, or what would
+        OnnxCbpError: one line: a name means nothing, the loss does not fit, an op has no gradient, or the graph would
             train as another network.
     """
     forward = prepare(source, wanted.requires_grad, wanted.frozen_params, wanted.train_batch_norms, wanted.tied_params)
@@ -137,13 +137,13 @@ def make(source: onnx.ModelProto, wanted: Wanted) -> Made:
 
 
 def _averaged(wanted: Wanted) -> tuple[Momenta, Freezing]:
-    """Which running statistics are to be averages over all batches, and which to stay."""
+    """Which running statistics become averages over all batches, and which do not change."""
     options = wanted.rewrite_options
     return Momenta.of(options.get("momentum")), Freezing.of(options.get("freeze", ()))
 
 
 def _own_ops(wanted: Wanted) -> bool:
-    """Whether ops of ours may be written that have no Python op, in the place of standard ones."""
+    """Whether our ops without a Python op may replace standard ones."""
     return not wanted.rewrite_options.get("portable") and find_library() is not None
 
 
@@ -181,7 +181,7 @@ def _training(prepared: onnx.ModelProto, forward: Forward, wanted: Wanted) -> tu
         graph.random_state, updated = random.state
         graph.updates[graph.random_state] = _named_output(model, made[updated], updated, names)
     _tidy(model)
-    counters = AddCountersPass(*_averaged(wanted))  # once more: nothing reads them yet, so they went
+    counters = AddCountersPass(*_averaged(wanted))  # again, since unread counters were removed
     counters(model)
     options = dict(wanted.rewrite_options)
     data_parallel = options.pop("data_parallel", False)
@@ -230,16 +230,16 @@ def _evaluation(prepared: onnx.ModelProto, forward: Forward, graph: TrainingGrap
 
 
 def _scores(forward: Forward, wanted: Wanted) -> list[str]:
-    """What the loss judges; nothing where the loss is a value of the graph's own."""
+    """The values that the loss judges; [] if the loss is a value of the graph itself."""
     return [next(iter(wanted.loss_inputs or forward.outputs))] if isinstance(wanted.loss, Loss) else []
 
 
 def _loss(
     model: ir.Model, forward: Forward, wanted: Wanted
 ) -> tuple[ir.Value, dict[str, ir.Value], list[ir.Value] | None]:
-    """The loss, the values by their names before it was written, and the sums over the batch that it is made of.
+    """The loss, the values by their names before it was written, and the sums over the batch from which it is computed.
 
-    The sums are None where the loss is a value of the graph's own.
+    The sums are None if the loss is a value of the graph itself.
     """
     values = {v.name or "": v for v in (*model.graph.inputs, *(v for node in model.graph for v in node.outputs))}
     loss = wanted.loss
@@ -264,7 +264,7 @@ def _loss(
         raise OnnxCbpError(f"loss: '{scores.name}' has type {scores.dtype}, and scores are floating-point numbers")
     if len(read) == 2:
         target = values[read[1]]
-    elif loss.target in values:  # as ONNX Runtime has it: an input that is there already is taken
+    elif loss.target in values:  # as in ONNX Runtime: an existing input is used
         target = values[loss.target]
     else:
         dtype, dims = loss.target_type(scores, shape)
@@ -293,7 +293,7 @@ def _set_outputs(model: ir.Model, outputs: Sequence[ir.Value]) -> None:
 
 
 def _named_output(model: ir.Model, value: ir.Value, name: str, names: Names) -> str:
-    """Make a value an output of this name; its own, where it has another role already."""
+    """Make a value an output with this name; with its own name if it already has another role."""
     if value.producer() is None or value.is_graph_output():
         copy = ir.Value(name=names.fresh(name), type=value.type, shape=value.shape)
         model.graph.append(ir.node("Identity", [value], outputs=[copy], name=names.fresh(f"{name}/Identity")))

@@ -6,20 +6,20 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-#: What a user may keep in a checkpoint beside the state of training.
+#: What a user may keep in a checkpoint, next to the state of training.
 Property = int | float | str
 
 
 @dataclass
 class OptimizerState:
-    """What an optimiser remembers between steps.
+    """The state of an optimiser between steps.
 
     Attributes:
         step: how many steps it has taken.
-        learning_rate: that of its next step; None where the file does not say it.
-        slots: arrays of each parameter's type and shape, by slot and then by parameter. Slots are called as ONNX
-            Runtime calls them, "momentum0" and "momentum1".
-        kind: the optimiser's name; None where the file does not say it.
+        learning_rate: that of its next step; None if the file does not say it.
+        slots: arrays of each parameter's type and shape, by slot and then by parameter. Slots have ONNX Runtime's
+            names, "momentum0" and "momentum1".
+        kind: the optimiser's name; None if the file does not say it.
     """
 
     step: int
@@ -35,10 +35,10 @@ class Checkpoint:
     Attributes:
         parameters: every parameter by name: trained, frozen, and running statistics.
         trained: the names of those that have a gradient, in order.
-        nominal: the shapes are known and the values are not: `parameters` holds zeros.
-        optimizer: None where it was not saved.
-        properties: what the user has kept in it.
-        random_state: what the next step draws its random numbers from; None where the file does not say it.
+        nominal: whether only the shapes are known: then `parameters` holds zeros.
+        optimizer: None if it was not saved.
+        properties: a user's own values.
+        random_state: the state of the random generator for the next step; None if the file does not say it.
     """
 
     parameters: dict[str, np.ndarray] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Checkpoint files of either format, read; ours written whole or not at all."""
+"""Reads checkpoint files of both formats, and writes ours whole or not at all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     ONNX Runtime's training build is not needed for either.
 
     Raises:
-        OnnxCbpError: one line: no such file, a folder without a checkpoint in it, or a file that is none.
+        OnnxCbpError: one line: no such file, a folder without a checkpoint in it, or a file that is no checkpoint.
     """
     file = Path(path)
     if file.is_dir():
@@ -39,7 +39,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def save(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> None:
-    """Write a checkpoint in our format; a file that was there stays until the new one is whole and on the disk.
+    """Write a checkpoint in our format; an old file stays until the new one is complete and on the disk.
 
     Raises:
         OnnxCbpError: one line: a folder, a folder that is not there, or that cannot be written.
@@ -48,7 +48,7 @@ def save(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> None:
 
 
 def save_values(path: str | os.PathLike[str], values: Mapping[str, np.ndarray]) -> None:
-    """Give some parameters of a file other values, of their types and shapes; the file stays of its format.
+    """Replace the values of some parameters in a file, with the same types and shapes; the file keeps its format.
 
     Raises:
         OnnxCbpError: one line: the file cannot be read or written.

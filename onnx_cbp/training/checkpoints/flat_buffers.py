@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 
 class MalformedError(ValueError):
-    """The file is not what its format says: the message tells where it goes wrong."""
+    """The file does not follow its format; the message says where."""
 
 
 class Table:

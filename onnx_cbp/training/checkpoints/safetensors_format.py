@@ -1,7 +1,7 @@
 """Our checkpoint files: safetensors, which any program reads.
 
-Parameters have their own names. What an optimiser remembers of a parameter is "<parameter>::<slot>"; everything that is
-no tensor is JSON in the file's metadata, under "onnx_cbp".
+Parameters have their own names. An optimiser's state for a parameter is "<parameter>::<slot>". Everything that is no
+tensor is JSON in the file's metadata, under "onnx_cbp".
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ _TYPES: dict[str, Any] = {
 
 
 def write(checkpoint: Checkpoint) -> bytes:
-    """The content of a file that `read` makes the same checkpoint of, bit for bit."""
+    """The content of a file, from which `read` makes the same checkpoint, bit for bit."""
     tensors = {} if checkpoint.nominal else dict(checkpoint.parameters)
     about: dict[str, Any] = {
         "version": _VERSION,
-        # The tensors of a file are in no order; a module gives them to its users in this one.
+        # The tensors of a file are unordered; this is the order in which a module lists them.
         "parameters": [[name, str(a.dtype), list(a.shape)] for name, a in checkpoint.parameters.items()],
         "trained": list(checkpoint.trained),
         "nominal": checkpoint.nominal,
@@ -59,7 +59,7 @@ def write(checkpoint: Checkpoint) -> bytes:
         }
         for slot, arrays in optimizer.slots.items():
             tensors.update({_slot_name(name, slot): array for name, array in arrays.items()})
-    # As bytes in the order of C; numpy's own function for that makes vectors of scalars.
+    # Contiguous in C order; numpy's own function for that would turn scalars into vectors.
     tensors = {name: array if array.flags.c_contiguous else array.copy(order="C") for name, array in tensors.items()}
     return safetensors.numpy.save(tensors, {_KEY: json.dumps(about)})
 
@@ -67,7 +67,7 @@ def write(checkpoint: Checkpoint) -> bytes:
 def read(data: bytes) -> Checkpoint:
     """A checkpoint from the content of a file.
 
-    One that another program wrote has frozen parameters only: nothing says which of them train.
+    If another program wrote it, all parameters are frozen, since nothing says which of them train.
 
     Raises:
         MalformedError: the file is cut short, or is no safetensors file.

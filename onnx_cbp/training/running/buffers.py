@@ -1,4 +1,4 @@
-"""State that a run reads and writes: two arrays in turn, so that nothing is copied."""
+"""State that runs read and write: in two arrays that take turns, so that nothing is copied."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import onnxruntime as ort
 
 @dataclass(frozen=True)
 class Device:
-    """Where arrays are.
+    """A place for arrays.
 
     Attributes:
         kind: as ONNX Runtime names it: "cpu", "cuda".
@@ -22,12 +22,12 @@ class Device:
     number: int = 0
 
     def put(self, array: np.ndarray) -> Any:
-        """An OrtValue of its own with a copy of the array."""
+        """A new OrtValue with a copy of the array."""
         return ort.OrtValue.ortvalue_from_numpy(np.array(array, order="C"), self.kind, self.number)
 
 
 class Buffer:
-    """An array in two places: a run reads the present one and writes the other one, which `turn` makes the present."""
+    """An array in two places: a run reads the present one and writes the other; `turn` exchanges them."""
 
     def __init__(self, array: np.ndarray, device: Device) -> None:
         self._values = [device.put(array), device.put(array)]

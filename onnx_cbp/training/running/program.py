@@ -34,12 +34,12 @@ class Program:
     """A training graph, and its evaluation graph where there is one.
 
     Attributes:
-        name: what messages call the training graph.
+        name: the training graph's name in messages.
         graph: the roles of its inputs and outputs.
-        groups: what becomes one vector each, by the vector's name.
-        inputs: what a step is fed beside the state, in order.
-        outputs: what it gives beside the state, in order; the loss first.
-        eval_inputs, eval_outputs: the same of the evaluation graph.
+        groups: the tensors that become one vector, by the vector's name.
+        inputs: the inputs of a step other than the state, in order.
+        outputs: its outputs other than the state, in order; the loss first.
+        eval_inputs, eval_outputs: the same for the evaluation graph.
     """
 
     def __init__(self, training: Source, evaluation: Source | None = None) -> None:
@@ -92,13 +92,13 @@ class Program:
 
     @property
     def fixed(self) -> list[str]:
-        """Parameters that are fed by themselves: no step changes them."""
+        """Parameters that are separate inputs, since no step changes them."""
         grouped = {name for layout in self.groups.values() for name in layout.shapes}
         return [name for name in self.graph.frozen if name not in grouped and name not in self.graph.updates]
 
     @property
     def moved(self) -> list[str]:
-        """What a step changes and no group holds: the random state, and statistics of another type."""
+        """Values outside of the groups that a step changes: the random state, and statistics of another type."""
         grouped = {name for layout in self.groups.values() for name in layout.shapes}
         return [name for name in self.graph.updates if name not in grouped]
 
@@ -131,7 +131,7 @@ class Program:
 
     @property
     def evaluation_source(self) -> onnx.ModelProto | None:
-        """The evaluation graph as it came."""
+        """The original evaluation graph."""
         return self._evaluation
 
     @property

@@ -1,4 +1,4 @@
-"""Sessions with their inputs and outputs bound to the state."""
+"""Sessions whose inputs and outputs are bound to the state."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ class BoundSession:
         """Run once.
 
         Args:
-            fed: OrtValues by input; those that the graph does not have are passed over, since it may not need them.
-            state: buffers by input: a present value is read, and the other one written where the graph changes it.
-            outputs: what is given back.
-            device: where that is to be.
+            fed: OrtValues by input; those that the graph does not have are ignored.
+            state: buffers by input: the present values are read, and the other ones written if the graph changes them.
+            outputs: the outputs to return.
+            device: where to put these.
 
         Raises:
             OnnxCbpError: the run fails; the present values of all buffers are as before.
@@ -77,10 +77,11 @@ class BoundSession:
 
 @contextmanager
 def _without_memory_pattern(options: Any) -> Iterator[None]:
-    """Make sessions that allocate each tensor when it is needed; the options are as before afterwards.
+    """Make sessions that allocate each tensor when it is needed; afterwards the options are as before.
 
-    By default ONNX Runtime remembers what one run allocated and takes one block for all of it in the next, which stands
-    beside the blocks of the first: that takes 2.5 to 5 times the memory, for the same speed within 3%.
+    By default ONNX Runtime remembers what one run allocated, and allocates one block for all of it in the next run,
+    while
+    the blocks of the first still exist: this takes 2.5 to 5 times the memory, for the same speed within 3%.
     """
     before = options.enable_mem_pattern
     options.enable_mem_pattern = False
