@@ -176,10 +176,11 @@ ONNX_CBP_INLINE void RowPivots(const Layout& layout, const Piece& piece, const T
   const int64_t length = piece.channels() * layout.inner, stride = layout.stride();
   const T* first = x + piece.outer_begin * stride + piece.channel_begin * layout.inner;
   double sums[Rows::kSpace];
-  for (int64_t i = 0; i < length; i += kDoubles) {
-    Doubles sum{};
-    for (int64_t row = 0; row < rows; ++row) sum += LoadSome<double>(first + row * stride + i, length - i, Doubles{});
-    StoreVector<false>(sum, sums + i);
+  for (int64_t i = 0; i < length + kDoubles; ++i) sums[i] = 0.0;
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t i = 0; i < length; i += kDoubles) {
+      AddTo(sums + i, LoadSome<double>(first + row * stride + i, length - i, Doubles{}));
+    }
   }
   for (int64_t c = 0; c < piece.channels(); ++c) {
     double sum = 0.0;
@@ -188,26 +189,42 @@ ONNX_CBP_INLINE void RowPivots(const Layout& layout, const Piece& piece, const T
   }
 }
 
-// Prefetches elements that are read soon into the second-level cache: the first level has room for few of them.
-template <typename T>
-ONNX_CBP_INLINE void Prefetch(const T* elements, int64_t count) {
-  constexpr int64_t kLine = 64 / sizeof(T);
-  for (int64_t i = 0; i < count; i += kLine) __builtin_prefetch(elements + i, 0, 2);
-}
-
 // The sums of every element of a row.
 struct ElementSums {
   double sums[Rows::kSpace], squares[Rows::kSpace];
 };
 
-// Adds rows: all rows for some columns, then for the next columns. If the rows are neighbours in memory, the next rows
-// are prefetched in the order of memory.
-template <bool kNeighbours, typename T, typename V>
-ONNX_CBP_INLINE void AddTogether(const T* x, int64_t rows, int64_t stride, int64_t length, const V* pivots,
-                                 ElementSums* to) {
+// Adds the first `count` elements of kRows rows to sums and to sums of squares.
+template <int kRows, typename T, typename V>
+ONNX_CBP_INLINE void AddElements(const T* x, int64_t stride, int64_t count, const V* pivots, V* sums, V* squares) {
+  const VectorOf<V> pivot = LoadVector<V>(pivots);
+  VectorOf<V> sum = LoadVector<V>(sums), square = LoadVector<V>(squares);
+#pragma GCC unroll 8
+  for (int row = 0; row < kRows; ++row) {
+    const VectorOf<V> shifted = LoadSome<V>(x + row * stride, count, pivot) - pivot;
+    sum += shifted;
+    square = MulAdd(shifted, shifted, square);
+  }
+  StoreVector<false>(sum, sums);
+  StoreVector<false>(square, squares);
+}
+
+// Adds kRows rows.
+template <int kRows, typename T, typename V>
+ONNX_CBP_INLINE void AddRows(const T* x, int64_t stride, int64_t length, const V* pivots, V* sums, V* squares) {
+  int64_t i = 0;
+  for (; i + kWidth<V> <= length; i += kWidth<V>) {
+    AddElements<kRows>(x + i, stride, kWidth<V>, pivots + i, sums + i, squares + i);
+  }
+  if (i < length) AddElements<kRows>(x + i, stride, length - i, pivots + i, sums + i, squares + i);
+}
+
+// Adds rows that lie apart: all rows for some columns, then for the next columns.
+template <typename T, typename V>
+ONNX_CBP_INLINE void AddApart(const T* x, int64_t rows, int64_t stride, int64_t length, const V* pivots,
+                              ElementSums* to) {
   constexpr int kVectors = Run<V>::kVectors;
   for (int64_t i = 0; i < length; i += Run<V>::kElements) {
-    if constexpr (kNeighbours) Prefetch(x + rows * stride + rows * i, rows * Run<V>::kElements);
     Run<V> run;
     VectorOf<V> pivot[kVectors];
 #pragma GCC unroll 8
@@ -237,6 +254,24 @@ ONNX_CBP_INLINE void AddTogether(const T* x, int64_t rows, int64_t stride, int64
   }
 }
 
+// Adds rows that are neighbours in memory, in the order of memory.
+template <typename T, typename V>
+ONNX_CBP_INLINE void AddNeighbours(const T* x, int64_t rows, int64_t stride, int64_t length, const V* pivots,
+                                   ElementSums* to) {
+  constexpr int kTogether = 4;  // sums are read and written once for so many rows
+  V sums[Rows::kSpace], squares[Rows::kSpace];
+  for (int64_t i = 0; i < length + kWidth<V>; ++i) sums[i] = squares[i] = V(0);
+  int64_t row = 0;
+  for (; row + kTogether <= rows; row += kTogether) {
+    AddRows<kTogether>(x + row * stride, stride, length, pivots, sums, squares);
+  }
+  for (; row < rows; ++row) AddRows<1>(x + row * stride, stride, length, pivots, sums, squares);
+  for (int64_t i = 0; i < length; i += kWidth<V>) {
+    AddTo(to->sums + i, LoadVector<V>(sums + i));
+    AddTo(to->squares + i, LoadVector<V>(squares + i));
+  }
+}
+
 template <typename T, typename V>
 void RowMoments(const Layout& layout, const Piece& piece, const T* x, Moments* moments) {
   const Rows rows(layout, piece);
@@ -248,11 +283,11 @@ void RowMoments(const Layout& layout, const Piece& piece, const T* x, Moments* m
   for (int64_t i = 0; i < rows.length + Run<V>::kElements; ++i) total.sums[i] = total.squares[i] = 0.0;
   if (rows.contiguous()) {
     ForEachRowGroup(rows, kFloatAdditions, [&](int64_t group, int64_t offset, int64_t length) {
-      AddTogether<true>(x + offset, group, rows.stride, length, pivot_row, &total);
+      AddNeighbours(x + offset, group, rows.stride, length, pivot_row, &total);
     });
   } else {
     ForEachRowGroup(rows, kFloatAdditions / 2, [&](int64_t group, int64_t offset, int64_t length) {
-      AddTogether<false>(x + offset, group, rows.stride, length, pivot_row, &total);
+      AddApart(x + offset, group, rows.stride, length, pivot_row, &total);
     });
   }
   double sum_of[Rows::kSpace], squares_of[Rows::kSpace];
