@@ -1,4 +1,4 @@
-"""The networks between machines that docs/planning.md plans for: one was measured, the others are assumed."""
+"""The networks between machines that docs/internals/planning.md plans for: one was measured, the others are assumed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The tables of docs/planning.md: what replicas cost in a training step of ResNet-50, by an alpha-beta model.
+"""The tables of docs/internals/planning.md: what replicas cost in a training step of ResNet-50, by an alpha-beta model.
 
     python benchmarks/planning.py                           # prints them
-    python benchmarks/planning.py --page docs/planning.md   # writes them into the page, between its marks
+    python benchmarks/planning.py --page docs/internals/planning.md   # writes them into the page, between its marks
 
 Nothing is measured here, and only Python is needed. `interconnects.py` has the prices, `alpha_beta.py` the algorithms,
 `resnet50.py` the messages.

@@ -1,4 +1,4 @@
-"""How exact the ways to merge statistics are that docs/planning.md weighs: errors of the variance, all in double.
+"""How exact other ways to merge statistics would be, in double (docs/internals/planning.md): errors of the variance.
 
 python benchmarks/planning_accuracy.py
 """

@@ -1,4 +1,4 @@
-"""The small end of docs/planning.md, measured: fit alpha and beta here, and predict ResNet-50's collectives with them.
+"""Measures the small end of docs/internals/planning.md: fits alpha and beta here, predicts ResNet-50's collectives.
 
     mpiexec -n 2 python benchmarks/planning_check.py [--rounds 15]
 

@@ -1,4 +1,4 @@
-"""What AllGather and ChannelStatsMerge do with gathered bytes, by themselves: for docs/planning.md.
+"""What AllGather and ChannelStatsMerge do with gathered bytes, by themselves: for docs/internals/planning.md.
 
     python benchmarks/planning_merge.py [--replicas 512] [--channels 512]
 

@@ -1,8 +1,8 @@
 """What the gradient rules of our ops share. `onnx_cbp.graph_passes.differentiating` applies these rules.
 
 A rule is `gradient(g, node, *gradients of the outputs) -> gradients of the inputs`; `g` is that package's Builder,
-whose methods write nodes. The letters are those of docs/mathematics.md: x_hat = (X - mean) inv_std, and M is the number
-of elements per channel.
+whose methods write nodes. The letters are those of docs/internals/mathematics.md: x_hat = (X - mean) inv_std, and M is
+the number of elements per channel.
 """
 
 from __future__ import annotations

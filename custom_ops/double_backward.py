@@ -1,4 +1,4 @@
-"""Second derivatives of a batch norm: the gradient of its gradient, in our ops and ONNX's (docs/mathematics.md)."""
+"""Second derivatives of a batch norm: the gradient of its gradient, in ops (docs/internals/mathematics.md)."""
 
 from __future__ import annotations
 

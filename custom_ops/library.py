@@ -1,4 +1,4 @@
-"""The native library: where it is, and its plain C functions (docs/native_interface.md)."""
+"""The native library: where it is, and its plain C functions (docs/internals/native_interface.md)."""
 
 from __future__ import annotations
 

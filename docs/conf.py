@@ -33,10 +33,10 @@ suppress_warnings = ["myst.header"]
 
 #: Files beside this folder that are pages here, too.
 _PAGES = {
-    "models/README": "sample_models",
-    "benchmarks/README": "recorded_benchmarks",
-    "CHANGELOG": "changelog",
-    "SECURITY": "security",
+    "models/README": "project/sample_models",
+    "benchmarks/README": "project/recorded_benchmarks",
+    "CHANGELOG": "project/changelog",
+    "SECURITY": "project/security",
 }
 _BESIDE = re.compile(rf"\]\((?:\.\./)+({'|'.join(_PAGES)})\.md")
 
@@ -47,7 +47,9 @@ def _links(app, name, source):  # noqa: ARG001 - what Sphinx calls
 
 
 def _links_back(app, relative_path, parent_docname, content):  # noqa: ARG001 - what Sphinx calls
-    content[0] = re.sub(r"\]\((?:\.\./)?docs/", "](", content[0])
+    page = _PAGES[relative_path.relative_to("..").with_suffix("").as_posix()]
+    up = "../" * page.count("/")
+    content[0] = re.sub(r"\]\((?:\.\./)?docs/", f"]({up}", content[0])
 
 
 def _as_restructured_text(app, what, name, obj, options, lines):  # noqa: ARG001 - what Sphinx calls

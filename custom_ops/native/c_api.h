@@ -1,5 +1,5 @@
 /* The kernels as plain C functions, for callers that have no ONNX Runtime: the Python ops and the
- * tests. docs/native_interface.md has the conventions. */
+ * tests. docs/internals/native_interface.md has the conventions. */
 #ifndef ONNX_CBP_C_API_H_
 #define ONNX_CBP_C_API_H_
 
@@ -22,8 +22,8 @@ ONNX_CBP_EXPORT const char* onnx_cbp_target(void);
 
 /* The functions of ops: onnx_cbp_channel_stats(int x_type, int stats_type, int64_t outer, int64_t channels, int64_t
  * inner, const void* x, void* mean, void* var, int64_t* count) and so on, as ops/table.h has them: types and sizes,
- * attributes, inputs, outputs. docs/native_interface.md has them written out. Errors of collectives stay readable until
- * the thread's next call. */
+ * attributes, inputs, outputs. docs/internals/native_interface.md has them written out. Errors of collectives stay
+ * readable until the thread's next call. */
 #define ONNX_CBP_DECLARE(Name, name, sizes) \
   ONNX_CBP_EXPORT const char* onnx_cbp_##name(ONNX_CBP_PARAMETERS(name, sizes));
 ONNX_CBP_OPS(ONNX_CBP_DECLARE)

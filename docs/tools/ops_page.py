@@ -34,7 +34,7 @@ What the kernels guarantee, and tests check:
 - Results are the same bits from run to run, and for every number of threads.
 - An empty batch gives zeros.
 
-[Mathematics](mathematics.md) derives the formulas. After
+[Mathematics](internals/mathematics.md) derives the formulas. After
 `onnx_cbp.custom_ops.schemas.register_schemas()`, `onnx.defs` has the schemas.
 [Write an op](tutorials/op.md) tells how to add one.
 """

@@ -1,4 +1,4 @@
-"""The tables of docs/planning.md are those that the program makes, and its model is the one that the page describes."""
+"""The tables of docs/internals/planning.md are those of the program, and its model is the one on the page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "planning.md"
+PAGE = ROOT / "docs" / "internals" / "planning.md"
 BENCHMARKS = ROOT / "benchmarks"
 POWERS = [2, 4, 8, 64, 4096]
 
@@ -37,7 +37,7 @@ def regenerated(page: Path) -> str:
 def test_the_page_has_the_tables_that_the_program_makes(tmp_path):
     page = tmp_path / "planning.md"
     page.write_text(PAGE.read_text())
-    assert regenerated(page) == PAGE.read_text(), "run: python benchmarks/planning.py --page docs/planning.md"
+    assert regenerated(page) == PAGE.read_text(), "run: python benchmarks/planning.py --page docs/internals/planning.md"
 
 
 def test_a_changed_number_or_a_missing_table_is_noticed(tmp_path, program):

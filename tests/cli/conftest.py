@@ -1,3 +1,5 @@
+"""What the tests of commands share: a command that is run in this process, and small models as files."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,3 +1,5 @@
+"""`onnx-cbp artifacts`: what it writes and tells."""
+
 from __future__ import annotations
 
 import onnx

@@ -1,3 +1,5 @@
+"""`onnx-cbp check`: its verdict as text and as JSON, and what a wrong model gives."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""`onnx-cbp finalize`: the file that it writes, and its options."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""`onnx-cbp inspect`: its table, its JSON and its hints."""
+
 from __future__ import annotations
 
 import io

@@ -1,3 +1,5 @@
+"""`onnx-cbp rewrite`: the file that it writes, also over the model itself."""
+
 from __future__ import annotations
 
 import errno

@@ -1,3 +1,5 @@
+"""`onnx-cbp rewrite --train`, and its momentum."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""`onnx-cbp update-bn`: where its batches come from, and its options."""
+
 from __future__ import annotations
 
 import numpy as np

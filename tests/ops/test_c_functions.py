@@ -113,7 +113,7 @@ def test_the_table_has_what_the_descriptions_have():
 
 
 def test_the_documentation_has_every_function_as_it_is():
-    text = (Path(__file__).parents[2] / "docs" / "native_interface.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "internals" / "native_interface.md").read_text()
     documented = {
         name: [tuple(part.strip().rsplit(" ", 1)) for part in parameters.split(",")]
         for name, parameters in re.findall(r"^    const char\* (onnx_cbp_\w+)\(([^)]*)\);", text, re.MULTILINE)

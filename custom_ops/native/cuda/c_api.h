@@ -1,6 +1,6 @@
 /* The CUDA kernels as plain C functions: what libonnx_cbp_cuda.so exports, for libonnx_cbp.so, which loads it when a
  * session uses ONNX Runtime's CUDA provider, and for callers that have no ONNX Runtime. docs/cuda.md has the
- * conventions, docs/cuda_kernels.md what the kernels do.
+ * conventions, docs/internals/cuda_kernels.md what the kernels do.
  *
  * They are the functions of ../c_api.h, on the same arguments, where every pointer is to memory of the current device,
  * the pointers to counts too. Each call is queued on `stream` and does not wait for it; `workspace` is memory of the

@@ -1,4 +1,4 @@
-"""The double backward of a batch norm as a graph; docs/mathematics.md derives it."""
+"""The double backward of a batch norm as a graph; docs/internals/mathematics.md derives it."""
 
 from __future__ import annotations
 
