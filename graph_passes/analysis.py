@@ -13,7 +13,7 @@ from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.scopes import scopes
 from onnx_cbp.graph_passes.core.sites import BackwardSite, ForwardSite, InferenceSite, LeftAlone, Site
-from onnx_cbp.graph_passes.core.types import FLOATS, Types
+from onnx_cbp.graph_passes.core.types import FLOATS, NO_NUMBERS, Types
 from onnx_cbp.graph_passes.core.values.sample_axes import SampleAxes
 from onnx_cbp.graph_passes.dialects import DIALECTS, made_statistics, primitive_arithmetic
 from onnx_cbp.graph_passes.dialects._reading import WrongAttributeError
@@ -22,6 +22,8 @@ from onnx_cbp.graph_passes.dialects._reading import WrongAttributeError
 _DOMAINS = ("", "com.microsoft", DOMAIN)
 _CAST_FIRST = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _CAST_TO_NUMBER_SINCE = 6
+#: Ops whose result has the type of what they are given.
+_COPIES = ("Identity", "Reshape", "Squeeze", "Unsqueeze", "Expand", "Transpose")
 
 
 def find_sites(model: ir.Model) -> Iterator[Site]:
@@ -81,16 +83,38 @@ def _site(node: ir.Node, imports: Mapping[str, int], types: Types, samples: Samp
     if site is None or isinstance(site, LeftAlone):
         return site
     # Parameters and statistics of one in inference form may be of any type: a Cast may come behind them.
-    reason = _wrong_type([site.X]) if isinstance(site, InferenceSite) else _obstacle(site, opset, types)
+    reason = _wrong_vector(site) if isinstance(site, InferenceSite) else _obstacle(site, opset, types)
     return site if reason is None else LeftAlone(node, site.form, reason)
 
 
 def _wrong_type(values: Iterable[object]) -> str | None:
     """Which of a site's values has a declared type that no batch norm takes; None if none has."""
     for value in values:
-        if isinstance(value, ir.Value) and value.dtype is not None and value.dtype not in FLOATS:
-            return f"'{value.name}' has type {value.dtype}: use float, double, float16 or bfloat16"
+        dtype = _type_of(value) if isinstance(value, ir.Value) else None
+        if isinstance(value, ir.Value) and dtype is not None and dtype not in FLOATS:
+            return f"'{value.name}' has type {dtype}: use float, double, float16 or bfloat16"
     return None
+
+
+def _wrong_vector(site: InferenceSite) -> str | None:
+    """Which of the values of a batch norm in inference form no Cast makes what it takes; None if none is."""
+    for value in (site.scale, site.B, site.mean, site.var):
+        dtype = _type_of(value)
+        if dtype in NO_NUMBERS and dtype != ir.DataType.UNDEFINED:
+            return f"'{value.name}' has type {dtype}: use float, double, float16 or bfloat16"
+    return _wrong_type([site.X])
+
+
+def _type_of(value: ir.Value) -> ir.DataType | None:
+    """The type that the graph declares of a value, or that of the constant which it is a copy of."""
+    while value.dtype is None and (node := value.producer()) is not None and node.domain == "":
+        if node.op_type == "Constant":
+            tensor = ir.convenience.get_const_tensor(value)
+            return None if tensor is None else tensor.dtype
+        if node.op_type not in _COPIES or node.inputs[0] is None:
+            return None
+        value = node.inputs[0]
+    return value.dtype
 
 
 def _obstacle(site: ForwardSite | BackwardSite, opset: int, types: Types) -> str | None:

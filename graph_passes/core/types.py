@@ -12,6 +12,8 @@ from onnx_cbp.graph_passes.core.scopes import import_domain
 
 #: The types that a value with a gradient can have.
 FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+#: The types whose values are no real numbers.
+NO_NUMBERS = (ir.DataType.UNDEFINED, ir.DataType.STRING, ir.DataType.COMPLEX64, ir.DataType.COMPLEX128)
 
 
 class Types:

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+import numpy as np
 import onnx_ir as ir
 
-from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.core.types import NO_NUMBERS, Types
+from onnx_cbp.graph_passes.core.values.constants import whole_numbers
 from onnx_cbp.graph_passes.core.values.moves import MOVES, moved_axes
 from onnx_cbp.graph_passes.dialects._reading import attribute, optional_input, reduced_axes
 
@@ -104,6 +106,7 @@ class Reader:
         self._understood: dict[ir.Node, None] = {}
         self._visited: set[ir.Value] = set()
         self._nested = 0
+        self._counted: dict[ir.Node, list[Terms] | None] = {}
         self._graph = last.graph
         self._types = types
         self._sizes = types.shape(self.root)
@@ -234,14 +237,15 @@ class Reader:
             types.append(self._types.of(value) if node.op_type in _CASTS else ir.DataType.DOUBLE)
             value = source
         tensor = None if value.is_graph_input() else ir.convenience.get_const_tensor(value)
-        if tensor is None or math.prod(tensor.shape.numpy()) != 1:
+        if tensor is None or math.prod(tensor.shape.numpy()) != 1 or tensor.dtype in NO_NUMBERS:
             return None
         number = tensor.numpy().reshape(-1)[0]
         for dtype in reversed(types):
-            if dtype is None:
+            if dtype is None or dtype in NO_NUMBERS:
                 return None
-            number = number.astype(dtype.numpy())
-        return float(number)
+            with np.errstate(all="ignore"):
+                number = number.astype(dtype.numpy())
+        return float(number) if np.isfinite(float(number)) else None
 
     def _position(self, value: ir.Value) -> int | None:
         """The axis of a vector's channels, counted from the last; None if the value is no vector."""
@@ -325,15 +329,15 @@ class Reader:
             ((monomial, coefficient),) = base.terms.items()
             if exponent == -1 or coefficient == 1:
                 raised = frozenset((atom, power * exponent) for atom, power in monomial)
-                return Polynomial({raised: coefficient ** float(exponent)}, None, base.position, base.channel)
+                return Polynomial({raised: _raised(coefficient, exponent)}, None, base.position, base.channel)
         atom = SumOf(frozenset(base.terms.items()))
         return Polynomial({frozenset({(atom, exponent)}): 1.0}, None, base.position, base.channel)
 
     def _moved(self, node: ir.Node, moved: Polynomial) -> Polynomial:
         if moved.dims is not None:
             axes = moved_axes(node, self._types)
-            if axes is None:
-                raise NotPolynomialError
+            if axes is None or any(axis >= len(moved.dims) for group in axes for axis in group):
+                raise NotPolynomialError  # the graph declares more axes than there are
             dims = tuple(tuple(each for axis in group for each in moved.dims[axis]) for group in axes)
             return Polynomial(moved.terms, _once(dims), None, moved.channel)
         if node.op_type in ("Cast", "CastLike") and moved_axes(node, self._types) is None:
@@ -347,7 +351,7 @@ class Reader:
 
     def _reduced(self, node: ir.Node, reduced: Polynomial) -> Polynomial:
         dims = reduced.dims
-        if dims is None:
+        if not dims:
             raise NotPolynomialError
         rank, keeps = len(dims), True
         if node.op_type == "GlobalAveragePool":
@@ -411,6 +415,8 @@ class Reader:
             return None
         constant = None if value.is_graph_input() else ir.convenience.get_const_tensor(value)
         if constant is not None:
+            if constant.dtype in NO_NUMBERS:
+                return None
             numbers = constant.numpy().reshape(-1)
             return [{ONE: float(number)} for number in numbers] if len(numbers) <= MOST_NODES else None
         node = value.producer()
@@ -420,6 +426,12 @@ class Reader:
             return self._shape(node)
         if node.op_type not in _OF_SHAPES:
             return None
+        if node not in self._counted:  # a chain of products of a value by itself is read once
+            self._counted[node] = self._combined(node, depth)
+        return self._counted[node]
+
+    def _combined(self, node: ir.Node, depth: int) -> list[Terms] | None:
+        """The elements of a vector that a node makes of others."""
         operands = node.inputs[: 2 if node.op_type in ("Mul", "Gather") else 1]
         lists = [self._sizes_in(each, depth + 1) for each in operands]
         if not lists or any(each is None for each in lists):
@@ -464,7 +476,10 @@ def _gathered(node: ir.Node, lists: list[list[Terms]]) -> list[Terms] | None:
     data, indices = lists
     if attribute(node, "axis", 0) or any(set(index) - {ONE} for index in indices):
         return None
-    places = [int(index.get(ONE, 0.0)) for index in indices]
+    numbers = [index.get(ONE, 0.0) for index in indices]
+    if not all(number.is_integer() for number in numbers):
+        return None
+    places = [int(number) for number in numbers]
     return [data[place] for place in places] if all(-len(data) <= place < len(data) for place in places) else None
 
 
@@ -472,10 +487,10 @@ def _sliced(node: ir.Node, lists: list[list[Terms]]) -> list[Terms] | None:
     if "starts" in node.attributes:
         bounds = [list(node.attributes[name].as_ints()) for name in ("starts", "ends")]
     else:
-        tensors = [None if v is None else ir.convenience.get_const_tensor(v) for v in node.inputs[1:]]
-        if any(each is None for each in tensors) or len(tensors) not in (2, 3):
+        given = [whole_numbers(value) for value in node.inputs[1:]]
+        if any(each is None for each in given) or len(given) not in (2, 3):
             return None
-        bounds = [[int(number) for number in each.numpy().reshape(-1)] for each in tensors[:2] if each is not None]
+        bounds = [list(each) for each in given[:2] if each is not None]
     return lists[0][bounds[0][0] : bounds[1][0]] if all(len(each) == 1 for each in bounds) else None
 
 
@@ -520,6 +535,13 @@ def _once(dims: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
     if len(found) != len(set(found)):
         raise NotPolynomialError
     return dims
+
+
+def _raised(coefficient: float, exponent: Fraction) -> float:
+    try:
+        return coefficient ** float(exponent)
+    except OverflowError:  # of a number next to zero
+        raise NotPolynomialError from None
 
 
 def add(left: Terms, right: Terms, sign: int) -> Terms:

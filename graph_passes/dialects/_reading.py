@@ -7,6 +7,7 @@ from typing import overload
 import onnx_ir as ir
 
 from onnx_cbp.graph_passes.core.sites import ForwardSite, InferenceSite, LeftAlone
+from onnx_cbp.graph_passes.core.values.constants import whole_numbers
 
 
 def optional_input(node: ir.Node, index: int) -> ir.Value | None:
@@ -63,8 +64,7 @@ def reduced_axes(node: ir.Node) -> tuple[int, ...] | None:
     axes = optional_input(node, 1)
     if axes is None:
         return ()
-    constant = ir.convenience.get_const_tensor(axes)
-    return None if constant is None else tuple(int(axis) for axis in constant.numpy().reshape(-1))
+    return whole_numbers(axes)
 
 
 def refers_to_function_attribute(node: ir.Node) -> str | None:

@@ -161,7 +161,7 @@ def _is_constant_leaf(value: ir.Value) -> bool:
 def is_of_a_part(X: ir.Value, axis: int, types: Types, samples: SampleAxes) -> bool:
     """Whether each channel of X belongs to a single sample, or X has no samples: then X is not a batch norm's data."""
     shape, axes = types.shape(X), samples.of(X).axes
-    if shape is not None and axes and axis % len(shape) in axes:
+    if shape and axes and axis % len(shape) in axes:
         return True
     leaves = [value for value in _made_of(X) if value.producer() is None]
     return all(value.is_initializer() or samples.is_trained(value) for value in leaves)

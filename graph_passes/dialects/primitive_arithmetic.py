@@ -79,7 +79,9 @@ def recognise(node: ir.Node, opset: int, types: Types, samples: SampleAxes) -> S
     if opset < _BROADCASTS_SINCE or not _may_be_last(node):
         return None
     match = _match(node, types)
-    if match is None or _widens(match, types) or _goes_on(node, match, types) or _holds_another(node, match, types):
+    if match is None or match.axis >= len(types.shape(match.X) or ()):  # where the graph declares fewer axes
+        return None
+    if _widens(match, types) or _goes_on(node, match, types) or _holds_another(node, match, types):
         return None
     if match.mean is None and is_of_a_part(match.X, match.axis, types, samples):
         return None

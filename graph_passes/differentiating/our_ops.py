@@ -24,9 +24,10 @@ def infer_ours(node: ir.Node, types: Types) -> None:
         shapes |= _of_windows(node, shapes)
     elif data is not None and shapes.get("C") is None:
         axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 1
-        shapes["C"] = (data[axis],)
+        if -len(data) <= axis < len(data):
+            shapes["C"] = (data[axis],)
     merged = shapes.get("RC")
-    if merged is not None and "X" not in shapes:
+    if merged and "X" not in shapes:
         shapes["C"] = merged[1:]
     if "stash_type" in node.attributes:
         kinds["U"] = ir.DataType(node.attributes["stash_type"].as_int())
@@ -42,8 +43,9 @@ def _of_windows(node: ir.Node, shapes: Mapping[str, Sequence[Any] | None]) -> di
     given = (node.attributes.get(name) for name in WINDOW_ATTRIBUTES)
     lists = [() if each is None else each.as_ints() for each in given]
     attributes = dict(zip(WINDOW_ATTRIBUTES, lists, strict=True))
-    kernel, data = attributes["kernel_shape"], shapes.get("X")
-    results, outputs = shapes.get("windows"), shapes.get("outputs")
+    kernel = attributes["kernel_shape"]
+    shapes = {name: shape for name, shape in shapes.items() if shape is not None and len(shape) > 1}
+    data, results, outputs = shapes.get("X"), shapes.get("windows"), shapes.get("outputs")
     made: dict[str, tuple[Any, ...]] = {}
     if results is not None:
         made["kernel"] = (results[1], 1, *kernel)

@@ -11,6 +11,7 @@ from onnx_ir.traversal import RecursiveGraphIterator
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.core.sites import label
 from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.core.values.constants import whole_numbers
 from onnx_cbp.graph_passes.core.values.sample_axes import SampleAxes
 
 #: For ops that read some inputs as sizes, places or conditions: the positions of the inputs that they read as numbers.
@@ -154,8 +155,8 @@ def _length(value: ir.Value, types: Types) -> int | None:
 def _integers(node: ir.Node, index: int) -> list[int] | None:
     """A constant input of integers."""
     value = node.inputs[index] if index < len(node.inputs) else None
-    tensor = None if value is None else ir.convenience.get_const_tensor(value)
-    return None if tensor is None else [int(each) for each in tensor.numpy().reshape(-1)]
+    numbers = whole_numbers(value)
+    return None if numbers is None else list(numbers)
 
 
 def _slice(node: ir.Node, length: int) -> range | None:

@@ -60,6 +60,8 @@ def _replace(site: ForwardSite, running: Sequence[ir.Value | None], names: Names
     if given is None:
         if site.axis != 1:
             return False
+    elif len(given) < 2:
+        return False
     elif site.axis % len(given) != 1:
         axis, axes = site.axis % len(given), list(range(len(given)))
         there = [0, axis, *(each for each in axes[1:] if each != axis)]

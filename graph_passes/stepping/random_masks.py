@@ -15,6 +15,7 @@ _INT64, _UINT64 = ir.DataType.INT64, ir.DataType.UINT64
 _SCALAR = ir.Shape([])
 #: 2^64 divided by the golden ratio, and two other irregular odd numbers (those of SplitMix64, Steele et al. 2014).
 _GOLDEN, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_NO_NUMBERS = "OSUc"  # kinds of numpy's types
 _BITS = 24  # as many as a float can hold
 
 
@@ -84,7 +85,9 @@ def _constant(node: ir.Node, index: int, default: float | bool, constants: Const
     if value is None:
         return default
     array = constants.of(value)
-    return None if array is None else array.item()
+    if array is None or array.size != 1 or array.dtype.kind in _NO_NUMBERS or not 0 <= array.item() <= 1:
+        return None
+    return array.item()
 
 
 def _masked(draft: Draft, X: ir.Value, state: ir.Value, ratio: float, layer: int, types: Types) -> ir.Value:

@@ -48,12 +48,15 @@ _MICROSOFT = {
     "BatchNormalizationGrad": _Signature((5, 5), (1, 3), 5, _READ),
     "ConcatTraining": _Signature((1, _MOST), (1, 2), 1, _READ),
     "FastGelu": _Signature((1, 2), (1, 1), 1, _READ),
+    "FusedMatMul": _Signature((2, 2), (1, 1), 2),
     "Gelu": _Signature((1, 1), (1, 1), 1, _READ),
     "InPlaceAccumulatorV2": _Signature((2, 3), (1, 2), 2, _READ),
+    "Pad": _Signature((2, 3), (1, 1), 2),
     "QuickGelu": _Signature((1, 1), (1, 1), 1, _READ),
     "ReluGrad": _Signature((2, 2), (1, 1), 2, _READ),
     "Scale": _Signature((2, 2), (1, 1), 2, _READ),
     "SoftmaxCrossEntropyLossGrad": _Signature((3, 5), (1, 1), 3, _READ),
+    "SoftmaxCrossEntropyLossInternal": _Signature((2, 4), (1, 2), 2, _READ),
     "SoftmaxCrossEntropyLossInternalGrad": _Signature((3, 6), (1, 1), 3, _READ),
 }
 #: ONNX Runtime has it under ONNX's name in opsets that do not.

@@ -16,6 +16,18 @@ _LARGEST = 2**20
 _MOST_NODES = 32  # exporters make a weight with few nodes: shapes, casts, a transposition
 
 
+#: The types in which ops take sizes, places and axes.
+_WHOLE = (ir.DataType.INT32, ir.DataType.INT64)
+
+
+def whole_numbers(value: ir.Value | None) -> tuple[int, ...] | None:
+    """The elements of a constant, as an op takes sizes, places or axes; None where it is none, or of another type."""
+    tensor = None if value is None else ir.convenience.get_const_tensor(value)
+    if tensor is None or tensor.dtype not in _WHOLE:
+        return None
+    return tuple(int(each) for each in tensor.numpy().reshape(-1))
+
+
 class Constants:
     """Finds values of a model that are always the same, and computes those that a few of ONNX's ops make."""
 
@@ -35,6 +47,11 @@ class Constants:
         leaves: dict[ir.Value, None] = {}
         nodes: dict[ir.Node, None] = {}
         return self._evaluate(value, nodes, leaves) if _gather(value, nodes, leaves) else None
+
+    def whole(self, value: ir.Value | None) -> np.ndarray | None:
+        """The value, where its type is one in which ops take sizes, places and axes."""
+        array = self.of(value)
+        return array if array is not None and array.dtype in (np.int32, np.int64) else None
 
     def _evaluate(self, value: ir.Value, nodes: dict[ir.Node, None], leaves: dict[ir.Value, None]) -> np.ndarray | None:
         known: dict[ir.Value, np.ndarray] = {}

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import onnx_ir as ir
 
 from onnx_cbp.graph_passes.core.types import FLOATS, Types
+from onnx_cbp.graph_passes.core.values.constants import whole_numbers
 
 #: For each axis of a result, the axes of the input from which it has its elements, the outermost first.
 Axes = tuple[tuple[int, ...], ...]
@@ -77,10 +78,13 @@ def _sizes_after(node: ir.Node, before: tuple[Size, ...], types: Types) -> Seque
         sizes: list[Size] = [before[axis] if size == 0 else size for axis, size in enumerate(wanted)]
         rest = sizes.index(-1) if -1 in sizes else None
         if rest is not None:
-            sizes[rest] = known[rest] if known is not None and isinstance(known[rest], int) else None
+            said = known[rest] if known is not None and rest < len(known) else None
+            sizes[rest] = said if isinstance(said, int) else None
         return sizes
     if wanted is None:
         return known
+    if node.op_type == "Squeeze" and wanted and not rank:  # there is no axis to take away
+        return None
     if node.op_type == "Squeeze":
         gone = {axis % rank for axis in wanted} if wanted else {a for a, size in enumerate(before) if size == 1}
         return [size for axis, size in enumerate(before) if axis not in gone]
@@ -107,8 +111,7 @@ def _constant(node: ir.Node, name: str) -> tuple[int, ...] | None:
     value = node.inputs[1] if len(node.inputs) > 1 else None
     if value is None:
         return () if node.op_type == "Squeeze" else None
-    tensor = ir.convenience.get_const_tensor(value)
-    return None if tensor is None else tuple(int(each) for each in tensor.numpy().reshape(-1))
+    return whole_numbers(value)
 
 
 def regroup(before: Sequence[Size], after: Sequence[Size]) -> Axes | None:

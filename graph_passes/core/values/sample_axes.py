@@ -11,9 +11,8 @@ from onnx_ir.traversal import RecursiveGraphIterator
 from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.types import Types
 from onnx_cbp.graph_passes.core.values.ancestry import made_of
+from onnx_cbp.graph_passes.core.values.constants import whole_numbers
 from onnx_cbp.graph_passes.core.values.moves import MOVES, moved_axes
-
-_STANDARD = ("", "com.microsoft")
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,8 @@ class SampleAxes:
             return Spread(frozenset(), mixed)
         if node.op_type in MOVES and node.domain == "":
             return replace(self._moved(call, read[0]), mixed=mixed)
-        rule = _RULES.get(node.op_type, _alike) if node.domain in _STANDARD else _alike
+        rules = _RULES if node.domain == "" else _MICROSOFT if node.domain == "com.microsoft" else {}
+        rule = rules.get(node.op_type, _alike)
         axes, mixes = rule(call)
         merged: frozenset[int] | None = frozenset()
         if any(each.merged for each in read):
@@ -227,12 +227,13 @@ class _Call:
         """Integers from an attribute or an input; () if there is neither, None if they are not known."""
         given = self.node.attributes.get(name)
         if given is not None:
-            return tuple(given.as_ints()) if given.type == ir.AttributeType.INTS else (given.as_int(),)
+            if given.type == ir.AttributeType.INT:
+                return (given.as_int(),)
+            return tuple(given.as_ints()) if given.type == ir.AttributeType.INTS else None
         value = self.node.inputs[index] if index < len(self.node.inputs) else None
         if value is None:
             return ()
-        tensor = ir.convenience.get_const_tensor(value)
-        return None if tensor is None else tuple(int(each) for each in tensor.numpy().reshape(-1))
+        return whole_numbers(value)
 
 
 _Answer = tuple[frozenset[int] | None, bool]
@@ -464,6 +465,8 @@ def _scan(call: _Call) -> _Answer:
         return None, False
     graph, number = body.as_graph(), call.number("num_scan_inputs", 1)
     states = len(call.node.inputs) - number
+    if states < 0:
+        return None, False
     along = False
     for place, index in enumerate(range(states, len(call.node.inputs))):
         if rank := call.rank(index):
@@ -522,7 +525,7 @@ def _loss(call: _Call) -> _Answer:
     if call.output is not call.node.outputs[0]:
         return call.axes[0], False
     given = call.node.attributes.get("reduction")
-    if given is not None and given.as_string() == "none":
+    if given is not None and given.type == ir.AttributeType.STRING and given.as_string() == "none":
         return frozenset({0}), False
     return frozenset(), True
 
@@ -582,6 +585,10 @@ _RULES: dict[str, Callable[[_Call], _Answer]] = {
     "DynamicQuantizeLinear": _quantize,
     "Gather": _gather,
     "OneHot": _one_hot,
+}
+#: Of ops that ONNX Runtime alone has, or has with the inputs of ONNX's.
+_MICROSOFT = {
+    name: _RULES[name] for name in ("FusedMatMul", "GatherND", "Pad", "SoftmaxCrossEntropyLossInternal", "Unique")
 }
 #: Ops that take a part of a value along an axis.
 _PARTS = ("Slice", "Split", "SplitToSequence", "Gather")

@@ -118,14 +118,15 @@ def _sizes(node: ir.Node, known: dict[ir.Value, np.ndarray], constants: Constant
             return None
         array = constants.of(node.outputs[0])
         return _array(array.tolist(), array.ndim) if array is not None and array.dtype == np.int64 else None
-    others = [constants.of(optional_input(node, index)) for index in range(1, len(node.inputs))]
+    others = [constants.whole(optional_input(node, index)) for index in range(1, len(node.inputs))]
     match node.op_type:
         case "Identity":
             return data
         case "Cast":
             return data if attribute(node, "to", 0) in (ir.DataType.INT64, ir.DataType.INT32) else None
         case "Gather" if others[0] is not None and attribute(node, "axis", 0) == 0 and data.ndim == 1:
-            return _array(data[others[0]], others[0].ndim)
+            there = (-data.size <= others[0]) & (others[0] < data.size)
+            return _array(data[others[0]], others[0].ndim) if there.all() else None
         case "Squeeze" if data.shape == (1,):
             return data.reshape(())
         case "Unsqueeze" if data.ndim == 0:
@@ -134,7 +135,8 @@ def _sizes(node: ir.Node, known: dict[ir.Value, np.ndarray], constants: Constant
             return data.reshape(others[0].size * (1,))
         case "Slice" if data.ndim == 1 and all(each is not None and each.size == 1 for each in others):
             start, end, *more = (int(each.reshape(())) for each in others if each is not None)
-            return data[start : end : more[1] if len(more) > 1 else 1]
+            step = more[1] if len(more) > 1 else 1
+            return data[start:end:step] if step else None
     return None
 
 

@@ -16,6 +16,8 @@ from onnx_cbp.graph_passes.dialects._reading import attribute, optional_input, r
 
 #: Since this opset, the sizes of a Split and the axes of a Squeeze are inputs.
 _INPUTS_SINCE = 13
+#: Parts of a value beyond which its sequence stays one.
+_MOST_PARTS = 4096
 
 
 class UnpackSequencesPass(InPlacePass):
@@ -56,7 +58,7 @@ def _chosen(node: ir.Node, constants: Constants) -> list[tuple[ir.Node, int | No
         if _joins(reader):
             chosen.append((reader, None))
             continue
-        index = constants.of(optional_input(reader, 1)) if use.idx == 0 else None
+        index = constants.whole(optional_input(reader, 1)) if use.idx == 0 else None
         if (reader.domain, reader.op_type) != ("", "SequenceAt") or index is None or index.size != 1:
             return []
         chosen.append((reader, int(index.reshape(()))))
@@ -79,6 +81,8 @@ def _elements(node: ir.Node, draft: Draft, types: Types, constants: Constants, o
     if X is None or not sizes:
         return []
     axis = int(attribute(node, "axis", 0))
+    if X.shape is not None and not -len(X.shape) <= axis < len(X.shape):
+        return []
     lengths = ir.tensor(np.array(sizes, np.int64))
     shape = None if X.shape is None else list(X.shape)
     parts = []
@@ -98,15 +102,15 @@ def _elements(node: ir.Node, draft: Draft, types: Types, constants: Constants, o
 def _sizes(node: ir.Node, X: ir.Value, types: Types, constants: Constants) -> list[int] | None:
     """The lengths of the parts that a SplitToSequence makes; None if they are not known."""
     given = optional_input(node, 1)
-    split = np.array(1) if given is None else constants.of(given)
-    if split is None or (split < 0).any():
+    split = np.array(1) if given is None else constants.whole(given)
+    if split is None or (split < 0).any() or split.ndim > 1 or split.size > _MOST_PARTS:
         return None
     if split.ndim == 1:
         return [int(size) for size in split]
     axis, shape = int(attribute(node, "axis", 0)), types.shape(X)
     whole = shape[axis] if shape is not None and -len(shape) <= axis < len(shape) else None
     part = int(split)
-    if not isinstance(whole, int) or part == 0:
+    if not isinstance(whole, int) or part == 0 or whole // part > _MOST_PARTS:
         return None
     return [min(part, whole - begin) for begin in range(0, whole, part)]
 
