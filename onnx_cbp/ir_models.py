@@ -17,7 +17,7 @@ from onnx_cbp.model_files.model_io import load_model
 from onnx_cbp.validity import check
 from onnx_cbp.validity.opsets import is_op
 from onnx_cbp.validity.texts import with_remarks_as_text
-from onnx_cbp.validity.walking import canonical
+from onnx_cbp.validity.walking import called, canonical
 
 #: Weights with more bytes should be in memory as few times as possible.
 _LARGE = 2**20
@@ -176,7 +176,7 @@ def _refuse_sparse_subgraphs(graph: onnx.GraphProto) -> None:
                 if subgraph.sparse_initializer:
                     name = subgraph.sparse_initializer[0].values.name
                     raise OnnxCbpError(
-                        f"node '{node.name or node.output[0]}' has a subgraph with the sparse initializer '{name}', "
+                        f"{called(node)} has a subgraph with the sparse initializer '{name}', "
                         "which a rewrite cannot keep: make it dense"
                     )
                 _refuse_sparse_subgraphs(subgraph)

@@ -16,6 +16,9 @@ _CANNOT_FOLLOW = (onnx.shape_inference.InferenceError, RuntimeError, ValueError,
 _SMALL = 1000
 #: With up to this many numbers in a model's vectors, inference follows each number; some millions take a second.
 _MOST_NUMBERS = 4_000_000
+#: The types of sizes and places.
+_PLACES = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
+_MOST_AXES = 64
 
 
 def infer_shapes(model: ir.Model, *, as_far_as_possible: bool = False) -> None:
@@ -95,12 +98,36 @@ def _contradict(one: onnx.TypeProto, other: onnx.TypeProto) -> bool:
 
 def _inferred(model: onnx.ModelProto, *, is_strict: bool = True) -> onnx.ModelProto | None:
     follow = partial(onnx.shape_inference.infer_shapes, model, check_type=is_strict, strict_mode=is_strict)
+    long = {info.name: info.type.tensor_type.shape.dim[0].dim_value for info in _long_vectors(model.graph)}
+    for info in _long_vectors(model.graph):
+        info.type.tensor_type.shape.dim[0].Clear()  # onnx 1.16 would make a shape of as many sizes
     try:
         shapes = follow(data_prop=False)
         # Not everything is a shape: in an optimiser's state in one vector, it would follow every number too.
-        return shapes if sum(_vectors(shapes.graph)) > _MOST_NUMBERS else follow(data_prop=True)
+        inferred = shapes if sum(_vectors(shapes.graph)) > _MOST_NUMBERS else follow(data_prop=True)
     except _CANNOT_FOLLOW:
-        return None
+        inferred = None
+    for graph in (model.graph,) if inferred is None else (model.graph, inferred.graph):
+        for info in _declared(graph):
+            if info.name in long and len(info.type.tensor_type.shape.dim) == 1:
+                info.type.tensor_type.shape.dim[0].dim_value = long[info.name]
+    return inferred
+
+
+def _declared(graph: onnx.GraphProto) -> Iterator[onnx.ValueInfoProto]:
+    yield from graph.input
+    yield from graph.value_info
+    yield from graph.output
+
+
+def _long_vectors(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """What a graph declares to be vectors of more integers than inference follows."""
+    found = []
+    for info in _declared(graph):
+        kind = info.type.tensor_type
+        if kind.elem_type in _PLACES and len(kind.shape.dim) == 1 and kind.shape.dim[0].dim_value > _MOST_NUMBERS:
+            found.append(info)
+    return found
 
 
 def _vectors(graph: onnx.GraphProto) -> Iterator[int]:
@@ -123,8 +150,9 @@ def _ranks_of_reshaped(graph: onnx.GraphProto) -> Iterator[onnx.ValueInfoProto]:
         result, sizes = known.get(node.output[0]), known.get(node.input[1])
         if result is None or sizes is None or not result.elem_type or result.HasField("shape"):
             continue
-        if len(sizes.shape.dim) == 1 and sizes.shape.dim[0].HasField("dim_value"):
-            shape = [None] * sizes.shape.dim[0].dim_value
+        size = sizes.shape.dim[0] if len(sizes.shape.dim) == 1 else None
+        if size is not None and size.HasField("dim_value") and 0 <= size.dim_value <= _MOST_AXES:
+            shape = [None] * size.dim_value
             yield onnx.helper.make_tensor_value_info(node.output[0], result.elem_type, shape)
 
 

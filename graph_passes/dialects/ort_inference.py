@@ -12,6 +12,7 @@ from onnx_cbp.graph_passes.dialects._reading import attribute, optional_input
 
 _MICROSOFT = "com.microsoft"
 _LAYER_NORMALIZATION_SINCE = 17
+_MOST_AXES = 64
 
 
 def in_onnx(node: ir.Node, opset: int, draft: Draft) -> ir.Value | None:
@@ -90,6 +91,8 @@ def _layer_normalization(node: ir.Node, draft: Draft) -> ir.Value | None:
     x, scale, B = node.inputs[0], optional_input(node, 1), optional_input(node, 2)
     axis = int(attribute(node, "axis", -1))
     if x is None or scale is None or (axis >= 0 and x.shape is None):
+        return None
+    if axis < -(_MOST_AXES if x.shape is None else len(x.shape)):
         return None
     axes = list(range(axis, 0)) if axis < 0 else list(range(axis, len(x.shape or ())))
     f, dtype = _Arithmetic(node, draft), node.outputs[0].dtype

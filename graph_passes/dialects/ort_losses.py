@@ -86,7 +86,9 @@ def _is_whole(node: ir.Node, X: ir.Value) -> bool:
             return len(shape) == 0
         shape = X.shape
     shape = shape if X.shape is None else X.shape  # of the same rank
-    return shape is not None and axes is not None and len({axis % len(shape) for axis in axes}) == len(shape)
+    if not shape:
+        return shape is not None  # a single number is whole
+    return axes is not None and len({axis % len(shape) for axis in axes}) == len(shape)
 
 
 def _scales(X: ir.Value) -> list[tuple[ir.Node, int]]:

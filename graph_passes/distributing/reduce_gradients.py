@@ -138,7 +138,7 @@ def _gradients(graph: ir.Graph, described: TrainingGraph | None) -> list[_Gradie
     if described is not None:
         outputs = {value.name: value for value in graph.outputs}
         parameters = {v.name: v for v in (*graph.inputs, *graph.initializers.values())}
-        return [_output(outputs[name], parameters[each]) for each, name in described.gradients.items()]
+        return [_output(outputs.get(name), parameters.get(each), each) for each, name in described.gradients.items()]
     readers: dict[ir.Value, list[ir.Node]] = {}
     for node in graph:
         value = node.inputs[1] if is_gradient_accumulator(node) else None
@@ -147,9 +147,12 @@ def _gradients(graph: ir.Graph, described: TrainingGraph | None) -> list[_Gradie
     return [_gradient(value, accumulators) for value, accumulators in readers.items()]
 
 
-def _output(value: ir.Value, parameter: ir.Value) -> _Gradient:
-    assert parameter.dtype is not None
-    assert parameter.shape is not None
+def _output(value: ir.Value | None, parameter: ir.Value | None, name: str) -> _Gradient:
+    if value is None or parameter is None or parameter.dtype is None or parameter.shape is None:
+        raise OnnxCbpError(
+            f"data_parallel: the model's metadata names the parameter '{name}', and the graph has no such parameter of "
+            "known type and shape, or not its gradient"
+        )
     return _Gradient(value, [], parameter.dtype, tuple(parameter.shape.numpy()), is_output=True)
 
 

@@ -78,7 +78,7 @@ def write_in_onnx(site: OfItsBatch, opset: int, splice: Splice, types: Types) ->
         OnnxCbpError: the rank of X is not known.
     """
     shape = types.shape(site.X)
-    if shape is None:
+    if not shape:
         raise OnnxCbpError(
             f"node '{label(site.node)}': the rank of '{site.X.name}' is not known: "
             "run onnx.shape_inference on the model first"

@@ -72,10 +72,14 @@ def _fold(node: ir.Node, names: Names, opset: int, constants: Constants) -> bool
     shape = node.outputs[0].shape
     if shape is None or len(shape) < 2 or not isinstance(shape[1], int):
         return False
+    linear = _linear(node, shape[1], opset, constants)
+    if linear is None:  # then nothing says that there are as many channels as the graph declares
+        return False
     chain = list(_chain(node.outputs[0], len(shape), shape[1], constants))
     ops = {affine.node.op_type for affine in chain}
-    linear = _linear(node, shape[1], opset, constants) if ops & {"Mul", "Div"} and ops & {"Add", "Sub"} else None
-    if linear is None or any(not may_succeed(affine.node.outputs[0], affine.before) for affine in chain):
+    if not (ops & {"Mul", "Div"} and ops & {"Add", "Sub"}):
+        return False
+    if any(not may_succeed(affine.node.outputs[0], affine.before) for affine in chain):
         return False
     k, c = np.ones(shape[1]), np.zeros(shape[1])
     with np.errstate(all="ignore"):  # numbers that are not finite are found below

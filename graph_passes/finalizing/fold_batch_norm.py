@@ -80,7 +80,9 @@ def _fold(site: InferenceSite, names: Names, opset: int, constants: Constants) -
         return None
     scale, B, mean, var = (vector.astype(np.float64).reshape(-1) for vector in vectors if vector is not None)
     linear = _linear(node, len(scale), opset, constants)
-    if linear is None or len({len(scale), len(B), len(mean), len(var)}) > 1:  # no runtime accepts that
+    if (
+        linear is None or len({len(scale), len(B), len(mean), len(var)}) > 1 or more.size not in (1, len(scale))
+    ):  # no runtime accepts that
         return None
     with np.errstate(all="ignore"):  # numbers that are not finite are found below
         k = scale / np.sqrt(var + np.float64(np.float32(site.epsilon)))

@@ -41,7 +41,8 @@ class ForgetTrainingPass(InPlacePass):
         model.graph.outputs.clear()
         model.graph.outputs.extend(kept)
         for node in list(model.graph):
-            X = node.inputs[0] if node.metadata_props.get(RANDOM_MASK) else None
+            is_masked = bool(node.metadata_props.get(RANDOM_MASK)) and len(node.outputs) == 1
+            X = node.inputs[0] if is_masked and node.inputs else None
             if X is None:
                 continue
             Y = node.outputs[0]

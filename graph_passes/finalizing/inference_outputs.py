@@ -33,7 +33,7 @@ def parameters(model: ir.Model, named: Container[str | None] = ()) -> set[ir.Val
     names = {value.name for value in graph.inputs}
     found = {v for v in values if v.name in named or f"{v.name}_grad.accumulation.buffer" in names}
     # The gradient of a Gemm is a Gemm too, and has data in the place of a weight.
-    forward = _Flow(graph).ancestors(graph.outputs[0]) if _trains(graph) else None
+    forward = _Flow(graph).ancestors(*graph.outputs[:1]) if _trains(graph) else None
     for node in RecursiveGraphIterator(graph) if forward is not None or _loss(graph) is not None else ():
         if node.domain == "" and (forward is None or node in forward):
             places = _WEIGHTS.get(node.op_type, ())

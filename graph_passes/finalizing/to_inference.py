@@ -219,9 +219,9 @@ def _replace(
 def _channels_second(site: InferenceSite, splice: Splice) -> tuple[ir.Value, list[int]]:
     """X with its channels at axis 1, and the permutation that brings the result back; [] if that is X itself."""
     shape = site.X.shape
-    if site.axis == 1 or (shape is not None and site.axis % len(shape) == 1):
+    if site.axis == 1 or (shape and site.axis % len(shape) == 1):
         return site.X, []
-    if shape is None:
+    if not shape:
         raise OnnxCbpError(
             f"node '{label(site.node)}': the rank of '{site.X.name}' is not known: "
             "run onnx.shape_inference on the model first"

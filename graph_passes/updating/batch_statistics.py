@@ -60,7 +60,7 @@ def find_layers(model: ir.Model) -> list[Layer]:
     """
     found = [read for site in find_sites(model) if (read := _read(site)) is not None]
     before: dict[ir.Value, ir.Value] = {}
-    layers = []
+    layers, contents = [], _Contents()
     for site, relu in found:
         if site.node.graph is not model.graph:
             raise OnnxCbpError(
@@ -77,11 +77,11 @@ def find_layers(model: ir.Model) -> list[Layer]:
                 if updated is not None:
                     before[updated] = old
         mean, var, scale, B = (_root(value, before) for value in (*running, site.scale, site.B))
-        layers.append(Layer(site, relu, mean, var, scale, B, (mean, var, *_parameters(site, mean))))
+        layers.append(Layer(site, relu, mean, var, scale, B, (mean, var, *_parameters(site, mean, contents))))
     return layers
 
 
-def _parameters(site: ForwardSite | InferenceSite, mean: ir.Value) -> tuple[object, ...]:
+def _parameters(site: ForwardSite | InferenceSite, mean: ir.Value, contents: _Contents) -> tuple[object, ...]:
     """What else distinguishes modules whose statistics are one tensor, since it may stand for several equal ones.
 
     If it is fed, it is one parameter. Scale and bias are compared by their content, since each call of a module without
@@ -89,29 +89,47 @@ def _parameters(site: ForwardSite | InferenceSite, mean: ir.Value) -> tuple[obje
     """
     if mean.is_graph_input() and not mean.is_initializer():
         return ()
-    return _content(site.scale), _content(site.B)
+    return contents.of(site.scale), contents.of(site.B)
 
 
-def _content(value: ir.Value | None, depth: int = 0) -> object:
-    """The content of a value: numbers, and values that are fed. Shapes and types that are read do not count."""
-    if value is None:
-        return None
-    value = in_graph(value)
-    if isinstance(value, ChannelVector):
-        return value.fill
-    node = value.producer()
-    if value.is_graph_input() or depth == _DEEPEST:
-        return value
-    tensor = ir.convenience.get_const_tensor(value)
-    if tensor is not None:
-        return tensor.numpy().tobytes()
-    if node is None:
-        return value
-    if node.op_type == "Shape":
-        return node.op_type
-    if node.op_type in ("CastLike", *COPIES):
-        return _content(node.inputs[0], depth + 1)
-    return node.op_type, *(_content(each, depth + 1) for each in node.inputs)
+class _Contents:
+    """The contents of values, as numbers: equal ones are equal.
+
+    A content is made of numbers, and of values that are fed. Shapes and types that are read do not count.
+    """
+
+    def __init__(self) -> None:
+        self._numbers: dict[object, int] = {}
+        self._known: dict[tuple[ir.Value, int], int] = {}
+
+    def of(self, value: ir.Value | None, depth: int = 0) -> int:
+        """The number of what a value is made of, which nodes read as often as they like."""
+        if value is None:
+            return self._number(None)
+        value = in_graph(value)
+        if (value, depth) not in self._known:
+            self._known[value, depth] = self._made(value, depth)
+        return self._known[value, depth]
+
+    def _number(self, content: object) -> int:
+        return self._numbers.setdefault(content, len(self._numbers))
+
+    def _made(self, value: ir.Value, depth: int) -> int:
+        if isinstance(value, ChannelVector):
+            return self._number(value.fill)
+        node = value.producer()
+        if value.is_graph_input() or depth == _DEEPEST:
+            return self._number(value)
+        tensor = ir.convenience.get_const_tensor(value)
+        if tensor is not None:
+            return self._number(tensor.numpy().tobytes())
+        if node is None or not node.inputs:
+            return self._number(value)
+        if node.op_type == "Shape":
+            return self._number(node.op_type)
+        if node.op_type in ("CastLike", *COPIES):
+            return self.of(node.inputs[0], depth + 1)
+        return self._number((node.op_type, *(self.of(each, depth + 1) for each in node.inputs)))
 
 
 def running_statistics(site: ForwardSite | InferenceSite) -> tuple[ir.Value, ir.Value] | None:

@@ -175,8 +175,10 @@ def is_read_elsewhere(home: ir.Value, nodes: dict[ir.Node, bool]) -> bool:
 def _leads_to_gradient(node: ir.Node) -> bool:
     """Whether a node begins 1 / sqrt(var + epsilon) for the gradient of a frozen batch norm."""
     for op_type in ("Add", "Sqrt", "Reciprocal"):
+        if (node.domain, node.op_type) != ("", op_type):
+            return False
         readers = {use.node for use in node.outputs[0].uses()}
-        if (node.domain, node.op_type) != ("", op_type) or len(readers) != 1 or node.outputs[0].is_graph_output():
+        if len(readers) != 1 or node.outputs[0].is_graph_output():
             return False
         (node,) = readers
     return node.domain == DOMAIN

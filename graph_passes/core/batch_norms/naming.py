@@ -28,7 +28,7 @@ def module_paths(node: ir.Node) -> tuple[str, ...]:
         return ()
     try:
         scopes = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):  # the text can be anything
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # the text can be anything
         return ()
     if not isinstance(scopes, list) or not all(isinstance(scope, str) for scope in scopes):
         return ()

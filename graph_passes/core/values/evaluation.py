@@ -16,6 +16,8 @@ Arrays = Sequence[np.ndarray | None]
 
 #: The most dimensions of an array in numpy.
 _MOST_AXES = 32
+#: The kinds of numpy's types that are text: no pass reads them.
+_TEXTS = "OSU"
 
 
 def evaluate(node: onnx.NodeProto, inputs: Arrays, opset: int, largest: int, *, also: int = 0) -> np.ndarray | None:
@@ -29,7 +31,10 @@ def evaluate(node: onnx.NodeProto, inputs: Arrays, opset: int, largest: int, *, 
         also: results with at most this many elements are always computed.
     """
     size = size_of(node, inputs)
-    if size is None or size > max(largest, also) or any(each is not None and each.ndim > _MOST_AXES for each in inputs):
+    given = _given(inputs)
+    if size is None or size > max(largest, also) or any(each.ndim > _MOST_AXES for each in given):
+        return None
+    if any(each.dtype.kind in _TEXTS for each in given):
         return None
     names = [f"input{index}" if value is not None else "" for index, value in enumerate(inputs)]
     feeds = {name: value for name, value in zip(names, inputs, strict=True) if value is not None}
@@ -51,7 +56,8 @@ def evaluate(node: onnx.NodeProto, inputs: Arrays, opset: int, largest: int, *, 
             (result,) = ReferenceEvaluator(model).run(None, feeds)
     except OnnxCbpError:  # the reference cannot compute it
         return None
-    return np.asarray(result) if isinstance(result, np.ndarray | np.generic) else None
+    array = np.asarray(result) if isinstance(result, np.ndarray | np.generic) else None
+    return None if array is None or array.dtype.kind in _TEXTS else array
 
 
 def size_of(node: onnx.NodeProto, inputs: Arrays) -> int | None:

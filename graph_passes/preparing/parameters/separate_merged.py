@@ -232,9 +232,8 @@ def _parts(value: ir.Value) -> list[_Part]:
     """The readers of an initializer, grouped by the parameter that they read."""
     parts: dict[object, _Part] = {}
     for node, index in value.uses():
-        copy = node.outputs[0]
-        is_copy = (node.domain, node.op_type) == ("", "Identity") and not copy.is_graph_output()
-        if is_copy and is_parameter_name(copy.name or ""):
+        copy = node.outputs[0] if (node.domain, node.op_type) == ("", "Identity") else None
+        if copy is not None and not copy.is_graph_output() and is_parameter_name(copy.name or ""):
             role = next((_role(*each) for each in copy.uses()), "")
             parts[copy] = _Part(copy.name or "", role, "", [(node, index)], copy)
             continue

@@ -228,14 +228,18 @@ def _stands_where_weights_do(value: ir.Value) -> bool:
 
     PyTorch's exporters bring the gates of LSTM and GRU into ONNX's order so.
     """
-    for node, index in value.uses():
-        if index in _WEIGHTS.get(node.op_type, ()):
-            return True
-        moved = (node.op_type in _MOVES and index == 0) or (
-            node.op_type == "Concat" and all(map(_is_made, node.inputs))
-        )
-        if moved and any(_stands_where_weights_do(each) for each in node.outputs):
-            return True
+    waiting, seen = [value], {value}
+    while waiting:
+        current = waiting.pop()
+        for node, index in current.uses():
+            if index in _WEIGHTS.get(node.op_type, ()):
+                return True
+            moved = (node.op_type in _MOVES and index == 0) or (
+                node.op_type == "Concat" and all(map(_is_made, node.inputs))
+            )
+            new = [each for each in node.outputs if each not in seen] if moved else []
+            seen.update(new)
+            waiting += new
     return False
 
 
@@ -244,10 +248,20 @@ _MOVES = ("Cast", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose
 
 def _is_made(value: ir.Value | None) -> bool:
     """Whether a value is an initializer, or was moved or joined from initializers alone."""
-    if value is None or value.is_initializer():
-        return value is not None
-    node = value.producer()
-    return node is not None and node.op_type in (*_MOVES, "Concat") and all(map(_is_made, node.inputs))
+    waiting, seen = [value], {value}
+    while waiting:
+        current = waiting.pop()
+        if current is None:
+            return False
+        if current.is_initializer():
+            continue
+        node = current.producer()
+        if node is None or node.op_type not in (*_MOVES, "Concat"):
+            return False
+        new = {*node.inputs} - seen
+        seen |= new
+        waiting += new
+    return True
 
 
 def _is_layers(value: ir.Value | None) -> bool:

@@ -244,8 +244,8 @@ def _loss(
     values = {v.name or "": v for v in (*model.graph.inputs, *(v for node in model.graph for v in node.outputs))}
     loss = wanted.loss
     if not isinstance(loss, Loss):
-        name = loss or next(iter(wanted.loss_inputs or forward.outputs))
-        if name not in values:
+        name = loss or next(iter(wanted.loss_inputs or forward.outputs), "")
+        if not name or name not in values:
             raise OnnxCbpError(f"loss: the graph has no value '{name}': name one of its outputs")
         return values[name], values, None
     read = list(wanted.loss_inputs or forward.outputs)
