@@ -32,6 +32,7 @@ _REDUCED_AXES_ARE_AN_INPUT_SINCE = {"ReduceSum": 13}
 _OTHERS_SINCE = 18
 _SCATTER_ADDS_SINCE = 16
 _KNOWN_TO_INFERENCE = 64  # elements of a constant that shapes may depend on
+_MOST_NUMBERS = 2**26  # of a constant that a rule makes
 
 
 class Builder:
@@ -80,6 +81,15 @@ class Builder:
         """The error that says in one line why the current node cannot be differentiated."""
         assert self._node is not None
         return OnnxCbpError(f"node '{label(self._node)}' ({self._node.op_type}) cannot be differentiated: {reason}")
+
+    def check_size(self, *sizes: int) -> None:
+        """Check that a constant of these sizes is one that a model can hold.
+
+        Raises:
+            OnnxCbpError: it is not.
+        """
+        if math.prod(sizes) > _MOST_NUMBERS:
+            raise self.refuse(f"its gradient needs a constant of {' x '.join(map(str, sizes))} numbers")
 
     def there(self, value: Read) -> ir.Value:
         """A value without which an op cannot work.
@@ -258,6 +268,7 @@ class Builder:
         """The same number everywhere, in the type and fixed shape of a value."""
         dtype = self.dtype(value)
         shape = self.fixed(value, range(self.rank(value)))
+        self.check_size(*shape)
         return self.constant(np.full(shape, number).astype(dtype.numpy()), dtype)
 
     def as_type(self, value: Read, dtype: ir.DataType) -> ir.Value:

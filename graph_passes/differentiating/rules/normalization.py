@@ -12,6 +12,7 @@ from onnx_cbp.graph_passes.differentiating.builder import Builder, Read
 from onnx_cbp.graph_passes.differentiating.registry import ZERO, InputGradient, rule
 
 _SCALED_BY_CHANNEL_SINCE = 21  # GroupNormalization
+_MOST_AROUND = 2**12
 
 
 def _normal(g: Builder, X: Read, axes: Sequence[int], epsilon: float) -> tuple[ir.Value, ir.Value]:
@@ -85,6 +86,8 @@ def group_normalization(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGr
     X, scale, B = node.inputs
     groups, rank = attribute(node, "num_groups", 1), g.rank(X)
     (channels,) = g.fixed(X, [1])
+    if groups < 1 or channels % groups:
+        raise g.refuse(f"it has {channels} channels in {groups} groups, expected groups of one size")
     by_channel = g.opset >= _SCALED_BY_CHANNEL_SINCE
     space = list(range(2, rank))
     apart = g.joined([g.sizes_of(X, [0]), [groups, channels // groups], g.sizes_of(X, space)])
@@ -128,8 +131,11 @@ def local_response_normalization(g: Builder, node: ir.Node, dY: ir.Value) -> lis
 def _around(g: Builder, X: ir.Value, before: int, after: int) -> ir.Value:
     """For each channel, the sum over the channels from `before` before it to `after` after it."""
     rest = [0] * (g.rank(X) - 2)
-    padded = g.Pad(X, [0, before, *rest, 0, after, *rest])
     (channels,) = g.fixed(X, [1])
+    before, after = min(before, channels), min(after, channels)  # what is further away is padding
+    if before + after > _MOST_AROUND:
+        raise g.refuse(f"it sums over {before + after + 1} channels, and its gradient needs a node for each")
+    padded = g.Pad(X, [0, before, *rest, 0, after, *rest])
     parts = [g.Slice(padded, [i], [i + channels], [1]) for i in range(before + after + 1)]
     return parts[0] if len(parts) == 1 else g.Sum(*parts)
 

@@ -56,7 +56,7 @@ def _shared(g: Builder, node: ir.Node, dY: ir.Value, seen: Windows) -> ir.Value:
     whole = math.prod(seen.kernel)
     if not seen.fixed:
         return g.Div(dY, _count(g, node, seen, whole))
-    inside = _elements_inside(seen)
+    inside = _elements_inside(g, seen)
     if not (any(seen.pads) or any(r < 0 for r in seen.rest)):
         return g.Div(dY, whole)
     if not attribute(node, "count_include_pad", 0):
@@ -83,7 +83,7 @@ def _count(g: Builder, node: ir.Node, seen: Windows, whole: int) -> ir.Value:
     return g.Conv(ones, kernel, pads=seen.pads, strides=list(seen.strides), dilations=list(seen.dilations))
 
 
-def _elements_inside(seen: Windows) -> np.ndarray:
+def _elements_inside(g: Builder, seen: Windows) -> np.ndarray:
     """How many elements of each window are data: [1, 1, windows]."""
     result = np.ones((1,) * (2 + len(seen.count)))
     for axis, (n, c, k, s, d, b) in enumerate(
@@ -91,6 +91,7 @@ def _elements_inside(seen: Windows) -> np.ndarray:
     ):
         assert n is not None
         assert c is not None
+        g.check_size(c, k)
         places = np.arange(c)[:, None] * s + np.arange(k)[None, :] * d - b
         inside = ((places >= 0) & (places < n)).sum(axis=1)
         result = result * inside.reshape([-1 if i == axis + 2 else 1 for i in range(result.ndim)])

@@ -175,5 +175,8 @@ def _copies(g: Builder, size: int, before: int, after: int, mode: str, dtype: ir
     """The matrix that says which element is copied to each place of the padded axis."""
     if min(before, after) < 0:
         raise g.refuse(f"mode '{mode}' with negative pads is not supported: crop with Slice")
+    if mode not in ("edge", "reflect", "wrap"):
+        raise g.refuse(f"its mode is '{mode}', which ONNX does not have")
+    g.check_size(size + before + after, size)
     places = np.pad(np.arange(size), (before, after), mode=mode)  # type: ignore[call-overload]
     return g.constant(np.eye(size)[places].astype(dtype.numpy()), dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,6 +31,8 @@ def resize(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
     if text(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
         raise g.refuse("keep_aspect_ratio_policy is not supported: give the sizes themselves")
     scales = _scales(g, node)
+    if not all(0 < scale < math.inf for scale in scales):
+        raise g.refuse(f"its scales are {scales}, expected finite numbers above 0")
     axes = [axis for axis, scale in enumerate(scales) if scale != 1]
     repeats = [_repeats(node, scales[axis]) for axis in axes]
     if all(repeats):
@@ -90,6 +93,7 @@ def _added_up(g: Builder, dY: ir.Value, X: ir.Value | None, axes: Sequence[int],
 def _matrix(g: Builder, node: ir.Node, before: int, after: int, scale: float, dtype: ir.DataType) -> ir.Value:
     """The node's result for the identity along one axis: [after, before]."""
     attributes: dict[str, Any] = {n: v.value for n, v in node.attributes.items() if n != "axes"}
+    g.check_size(before, before)
     identity = g.constant(np.eye(before).astype(dtype.numpy()), dtype)
     scales = optional_input(node, 2)
     if scales is not None and g.known(scales) is not None and g.needed(scales, "").size:
