@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import onnx
 import pytest
 
 import onnx_cbp
 from support.ops import session
+from support.refusals import refusals
 
 VERBS = {
     "inspect": onnx_cbp.inspect,
@@ -41,15 +44,7 @@ def model(call, body, *, formals="a", results="r", opset=17, **more):
 
 
 def said_by(made):
-    """What each verb says that refuses a model; anything else than its result or one line is an error."""
-    said = {}
-    for name, verb in VERBS.items():
-        try:
-            verb(made)
-        except onnx_cbp.OnnxCbpError as error:
-            said[name] = str(error)
-    assert not any("\n" in each for each in said.values())
-    return said
+    return refusals({name: partial(verb, made) for name, verb in VERBS.items()})
 
 
 @pytest.mark.parametrize(
