@@ -19,7 +19,8 @@ LAYERS = 6
 def _layers() -> onnx.ModelProto:
     layer = """
         c{0} = Conv <pads: ints = [1, 1]> (h{0}, w{0})
-        n{0}, mean{0}_next, var{0}_next = BatchNormalization <training_mode: int = 1> (c{0}, s{0}, b{0}, mean{0}, var{0})
+        n{0}, mean{0}_next, var{0}_next = BatchNormalization <training_mode: int = 1>
+            (c{0}, s{0}, b{0}, mean{0}, var{0})
         h{1} = Relu (n{0})"""
     body = "".join(layer.format(i, i + 1) for i in range(LAYERS))
     text = f"""
