@@ -137,7 +137,7 @@ def test(session: nox.Session, environment: str) -> None:
     elif environment == "training":
         session.run("pytest", *_cases(session), "-m", "mpi", *ALONE)
         others = [f"--ignore={path}" for path in ALONE]
-        session.run(*PYTEST, *_cases(session, one_in=2), *others, *(f"tests/{name}" for name in OF_TRAINING))
+        session.run(*PYTEST, *_cases(session, one_in=3), *others, *(f"tests/{name}" for name in OF_TRAINING))
         session.run(*PYTEST, *_cases(session), "-m", "training", *_ignored(*ELSEWHERE, *OF_TRAINING))
         session.run(*PYTEST, *_cases(session), "-m", "training or mpi", "tests/docs")
     else:
@@ -179,7 +179,7 @@ def deployment(session: nox.Session) -> None:
         env["ONNX_CBP_OPENVINO"] = str(Path(session.bin) / "python")
     if _got_onnxruntime_web(session):
         env["ONNX_CBP_WEB"] = str(WEB)
-    session.run(str(stock / "pytest"), *(_given(session) or ["tests/deployment"]), env=env, external=True)
+    session.run(*_pytest(stock), *(_given(session) or ["tests/deployment"]), env=env, external=True)
     if not _given(session):
         # Where scikit-learn is, which has the digits; the browser is Debian's chromium, where that is installed.
         session.run(str(training / "pytest"), "tests/web", env=env, external=True)
@@ -273,13 +273,14 @@ def torch(session: nox.Session) -> None:
         for pytest in _others(session, ["stock", "training"]):
             session.run(pytest, *tests, env=env, external=True)
         return
+    cases = _cases(session, one_in=2)
     for pytest in _others(session, ["stock"]):
-        session.run(pytest, *_cases(session), "-m", "torch", *ALONE, env=env, external=True)
+        session.run(pytest, *cases, "-m", "torch", *ALONE, env=env, external=True)
         rest = ["tests/distributed/test_own_artifacts.py", "tests/pytorch", "tests/docs"]
-        options = (*PYTEST[1:], *_cases(session), "-m", "not training and not mpi")
+        options = (*PYTEST[1:], *cases, "-m", "not training and not mpi")
         session.run(pytest, *options, *rest, env=env, external=True)
     for pytest in _others(session, ["training"]):
-        options = (*PYTEST[1:], *_cases(session), "-m", "training and torch")
+        options = (*PYTEST[1:], *cases, "-m", "training and torch")
         session.run(pytest, *options, "tests/distributed", "tests/pytorch", env=env, external=True)
 
 

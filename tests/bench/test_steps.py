@@ -161,9 +161,12 @@ def test_a_rewritten_step_takes_no_more_memory(name, tmp_path):
 
 
 @pytest.mark.native
-def test_table(forward):
-    result = run(forward)
-    assert result.exit_code == 0
+def test_table_and_plot(forward, tmp_path):
+    picture = tmp_path / "out.png"
+    result = run(forward, *(("--plot", picture) if find_spec("matplotlib") else ()))
+    assert result.exit_code == 0, result.output
+    if find_spec("matplotlib"):
+        assert picture.read_bytes().startswith(b"\x89PNG")
     lines = result.stdout.splitlines()
     assert "time of a step (one run of the graph), batch 4" in lines
     assert max(map(len, lines)) <= 100
@@ -208,15 +211,6 @@ def test_a_step_that_differs_is_not_measured(forward, tmp_path, monkeypatch):
     assert row["ratio"] is None
     assert row["original"]["rounds_s"] == []
     assert row["missing"]
-
-
-@pytest.mark.native
-@pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib is not installed")
-def test_plot(forward, tmp_path):
-    picture = tmp_path / "out.png"
-    result = run(forward, "--plot", picture)
-    assert result.exit_code == 0, result.output
-    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_nodes_get_names_of_their_own(tmp_path):

@@ -57,6 +57,7 @@ def files(tmp_path_factory):
     return folder
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     "block",
     [
@@ -79,11 +80,13 @@ def test_it_runs(block: Block, files: Path, tmp_path: Path):
     assert done.returncode == 0, f"{block}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "json"], ids=str)
 def test_it_is_json(block: Block):
     json.loads(block.code)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_all_code_is_fenced(document: Path):
     """Else nothing would run it."""
@@ -93,6 +96,7 @@ def test_all_code_is_fenced(document: Path):
         assert set(block.needs) <= set(NEEDS), f"{block}: 'needs' names what no test knows"
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_names_are_there(document: Path):
     """Names of the package that a text mentions, by `import onnx_cbp` alone."""
@@ -109,6 +113,7 @@ def _module(package: object, name: str) -> object | None:
     return import_module(f"{inside}.{name}") if find_spec(f"{inside}.{name}") else None
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_commands_and_options_are_there(document: Path):
     context = click.Context(cli)

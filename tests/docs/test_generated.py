@@ -12,6 +12,7 @@ from support.programs.documents import ROOT
 DOCS = ROOT / "docs"
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("script", "function", "written"),
     [("ops_page", "page", "ops.md"), ("picture", "picture", "images/before_after.svg")],

@@ -38,7 +38,16 @@ USUAL_TYPES = [("float32", "float32"), ("float64", "float64"), ("float16", "floa
 
 def usual_cases(operator: Operator) -> list[Case]:
     """Small shapes in all types, large ones in the usual types, with switches off and on."""
-    shapes = [*itertools.product(SMALL, TYPES), *itertools.product(LARGE, USUAL_TYPES)]
+    formals = {formal.type for formal in (*operator.inputs, *operator.outputs)}
+    types = [
+        (data, statistics)
+        for data, statistics in TYPES
+        if ("T" in formals or data == "float32") and ("U" in formals or statistics == "float32")
+    ]
+    small = SMALL
+    if any(attribute.name == "kernel_shape" for attribute in operator.attributes):
+        small = [(shape, axis) for shape, axis in SMALL if shape[axis] < 1000]  # weights are of the square of that
+    shapes = [*itertools.product(small, types), *itertools.product(LARGE, USUAL_TYPES)]
     switched_on = {a.name: 1 for a in operator.attributes if a.name in ("relu", "unbiased")}
     return [
         make_case(operator.name, shape, axis=axis, data=data, statistics=statistics, **attributes)

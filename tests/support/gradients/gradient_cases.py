@@ -412,7 +412,7 @@ RESIZES = [
     _resize((N, 2, 3, 4), [1, 1, 2, 2], mode="linear", coordinate_transformation_mode="align_corners"),
     _resize((N, 2, 3, 4), [1, 1, 2, 1.5], mode="linear", coordinate_transformation_mode="pytorch_half_pixel"),
     _resize((N, 2, 4, 6), [1, 1, 0.5, 0.5], mode="linear"),
-    _resize((N, 2, 4, 4), [1, 1, 2, 2], mode="cubic"),
+    _resize((N, 1, 4, 3), [1, 1, 2, 2], mode="cubic"),
     _resize((N, 2, 3), [1, 1, 2], **_REPEAT),
     _resize((N, 2, 3), [1, 1, 2], mode="linear"),
     Case("Resize", (In((2, 2, 3, 4)), None, None, ints(2, 2, 6, 7)), {"mode": "linear"}),
