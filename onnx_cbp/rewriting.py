@@ -181,7 +181,8 @@ def rewrite(
     source = read_model(model)
     result = to_ir(source)
     # Samples that are mixed inside a function are visible only after inlining.
-    (InlineAllFunctionsPass() if synchronization.covers_all or data_parallel else InlineFunctionsPass())(result)
+    follows_samples = synchronization.covers_all or data_parallel
+    (InlineAllFunctionsPass(none_stays=True) if follows_samples else InlineFunctionsPass())(result)
     attach = portable or any(domain == DOMAIN for domain, *_ in result.functions)  # a portable model stays portable
     # Removes what no runtime accepts, whoever wrote it, so that the rewritten model is valid.
     repaired = drop_wrong_shapes(result) | DropZeroBiasPass(misshapen=True)(result).modified

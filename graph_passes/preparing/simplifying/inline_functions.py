@@ -54,13 +54,19 @@ class InlineAllFunctionsPass(InPlacePass):
     """Inlines every function except those of our own domain, which are bodies of ops.
 
     A function that cannot be inlined stays if it has only ONNX ops, and no batch norm, Dropout or random op among them:
-    then it computes the same at inference as in training.
+    then it computes the same at inference as in training. With `none_stays` it is refused like any other: for what
+    follows samples, which does not see into a function.
     """
+
+    def __init__(self, *, none_stays: bool = False) -> None:
+        super().__init__()
+        self._none_stays = none_stays
 
     def call(self, model: ir.Model) -> PassResult:
         """Inline in place."""
         wanted = {identifier for identifier in model.functions if identifier[0] != DOMAIN}
-        must = {identifier for identifier in wanted if not _is_plain(model.functions[identifier], model)}
+        may_stay = set() if self._none_stays else {each for each in wanted if _is_plain(model.functions[each], model)}
+        must = wanted - may_stay
         return PassResult(model, modified=inline(model, wanted, must=must))
 
 

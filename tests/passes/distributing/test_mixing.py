@@ -360,6 +360,18 @@ def test_what_a_function_mixes_is_refused_where_it_is_called(kind, deep):
     assert rewrite(model) == model
 
 
+def test_a_function_that_nobody_looks_into_is_refused():
+    """Softmax of opset 11 flattens, so it cannot be one of opset 17; here, from axis 0 on, it mixes samples."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17, "l" : 1]>
+        agraph (float[N, 4] x) => (float[N, 4] y) { y = l.F (x) }
+        <domain: "l", opset_import: ["" : 11]> F (X) => (Y) { Y = Softmax <axis = 0> (X) }"""
+    )
+    assert rewrite(model) == model
+    with pytest.raises(OnnxCbpError, match=r"^the function 'l::F' cannot be inlined: node .*: convert the model"):
+        rewrite(model, synchronize=True)
+
+
 @pytest.mark.parametrize("kind", KEPT)
 @pytest.mark.parametrize("batch", ["N", 6])
 def test_what_keeps_samples_apart_is_not(kind, batch):
