@@ -363,12 +363,9 @@ class Builder:
         pairs = list(zip(small, large[lead:], strict=True))
         if all(isinstance(a, int) or (a is not None and a == b) for a, b in pairs):
             stretched = [lead + i for i, (a, b) in enumerate(pairs) if a == 1 and b != 1]
-            if lead + len(stretched) == len(large) > 1:
-                # To a single number: sum some of the axes first, so that no sum is so long that its roundings add up.
-                gradient = self.sum(gradient, range(len(large) // 2, len(large)))
             if lead and stretched:
                 return self.reshape_like(self.sum(gradient, [*range(lead), *stretched], keepdims=0), value)
-            return self.reduce("ReduceSum", gradient, [*range(lead), *stretched], keepdims=int(not lead), like=value)
+            return self.sum(gradient, [*range(lead), *stretched], keepdims=int(not lead), like=value)
         sizes = self.shape_of(value)
         padded = self.Concat([1] * lead, sizes, axis=0) if lead else sizes
         differs = self.Not(self.Equal(padded, self.shape_of(gradient)))
@@ -388,9 +385,14 @@ class Builder:
             return self.op(op_type, value, list(axes), keepdims=keepdims, like=like)
         return self.op(op_type, value, axes=list(axes), keepdims=keepdims, like=like)
 
-    def sum(self, value: ir.Value, axes: Sequence[int], *, keepdims: int = 1) -> ir.Value:
-        """The sum over some axes."""
-        return self.reduce("ReduceSum", value, axes, keepdims=keepdims)
+    def sum(self, value: ir.Value, axes: Sequence[int], *, keepdims: int = 1, like: Read = None) -> ir.Value:
+        """The sum over some axes, in the steps of `steps_of_sum`."""
+        *before, last = steps_of_sum(axes, self.rank(value))
+        gone: list[int] = []
+        for step in before:
+            value = self.reduce("ReduceSum", value, _without(gone, step), keepdims=keepdims)
+            gone += [] if keepdims else step
+        return self.reduce("ReduceSum", value, _without(gone, last), keepdims=keepdims, like=like)
 
     def can_scatter_add(self) -> bool:
         """Whether ScatterElements and ScatterND can add up elements with the same index."""
@@ -500,6 +502,28 @@ class Builder:
                 value.type = ir.TensorType(ir.DataType(proto.tensor_type.elem_type))
                 if proto.tensor_type.HasField("shape"):
                     value.shape = ir.Shape([_size(dim) for dim in proto.tensor_type.shape.dim])
+
+
+def steps_of_sum(axes: Sequence[int], rank: int) -> list[list[int]]:
+    """In which steps to sum over axes, so that roundings do not add up in a long sum.
+
+    ONNX Runtime adds all rows of leading axes one after another, in float: 784 rows lose 3 times the digits of 196 rows
+    in each of 4 samples, and then 4 sums, which take no longer. So these axes are summed one by one, the last one
+    first. Where every axis is summed, the leading half comes first, so that many sums run side by side as long as
+    there are many numbers. Axes at the end are summed well, and together, if others stay.
+    """
+    axes = sorted(axis % rank for axis in axes)
+    if len(axes) == rank > 1:
+        half = (rank + 1) // 2
+        return [*([axis] for axis in reversed(range(half))), list(range(half, rank))]
+    if not axes or axes[-1] == rank - 1:
+        return [axes]
+    return [[axis] for axis in reversed(axes)]
+
+
+def _without(gone: Collection[int], axes: Sequence[int]) -> list[int]:
+    """Axes as they are counted where others are gone."""
+    return [axis - sum(each < axis for each in gone) for axis in axes]
 
 
 def _may_be_equal(one: Size, other: Size) -> bool:
