@@ -18,6 +18,12 @@ constexpr int kUnroll = static_cast<int>(kWidth == 1 && sizeof(typename Op::Elem
 template <typename Op, int kWidth>
 constexpr int kUnrollRows = kUnroll<Op, kWidth> < 4 ? kUnroll<Op, kWidth> : 4;
 
+// How many blocks a multiprocessor should hold at least, which limits the registers of a thread. A gradient's sums over
+// single elements fit three blocks if they are computed in float. With vectors, in double, or with a dozen elements in
+// flight (moments), many of the kernels would spill.
+template <typename Op, int kWidth>
+constexpr int kResidentSums = kWidth == 1 && !Op::kPivots && sizeof(typename Op::Compute) < sizeof(double) ? 3 : 2;
+
 // How many of begin, begin + kStep, ... lie before end, which must be after begin; at most kMost.
 template <int kStep, int kMost>
 ONNX_CBP_DEVICE int StepsBetween(int64_t begin, int64_t end) {
@@ -124,7 +130,7 @@ ONNX_CBP_DEVICE void GatherPart(Block& block, const Op& op, const Planes& planes
 template <typename Op, int kWidth>
 struct GatherPlanes {
   static constexpr int kThreads = cuda::kThreads;
-  static constexpr int kBlocksResident = 2;
+  static constexpr int kBlocksResident = kResidentSums<Op, kWidth>;
 
   Op op;
   Planes planes;
@@ -142,7 +148,7 @@ struct GatherPlanes {
 template <typename Op, int kWidth>
 struct GatherTiles {
   static constexpr int kThreads = cuda::kThreads;
-  static constexpr int kBlocksResident = 2;
+  static constexpr int kBlocksResident = kResidentSums<Op, kWidth>;
   static constexpr int kWarps = Tiles::kRowsAtOnce;
   static constexpr size_t kShared = sizeof(TermSums) * kWarps * kWarp * kWidth;
   using Channel = typename Op::Channel;
