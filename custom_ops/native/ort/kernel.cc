@@ -269,7 +269,7 @@ Windows Kernel::WindowsOf(const std::vector<Shape>& actual) const {
   return windows;
 }
 
-Kernel::Shapes Kernel::CheckInputs(const Ort::KernelContext& context) const {
+std::vector<Shape> Kernel::InputShapes(const Ort::KernelContext& context) const {
   std::vector<Shape> actual;
   actual.reserve(spec_.inputs.size());
   for (size_t i = 0; i < spec_.inputs.size(); ++i) {
@@ -279,48 +279,70 @@ Kernel::Shapes Kernel::CheckInputs(const Ort::KernelContext& context) const {
            "; the most is " + std::to_string(Shape::kMaxRank) + ": join dimensions");
     }
   }
-  Shapes shapes{{}, Layout(1, 0, 1), 0, {}};
-  const int x = spec_.data_input();
-  if (x < 0) {
-    const bool replicas = spec_.inputs[0].shape == ShapeOf::kReplicaChannels;
-    const bool gathers = spec_.outputs[0].shape == ShapeOf::kReplicaChannels;
-    if (actual[0].size() != (replicas ? 2 : 1)) {
-      Fail("input '" + std::string(spec_.inputs[0].name) + "' has shape " + actual[0].ToString() + ", expected " +
-           (replicas ? "[R,C]" : "[C]") + " (R replicas, C channels)");
-    }
-    shapes.layout = Layout(1, actual[0].back(), 1);
-    shapes.replicas = replicas ? actual[0].front() : gathers ? collective_->Replicas() : 0;
-  } else {
-    shapes.data = actual[static_cast<size_t>(x)];
-    const int64_t rank = static_cast<int64_t>(shapes.data.size());
-    if (rank < 2) {
-      Fail("input 'X' has shape " + shapes.data.ToString() + "; it needs a batch and a channel axis, rank 2 or more");
-    }
-    if (spec_.has_windows()) shapes.windows = WindowsOf(actual);
-    if (attributes_.axis < -rank || attributes_.axis >= rank) {
-      Fail("attribute 'axis' is " + std::to_string(attributes_.axis) + ", out of range for X of shape " +
-           shapes.data.ToString() + "; use " + std::to_string(-rank) + " to " + std::to_string(rank - 1));
-    }
-    const size_t axis = static_cast<size_t>(attributes_.axis < 0 ? attributes_.axis + rank : attributes_.axis);
-    shapes.layout =
-        Layout(shapes.data.Product(0, axis), shapes.data[axis], shapes.data.Product(axis + 1, shapes.data.size()));
+  return actual;
+}
+
+Kernel::Shapes Kernel::ShapesOfVectors(const Shape& first) const {
+  const bool replicas = spec_.inputs[0].shape == ShapeOf::kReplicaChannels;
+  const bool gathers = spec_.outputs[0].shape == ShapeOf::kReplicaChannels;
+  if (first.size() != (replicas ? 2 : 1)) {
+    Fail("input '" + std::string(spec_.inputs[0].name) + "' has shape " + first.ToString() + ", expected " +
+         (replicas ? "[R,C]" : "[C]") + " (R replicas, C channels)");
   }
+  const int64_t count = replicas ? first.front() : gathers ? collective_->Replicas() : 0;
+  return {{}, Layout(1, first.back(), 1), count, {}};
+}
+
+Kernel::Shapes Kernel::ShapesOfTensor(const std::vector<Shape>& actual) const {
+  const Shape& data = actual[static_cast<size_t>(spec_.data_input())];
+  const int64_t rank = static_cast<int64_t>(data.size());
+  if (rank < 2) {
+    Fail("input 'X' has shape " + data.ToString() + "; it needs a batch and a channel axis, rank 2 or more");
+  }
+  const Windows windows = spec_.has_windows() ? WindowsOf(actual) : Windows{};
+  if (attributes_.axis < -rank || attributes_.axis >= rank) {
+    Fail("attribute 'axis' is " + std::to_string(attributes_.axis) + ", out of range for X of shape " +
+         data.ToString() + "; use " + std::to_string(-rank) + " to " + std::to_string(rank - 1));
+  }
+  const size_t axis = static_cast<size_t>(attributes_.axis < 0 ? attributes_.axis + rank : attributes_.axis);
+  return {data, Layout(data.Product(0, axis), data[axis], data.Product(axis + 1, data.size())), 0, windows};
+}
+
+std::string Kernel::MeaningOf(ShapeOf kind, const Shape& data) const {
+  const std::string of_x =
+      spec_.data_input() < 0 ? "" : " (axis " + std::to_string(attributes_.axis) + " of X " + data.ToString() + ")";
+  switch (kind) {
+    case ShapeOf::kData:
+      return ", the shape of X";
+    case ShapeOf::kChannels:
+      return ", one value a channel" + of_x;
+    case ShapeOf::kScalar:
+      return ", a scalar";
+    case ShapeOf::kWindows:
+      return ", one place a window on X, and its channels or a multiple";
+    case ShapeOf::kOutputs:
+      return ", one place a window on X, for every output";
+    case ShapeOf::kWeight:
+      return ", outputs, channels of X and kernel_shape";
+    case ShapeOf::kExchangedWeight:
+      return ", channels of X, outputs and kernel_shape";
+    case ShapeOf::kReplicas:
+    case ShapeOf::kReplicaChannels:
+      return " (R replicas, C channels)";
+    case ShapeOf::kKernel:
+      break;  // only outputs have it
+  }
+  return "";
+}
+
+Kernel::Shapes Kernel::CheckInputs(const Ort::KernelContext& context) const {
+  const std::vector<Shape> actual = InputShapes(context);
+  const Shapes shapes = spec_.data_input() < 0 ? ShapesOfVectors(actual[0]) : ShapesOfTensor(actual);
   for (size_t i = 0; i < spec_.inputs.size(); ++i) {
     const Formal& formal = spec_.inputs[i];
     if (actual[i] == shapes.of(formal.shape)) continue;
-    const std::string of_x =
-        x < 0 ? "" : " (axis " + std::to_string(attributes_.axis) + " of X " + shapes.data.ToString() + ")";
-    const std::string expected =
-        formal.shape == ShapeOf::kData              ? ", the shape of X"
-        : formal.shape == ShapeOf::kChannels        ? ", one value a channel" + of_x
-        : formal.shape == ShapeOf::kScalar          ? ", a scalar"
-        : formal.shape == ShapeOf::kWindows         ? ", one place a window on X, and its channels or a multiple"
-        : formal.shape == ShapeOf::kOutputs         ? ", one place a window on X, for every output"
-        : formal.shape == ShapeOf::kWeight          ? ", outputs, channels of X and kernel_shape"
-        : formal.shape == ShapeOf::kExchangedWeight ? ", channels of X, outputs and kernel_shape"
-                                                    : " (R replicas, C channels)";
     Fail("input '" + std::string(formal.name) + "' has shape " + actual[i].ToString() + ", expected " +
-         shapes.of(formal.shape).ToString() + expected);
+         shapes.of(formal.shape).ToString() + MeaningOf(formal.shape, shapes.data));
   }
   return shapes;
 }

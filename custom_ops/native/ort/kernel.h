@@ -46,6 +46,15 @@ class Kernel {
   void Compute(Ort::KernelContext& context) const;
   // The windows for inputs with these shapes.
   Windows WindowsOf(const std::vector<Shape>& actual) const;
+  // The shapes of the inputs. Fails if one has more axes than a Shape can hold.
+  std::vector<Shape> InputShapes(const Ort::KernelContext& context) const;
+  // The sizes of a call of an op that has only vectors. `first` is its first input's shape, from which they follow.
+  Shapes ShapesOfVectors(const Shape& first) const;
+  // The sizes of a call of an op that has a tensor X.
+  Shapes ShapesOfTensor(const std::vector<Shape>& actual) const;
+  // What an input of a call with this X is, for a message: it follows the shape that was expected.
+  std::string MeaningOf(ShapeOf kind, const Shape& data) const;
+  // The sizes of the call, to which the shapes of all inputs fit.
   Shapes CheckInputs(const Ort::KernelContext& context) const;
 
   const OpSpec& spec_;
