@@ -9,6 +9,8 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import EncodeError
 
+from onnx_cbp.custom_ops import DOMAIN
+
 #: The errors of inference when it cannot follow a model, or the model does not fit into one message.
 _CANNOT_FOLLOW = (onnx.shape_inference.InferenceError, RuntimeError, ValueError, IndexError, TypeError, EncodeError)
 #: Constants up to this size are passed on, since inference reads shapes from them. Larger ones (weights) only need type
@@ -35,12 +37,12 @@ def infer_shapes(model: ir.Model, *, as_far_as_possible: bool = False) -> None:
             nothing.
     """
     declared = without_weights(model)
-    inferred = _inferred(declared)
+    inferred = follow(declared)
     if inferred is None:
         del declared.graph.value_info[:]
-        inferred = _inferred(declared)
+        inferred = follow(declared)
     if inferred is None and as_far_as_possible:
-        inferred = _inferred(declared, is_strict=False)
+        inferred = follow(declared, is_strict=False)
     given: dict[str, onnx.ValueInfoProto] = {}
     while as_far_as_possible and inferred is not None:
         more = (*_ranks_of_reshaped(inferred.graph), *_like_what_is_read(inferred.graph))
@@ -51,7 +53,7 @@ def infer_shapes(model: ir.Model, *, as_far_as_possible: bool = False) -> None:
         kept = [info for info in declared.graph.value_info if info.name not in given]
         del declared.graph.value_info[:]
         declared.graph.value_info.extend([*kept, *given.values()])
-        inferred = _inferred(declared) or _inferred(declared, is_strict=False) or inferred
+        inferred = follow(declared) or follow(declared, is_strict=False) or inferred
     if inferred is not None:
         _take(model.graph, inferred.graph)
 
@@ -62,7 +64,7 @@ def drop_wrong_shapes(model: ir.Model) -> bool:
     A declaration is wrong if inference without it finds another type, number of axes, or size.
     """
     said = without_weights(model)
-    if _inferred(said) is not None:
+    if follow(said) is not None:
         return False
     declared = onnx.ModelProto()
     declared.CopyFrom(said)
@@ -70,7 +72,7 @@ def drop_wrong_shapes(model: ir.Model) -> bool:
     for output in declared.graph.output:
         if output.type.HasField("tensor_type"):
             output.type.tensor_type.ClearField("shape")
-    inferred = _inferred(declared)
+    inferred = follow(declared)
     if inferred is None:
         return False
     right = {info.name: info.type for info in (*inferred.graph.value_info, *inferred.graph.output)}
@@ -96,15 +98,15 @@ def _contradict(one: onnx.TypeProto, other: onnx.TypeProto) -> bool:
     )
 
 
-def _inferred(model: onnx.ModelProto, *, is_strict: bool = True) -> onnx.ModelProto | None:
-    follow = partial(onnx.shape_inference.infer_shapes, model, check_type=is_strict, strict_mode=is_strict)
+def follow(model: onnx.ModelProto, *, is_strict: bool = True) -> onnx.ModelProto | None:
+    """The model with the types and shapes that inference finds, without too much work; None if it fails."""
+    infer = partial(onnx.shape_inference.infer_shapes, model, check_type=is_strict, strict_mode=is_strict)
     long = {info.name: info.type.tensor_type.shape.dim[0].dim_value for info in _long_vectors(model.graph)}
     for info in _long_vectors(model.graph):
         info.type.tensor_type.shape.dim[0].Clear()  # onnx 1.16 would make a shape of as many sizes
     try:
-        shapes = follow(data_prop=False)
-        # Not everything is a shape: in an optimiser's state in one vector, it would follow every number too.
-        inferred = shapes if sum(_vectors(shapes.graph)) > _MOST_NUMBERS else follow(data_prop=True)
+        shapes = infer(data_prop=False)
+        inferred = shapes if has_long_vectors(shapes) or _calls(model) else infer(data_prop=True)
     except _CANNOT_FOLLOW:
         inferred = None
     for graph in (model.graph,) if inferred is None else (model.graph, inferred.graph):
@@ -112,6 +114,27 @@ def _inferred(model: onnx.ModelProto, *, is_strict: bool = True) -> onnx.ModelPr
             if info.name in long and len(info.type.tensor_type.shape.dim) == 1:
                 info.type.tensor_type.shape.dim[0].dim_value = long[info.name]
     return inferred
+
+
+def has_long_vectors(model: onnx.ModelProto) -> bool:
+    """Whether a model with shapes has vectors of so many numbers that following each takes too long.
+
+    Not everything is a shape: in an optimiser's state in one vector, inference would follow every number too.
+    """
+    return sum(_vectors(model.graph)) > _MOST_NUMBERS
+
+
+def _calls(model: onnx.ModelProto) -> bool:
+    """Whether a model calls functions other than ours: the sizes of what is in them are not known before."""
+    functions = {(each.domain, each.name) for each in model.functions if each.domain != DOMAIN}
+    waiting = [model.graph] if functions else []
+    while waiting:
+        for node in waiting.pop().node:
+            if (node.domain, node.op_type) in functions:
+                return True
+            for attribute in node.attribute:
+                waiting += [*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs]
+    return False
 
 
 def _declared(graph: onnx.GraphProto) -> Iterator[onnx.ValueInfoProto]:

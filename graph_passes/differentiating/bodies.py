@@ -9,7 +9,10 @@ import onnx
 import onnx_ir as ir
 
 from onnx_cbp.custom_ops import DOMAIN
+from onnx_cbp.errors import foreign
+from onnx_cbp.graph_passes.core.inference import follow
 from onnx_cbp.graph_passes.core.opsets import onnx_opset
+from onnx_cbp.graph_passes.core.sites import label
 from onnx_cbp.graph_passes.core.types import Types
 from onnx_cbp.graph_passes.differentiating.recurrent import is_recurrent, unrolled
 
@@ -91,7 +94,8 @@ def _function(
         if version is None or any(each is None for each in inputs):
             return None
         kinds = [each.SerializeToString() for each in inputs if each is not None]
-        data = schema.get_context_dependent_function_with_opset_version(version, proto.SerializeToString(), kinds)
+        with foreign(f"node '{label(node)}' ({node.op_type}): onnx cannot write it in other ops"):
+            data = schema.get_context_dependent_function_with_opset_version(version, proto.SerializeToString(), kinds)
         function.ParseFromString(data)
     else:
         return None
@@ -164,7 +168,7 @@ def _typed(
     imports = [onnx.helper.make_opsetid(domain, version) for domain, version in model.opset_imports.items()]
     typed = onnx.helper.make_model(graph, opset_imports=imports)
     typed.functions.extend(ir.to_proto(each) for each in model.functions.values())
-    inferred = onnx.shape_inference.infer_shapes(typed, data_prop=True)
+    inferred = follow(typed, is_strict=False) or typed
     _forget_new_symbols(inferred.graph)
     return inferred
 

@@ -78,9 +78,9 @@ class Builder:
         return value is not None and value in self.wanted
 
     def refuse(self, reason: str) -> OnnxCbpError:
-        """The error that says in one line why the current node cannot be differentiated."""
-        assert self._node is not None
-        return OnnxCbpError(f"node '{label(self._node)}' ({self._node.op_type}) cannot be differentiated: {reason}")
+        """The error that says in one line why the current node, or the loss itself, cannot be differentiated."""
+        what = "the loss" if self._node is None else f"node '{label(self._node)}' ({self._node.op_type})"
+        return OnnxCbpError(f"{what} cannot be differentiated: {reason}")
 
     def check_size(self, *sizes: int) -> None:
         """Check that a constant of these sizes is one that a model can hold.

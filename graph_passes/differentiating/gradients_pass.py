@@ -8,6 +8,7 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
 from onnx_cbp.errors import OnnxCbpError
+from onnx_cbp.graph_passes.core.inference import drop_wrong_shapes
 from onnx_cbp.graph_passes.core.splice import Names
 from onnx_cbp.graph_passes.differentiating.differentiate import differentiate
 
@@ -15,7 +16,7 @@ from onnx_cbp.graph_passes.differentiating.differentiate import differentiate
 class DifferentiatePass(InPlacePass):
     """Makes the gradients of a loss outputs of the graph: that of "weight" is called "weight_grad".
 
-    Values that the loss does not depend on get none.
+    Values that the loss does not depend on get none. Declared shapes that are wrong are taken back first.
 
     Args:
         loss: the name of a value with one element.
@@ -36,6 +37,7 @@ class DifferentiatePass(InPlacePass):
         for name in (self._loss, *self._values):
             if name not in found:
                 raise OnnxCbpError(f"the graph has no value '{name}': name an input, an initializer or a node's output")
+        drop_wrong_shapes(model)
         gradients = differentiate(model, found[self._loss], [found[name] for name in self._values])
         names = Names(model)
         for name, gradient in zip(self._values, gradients, strict=True):

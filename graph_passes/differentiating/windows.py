@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnx_cbp.graph_passes.dialects._reading import attribute
-from onnx_cbp.graph_passes.differentiating.attributes import ints, text
+from onnx_cbp.graph_passes.core.windows import of_windows
+from onnx_cbp.graph_passes.dialects._reading import WrongAttributeError, attribute
+from onnx_cbp.graph_passes.differentiating.attributes import text
 from onnx_cbp.graph_passes.differentiating.builder import Builder, Read
 
 
@@ -75,12 +76,12 @@ def windows(g: Builder, node: ir.Node, data: Read, result: Read, kernel: Sequenc
     """The windows of a node with the attributes of Conv: they look at `data`, and `result` has one place per window.
 
     Raises:
-        OnnxCbpError: auto_pad needs the size of an axis of space, which is not fixed.
+        OnnxCbpError: an attribute does not fit the data, or auto_pad needs the size of an axis of space, which is not
+            fixed.
     """
     rank = len(kernel)
     size, count = sizes(g, data, rank), sizes(g, result, rank)
-    strides, dilations = (ints(node, name, [1] * rank) for name in ("strides", "dilations"))
-    pads = ints(node, "pads", [0] * 2 * rank)
+    strides, dilations, pads = (of_windows(node, name, rank) for name in ("strides", "dilations", "pads"))
     before, after = pads[:rank], pads[rank:]
     auto = text(node, "auto_pad", "NOTSET")
     if auto == "VALID":
@@ -93,8 +94,15 @@ def windows(g: Builder, node: ir.Node, data: Read, result: Read, kernel: Sequenc
 
 
 def sizes(g: Builder, value: Read, rank: int) -> list[int | None]:
-    """The sizes of a value's axes of space; None if known only at run time."""
-    return [size if isinstance(size, int) else None for size in g.shape(value)[2 : 2 + rank]]
+    """The sizes of a value's axes of space; None if known only at run time.
+
+    Raises:
+        OnnxCbpError: it has not as many as the windows.
+    """
+    shape = g.shape(value)
+    if len(shape) != rank + 2:
+        raise g.refuse(f"'{g.there(value).name}' has {len(shape)} axes, and windows over {rank} need {rank + 2}")
+    return [size if isinstance(size, int) else None for size in shape[2:]]
 
 
 def _same(
@@ -116,5 +124,12 @@ def _same(
 
 
 def group(node: ir.Node) -> int:
-    """The number of groups of a convolution."""
-    return attribute(node, "group", 1)
+    """The number of groups of a convolution.
+
+    Raises:
+        WrongAttributeError: it is below 1.
+    """
+    number = attribute(node, "group", 1)
+    if number < 1:
+        raise WrongAttributeError(f"attribute 'group' is {number}, expected at least 1")
+    return number

@@ -138,7 +138,8 @@ def _denominator(term: Reduction, draft: Draft, types: Types) -> ir.Value:
 
 def _weigh_labels(term: Reduction, labels: ir.Value, draft: Draft, types: Types) -> ir.Value:
     """The number of labels that are not ignored, or the sum of their weights."""
-    kind = types.of(labels) or ir.DataType.INT64
+    kind = ir.DataType.INT64  # that of ignore_index: a label of a smaller type may never be as large
+    labels = draft.cast(labels, kind, "labels")
     counts: ir.Value | None = None
     if term.ignore_index is not None:
         ignored = draft.constant("ignore_index", ir.tensor(np.array(term.ignore_index, kind.numpy())))

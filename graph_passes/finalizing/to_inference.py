@@ -60,6 +60,7 @@ class ToInferencePass(InPlacePass):
                 modified = True
         for node in list(all_nodes(model)):
             modified |= _exchange(node, opset, names, types)
+        _name_what_is_left(model, names)
         return PassResult(model, modified)
 
     def _keep_batch_statistics(self, model: ir.Model, opset: int, names: Names, types: Types) -> bool:
@@ -76,6 +77,14 @@ class ToInferencePass(InPlacePass):
                 modified = True
             self.by_batch.append((name, Y))
         return modified
+
+
+def _name_what_is_left(model: ir.Model, names: Names) -> None:
+    """Give the results of old nodes new names, since others now have theirs: an updated statistic may be an output."""
+    for node in all_nodes(model):
+        for value in node.outputs:
+            if value.name is None:
+                value.name = names.fresh(f"{label(node)}/replaced")
 
 
 def training_left(model: ir.Model) -> LeftAlone | None:

@@ -11,6 +11,7 @@ from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.core.scopes import all_nodes
 from onnx_cbp.graph_passes.core.sites import label
 from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.core.windows import kernel_of, of_windows
 
 _POOLS = ("AveragePool", "LpPool", "MaxPool")
 _OPS = ("Conv", "ConvTranspose", *_POOLS)
@@ -56,30 +57,28 @@ def _pads(node: ir.Node, rule: str, types: Types) -> list[int] | None:
     """The pads of all axes, first the begins, then the ends; None if the rule adds nothing to the node's own pads."""
     if rule not in _SAME:
         return None
-    kernel = _kernel(node, types)
-    if kernel is None:
+    shape = None if node.inputs[0] is None else types.shape(node.inputs[0])
+    kernel = _kernel(node, shape, types)
+    if kernel is None or (shape is not None and len(shape) != len(kernel) + 2):
         raise _unknown(node, f"the shape of its weight '{node.inputs[1].name if node.inputs[1] else ''}'")
     rank = len(kernel)
-    strides, dilations, more = (_each(node, name, rank, fill) for name, fill in _GEOMETRY)
+    strides, dilations, more = (of_windows(node, name, rank) for name in ("strides", "dilations", "output_padding"))
     extents = [(size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True)]
     if node.op_type == "ConvTranspose":
         if "output_shape" in node.attributes:
             return None  # the output's shape decides the pads
         totals = [extent - stride + extra for extent, stride, extra in zip(extents, strides, more, strict=True)]
-        if min(totals) < 0:
+        if any(total < 0 for total in totals):
             raise _unknown(node, "what a stride larger than the kernel means")
     else:
-        totals = [_total(node, axis, extents[axis], strides[axis], types) for axis in range(rank)]
+        totals = [_total(node, axis, extents[axis], strides[axis], shape) for axis in range(rank)]
     smaller, larger = [total // 2 for total in totals], [total - total // 2 for total in totals]
     return [*smaller, *larger] if rule == "SAME_UPPER" else [*larger, *smaller]
 
 
-_GEOMETRY = (("strides", 1), ("dilations", 1), ("output_padding", 0))
-
-
-def _kernel(node: ir.Node, types: Types) -> list[int] | None:
+def _kernel(node: ir.Node, data: Sequence[int | str | None] | None, types: Types) -> list[int] | None:
     if "kernel_shape" in node.attributes:
-        return list(node.attributes["kernel_shape"].as_ints())
+        return kernel_of(node, data)
     shape = None if node.inputs[1] is None else types.shape(node.inputs[1])
     if shape is None:
         return None
@@ -87,17 +86,11 @@ def _kernel(node: ir.Node, types: Types) -> list[int] | None:
     return sizes if len(sizes) == len(shape) - 2 else None
 
 
-def _each(node: ir.Node, name: str, rank: int, fill: int) -> Sequence[int]:
-    attribute = node.attributes.get(name)
-    return [fill] * rank if attribute is None else attribute.as_ints()
-
-
-def _total(node: ir.Node, axis: int, extent: int, stride: int, types: Types) -> int:
+def _total(node: ir.Node, axis: int, extent: int, stride: int, shape: Sequence[int | str | None] | None) -> int:
     """The sum of both pads of an axis: as many as ceil(size / stride) windows need."""
     if stride == 1:
         return extent - 1  # for any size
     X = node.inputs[0]
-    shape = None if X is None else types.shape(X)
     size = None if shape is None else shape[axis + 2]
     if not isinstance(size, int):
         raise _unknown(node, f"size {axis + 2} of its input '{X.name if X else ''}', and its stride is {stride}")

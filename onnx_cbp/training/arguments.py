@@ -143,7 +143,7 @@ def check_parameters(
     both = [name for name in trained if name in frozen]
     if both:
         raise OnnxCbpError(f"{listed(both)} cannot be in requires_grad and in frozen_params: leave one out")
-    values = {value.name: value for value in model.graph.inputs} | dict(model.graph.initializers)
+    values = model.graph.initializers
     for argument, names in (("requires_grad", trained), ("frozen_params", frozen)):
         unknown = [name for name in names if name not in values]
         if unknown:

@@ -68,6 +68,8 @@ class CrossEntropyLoss(Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.ignore_index is not None and not _is_int64(self.ignore_index):
+            raise OnnxCbpError(f"ignore_index is {self.ignore_index!r}; it must be a number of type int64")
         if not 0 <= self.label_smoothing <= 1:
             raise OnnxCbpError(f"label_smoothing is {self.label_smoothing!r}; it must be from 0 to 1")
 
@@ -156,10 +158,10 @@ class BCEWithLogitsLoss(Loss):
         """See the class."""
         dtype = g.dtype(scores)
         # -log(sigmoid(x)) = softplus(-x) = softplus(x) - x
-        loss = g.Sub(g.Softplus(scores), g.Mul(scores, target))
+        loss = g.Sub(_softplus(g, scores), g.Mul(scores, target))
         if self.pos_weight is not None:
             more = g.Mul(target, g.constant(np.asarray(self.pos_weight, dtype.numpy()) - 1, dtype))
-            loss = g.Add(loss, g.Mul(more, g.Softplus(g.Neg(scores))))
+            loss = g.Add(loss, g.Mul(more, _softplus(g, g.Neg(scores))))
         if self.weight is not None:
             loss = g.Mul(loss, g.constant(np.asarray(self.weight, dtype.numpy()), dtype))
         return _sum(g, loss), _number(g, scores)
@@ -174,8 +176,20 @@ BY_NAME: dict[str, type[Loss]] = {
 }
 
 
+def _is_int64(value: object) -> bool:
+    limits = np.iinfo(np.int64)
+    return isinstance(value, int | np.integer) and limits.min <= value <= limits.max
+
+
 def _sum(g: Builder, value: ir.Value) -> ir.Value:
     return g.reduce("ReduceSum", value, list(range(g.rank(value))), keepdims=0) if g.rank(value) else value
+
+
+def _softplus(g: Builder, x: ir.Value) -> ir.Value:
+    """log(1 + exp(x)); ONNX Runtime has a Softplus of float alone."""
+    if g.dtype(x) == ir.DataType.FLOAT:
+        return g.Softplus(x)
+    return g.Add(g.Relu(x), g.Log(g.Add(g.Exp(g.Neg(g.Abs(x))), 1.0)))
 
 
 def _number(g: Builder, value: ir.Value) -> ir.Value:

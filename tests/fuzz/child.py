@@ -39,8 +39,12 @@ def main() -> None:
     for line in sys.stdin:
         copy = os.fork()  # loading the modules takes longer than trying ten seeds
         if copy == 0:
-            _try(attempt, told, *json.loads(line))
-            os._exit(0)
+            status = 1
+            try:
+                _try(attempt, told, *json.loads(line))
+                status = 0
+            finally:
+                os._exit(status)  # an error of the fuzzer itself, too: threads of ONNX Runtime would wait for ever
         _, status = os.waitpid(copy, 0)
         print(json.dumps({"end": os.waitstatus_to_exitcode(status)}), file=told, flush=True)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from onnx_cbp.graph_passes.core.windows import of_windows
 from onnx_cbp.graph_passes.dialects._reading import optional_input
-from onnx_cbp.graph_passes.differentiating.attributes import ints, text
+from onnx_cbp.graph_passes.differentiating.attributes import text
 from onnx_cbp.graph_passes.differentiating.builder import Builder, Read
 from onnx_cbp.graph_passes.differentiating.data_gradients import data_gradient
 from onnx_cbp.graph_passes.differentiating.registry import InputGradient, rule
@@ -58,9 +59,9 @@ def _transposed_windows(g: Builder, node: ir.Node, X: Read, Y: Read, kernel: lis
     """The windows on Y. The padding takes the result of all windows to the size of Y."""
     rank = len(kernel)
     size, count = sizes(g, Y, rank), sizes(g, X, rank)
-    strides, dilations = (ints(node, name, [1] * rank) for name in ("strides", "dilations"))
-    extra = ints(node, "output_padding", [0] * rank)
-    pads = ints(node, "pads", [0] * 2 * rank)
+    strides, dilations, extra, pads = (
+        of_windows(node, name, rank) for name in ("strides", "dilations", "output_padding", "pads")
+    )
     before, after = pads[:rank], pads[rank:]
     auto = text(node, "auto_pad", "NOTSET")
     if any(e >= s for e, s in zip(extra, strides, strict=True)):  # more than strides can leave over

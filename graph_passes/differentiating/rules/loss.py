@@ -31,7 +31,8 @@ def negative_log_likelihood(g: Builder, node: ir.Node, d_loss: ir.Value) -> list
 
 
 def _of_log_probabilities(g: Builder, node: ir.Node, d_loss: ir.Value) -> ir.Value:
-    X, labels, weights = node.inputs[0], node.inputs[1], optional_input(node, 2)
+    X, weights = node.inputs[0], optional_input(node, 2)
+    labels = g.as_type(node.inputs[1], ir.DataType.INT64)  # ONNX Runtime has no OneHot of others, and ignore_index fits
     (classes,) = g.fixed(X, [1])
     reduction, dtype = text(node, "reduction", "mean"), g.dtype(X)
     weight: Read = None

@@ -8,8 +8,8 @@ import math
 import numpy as np
 import onnx_ir as ir
 
+from onnx_cbp.graph_passes.core.windows import kernel_of
 from onnx_cbp.graph_passes.dialects._reading import attribute
-from onnx_cbp.graph_passes.differentiating.attributes import ints
 from onnx_cbp.graph_passes.differentiating.builder import Builder, Read
 from onnx_cbp.graph_passes.differentiating.data_gradients import transposed
 from onnx_cbp.graph_passes.differentiating.registry import InputGradient, rule
@@ -22,7 +22,7 @@ def max_pool(g: Builder, node: ir.Node, dY: ir.Value, _: ir.Value | None = None)
     X = node.inputs[0]
     if attribute(node, "storage_order", 0):
         raise g.refuse("storage_order = 1 counts Indices by columns: leave it out")
-    seen = windows(g, node, X, node.outputs[0], ints(node, "kernel_shape", []))
+    seen = windows(g, node, X, node.outputs[0], kernel_of(node, g.shape(X)))
     indices = g.output(node, 1, ir.DataType.INT64, g.shape(node.outputs[0]))
     if not seen.overlap or g.can_scatter_add():
         return [_put(g, dY, indices, X, add=seen.overlap)]
@@ -47,7 +47,7 @@ def _put(g: Builder, dY: ir.Value, indices: ir.Value, X: Read, *, add: bool) -> 
 def average_pool(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
     """AveragePool: each element of a window gets dY / count."""
     X = node.inputs[0]
-    seen = windows(g, node, X, node.outputs[0], ints(node, "kernel_shape", []))
+    seen = windows(g, node, X, node.outputs[0], kernel_of(node, g.shape(X)))
     return [_spread(g, _shared(g, node, dY, seen), seen, X)]
 
 
@@ -120,7 +120,7 @@ def _spread(g: Builder, share: ir.Value, seen: Windows, X: Read) -> ir.Value:
 def lp_pool(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
     """LpPool: dX = sign(X) |X|^(p - 1) times the sum of dY Y^(1 - p) over the windows; zero where Y is."""
     X, Y, p = node.inputs[0], node.outputs[0], attribute(node, "p", 2)
-    seen = windows(g, node, X, Y, ints(node, "kernel_shape", []))
+    seen = windows(g, node, X, Y, kernel_of(node, g.shape(X)))
     return [g.Mul(_slope(g, X, p), _spread(g, g.Mul(dY, _share(g, Y, p)), seen, X))]
 
 

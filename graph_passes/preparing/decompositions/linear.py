@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_cbp.graph_passes.core.formula import Formula
+from onnx_cbp.graph_passes.core.windows import of_windows
 
 _MOST_GROUPS = 64
 
@@ -68,13 +69,17 @@ def conv_transpose(f: Formula) -> ir.Value | None:
     """
     x, weight = f.input(0), f.input(1)
     shape, weights = f.shape(x), f.shape(weight)
-    if shape is None or weights is None or any(not isinstance(size, int) for size in weights):
+    if (
+        shape is None
+        or weights is None
+        or any(not isinstance(size, int) for size in weights)
+        or len(shape) != len(weights)
+    ):
         return None
     sizes = [int(size) for size in weights]  # type: ignore[arg-type]
     kernel, rank = sizes[2:], len(sizes) - 2
-    strides, dilations = f.integers("strides") or [1] * rank, f.integers("dilations") or [1] * rank
+    strides, dilations, more = (of_windows(f.node, name, rank) for name in ("strides", "dilations", "output_padding"))
     extents = [(size - 1) * dilation for size, dilation in zip(kernel, dilations, strict=True)]
-    more = f.integers("output_padding") or [0] * rank
     pads = _pads(f, shape, extents, strides, more)
     if pads is None:
         return None
@@ -104,7 +109,7 @@ def _pads(
     """The pads, also if the op has the shape of its output instead; None if they depend on an unknown size."""
     output = f.integers("output_shape")
     if output is None:
-        return f.integers("pads") or [0] * (2 * len(extents))
+        return of_windows(f.node, "pads", len(extents))
     front, behind = [], []
     for size, extent, stride, extra, wanted in zip(
         shape[2:], extents, strides, more, output[-len(extents) :], strict=True

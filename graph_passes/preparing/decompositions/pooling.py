@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.core.formula import Formula
 from onnx_cbp.graph_passes.core.sites import label
+from onnx_cbp.graph_passes.core.windows import kernel_of, of_windows
 
 
 def average_pool(f: Formula) -> ir.Value:
@@ -18,12 +19,10 @@ def average_pool(f: Formula) -> ir.Value:
     If the pool has `auto_pad`, `ExplicitPadsPass` has already written the pads.
     """
     x = f.input(0)
-    kernel = f.integers("kernel_shape")
-    assert kernel is not None
-    rank = len(kernel)
-    strides, dilations = f.integers("strides") or [1] * rank, f.integers("dilations") or [1] * rank
-    pads = f.integers("pads") or [0] * (2 * rank)
     shape = f.shape(x)
+    kernel = kernel_of(f.node, shape)
+    rank = len(kernel)
+    strides, dilations, pads = (of_windows(f.node, name, rank) for name in ("strides", "dilations", "pads"))
     sizes: list[int | None] = (
         [None] * rank if shape is None else [size if isinstance(size, int) else None for size in shape[2:]]
     )

@@ -28,6 +28,7 @@ from onnx_cbp.graph_passes import (
     find_sites,
     label,
 )
+from onnx_cbp.graph_passes.core.inference import drop_wrong_shapes, follow, has_long_vectors
 from onnx_cbp.graph_passes.core.own_initializer import own_initializer
 from onnx_cbp.graph_passes.core.remove_unused_nodes import RemoveUnusedNodesPass
 from onnx_cbp.graph_passes.core.scopes import all_nodes
@@ -35,7 +36,7 @@ from onnx_cbp.graph_passes.core.sites import in_graph
 from onnx_cbp.graph_passes.core.splice import Names
 from onnx_cbp.graph_passes.core.values.constants import Constants
 from onnx_cbp.graph_passes.differentiating.differentiate import OLDEST_OPSET
-from onnx_cbp.ir_models import to_ir
+from onnx_cbp.ir_models import to_ir, to_proto
 from onnx_cbp.training.arguments import check_parameters, listed
 from onnx_cbp.training.builders.telling import tell_what_does_not_train
 from onnx_cbp.training.taking_apart import take_apart
@@ -108,6 +109,7 @@ def prepare(
     model = to_ir(_new_enough(source))
     InlineAllFunctionsPass()(model)
     _refuse_training_graph(model)
+    drop_wrong_shapes(model)  # the loss and gradients are made for these shapes
     requires_grad, frozen_params = take_apart(model, requires_grad, frozen_params, tied_params)
     outputs = [value.name or "" for value in model.graph.outputs]
     parameters = [name for name, value in model.graph.initializers.items() if value.dtype in _TRAINABLE]
@@ -158,6 +160,15 @@ def _new_enough(source: onnx.ModelProto) -> onnx.ModelProto:
     opset = imported_opsets(source).get("", OLDEST_OPSET)  # there may be no node of it
     if opset >= OLDEST_OPSET:
         return source
+    model = to_ir(source)  # the converter takes a valid model for granted
+    InlineAllFunctionsPass()(model)  # it loses functions
+    source = to_proto(model, source)
+    known = follow(source, is_strict=False)
+    if known is not None and has_long_vectors(known):
+        raise OnnxCbpError(
+            f"the model has opset {opset}, and gradients need {OLDEST_OPSET}: it makes vectors of millions of numbers, "
+            f"each of which onnx.version_converter would follow: export it with opset {OLDEST_OPSET} or newer"
+        )
     try:
         return onnx.version_converter.convert_version(source, OLDEST_OPSET)
     except Exception as error:  # the converter is C++, and can raise anything

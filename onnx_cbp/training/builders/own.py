@@ -27,6 +27,7 @@ from onnx_cbp.graph_passes import (
 from onnx_cbp.graph_passes.core.inference import infer_shapes
 from onnx_cbp.graph_passes.core.remove_unused_nodes import RemoveUnusedNodesPass
 from onnx_cbp.graph_passes.core.splice import Names
+from onnx_cbp.graph_passes.core.types import FLOATS, NO_NUMBERS
 from onnx_cbp.graph_passes.differentiating import differentiate
 from onnx_cbp.graph_passes.differentiating.builder import Builder
 from onnx_cbp.graph_passes.distributing.reduce_gradients import BUCKET_CAP_MB
@@ -252,7 +253,7 @@ def _loss(
     for name in read:
         if name not in values:
             raise OnnxCbpError(f"loss_input_names: the graph has no value '{name}'")
-    if len(read) > 2:
+    if not 1 <= len(read) <= 2:
         raise OnnxCbpError(
             f"loss: a {type(loss).__name__} reads scores and their {loss.target}, and the graph has {len(read)} "
             "outputs: name what it reads in loss_input_names"
@@ -260,14 +261,19 @@ def _loss(
     scores = values[read[0]]
     g = Builder(model)
     shape = g.shape(scores)
-    if g.dtype(scores) not in (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
+    if g.dtype(scores) not in FLOATS:
         raise OnnxCbpError(f"loss: '{scores.name}' has type {scores.dtype}, and scores are floating-point numbers")
-    if len(read) == 2:
-        target = values[read[1]]
-    elif loss.target in values:  # as in ONNX Runtime: an existing input is used
-        target = values[loss.target]
+    dtype, dims = loss.target_type(scores, shape)
+    name = read[1] if len(read) == 2 else loss.target
+    if name in values:  # as in ONNX Runtime: an existing input is used
+        target = values[name]
+        given = g.dtype(target)
+        if given in NO_NUMBERS or (given in FLOATS and dtype not in FLOATS):
+            raise OnnxCbpError(
+                f"loss: '{name}' has type {given}, and the {loss.target} of the loss are {dtype}: cast it"
+            )
+        target = g.as_type(target, dtype)
     else:
-        dtype, dims = loss.target_type(scores, shape)
         target = ir.Value(name=loss.target, type=ir.TensorType(dtype), shape=ir.Shape(dims))
         model.graph.inputs.append(target)
     total, count = loss.terms(g, scores, target)

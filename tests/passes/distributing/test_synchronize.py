@@ -288,6 +288,23 @@ def test_a_second_loss_beside_the_first_is_refused():
         onnx_cbp.rewrite(model, data_parallel=True)
 
 
+@pytest.mark.parametrize("ignored", [-100, 2**32 + 1])
+def test_an_ignored_label_is_compared_as_what_it_is(ignored):
+    """Labels of int32 cannot be as large; taken for one of them it would be label 1."""
+    model = onnx.load(RESNET)
+    (loss,) = (n for n in model.graph.node if n.op_type == "SoftmaxCrossEntropyLoss")
+    loss.attribute.append(onnx.helper.make_attribute("ignore_index", ignored))
+    (labels,) = (value for value in model.graph.input if value.name == loss.input[1])
+    labels.type.tensor_type.elem_type = onnx.TensorProto.INT32
+    rewritten = onnx_cbp.rewrite(model, data_parallel=True)
+    onnx.checker.check_model(rewritten, full_check=True)
+    (equal,) = (n for n in rewritten.graph.node if n.op_type == "Equal" and n.output[0].endswith("is_ignored"))
+    made = by_output(rewritten)
+    assert attributes(made[equal.input[0]])["to"] == onnx.TensorProto.INT64
+    (value,) = made[equal.input[1]].attribute
+    assert onnx.numpy_helper.to_array(value.t) == ignored
+
+
 def test_long_names_fit_into_what_replicas_tell_each_other():
     model = onnx.load(RESNET)
     for node in model.graph.node:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from onnx_cbp.graph_passes.core.windows import of_windows
 from onnx_cbp.graph_passes.dialects._reading import attribute, optional_input
-from onnx_cbp.graph_passes.differentiating.attributes import ints
 from onnx_cbp.graph_passes.differentiating.between import Sampling, neighbours
 from onnx_cbp.graph_passes.differentiating.builder import Builder
 from onnx_cbp.graph_passes.differentiating.registry import InputGradient, rule
@@ -59,7 +59,7 @@ def _places(
     g: Builder, node: ir.Node, offset: ir.Value | None, kernel: Sequence[int], counts: Sequence[int]
 ) -> list[ir.Value]:
     """The row and the column of each element of each window, [images * fields, 1, elements * windows]."""
-    strides, dilations, pads = (ints(node, name, [n] * m) for name, n, m in _DEFAULTS)
+    strides, dilations, pads = (of_windows(node, name, 2) for name in ("strides", "dilations", "pads"))
     both = g.Reshape(offset, [-1, kernel[0] * kernel[1], 2, counts[0] * counts[1]])
     result = []
     for axis in range(2):
@@ -72,6 +72,3 @@ def _places(
         moved = g.Reshape(g.Gather(both, np.array(axis, np.int64), axis=2), [-1, 1, start.size])
         result.append(g.Add(moved, g.constant(start.reshape(1, 1, -1).astype(dtype.numpy()), dtype)))
     return result
-
-
-_DEFAULTS = (("strides", 1, 2), ("dilations", 1, 2), ("pads", 0, 4))
