@@ -9,7 +9,8 @@ nothing). It is exported with a batch of 2 and run with one of 4. Errors are rel
 to its tensor's largest element (one that is zero in exact arithmetic: to the largest of all). Two things must hold:
 
 - the training graph itself, computed in double, is within 1e-6 of PyTorch's float64: then every rule is right. What is
-  left are constants and epsilons, which files of float networks hold as floats;
+  left are constants and epsilons, which files of float networks hold as floats. A network that is beyond is held
+  against PyTorch's float64 once more, with these constants as floats there, too;
 - what onnxruntime computes of it in float is within 1e-5 (the loss 1e-6), or no further off than PyTorch's own float32
   in the same tensor, in the worst of three orders of the same sums. Where a ReLU's input is within rounding of zero,
   one rounding turns a sample over. So a gradient that is beyond its limit is held against the graph in double once
