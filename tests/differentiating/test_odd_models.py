@@ -232,3 +232,13 @@ def test_vectors_that_no_memory_holds_in_an_old_model(tmp_path):
     made = linear(opset=11, nodes=f"{LONG} m = MatMul (x, w) y = Add (m, s)")
     said = refusals({"artifacts": lambda: artifacts(made, tmp_path, loss="MSELoss", requires_grad=["w"])})
     assert "export it with opset 13 or newer" in said["artifacts"]
+
+
+def test_a_default_that_is_declared_with_open_sizes_has_those_of_its_data(tmp_path):
+    made = model(
+        "h = Gemm (x, w)  y = Add (h, b)", inputs="float[N, 3] x, float[K, M] w, float[M] b", outputs="float[N, 2] y"
+    )
+    values = {"w": np.ones((3, 2), np.float32), "b": np.ones(2, np.float32)}
+    made.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in values.items())
+    training = artifacts(made, tmp_path, loss="MSELoss", optimizer="AdamW")
+    assert {"w_grad", "b_grad"} <= {name for node in training.graph.node for name in node.output}

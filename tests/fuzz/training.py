@@ -18,7 +18,7 @@ from fuzz.graphs import feeds
 from fuzz.judging import Report, compare, run, tell, unshared
 from onnx_cbp.graph_passes.differentiating.gradients_pass import DifferentiatePass
 from onnx_cbp.graph_passes.stepping.training_graph import METADATA
-from onnx_cbp.ir_models import to_ir, to_proto
+from onnx_cbp.ir_models import read_model, to_ir, to_proto
 from onnx_cbp.training import checkpoints, generate_artifacts, losses
 
 Arrays = dict[str, np.ndarray]
@@ -155,7 +155,7 @@ def _verbs(
 
 
 def _differentiated(model: onnx.ModelProto, names: list[str]) -> _Trained:
-    inner = to_ir(model)
+    inner = to_ir(read_model(model))
     size = len(inner.graph)
     try:
         DifferentiatePass(_LOSS, names)(inner)

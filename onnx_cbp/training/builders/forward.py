@@ -221,13 +221,14 @@ def _is_weight(value: ir.Value) -> bool:
     kind = value.metadata_props.get(_KIND)
     if kind is not None:
         return kind == "PARAMETER"
-    if value.shape is not None and value.shape.is_static() and not np.prod(value.shape.numpy()):
+    # That of its data: an input with a default may be declared with sizes that are open.
+    size = 0 if value.const_value is None else value.const_value.size
+    if not size:
         return False
     if _stands_where_weights_do(value):
         return True
     # A bias that is added, or a scale. Single numbers are constants. So are initializers with invented names, unless
     # they are added to the result of a layer: tf2onnx gives a bias that it reshaped such a name.
-    size = 0 if value.shape is None else int(np.prod(value.shape.numpy()))
     if size > 1 and any(node.op_type == "Add" and _is_layers(node.inputs[1 - index]) for node, index in value.uses()):
         return True
     made_up = _MADE_UP.match(value.name or "") is not None
