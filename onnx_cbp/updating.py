@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from onnx_cbp.checking.memory import physical_memory
 from onnx_cbp.checking.sessions import _explain, _loadable, _onnxruntime, _session
 from onnx_cbp.custom_ops.python_ops import raise_python_op_error
 from onnx_cbp.errors import OnnxCbpError
@@ -120,12 +122,7 @@ def _measure(
     types = Types(result)
     modules: dict[tuple[object, ...], _Module] = {}
     for layer in layers:
-        X = layer.site.X
-        shape = types.shape(X)
-        if shape is not None and len(shape) < 2:
-            raise OnnxCbpError(
-                f"'{label(layer.site.node)}': '{X.name}' has shape {list(shape)}: batch norm needs rank 2 or more"
-            )
+        _check_data(layer, types)
         module = modules.setdefault(layer.module, _Module(momentum, exact, unbiased))
         module.layers.append(layer)
     for module in modules.values():
@@ -148,6 +145,26 @@ def _measure(
     if number < 0:
         raise OnnxCbpError("update_bn: there are no batches to take statistics of")
     return result, list(modules.values())
+
+
+def _check_data(layer: Layer, types: Types) -> None:
+    """Refuse, before anything runs, the data of a batch norm that are none, or that no memory holds."""
+    X = layer.site.X
+    shape, dtype = types.shape(X), types.of(X)
+    if shape is None:
+        return
+    if len(shape) < 2:
+        raise OnnxCbpError(
+            f"'{label(layer.site.node)}': '{X.name}' has shape {list(shape)}: batch norm needs rank 2 or more"
+        )
+    # An open size is one at least, and a type that is not known has at least a byte.
+    size = math.prod(each for each in shape if isinstance(each, int)) * (1 if dtype is None else dtype.itemsize)
+    memory = physical_memory()
+    if memory is not None and size > memory:
+        raise OnnxCbpError(
+            f"'{label(layer.site.node)}': '{X.name}' has shape {list(shape)}, {size / 1e9:.0f} GB, and this "
+            f"machine has {memory / 1e9:.0f} GB of memory: measure on a larger one"
+        )
 
 
 @dataclass

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from onnx_cbp.bench.shapes import Shape
+from onnx_cbp.checking.memory import physical_memory
 
 
 @dataclass
@@ -153,7 +154,7 @@ def machine() -> dict[str, Any]:
         "processor": _processor(),
         "architecture": platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "memory_bytes": physical_memory(),
         "system": platform.platform(),
         "load_average": os.getloadavg()[0],
     }

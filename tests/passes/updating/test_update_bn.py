@@ -460,6 +460,25 @@ def test_a_vector_is_refused_before_anything_runs():
         onnx_cbp.update_bn(model, [])
 
 
+def test_data_that_no_memory_holds_are_refused_before_anything_runs():
+    """What they are made of may well fit: of this model 8 GB, for which running it took 15 seconds."""
+    model = parse(
+        """
+        <ir_version: 8, opset_import: ["" : 15]> agraph (float[N, 4] x) => (float[4, many] y)
+        <float[4, 1] column = {1, 2, 3, 4}, float[4] four = {1, 1, 1, 1}, int64[1] size = {4611686018427387}>
+        {
+            row = ConstantOfShape (size)
+            table = Add (column, row)
+            flat = Transpose <perm = [1, 0]> (table)
+            y = BatchNormalization (flat, four, four, four, four)
+        }
+        """
+    )
+    line = r"'flat' has shape \[4611686018427387, 4\], 73786976 GB, and this machine has \d+ GB of memory: measure on a"
+    with pytest.raises(onnx_cbp.OnnxCbpError, match=line):
+        onnx_cbp.update_bn(model, [])
+
+
 def test_nothing_to_update_is_said():
     model = parse('<ir_version: 8, opset_import: ["" : 15]> agraph (float[N] x) => (float[N] y) { y = Relu (x) }')
     with pytest.raises(onnx_cbp.OnnxCbpError, match="no batch norm with running statistics"):
