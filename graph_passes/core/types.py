@@ -63,4 +63,5 @@ def _may_be_tensor(value: ir.Value) -> bool:
 
 
 def _of_tensor(value: ir.Value) -> ir.DataType | None:
-    return value.dtype if _may_be_tensor(value) else None
+    # A declaration may say that the type is undefined.
+    return value.dtype if _may_be_tensor(value) and value.dtype != ir.DataType.UNDEFINED else None

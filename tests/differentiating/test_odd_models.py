@@ -242,3 +242,13 @@ def test_a_default_that_is_declared_with_open_sizes_has_those_of_its_data(tmp_pa
     made.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in values.items())
     training = artifacts(made, tmp_path, loss="MSELoss", optimizer="AdamW")
     assert {"w_grad", "b_grad"} <= {name for node in training.graph.node for name in node.output}
+
+
+def test_a_type_that_is_declared_as_undefined_is_not_known():
+    made = model(
+        "y = Mul (x, w)  loss = ReduceSum <keepdims = 0> (y)", inputs="float[N, 3] x, float[3] w", outputs="float loss"
+    )
+    made.graph.input[1].type.tensor_type.elem_type = onnx.TensorProto.UNDEFINED
+    with pytest.raises(OnnxCbpError) as raised:
+        differentiated(made, "x")
+    assert "\n" not in str(raised.value)

@@ -118,7 +118,7 @@ _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE)
 def _is_as_declared(model: onnx.ModelProto, values: Mapping[str, Any]) -> bool:
     """Whether the outputs have the sizes that the model says: ONNX Runtime only warns where they do not."""
     for output in model.graph.output:
-        said = [dim.dim_value or None for dim in output.type.tensor_type.shape.dim]
+        said = [dim.dim_value if dim.HasField("dim_value") else None for dim in output.type.tensor_type.shape.dim]
         sizes = np.shape(values[output.name]) if output.type.tensor_type.HasField("shape") else said
         if len(said) != len(sizes) or any(each not in (None, size) for each, size in zip(said, sizes, strict=True)):
             return False
