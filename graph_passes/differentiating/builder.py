@@ -355,11 +355,19 @@ class Builder:
         """The sum of a gradient over the axes along which a value was broadcast.
 
         If a symbolic size leaves open whether an axis was, the graph finds it out when it runs.
+
+        Raises:
+            OnnxCbpError: the value has more axes than its gradient: the model declares one of them wrongly.
         """
         small, large = self.shape(value), self.shape(gradient)
         if small == large and None not in small:
             return gradient
         lead = len(large) - len(small)
+        if lead < 0:
+            raise self.refuse(
+                f"'{self.there(value).name}' has {len(small)} axes, and what is computed from it {len(large)}: the "
+                "shapes that the model declares contradict each other"
+            )
         pairs = list(zip(small, large[lead:], strict=True))
         if all(isinstance(a, int) or (a is not None and a == b) for a, b in pairs):
             stretched = [lead + i for i, (a, b) in enumerate(pairs) if a == 1 and b != 1]

@@ -252,3 +252,23 @@ def test_a_type_that_is_declared_as_undefined_is_not_known():
     with pytest.raises(OnnxCbpError) as raised:
         differentiated(made, "x")
     assert "\n" not in str(raised.value)
+
+
+def test_shapes_that_contradict_each_other_once_functions_are_inlined_are_one_line(tmp_path):
+    made = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17, "l" : 1]>
+        agraph (float[N, 2, 4] x) => (float[N, 2] y) <bool always = {1}, float[1] w = {2}>
+        {
+            scaled = Mul (x, w)
+            h = l.F (scaled)
+            z = If (always) <
+                then_branch = there () => (float[N, 2] a) { a = Neg (h) },
+                else_branch = here () => (float[N, 2] b) { b = Abs (h) }
+            >
+            t = Tanh (z)
+            y = Add (z, t)
+        }
+        <domain: "l", opset_import: ["" : 17]> F (X) => (Y) { Y = Relu (X) }""")
+    with pytest.raises(OnnxCbpError, match="the shapes that the model declares contradict each other"):
+        artifacts(made, tmp_path, loss="MSELoss", optimizer=None, requires_grad=["w"])
+    assert not list(tmp_path.iterdir())
