@@ -198,8 +198,8 @@ def _compare_gradients(
 ) -> None:
     """Hold the gradients along one direction against the slope of the original's loss, where it has one there."""
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    if not result.gradients or not result.gradients.keys() <= shapes.keys():
-        return  # merged parameters were taken apart
+    if not result.gradients or not result.gradients.keys() | result.parameters.keys() <= shapes.keys():
+        return  # parameters, or a parameter and a running statistic, were merged, and have been taken apart
     direction = {name: rng.normal(size=shapes[name]) for name in result.gradients}
     terms = {name: got[output] * direction[name] for name, output in result.gradients.items()}
     slope = _slope(_in_double(model), _in_double_too(data), direction, 1e-6)
