@@ -171,7 +171,11 @@ class Operator:
         )
 
     def evaluate(self, *inputs: np.ndarray, **attributes: Any) -> Arrays:
-        """The float64 oracle: outputs in float64 (count in int64), not rounded to U or T."""
+        """The float64 oracle: outputs in float64 (count in int64), not rounded to U or T.
+
+        Raises:
+            ValueError: as in `bind`, or no memory holds the outputs.
+        """
         binding = self.bind(inputs, attributes)
         stored = self.as_stored(attributes)
         computed = {name: value for name, value in stored.items() if name not in STRUCTURAL_ATTRIBUTES}
@@ -190,7 +194,10 @@ class Operator:
             for t, value in zip(self.inputs, wide, strict=True)
         ]
         with np.errstate(all="ignore"):  # the caller is responsible for NaN and Inf in the data
-            results = self.reference(*planes, **seen, **computed)
+            try:
+                results = self.reference(*planes, **seen, **computed)
+            except MemoryError:
+                raise ValueError(f"{self}: outputs of shapes {binding.output_shapes} do not fit into memory") from None
         return tuple(
             np.asarray(value).reshape(shape) for value, shape in zip(results, binding.output_shapes, strict=True)
         )

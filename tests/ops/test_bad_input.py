@@ -260,3 +260,10 @@ def test_a_python_op_answers_where_nan_cannot_be_made(name, error, monkeypatch):
         onnx_cbp.raise_python_op_error()
     text = " ".join(str(error).split())  # in one line
     assert str(told.value) == (text or ("MemoryError" if isinstance(error, MemoryError) else ""))
+
+
+def test_an_output_that_no_memory_holds():
+    X, W = np.ones((1, 2, 1)), np.ones((6, 2, 2))
+    attributes = {"kernel_shape": (2,), "strides": (1,), "pads": (1, 2**44), "dilations": (1,)}
+    with pytest.raises(ValueError, match=r"DirectConv: outputs of shapes \(\(1, 6, 17592186044417\),\) do not fit"):
+        OPERATORS["DirectConv"].evaluate(X, W, **attributes)
