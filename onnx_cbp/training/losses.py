@@ -178,7 +178,7 @@ BY_NAME: dict[str, type[Loss]] = {
 
 def _is_int64(value: object) -> bool:
     limits = np.iinfo(np.int64)
-    return isinstance(value, int | np.integer) and limits.min <= value <= limits.max
+    return isinstance(value, int | np.integer) and limits.min <= int(value) <= limits.max
 
 
 def _sum(g: Builder, value: ir.Value) -> ir.Value:
