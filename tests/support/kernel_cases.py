@@ -45,7 +45,7 @@ def usual_cases(operator: Operator) -> list[Case]:
         if ("T" in formals or data == "float32") and ("U" in formals or statistics == "float32")
     ]
     small = SMALL
-    if any(attribute.name == "kernel_shape" for attribute in operator.attributes):
+    if operator.has_windows:
         small = [(shape, axis) for shape, axis in SMALL if shape[axis] < 1000]  # weights are of the square of that
     shapes = [*itertools.product(small, types), *itertools.product(LARGE, USUAL_TYPES)]
     switched_on = {a.name: 1 for a in operator.attributes if a.name in ("relu", "unbiased")}

@@ -30,8 +30,7 @@ def test_tasks_at_the_same_time_give_the_same_bits(name):
     program = command("threads", target)
     cases = usual_cases(OPERATORS[name])
     if "X" in {formal.name for formal in OPERATORS[name].inputs}:
-        has_windows = any(attribute.name == "kernel_shape" for attribute in OPERATORS[name].attributes)
-        large = LARGE_OF_CONVOLUTIONS if has_windows else LARGE
+        large = LARGE_OF_CONVOLUTIONS if OPERATORS[name].has_windows else LARGE
         cases = [*cases, *(make_case(name, shape, axis=axis) for shape, axis in large)]
     for case, got in zip(cases, replay(program, cases, target), strict=True):
         for formal, a, b in zip(
