@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import onnx
@@ -18,6 +18,8 @@ _CANNOT_FOLLOW = (onnx.shape_inference.InferenceError, RuntimeError, ValueError,
 _SMALL = 1000
 #: With up to this many numbers in a model's vectors, inference follows each number; some millions take a second.
 _MOST_NUMBERS = 4_000_000
+#: A longer vector of unknown numbers (a weight) is neither sizes nor places.
+_MOST_UNKNOWN = 1000
 #: The types of sizes and places.
 _PLACES = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
 _MOST_AXES = 64
@@ -100,20 +102,53 @@ def _contradict(one: onnx.TypeProto, other: onnx.TypeProto) -> bool:
 
 def follow(model: onnx.ModelProto, *, is_strict: bool = True) -> onnx.ModelProto | None:
     """The model with the types and shapes that inference finds, without too much work; None if it fails."""
-    infer = partial(onnx.shape_inference.infer_shapes, model, check_type=is_strict, strict_mode=is_strict)
-    long = {info.name: info.type.tensor_type.shape.dim[0].dim_value for info in _long_vectors(model.graph)}
-    for info in _long_vectors(model.graph):
-        info.type.tensor_type.shape.dim[0].Clear()  # onnx 1.16 would make a shape of as many sizes
+    infer = partial(onnx.shape_inference.infer_shapes, check_type=is_strict, strict_mode=is_strict)
+    # Of integers, onnx 1.16 would make a shape of as many sizes, also where it does not follow numbers.
+    places = (info for info in _declared(model.graph) if info.type.tensor_type.elem_type in _PLACES)
+    long = _hide_lengths(places, _MOST_NUMBERS)
     try:
-        shapes = infer(data_prop=False)
-        inferred = shapes if has_long_vectors(shapes) or _calls(model) else infer(data_prop=True)
+        inferred = infer(model, data_prop=False)
+        if not has_long_vectors(inferred) and not _calls(model):
+            given = sum(abs(_length(info)) for info in model.graph.input)
+            inferred = infer(model, data_prop=True) if given <= _MOST_NUMBERS else _follow_numbers(inferred, infer)
     except _CANNOT_FOLLOW:
         inferred = None
     for graph in (model.graph,) if inferred is None else (model.graph, inferred.graph):
-        for info in _declared(graph):
-            if info.name in long and len(info.type.tensor_type.shape.dim) == 1:
-                info.type.tensor_type.shape.dim[0].dim_value = long[info.name]
+        _show_lengths(graph, long)
     return inferred
+
+
+def _follow_numbers(shapes: onnx.ModelProto, infer: Callable[..., onnx.ModelProto]) -> onnx.ModelProto:
+    """A model with shapes, with those that come of numbers, too; its inputs are long vectors.
+
+    Inference makes a list of unknown numbers of every vector of a known length, also of a weight: of those too long to
+    be sizes or places it does not hear the length. What follows from the length stands in the model already.
+    """
+    long = _hide_lengths(shapes.graph.input, _MOST_UNKNOWN)
+    for info in (*shapes.graph.value_info, *shapes.graph.output):
+        for size in info.type.tensor_type.shape.dim:
+            if size.dim_param.startswith("unk__"):
+                size.Clear()  # a name that inference made up; the numbers may say which it is
+    inferred = infer(shapes, data_prop=True)
+    _show_lengths(inferred.graph, long)
+    return inferred
+
+
+def _hide_lengths(declared: Iterable[onnx.ValueInfoProto], most: int) -> dict[str, int]:
+    """Make the lengths unknown of vectors that are longer than `most`; returns them by name."""
+    lengths = {}
+    for info in declared:
+        length = _length(info)
+        if length > most:
+            lengths[info.name] = length
+            info.type.tensor_type.shape.dim[0].Clear()
+    return lengths
+
+
+def _show_lengths(graph: onnx.GraphProto, lengths: dict[str, int]) -> None:
+    for info in _declared(graph):
+        if info.name in lengths and len(info.type.tensor_type.shape.dim) == 1:
+            info.type.tensor_type.shape.dim[0].dim_value = lengths[info.name]
 
 
 def has_long_vectors(model: onnx.ModelProto) -> bool:
@@ -143,25 +178,20 @@ def _declared(graph: onnx.GraphProto) -> Iterator[onnx.ValueInfoProto]:
     yield from graph.output
 
 
-def _long_vectors(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
-    """What a graph declares to be vectors of more integers than inference follows."""
-    found = []
-    for info in _declared(graph):
-        kind = info.type.tensor_type
-        if kind.elem_type in _PLACES and len(kind.shape.dim) == 1 and kind.shape.dim[0].dim_value > _MOST_NUMBERS:
-            found.append(info)
-    return found
-
-
 def _vectors(graph: onnx.GraphProto) -> Iterator[int]:
     """The sizes of all one-dimensional results of nodes, in a graph and its subgraphs."""
-    for info in (*graph.value_info, *graph.output):
-        if len(info.type.tensor_type.shape.dim) == 1:
-            yield abs(info.type.tensor_type.shape.dim[0].dim_value)  # 2^31 Concats give a negative number in onnx 1.16
+    # 2^31 Concats give a negative number in onnx 1.16.
+    yield from (abs(_length(info)) for info in (*graph.value_info, *graph.output))
     for node in graph.node:
         for attribute in node.attribute:
             for inner in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
                 yield from _vectors(inner)
+
+
+def _length(info: onnx.ValueInfoProto) -> int:
+    """The length of a vector; 0 if it is not known, and of anything else."""
+    sizes = info.type.tensor_type.shape.dim
+    return sizes[0].dim_value if len(sizes) == 1 else 0
 
 
 def _ranks_of_reshaped(graph: onnx.GraphProto) -> Iterator[onnx.ValueInfoProto]:

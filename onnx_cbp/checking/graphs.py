@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator
 
 import onnx
 import onnx.inliner
-import onnx.shape_inference
+import onnx_ir as ir
 
+from onnx_cbp.graph_passes.core.inference import follow, without_weights
 from onnx_cbp.validity.walking import ONNX_DOMAINS
 
 #: A dimension: a number, a symbol's name, or None.
@@ -119,6 +120,7 @@ def _known_shapes(model: onnx.ModelProto) -> dict[str, tuple[Dimension, ...]]:
 
 def _inferred_shapes(model: onnx.ModelProto) -> dict[str, tuple[Dimension, ...]]:
     try:
-        return _known_shapes(onnx.shape_inference.infer_shapes(model, data_prop=True))
-    except Exception:  # only a hint; inference is impossible for example for a model over 2 GiB
+        inferred = follow(without_weights(ir.from_proto(model)), is_strict=False)
+    except Exception:  # only a hint; what onnx-ir does not read is refused elsewhere
         return {}
+    return {} if inferred is None else _known_shapes(inferred)
