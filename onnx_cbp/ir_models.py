@@ -68,6 +68,7 @@ def to_ir(model: onnx.ModelProto) -> ir.Model:
     for identifier in [each for each in result.functions if is_op(each, result.opset_imports)]:
         del result.functions[identifier]  # what is named so is the op
     _own_tensors(result)
+    _forget_negative_sizes(result)
     return result
 
 
@@ -145,9 +146,7 @@ class _OwnName(ir.TensorProtoTensor):
 
 def _own_tensors(model: ir.Model) -> None:
     """Let no tensor write a new name into the caller's model."""
-    graphs = [model.graph, *model.graph.subgraphs()]
-    graphs += [subgraph for function in model.functions.values() for subgraph in function.subgraphs()]
-    for graph in graphs:
+    for graph in _graphs(model):
         for value in graph.initializers.values():
             tensor = value.const_value
             if isinstance(tensor, ir.TensorProtoTensor):
@@ -166,6 +165,24 @@ def _own_tensors(model: ir.Model) -> None:
             attributes[attribute.name] = ir.Attr(
                 attribute.name, attribute.type, own[0] if one else own, doc_string=attribute.doc_string
             )
+
+
+def _forget_negative_sizes(model: ir.Model) -> None:
+    """Let a size of which a model declares a negative number be unknown, as in ONNX Runtime: old exporters write -1."""
+    given = [value for graph in (*_graphs(model), *model.functions.values()) for value in graph.inputs]
+    for value in (*given, *(value for node in all_nodes(model) for value in node.outputs)):
+        if value.shape is None or not any(isinstance(size, int) and size < 0 for size in value.shape):
+            continue
+        value.shape = value.shape.copy()
+        for axis, size in enumerate(value.shape):
+            if isinstance(size, int) and size < 0:
+                value.shape[axis] = None
+
+
+def _graphs(model: ir.Model) -> list[ir.Graph]:
+    """The main graph and all subgraphs, also of functions."""
+    inner = [subgraph for function in model.functions.values() for subgraph in function.subgraphs()]
+    return [model.graph, *model.graph.subgraphs(), *inner]
 
 
 def _refuse_sparse_subgraphs(graph: onnx.GraphProto) -> None:

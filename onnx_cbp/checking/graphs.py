@@ -96,8 +96,9 @@ def fed_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
 
 
 def dimensions(shape: onnx.TensorShapeProto) -> tuple[Dimension, ...]:
-    """A shape as Python values."""
-    return tuple(d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in shape.dim)
+    """A shape as Python values; a negative size is an unknown one."""
+    sizes = (d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in shape.dim)
+    return tuple(None if isinstance(size, int) and size < 0 else size for size in sizes)
 
 
 def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:

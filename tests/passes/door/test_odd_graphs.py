@@ -10,6 +10,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 import onnx_cbp
+from onnx_cbp.training import generate_artifacts
+from onnx_cbp.training.api import CheckpointState, Module
 from support.refusals import every_verb, refusals
 
 MODEL = """
@@ -193,3 +195,26 @@ def test_constants_that_are_cast_to_text(tmp_path):
 def test_ops_of_ours_of_a_single_number(nodes, axis, tmp_path):
     results = "y, p, q, r" if "Train" in nodes else "y"
     said_by(model(f"{results} = onnx_cbp.{nodes.format(axis)}", inputs="float x", outputs="float y"), tmp_path)
+
+
+def test_a_negative_size_is_a_free_one(tmp_path):
+    """Old exporters (MXNet, CNTK) declare a free batch size as -1, which ONNX Runtime takes for unknown."""
+    made = model(f"z = Relu (x) {TRAINS}")
+    for info in (*made.graph.input, *made.graph.output):
+        info.type.tensor_type.shape.dim[0].dim_value = -1
+    assert not said_by(made, tmp_path).keys() & {"inspect", "rewrite", "train", "synchronize", "update_bn"}
+    for loss in ("MSELoss", "CrossEntropyLoss"):
+        generate_artifacts(
+            made,
+            loss=loss,
+            loss_input_names=["y"],
+            requires_grad=["s"],
+            builder="onnx_cbp",
+            artifact_directory=tmp_path,
+        )
+        state = CheckpointState.load_checkpoint(tmp_path / "checkpoint")
+        module = Module(tmp_path / "training_model.onnx", state)
+        for samples in (2, 5):
+            x = np.random.default_rng(samples).normal(size=(samples, 3, 2, 2)).astype(np.float32)
+            target = x if loss == "MSELoss" else np.zeros((samples, 2, 2), np.int64)
+            assert np.isfinite(module(x, target))
