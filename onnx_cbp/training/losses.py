@@ -34,10 +34,9 @@ class Loss(ABC):
         if self.reduction not in _REDUCTIONS:
             raise OnnxCbpError(f"reduction is {self.reduction!r}; it must be 'mean' or 'sum'")
 
-    def target_type(self, scores: ir.Value, shape: Shape) -> tuple[ir.DataType, Shape]:
+    def target_type(self, g: Builder, scores: ir.Value) -> tuple[ir.DataType, Shape]:
         """Type and shape of the right answers to these scores."""
-        assert scores.dtype is not None
-        return scores.dtype, shape
+        return g.dtype(scores), g.shape(scores)
 
     @abstractmethod
     def terms(self, g: Builder, scores: ir.Value, target: ir.Value) -> tuple[ir.Value, ir.Value]:
@@ -73,8 +72,9 @@ class CrossEntropyLoss(Loss):
         if not 0 <= self.label_smoothing <= 1:
             raise OnnxCbpError(f"label_smoothing is {self.label_smoothing!r}; it must be from 0 to 1")
 
-    def target_type(self, scores: ir.Value, shape: Shape) -> tuple[ir.DataType, Shape]:
+    def target_type(self, g: Builder, scores: ir.Value) -> tuple[ir.DataType, Shape]:
         """Type and shape of the labels."""
+        shape = g.shape(scores)
         if len(shape) < 2:
             raise OnnxCbpError(f"'{scores.name}' has shape {list(shape)}: a cross entropy needs [N, classes, ...]")
         return ir.DataType.INT64, (shape[0], *shape[2:])
@@ -86,7 +86,7 @@ class CrossEntropyLoss(Loss):
             raise OnnxCbpError(
                 f"'{scores.name}' has shape {list(g.shape(scores))}: the number of classes must be fixed"
             )
-        weight = self._weight(classes, scores)
+        weight = self._weight(g, classes, scores)
         dtype = g.dtype(scores).value
         # Of the labels' own type: a number of another would be one that no label has.
         zero, beyond = (g.constant(np.array(each), g.dtype(target)) for each in (0, classes))
@@ -113,14 +113,13 @@ class CrossEntropyLoss(Loss):
             loss = g.Add(loss, every if counts is None else g.Mul(every, counts))
         return _sum(g, loss), _sum(g, own)
 
-    def _weight(self, classes: int, scores: ir.Value) -> np.ndarray:
-        assert scores.dtype is not None
+    def _weight(self, g: Builder, classes: int, scores: ir.Value) -> np.ndarray:
         weight = np.ones(classes) if self.weight is None else np.asarray(self.weight)
         if weight.shape != (classes,):
             raise OnnxCbpError(
                 f"weight has shape {list(weight.shape)}; '{scores.name}' has {classes} classes: give [{classes}]"
             )
-        return weight.astype(scores.dtype.numpy())
+        return weight.astype(g.dtype(scores).numpy())
 
 
 @dataclass(frozen=True)

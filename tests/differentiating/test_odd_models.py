@@ -254,6 +254,21 @@ def test_a_type_that_is_declared_as_undefined_is_not_known():
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("loss", ["CrossEntropyLoss", "MSELoss", "L1Loss", "BCEWithLogitsLoss"])
+def test_an_output_that_is_declared_twice_without_a_type_has_the_one_that_follows(loss, tmp_path):
+    made = model("y = Mul (x, w)", inputs="double[N, 3, 4] x", outputs="double[N, 3, 4] y, double[N, 3, 4] y")
+    made.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((3, 1)), "w"))
+    for output in made.graph.output:
+        output.ClearField("type")
+    training = artifacts(
+        made, tmp_path, loss=loss, loss_input_names=["y"], requires_grad=["w"], additional_output_names=["y"]
+    )
+    target = {"CrossEntropyLoss": "labels"}.get(loss, "target")
+    kinds = {each.name: each.type.tensor_type.elem_type for each in (*training.graph.input, *training.graph.output)}
+    assert kinds["y"] == kinds["loss"] == onnx.TensorProto.DOUBLE
+    assert kinds[target] == (onnx.TensorProto.DOUBLE if target == "target" else onnx.TensorProto.INT64)
+
+
 def test_shapes_that_contradict_each_other_once_functions_are_inlined_are_one_line(tmp_path):
     made = onnx.parser.parse_model("""
         <ir_version: 8, opset_import: ["" : 17, "l" : 1]>

@@ -260,10 +260,9 @@ def _loss(
         )
     scores = values[read[0]]
     g = Builder(model)
-    shape = g.shape(scores)
     if g.dtype(scores) not in FLOATS:
-        raise OnnxCbpError(f"loss: '{scores.name}' has type {scores.dtype}, and scores are floating-point numbers")
-    dtype, dims = loss.target_type(scores, shape)
+        raise OnnxCbpError(f"loss: '{scores.name}' has type {g.dtype(scores)}, and scores are floating-point numbers")
+    dtype, dims = loss.target_type(g, scores)
     name = read[1] if len(read) == 2 else loss.target
     if name in values:  # as in ONNX Runtime: an existing input is used
         target = values[name]
