@@ -31,8 +31,6 @@ set(ONNX_CBP_OBJECTS $<TARGET_OBJECTS:onnx_cbp_common>)
 set(_targets baseline)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   list(APPEND _targets avx2 avx512)
-  # Processors without AVX2 are older than 2013: not worth a sixth of the time to compile.
-  set(_options_baseline $<$<NOT:$<CONFIG:Debug>>:-O2>)
 endif()
 set(_options_avx2 -march=x86-64-v3)
 # GCC 12 takes the intrinsics' own undefined values for mistakes.
