@@ -37,7 +37,8 @@ class FlattenStatePass(InPlacePass):
 
     Other values that a step changes keep their names, and the next value has ".next" after the name. All other outputs
     stay in front, in order. Inputs outside the groups stay. Names in the groups that the graph does not have are
-    ignored, so an evaluation graph can be fed with the same vectors.
+    ignored, so an evaluation graph can be fed with the same vectors. Without a group of parameters, the gradients stay
+    outputs of their own.
 
     Args:
         groups: layouts, by the name of the vector.
@@ -75,7 +76,9 @@ class FlattenStatePass(InPlacePass):
                 _output(model.graph, name, _concat(draft, moved, layout), draft)
         for name, update in updates.items():
             _output(model.graph, name, outputs[update], draft)
-        if graph.gradients:
+        if graph.gradients and PARAMETERS not in self._groups:
+            model.graph.outputs.extend(outputs[each] for each in graph.gradients.values())
+        elif graph.gradients:
             layout = self._groups[PARAMETERS]
             dtype, shape = ir.DataType.from_numpy(layout.dtype), ir.Shape([layout.total])
             new = _concat(draft, [outputs[graph.gradients[each]] for each in layout.shapes], layout)

@@ -194,6 +194,13 @@ class CheckpointState:
             )
         return earlier
 
+    def _forget(self) -> None:
+        """Keep only the types and shapes of what the session holds."""
+        parameters = self._contents.parameters
+        for name, array in parameters.items():
+            if self._is_live(name):
+                parameters[name] = np.broadcast_to(np.zeros((), array.dtype), array.shape)
+
     def _trained(self) -> tuple[str, ...] | dict[str, str]:
         return self._contents.trained if self._session is None else self._session.program.graph.gradients
 

@@ -66,6 +66,7 @@ class Module:
         kept = state._shared(program, self._device)
         self._session = TrainingSession(program, kept, options, own if providers is None else providers)
         state._session = self._session
+        state._forget()
 
     def __call__(self, *user_inputs: Any) -> Any:
         """Run a step of training, or the evaluation.

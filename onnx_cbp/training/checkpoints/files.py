@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ def save(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> None:
     Raises:
         OnnxCbpError: one line: a folder, a folder that is not there, or that cannot be written.
     """
-    _write(Path(path), safetensors_format.write(checkpoint))
+    _write(Path(path), partial(safetensors_format.write, checkpoint))
 
 
 def save_values(path: str | os.PathLike[str], values: Mapping[str, np.ndarray]) -> None:
@@ -61,17 +62,18 @@ def save_values(path: str | os.PathLike[str], values: Mapping[str, np.ndarray]) 
         save(checkpoint, file)
         return
     try:
-        _write(file, ort_format.with_values(data, values))
+        changed = ort_format.with_values(data, values)
+        _write(file, lambda scratch: scratch.write_bytes(changed))
     except MalformedError as error:
         raise OnnxCbpError(f"'{file}' cannot be written: {error}") from None
 
 
-def _write(file: Path, data: bytes) -> None:
+def _write(file: Path, write: Callable[[Path], object]) -> None:
     replacement = Replacement(file, "checkpoint file")
     try:
         with replacement.scratch() as scratch:
             written = scratch / replacement.file.name
-            written.write_bytes(data)
+            write(written)
             replacement.put(written)
     except OSError as error:
         raise OnnxCbpError(f"'{replacement.file}' cannot be written: {error.strerror or error}") from None

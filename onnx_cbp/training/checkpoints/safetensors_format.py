@@ -7,6 +7,7 @@ tensor is JSON in the file's metadata, under "onnx_cbp".
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -37,8 +38,12 @@ _TYPES: dict[str, Any] = {
 }
 
 
-def write(checkpoint: Checkpoint) -> bytes:
-    """The content of a file, from which `read` makes the same checkpoint, bit for bit."""
+def write(checkpoint: Checkpoint, file: Path) -> None:
+    """Write a file, of whose content `read` makes the same checkpoint, bit for bit.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     tensors = {} if checkpoint.nominal else dict(checkpoint.parameters)
     about: dict[str, Any] = {
         "version": _VERSION,
@@ -61,7 +66,10 @@ def write(checkpoint: Checkpoint) -> bytes:
             tensors.update({_slot_name(name, slot): array for name, array in arrays.items()})
     # Contiguous in C order; numpy's own function for that would turn scalars into vectors.
     tensors = {name: array if array.flags.c_contiguous else array.copy(order="C") for name, array in tensors.items()}
-    return safetensors.numpy.save(tensors, {_KEY: json.dumps(about)})
+    try:
+        safetensors.numpy.save_file(tensors, file, {_KEY: json.dumps(about)})
+    except safetensors.SafetensorError as error:
+        raise OSError(str(error)) from error
 
 
 def read(data: bytes) -> Checkpoint:
@@ -114,4 +122,4 @@ def _array(name: str, tensor: Any) -> np.ndarray:
     dtype = tensor["dtype"]
     if dtype not in _TYPES:
         raise MalformedError(f"'{name}' has elements of type {dtype}, which no parameter has")
-    return np.frombuffer(tensor["data"], _TYPES[dtype]).reshape(tensor["shape"]).copy()
+    return np.frombuffer(tensor["data"], _TYPES[dtype]).reshape(tensor["shape"])

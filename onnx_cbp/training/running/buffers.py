@@ -1,4 +1,4 @@
-"""State that runs read and write: in two arrays that take turns, so that nothing is copied."""
+"""State that runs read and write, without a copy."""
 
 from __future__ import annotations
 
@@ -23,15 +23,33 @@ class Device:
 
     def put(self, array: np.ndarray) -> Any:
         """A new OrtValue with a copy of the array."""
-        return ort.OrtValue.ortvalue_from_numpy(np.array(array, order="C"), self.kind, self.number)
+        return self.take(np.array(array, order="C"))
+
+    def take(self, array: np.ndarray) -> Any:
+        """A new OrtValue of an array that nobody else changes: on the processor it is the array itself."""
+        return ort.OrtValue.ortvalue_from_numpy(array, self.kind, self.number)
 
 
 class Buffer:
-    """An array in two places: a run reads the present one and writes the other; `turn` exchanges them."""
+    """An array that runs read and write.
+
+    A run reads it in one place and writes the next values to another, and `turn` exchanges the two: nothing is copied,
+    and the values are there until then. In place, a run writes over what it has read, which takes half the memory.
+
+    Args:
+        array: the first values; the buffer's own from now on.
+        device: where it lies.
+
+    Attributes:
+        in_place: whether runs write over what they have read.
+    """
 
     def __init__(self, array: np.ndarray, device: Device) -> None:
-        self._values = [device.put(array), device.put(array)]
+        self._device = device
+        self._values = [device.take(array)]
+        self._arrays = [array] if device.kind == "cpu" else []  # what the values are there
         self._present = 0
+        self.in_place = False
 
     @property
     def present(self) -> Any:
@@ -41,15 +59,27 @@ class Buffer:
     @property
     def other(self) -> Any:
         """The OrtValue that a run may write."""
+        if self.in_place:
+            return self.present
+        if len(self._values) == 1:
+            array = np.empty_like(self.array)
+            self._values.append(self._device.take(array))
+            self._arrays += [array] if self._arrays else []
         return self._values[1 - self._present]
 
     def turn(self) -> None:
-        """Make the other one the present one."""
-        self._present = 1 - self._present
+        """Make what a run has written the present values."""
+        if not self.in_place:
+            self._present = 1 - self._present
+
+    @property
+    def array(self) -> np.ndarray:
+        """The array: on the processor a view, elsewhere a copy."""
+        return self._arrays[self._present] if self._arrays else self.present.numpy()
 
     def read(self) -> np.ndarray:
         """A copy of the array."""
-        return np.array(self.present.numpy())
+        return np.array(self.array)
 
     def write(self, array: np.ndarray) -> None:
         """Give it other values; the shape and type stay."""

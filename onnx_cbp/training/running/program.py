@@ -21,6 +21,7 @@ from onnx_cbp.graph_passes.stepping.flatten_state import (
     own,
 )
 from onnx_cbp.graph_passes.stepping.join_step import join
+from onnx_cbp.graph_passes.stepping.overwriting import free_lengths, is_elementwise, may_overwrite
 from onnx_cbp.graph_passes.stepping.training_graph import TrainingGraph
 from onnx_cbp.graph_passes.stepping.vector_layout import VectorLayout
 from onnx_cbp.ir_models import read_model, to_ir, to_proto
@@ -106,9 +107,13 @@ class Program:
         """The shape of a parameter."""
         return self._static(name)
 
-    def forward_backward(self) -> onnx.ModelProto:
-        """Forward and backward, on vectors."""
-        return to_proto(self._flat(), self._training)
+    def forward_backward(self, *, apart: bool = False) -> onnx.ModelProto:
+        """Forward and backward, on vectors.
+
+        Args:
+            apart: with each parameter and each gradient by itself, under their own names.
+        """
+        return to_proto(self._flat(apart=apart), self._training)
 
     def step(self, optimizer: OptimizerProgram) -> onnx.ModelProto:
         """Forward, backward and the optimiser, on vectors."""
@@ -122,11 +127,11 @@ class Program:
             model.graph.outputs.append(value)
         return to_proto(model, self._training)
 
-    def evaluation(self) -> onnx.ModelProto:
-        """The evaluation graph, on the same vectors."""
+    def evaluation(self, *, apart: bool = False) -> onnx.ModelProto:
+        """The evaluation graph, on the same vectors, or with each parameter by itself."""
         assert self._evaluation is not None
         model = to_ir(self._evaluation)
-        FlattenStatePass(self.groups)(model)
+        FlattenStatePass(self._vectors(apart=apart))(model)
         return to_proto(model, self._evaluation)
 
     @property
@@ -139,10 +144,13 @@ class Program:
         """The opset of the training graph."""
         return imported_opsets(self._training)[""]
 
-    def _flat(self) -> ir.Model:
+    def _flat(self, *, apart: bool = False) -> ir.Model:
         model = to_ir(self._training)
-        FlattenStatePass(self.groups, self.graph)(model)
+        FlattenStatePass(self._vectors(apart=apart), self.graph)(model)
         return model
+
+    def _vectors(self, *, apart: bool) -> dict[str, VectorLayout]:
+        return {name: layout for name, layout in self.groups.items() if not (apart and name == PARAMETERS)}
 
 
 class OptimizerProgram:
@@ -183,9 +191,27 @@ class OptimizerProgram:
         """The opset of the graph."""
         return imported_opsets(self._model)[""]
 
-    def alone(self) -> onnx.ModelProto:
-        """The graph by itself."""
-        return to_proto(self.model(), self._model)
+    def alone(self, *, in_parts: bool = False) -> onnx.ModelProto:
+        """The graph by itself; for a part of its vectors after the other, if `in_parts`."""
+        model = self.model()
+        if in_parts:
+            free_lengths(model.graph, self.vectors)
+        return to_proto(model, self._model)
+
+    @property
+    def vectors(self) -> list[str]:
+        """The inputs that have an element for each of the parameters'."""
+        return [PARAMETERS, GRADIENTS, *map(own, self.slots)]
+
+    @cached_property
+    def goes_in_parts(self) -> bool:
+        """Whether a part of the vectors can be computed by itself, and written over what was there."""
+        changed = [name for name in self.vectors if name != GRADIENTS]
+        return is_elementwise(self.model().graph, self.vectors) and all(map(self.overwrites, changed))
+
+    def overwrites(self, name: str) -> bool:
+        """Whether the next value of a vector can be written over the present one."""
+        return may_overwrite(self.model().graph, name, following(name))
 
 
 def _name(source: Source, otherwise: str) -> str:

@@ -42,7 +42,12 @@ class BoundSession:
         self._outputs = {value.name for value in self._session.get_outputs()}
 
     def run(
-        self, fed: Mapping[str, Any], state: Mapping[str, Buffer], outputs: Sequence[str], device: Device
+        self,
+        fed: Mapping[str, Any],
+        state: Mapping[str, Buffer],
+        outputs: Sequence[str],
+        device: Device,
+        written: Mapping[str, Any] | None = None,
     ) -> list[Any]:
         """Run once.
 
@@ -51,9 +56,10 @@ class BoundSession:
             state: buffers by input: the present values are read, and the other ones written if the graph changes them.
             outputs: the outputs to return.
             device: where to put these.
+            written: OrtValues by output, to be written.
 
         Raises:
-            OnnxCbpError: the run fails; the present values of all buffers are as before.
+            OnnxCbpError: the run fails; the present values of all buffers that are not written in place are as before.
         """
         binding = self._session.io_binding()
         for name, value in fed.items():
@@ -66,6 +72,8 @@ class BoundSession:
                 binding.bind_ortvalue_input(name, buffer.present)
             if f"{name}.next" in self._outputs:
                 binding.bind_ortvalue_output(f"{name}.next", buffer.other)
+        for name, value in (written or {}).items():
+            binding.bind_ortvalue_output(name, value)
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 
 from onnx_cbp.errors import OnnxCbpError
-from onnx_cbp.graph_passes.stepping.flatten_state import GRADIENTS, LAZY_RESET_GRAD, PARAMETERS, own
+from onnx_cbp.graph_passes.stepping.flatten_state import GRADIENTS, LAZY_RESET_GRAD, PARAMETERS, following, own
 from onnx_cbp.graph_passes.stepping.vector_layout import VectorLayout
 from onnx_cbp.training.checkpoints import Checkpoint, OptimizerState
 from onnx_cbp.training.running.buffers import Buffer, Device
@@ -18,6 +18,12 @@ from onnx_cbp.training.running.sessions import BoundSession
 
 LEARNING_RATE, STEP = own("learning_rate"), own("step")
 _FIRST_LEARNING_RATE = 1e-3  # as in ONNX Runtime
+#: With more parameters, copies of them would be most of the memory: a step is two runs, which write over the state, and
+#: on the processor nothing is copied into vectors, or out of them.
+_MOST_JOINED = 2**20
+#: So many elements at once go through an optimiser then: what it computes on the way stays in the caches. A multiple of
+#: what vector instructions take, since older versions of ONNX Runtime round square roots otherwise in a rest.
+_PART = 2**18
 
 
 class TrainingState:
@@ -26,6 +32,9 @@ class TrainingState:
     Attributes:
         buffers: by the name of the input.
         fixed: OrtValues by the name of the input.
+        is_large: whether there is too much of it for a second copy.
+        is_apart: whether graphs read and write every parameter and gradient where it lies in its vector.
+        is_whole: False after a step that failed while it wrote over what it had read.
     """
 
     def __init__(self, program: Program, checkpoint: Checkpoint, device: Device) -> None:
@@ -37,21 +46,40 @@ class TrainingState:
         self.buffers = {name: Buffer(layout.pack(values), device) for name, layout in program.groups.items()}
         for name in program.moved:
             seed = np.array([checkpoint.random_state or 0], np.int64)
-            self.buffers[name] = Buffer(seed if name == program.graph.random_state else values[name], device)
+            self.buffers[name] = Buffer(seed if name == program.graph.random_state else np.array(values[name]), device)
         self.fixed = {name: device.put(values[name]) for name in program.fixed}
+        self.is_large, self.is_apart, self.is_whole = False, False, True
         if PARAMETERS in program.groups:
             layout = program.groups[PARAMETERS]
+            self.is_large = layout.total > _MOST_JOINED
+            self.is_apart = self.is_large and device.kind == "cpu"
             self.buffers[GRADIENTS] = Buffer(np.zeros(layout.total, layout.dtype), device)
+            self.buffers[GRADIENTS].in_place = self.is_large
+
+    def pieces(self, vector: np.ndarray) -> dict[str, Any]:
+        """OrtValues by parameter that lie in a vector of parameters or gradients."""
+        layout = self.program.groups[PARAMETERS]
+        return {name: self.device.take(piece) for name, piece in layout.unpack(vector).items()}
+
+    def apart(self) -> dict[str, Any]:
+        """The parameters by name, where graphs read them apart."""
+        return self.pieces(self.buffers[PARAMETERS].array) if self.is_apart else {}
 
     def names(self) -> list[str]:
         """The names of all parameters."""
         return self.program.graph.parameters
 
+    def refuse_half(self) -> None:
+        """Raise if a step has changed only a part of the state."""
+        if not self.is_whole:
+            raise OnnxCbpError("a step failed when it had written a part of its results: load the last checkpoint")
+
     def read(self, name: str) -> np.ndarray:
         """A copy of a parameter."""
+        self.refuse_half()
         group, layout = self._group(name)
         if layout is not None:
-            return np.array(layout.piece(self.buffers[group].present.numpy(), name))
+            return np.array(layout.piece(self.buffers[group].array, name))
         return self.buffers[name].read() if name in self.buffers else np.array(self.fixed[name].numpy())
 
     def write(self, name: str, value: np.ndarray) -> None:
@@ -69,7 +97,7 @@ class TrainingState:
 
     def gradient(self, name: str) -> np.ndarray:
         """A copy of the gradient of a parameter that trains."""
-        return np.array(self.program.groups[PARAMETERS].piece(self.buffers[GRADIENTS].present.numpy(), name))
+        return np.array(self.program.groups[PARAMETERS].piece(self.buffers[GRADIENTS].array, name))
 
     def random_state(self) -> int | None:
         """The state of the random generator."""
@@ -94,7 +122,8 @@ class TrainingSession:
 
     If a step follows each forward pass, then forward pass, backward pass and step are one run. That run computes the
     next parameters too, and `step` only makes them the current ones. If gradients are accumulated over several passes,
-    or something was changed between a pass and its step, there are two runs, with the same result.
+    or something was changed between a pass and its step, there are two runs, with the same result. So there are if
+    there are many parameters: then each run writes over what it has read.
 
     Args:
         program: the graphs.
@@ -114,6 +143,7 @@ class TrainingSession:
         self._ahead: int | None = None  # the version from which the next parameters were computed
         self._passes = 0
         self._joins = self._together = True
+        self._in_parts = False
         self._session("forward and backward")
         if program.evaluation_source is not None:
             self._session("evaluation")
@@ -122,11 +152,20 @@ class TrainingSession:
 
     def train(self, fed: Mapping[str, Any], device: Device) -> list[Any]:
         """Forward and backward. The gradients are added to those that exist; after `reset` they replace them."""
+        self.state.refuse_half()
         together = self._optimizer is not None and self._together
         session = self._session("step" if together else "forward and backward")
         reset = ort.OrtValue.ortvalue_from_numpy(np.array(self._reset))
-        everything = {**fed, **self.state.fixed, LAZY_RESET_GRAD: reset, LEARNING_RATE: self._learning_rate()}
-        results = session.run(everything, self.state.buffers, self.program.outputs, device)
+        state = {**self.state.fixed, **self.state.apart()}
+        everything = {**fed, **state, LAZY_RESET_GRAD: reset, LEARNING_RATE: self._learning_rate()}
+        gradients = self.state.buffers[GRADIENTS].array
+        new = gradients if self._reset or not self.state.is_apart else np.empty_like(gradients)
+        written = {}
+        if self.state.is_apart:
+            written = {self.program.graph.gradients[name]: value for name, value in self.state.pieces(new).items()}
+        results = session.run(everything, self.state.buffers, self.program.outputs, device, written)
+        if new is not gradients:
+            np.add(gradients, new, out=gradients)
         for name in (GRADIENTS, *self._moved()):
             self.state.buffers[name].turn()
         self._reset = False
@@ -136,20 +175,39 @@ class TrainingSession:
 
     def evaluate(self, fed: Mapping[str, Any], device: Device) -> list[Any]:
         """Run the evaluation graph; no state changes."""
+        self.state.refuse_half()
         session = self._session("evaluation")
-        return session.run({**fed, **self.state.fixed}, self.state.buffers, self.program.eval_outputs, device)
+        state = {**self.state.fixed, **self.state.apart()}
+        return session.run({**fed, **state}, self.state.buffers, self.program.eval_outputs, device)
 
     def step(self) -> None:
         """Take the optimiser's step along the gradients."""
         assert self._optimizer is not None
+        self.state.refuse_half()
+        buffers = self.state.buffers
+        changed = [buffers[name] for name in (PARAMETERS, STEP, *map(own, self._optimizer.slots))]
         if self._ahead != self.state.version:
-            fed = {LEARNING_RATE: self._learning_rate()}
-            self._session("optimizer").run(fed, self.state.buffers, [], self.state.device)
-        for name in (PARAMETERS, STEP, *map(own, self._optimizer.slots)):
-            self.state.buffers[name].turn()
+            self.state.is_whole = not any(buffer.in_place for buffer in changed)
+            self._optimize(self._optimizer)
+            self.state.is_whole = True
+        for buffer in changed:
+            buffer.turn()
         self._ahead = None
         self._together = self._joins and self._passes <= 1
         self._passes = 0
+
+    def _optimize(self, optimizer: OptimizerProgram) -> None:
+        """Compute the next parameters and slots."""
+        session, buffers, device = self._session("optimizer"), self.state.buffers, self.state.device
+        fed = {LEARNING_RATE: self._learning_rate()}
+        if not self._in_parts:
+            session.run(fed, buffers, [], device)
+            return
+        vectors = {name: buffers[name].array for name in optimizer.vectors}
+        for start in range(0, optimizer.elements, _PART):
+            parts = {name: device.take(vector[start : start + _PART]) for name, vector in vectors.items()}
+            written = {following(name): part for name, part in parts.items() if name != GRADIENTS}
+            session.run({**fed, **parts}, {STEP: buffers[STEP]}, [], device, written)
 
     def reset(self) -> None:
         """Let the gradients of the next pass replace those that exist."""
@@ -172,7 +230,10 @@ class TrainingSession:
         if remembered is not None and remembered.learning_rate is not None:
             self._rate = remembered.learning_rate
         self._optimizer = optimizer
-        self._joins = self._together = optimizer.opset == self.program.opset
+        self._joins = self._together = optimizer.opset == self.program.opset and not self.state.is_large
+        self._in_parts = self.state.is_apart and optimizer.goes_in_parts
+        for name in (PARAMETERS, *map(own, optimizer.slots)):
+            self.state.buffers[name].in_place = not self._joins and optimizer.overwrites(name)
         self._sessions.pop("optimizer", None)
         self._sessions.pop("step", None)
         self._session("optimizer")
@@ -215,9 +276,9 @@ class TrainingSession:
         if kind not in self._sessions:
             program, name = self.program, self.program.name
             if kind == "evaluation":
-                name, model = program.eval_name, program.evaluation()
+                name, model = program.eval_name, program.evaluation(apart=self.state.is_apart)
             elif kind == "forward and backward":
-                model = program.forward_backward()
+                model = program.forward_backward(apart=self.state.is_apart)
                 self._sessions.pop("step", None)
             else:
                 assert self._optimizer is not None
@@ -225,7 +286,7 @@ class TrainingSession:
                     model = program.step(self._optimizer)
                     self._sessions.pop("forward and backward", None)
                 else:
-                    name, model = self._optimizer.name, self._optimizer.alone()
+                    name, model = self._optimizer.name, self._optimizer.alone(in_parts=self._in_parts)
             self._sessions[kind] = BoundSession(name, model, self._options, self._providers)
         return self._sessions[kind]
 
