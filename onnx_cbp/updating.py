@@ -151,6 +151,10 @@ def _check_data(layer: Layer, types: Types) -> None:
     """Refuse, before anything runs, the data of a batch norm that are none, or that no memory holds."""
     X = layer.site.X
     shape, dtype = types.shape(X), types.of(X)
+    if dtype is not None and dtype not in FLOATS:
+        raise OnnxCbpError(
+            f"'{label(layer.site.node)}': '{X.name}' has type {dtype}: batch norm needs floating-point numbers"
+        )
     if shape is None:
         return
     if len(shape) < 2:

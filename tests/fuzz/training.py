@@ -218,7 +218,7 @@ def _compare_gradients(
 
 
 def _slope(model: onnx.ModelProto, data: Arrays, direction: Arrays, step: float) -> tuple[float, float] | None:
-    """The slope of the loss along a direction, and by how much it differs around here; None: it does not run."""
+    """The slope of the loss along a direction, and by how much it differs around here; None: there is none."""
     losses = []
     places = np.array([-1, -0.5, 0, 0.5, 1]) * step
     for place in places:
@@ -230,8 +230,8 @@ def _slope(model: onnx.ModelProto, data: Arrays, direction: Arrays, step: float)
                 value = (value + place * direction[tensor.name]).astype(value.dtype)
                 tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
         values = run(unshared(moved), data)
-        if values is None:
-            return None
+        if values is None or not all(np.isfinite(v).all() for v in values.values() if np.asarray(v).dtype.kind == "f"):
+            return None  # a sigmoid makes a loss of infinities, too: there is no gradient of them
         losses.append(float(values[_LOSS]))
     there = [(loss - losses[2]) / place for loss, place in zip(losses, places, strict=True) if place]
     return (losses[-1] - losses[0]) / (2 * step), max(there) - min(there)

@@ -460,6 +460,15 @@ def test_a_vector_is_refused_before_anything_runs():
         onnx_cbp.update_bn(model, [])
 
 
+@pytest.mark.parametrize(("dtype", "name"), [("string", "STRING"), ("int64", "INT64"), ("bool", "BOOL")])
+def test_data_that_are_no_floats_are_refused_before_anything_runs(dtype, name):
+    model = parse(f"""
+        <ir_version: 8, opset_import: ["" : 15]> agraph ({dtype}[N, 1, 2] x) => (float[N, 1, 2] y)
+        <float[1] one = {{1}}> {{ z = Neg (x)  y = BatchNormalization (z, one, one, one, one) }}""")
+    with pytest.raises(onnx_cbp.OnnxCbpError, match=f"'z' has type {name}: batch norm needs floating-point numbers"):
+        onnx_cbp.update_bn(model, [])
+
+
 def test_data_that_no_memory_holds_are_refused_before_anything_runs():
     """What they are made of may well fit: of this model 8 GB, for which running it took 15 seconds."""
     model = parse(
