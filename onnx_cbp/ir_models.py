@@ -169,7 +169,8 @@ def _own_tensors(model: ir.Model) -> None:
 
 def _forget_negative_sizes(model: ir.Model) -> None:
     """Let a size of which a model declares a negative number be unknown, as in ONNX Runtime: old exporters write -1."""
-    given = [value for graph in (*_graphs(model), *model.functions.values()) for value in graph.inputs]
+    given = [value for graph in _graphs(model) for value in graph.inputs]
+    given += [value for function in model.functions.values() for value in function.inputs]
     for value in (*given, *(value for node in all_nodes(model) for value in node.outputs)):
         if value.shape is None or not any(isinstance(size, int) and size < 0 for size in value.shape):
             continue
