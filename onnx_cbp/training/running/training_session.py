@@ -87,9 +87,10 @@ class TrainingState:
         self.version += 1
         group, layout = self._group(name)
         if layout is not None:
-            vector = self.buffers[group].read()
+            vector = self.buffers[group].array
             layout.piece(vector, name)[...] = value
-            self.buffers[group].write(vector)
+            if self.device.kind != "cpu":  # there it was a copy
+                self.buffers[group].write(vector)
         elif name in self.buffers:
             self.buffers[name].write(value)
         else:
