@@ -159,14 +159,15 @@ class TrainingSession:
         reset = ort.OrtValue.ortvalue_from_numpy(np.array(self._reset))
         state = {**self.state.fixed, **self.state.apart()}
         everything = {**fed, **state, LAZY_RESET_GRAD: reset, LEARNING_RATE: self._learning_rate()}
-        gradients = self.state.buffers[GRADIENTS].array
-        new = gradients if self._reset or not self.state.is_apart else np.empty_like(gradients)
-        written = {}
+        written, added = {}, None
         if self.state.is_apart:
-            written = {self.program.graph.gradients[name]: value for name, value in self.state.pieces(new).items()}
+            gradients = self.state.buffers[GRADIENTS].array
+            added = None if self._reset else np.empty_like(gradients)
+            pieces = self.state.pieces(gradients if added is None else added)
+            written = {self.program.graph.gradients[name]: value for name, value in pieces.items()}
         results = session.run(everything, self.state.buffers, self.program.outputs, device, written)
-        if new is not gradients:
-            np.add(gradients, new, out=gradients)
+        if added is not None:
+            np.add(gradients, added, out=gradients)
         for name in (GRADIENTS, *self._moved()):
             self.state.buffers[name].turn()
         self._reset = False
