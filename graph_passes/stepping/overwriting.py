@@ -1,8 +1,6 @@
-"""Whether an optimiser may write over what it reads, and take one part of its vectors after the other."""
+"""Whether a run may write an output where one of its inputs lies."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
@@ -10,8 +8,6 @@ import onnx_ir as ir
 _SHARES = frozenset(("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"))
 #: Each element of the result is written after the elements at its place were read, and no other is read then.
 _WRITES = frozenset(("Add", "Sub", "Mul", "Div"))
-#: Each element of the result depends on the elements at its place.
-_ELEMENTWISE = _WRITES | {"Abs", "Cast", "Clip", "Identity", "Max", "Min", "Neg", "Pow", "Sign", "Sqrt", "Where"}
 
 
 def may_overwrite(graph: ir.Graph, before: str, after: str) -> bool:
@@ -51,39 +47,3 @@ def _needed_by(node: ir.Node) -> set[ir.Node]:
                 found.add(producer)
                 waiting.append(producer)
     return found
-
-
-def is_elementwise(graph: ir.Graph, vectors: Sequence[str]) -> bool:
-    """Whether what a graph makes of vectors of one length can be computed one part after the other.
-
-    Args:
-        graph: without subgraphs.
-        vectors: the names of the inputs that are vectors; the others, and constants, are scalars.
-    """
-    made = set(_of_vectors(graph, vectors))
-    for node in graph:
-        if not made.intersection(node.outputs):
-            continue
-        others = [value for value in node.inputs if value is not None and value not in made]
-        if node.op_type not in _ELEMENTWISE or any(value.shape is None or not _is_one(value.shape) for value in others):
-            return False
-    return True
-
-
-def free_lengths(graph: ir.Graph, vectors: Sequence[str]) -> None:
-    """Let vectors, and all that is made of them, have any length."""
-    for value in _of_vectors(graph, vectors):
-        value.shape = ir.Shape(["length"])
-
-
-def _of_vectors(graph: ir.Graph, vectors: Sequence[str]) -> Iterator[ir.Value]:
-    found = {value for value in graph.inputs if value.name in vectors}
-    yield from found
-    for node in graph:
-        if found.intersection(node.inputs):
-            found.update(node.outputs)
-            yield from node.outputs
-
-
-def _is_one(shape: ir.Shape) -> bool:
-    return all(size == 1 for size in shape)

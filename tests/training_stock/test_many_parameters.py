@@ -12,7 +12,8 @@ import onnx_ir as ir
 import pytest
 
 from onnx_cbp import OnnxCbpError
-from onnx_cbp.graph_passes.stepping.overwriting import is_elementwise, may_overwrite
+from onnx_cbp.graph_passes.stepping.overwriting import may_overwrite
+from onnx_cbp.graph_passes.stepping.parts import find_cuts
 from onnx_cbp.training import checkpoints
 from onnx_cbp.training.api import CheckpointState
 from onnx_cbp.training.optimizers import SGD, Adam, AdamW
@@ -29,9 +30,10 @@ OPTIMIZERS = {
     "clipped": AdamW(max_grad_norm=0.1),
     "clipped SGD": SGD(max_grad_norm=0.1, momentum=0.9),
     "vectors without decay": AdamW(decay_vectors=False),
+    "clipped, without decay": Adam(weight_decay=0.1, no_decay="w*", max_grad_norm=0.1),
 }
-#: Which go through an optimiser in parts: the others read all gradients, or a number for each parameter.
-IN_PARTS = {"SGD", "SGD with decay", "Nesterov", "Adam", "AdamW", "ONNX Runtime's AdamW"}
+#: How many vectors are constant, and how many numbers are taken of whole vectors.
+CUTS = {"clipped": (0, 1), "clipped SGD": (0, 1), "vectors without decay": (1, 0), "clipped, without decay": (1, 1)}
 
 
 def large(monkeypatch):
@@ -73,8 +75,9 @@ def test_the_same_bits_as_with_few(name, tmp_path, monkeypatch):
     got, made = trained(tmp_path / "many", OPTIMIZERS[name])
     for a, b in zip(want, got, strict=True):
         np.testing.assert_array_equal(a, b)
-    assert made.module._session._in_parts == (name in IN_PARTS)
-    assert not small.module._session._in_parts
+    cuts = made.module._session._cuts
+    assert (len(cuts.constants), len(cuts.scalars)) == CUTS.get(name, (0, 0))
+    assert small.module._session._cuts is None
     few, many = (checkpoints.load(tmp_path / folder / "saved") for folder in ("few", "many"))
     assert few.optimizer.step == many.optimizer.step == 5
     for name, value in few.parameters.items():
@@ -113,7 +116,7 @@ def test_a_step_that_fails_halfway_ends_the_training(name, tmp_path, monkeypatch
 
     def run(self, *arguments, **more):
         runs.append(arguments)
-        if len(runs) == (2 if name in IN_PARTS else 1):
+        if len(runs) == (3 if name in CUTS else 2):
             raise OnnxCbpError("no memory")
         return original(self, *arguments, **more)
 
@@ -168,25 +171,29 @@ def test_memory(tmp_path):
 
 
 GRAPH = """<ir_version: 8, opset_import: ["" : 17]> g (float[6] p, float[6] d, float[1] r) => (float[6] n, float[6] o)
-<float[6] each = {1, 2, 3, 4, 5, 6}, float two = {2}> """
+<float[6] each = {1, 2, 3, 4, 5, 6}, float two = {2}, int64 axis = {0}, int64[1] six = {6}> """
 
 
 @pytest.mark.parametrize(
-    ("body", "overwrites", "elementwise"),
+    ("body", "overwrites", "constants", "scalars"),
     [
-        ("c = Mul (d, r)  n = Sub (p, c)  o = Mul (d, two)", True, True),
-        ("n = Sub (p, d)  o = Mul (p, two)", False, True),
-        ("c = Mul (p, two)  n = Sub (c, d)  o = Mul (n, two)", True, True),
-        ("i = Identity (p)  n = Sub (p, d)  o = Mul (i, two)", False, True),
-        ("n = Identity (p)  o = Mul (d, two)", False, True),
-        ("n = Sub (p, d)  o = Mul (d, each)", True, False),
-        ("s = ReduceSum <keepdims = 1> (d)  n = Sub (p, s)  o = Mul (d, two)", True, False),
-        ("c = CumSum (d, axis)  n = Sub (p, c)  o = Mul (d, two)", True, False),
+        ("c = Mul (d, r)  n = Sub (p, c)  o = Mul (d, two)", True, (), ()),
+        ("n = Sub (p, d)  o = Mul (p, two)", False, (), ()),
+        ("c = Mul (p, two)  n = Sub (c, d)  o = Mul (n, two)", True, (), ()),
+        ("i = Identity (p)  n = Sub (p, d)  o = Mul (i, two)", False, (), ()),
+        ("n = Identity (p)  o = Mul (d, two)", False, (), ()),
+        ("k = Expand (two, six)  q = Mul (k, r)  n = Sub (p, q)  o = Mul (d, two)", True, ("k",), ()),
+        ("s = ReduceSum <keepdims = 1> (d)  q = Mul (s, r)  n = Sub (p, q)  o = Mul (d, q)", True, (), ("q",)),
+        ("k = Expand (r, six)  n = Sub (p, k)  o = Mul (d, two)", True, None, None),
+        ("n = Sub (p, d)  o = Mul (d, each)", True, None, None),
+        ("c = CumSum (d, axis)  n = Sub (p, c)  o = Mul (d, two)", True, None, None),
+        ("n = Sub (p, d)  o = CumSum (d, axis)", True, None, None),
     ],
 )
-def test_what_may_be_overwritten(body, overwrites, elementwise):
-    text = GRAPH.replace("float two", "int64 axis = {0}, float two") if "axis" in body else GRAPH
-    graph = ir.from_proto(onnx.parser.parse_model(f"{text} {{ {body} }}")).graph
+def test_what_goes_over_what_was_there_and_in_parts(body, overwrites, constants, scalars):
+    inferred = onnx.shape_inference.infer_shapes(onnx.parser.parse_model(f"{GRAPH} {{ {body} }}"), data_prop=True)
+    graph = ir.from_proto(inferred).graph
     assert may_overwrite(graph, "p", "n") == overwrites
-    assert is_elementwise(graph, ["p", "d"]) == elementwise
     assert not may_overwrite(graph, "nothing", "n")
+    cuts = find_cuts(graph, ["p", "d"])
+    assert (constants, scalars) == ((None, None) if cuts is None else (cuts.constants, cuts.scalars))

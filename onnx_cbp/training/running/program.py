@@ -21,7 +21,8 @@ from onnx_cbp.graph_passes.stepping.flatten_state import (
     own,
 )
 from onnx_cbp.graph_passes.stepping.join_step import join
-from onnx_cbp.graph_passes.stepping.overwriting import free_lengths, is_elementwise, may_overwrite
+from onnx_cbp.graph_passes.stepping.overwriting import may_overwrite
+from onnx_cbp.graph_passes.stepping.parts import Cuts, find_cuts, take_part, take_whole
 from onnx_cbp.graph_passes.stepping.training_graph import TrainingGraph
 from onnx_cbp.graph_passes.stepping.vector_layout import VectorLayout
 from onnx_cbp.ir_models import read_model, to_ir, to_proto
@@ -191,23 +192,28 @@ class OptimizerProgram:
         """The opset of the graph."""
         return imported_opsets(self._model)[""]
 
-    def alone(self, *, in_parts: bool = False) -> onnx.ModelProto:
-        """The graph by itself; for a part of its vectors after the other, if `in_parts`."""
-        model = self.model()
-        if in_parts:
-            free_lengths(model.graph, self.vectors)
-        return to_proto(model, self._model)
-
-    @property
-    def vectors(self) -> list[str]:
-        """The inputs that have an element for each of the parameters'."""
-        return [PARAMETERS, GRADIENTS, *map(own, self.slots)]
+    def alone(self) -> onnx.ModelProto:
+        """The graph by itself."""
+        return to_proto(self.model(), self._model)
 
     @cached_property
-    def goes_in_parts(self) -> bool:
-        """Whether a part of the vectors can be computed by itself, and written over what was there."""
-        changed = [name for name in self.vectors if name != GRADIENTS]
-        return is_elementwise(self.model().graph, self.vectors) and all(map(self.overwrites, changed))
+    def cuts(self) -> Cuts | None:
+        """Where to divide it into what needs whole vectors, and what goes through them in parts; None: nowhere."""
+        graph = self.model().graph
+        vectors = [PARAMETERS, GRADIENTS, *map(own, self.slots)]
+        return find_cuts(graph, vectors) if all(map(self.overwrites, vectors[:1] + vectors[2:])) else None
+
+    def whole(self, names: Sequence[str]) -> onnx.ModelProto:
+        """What computes these values of whole vectors."""
+        model = self.model()
+        take_whole(model, names)
+        return to_proto(model, self._model)
+
+    def part(self, cuts: Cuts) -> onnx.ModelProto:
+        """What computes a part of the vectors, which it may write over."""
+        model = self.model()
+        take_part(model, cuts)
+        return to_proto(model, self._model)
 
     def overwrites(self, name: str) -> bool:
         """Whether the next value of a vector can be written over the present one."""

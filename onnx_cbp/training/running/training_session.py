@@ -10,6 +10,7 @@ import onnxruntime as ort
 
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.stepping.flatten_state import GRADIENTS, LAZY_RESET_GRAD, PARAMETERS, following, own
+from onnx_cbp.graph_passes.stepping.parts import Cuts, given
 from onnx_cbp.graph_passes.stepping.vector_layout import VectorLayout
 from onnx_cbp.training.checkpoints import Checkpoint, OptimizerState
 from onnx_cbp.training.running.buffers import Buffer, Device
@@ -144,7 +145,8 @@ class TrainingSession:
         self._ahead: int | None = None  # the version from which the next parameters were computed
         self._passes = 0
         self._joins = self._together = True
-        self._in_parts = False
+        self._cuts: Cuts | None = None  # where the optimiser is divided, if it takes the vectors in parts
+        self._constants: dict[str, np.ndarray] = {}
         self._session("forward and backward")
         if program.evaluation_source is not None:
             self._session("evaluation")
@@ -202,13 +204,17 @@ class TrainingSession:
         """Compute the next parameters and slots."""
         session, buffers, device = self._session("optimizer"), self.state.buffers, self.state.device
         fed = {LEARNING_RATE: self._learning_rate()}
-        if not self._in_parts:
+        if self._cuts is None:
             session.run(fed, buffers, [], device)
             return
-        vectors = {name: buffers[name].array for name in optimizer.vectors}
+        if self._cuts.scalars:
+            values = self._session("scalars").run(fed, buffers, self._cuts.scalars, device)
+            fed |= zip(map(given, self._cuts.scalars), values, strict=True)
+        vectors = {name: buffers[name].array for name in self._cuts.vectors} | self._constants
+        changed = [name for name in self._cuts.vectors if name != GRADIENTS]
         for start in range(0, optimizer.elements, _PART):
             parts = {name: device.take(vector[start : start + _PART]) for name, vector in vectors.items()}
-            written = {following(name): part for name, part in parts.items() if name != GRADIENTS}
+            written = {following(name): parts[name] for name in changed}
             session.run({**fed, **parts}, {STEP: buffers[STEP]}, [], device, written)
 
     def reset(self) -> None:
@@ -233,12 +239,22 @@ class TrainingSession:
             self._rate = remembered.learning_rate
         self._optimizer = optimizer
         self._joins = self._together = optimizer.opset == self.program.opset and not self.state.is_large
-        self._in_parts = self.state.is_apart and optimizer.goes_in_parts
+        self._cuts = optimizer.cuts if self.state.is_apart else None
         for name in (PARAMETERS, *map(own, optimizer.slots)):
             self.state.buffers[name].in_place = not self._joins and optimizer.overwrites(name)
-        self._sessions.pop("optimizer", None)
-        self._sessions.pop("step", None)
+        for kind in ("optimizer", "scalars", "step"):
+            self._sessions.pop(kind, None)
         self._session("optimizer")
+        self._constants = self._computed_once(optimizer)
+
+    def _computed_once(self, optimizer: OptimizerProgram) -> dict[str, np.ndarray]:
+        """The constants that an optimiser is given in parts, by the names of its inputs for them."""
+        if self._cuts is None or not self._cuts.constants:
+            return {}
+        names = self._cuts.constants
+        session = BoundSession(optimizer.name, optimizer.whole(names), self._options, self._providers)
+        values = session.run({}, {}, names, self.state.device)
+        return {given(name): np.array(value.numpy()) for name, value in zip(names, values, strict=True)}
 
     def remembered(self) -> OptimizerState | None:
         """The state of the optimiser; None if there is no optimiser."""
@@ -284,11 +300,15 @@ class TrainingSession:
                 self._sessions.pop("step", None)
             else:
                 assert self._optimizer is not None
+                name, cuts = self._optimizer.name, self._cuts
                 if kind == "step":
-                    model = program.step(self._optimizer)
+                    name, model = program.name, program.step(self._optimizer)
                     self._sessions.pop("forward and backward", None)
+                elif cuts is None:
+                    model = self._optimizer.alone()
                 else:
-                    name, model = self._optimizer.name, self._optimizer.alone(in_parts=self._in_parts)
+                    scalars = kind == "scalars"
+                    model = self._optimizer.whole(cuts.scalars) if scalars else self._optimizer.part(cuts)
             self._sessions[kind] = BoundSession(name, model, self._options, self._providers)
         return self._sessions[kind]
 
