@@ -163,6 +163,17 @@ class Builder:
             raise self.refuse(f"{what} '{self.there(value).name}' is not a constant: fold the model's constants first")
         return array
 
+    def needed_vector(self, value: Read, what: str) -> np.ndarray:
+        """The elements of a vector that the rule must know.
+
+        Raises:
+            OnnxCbpError: it depends on what is fed, or is no vector.
+        """
+        array = self.needed(value, what)
+        if array.ndim != 1:
+            raise self.refuse(f"{what} '{self.there(value).name}' has shape {list(array.shape)}: it must be a vector")
+        return array
+
     def check(self, gradient: ir.Value, value: ir.Value) -> None:
         """Compare the type and shape of a gradient with those of its value, and give it the value's symbolic sizes.
 

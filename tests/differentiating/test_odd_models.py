@@ -254,6 +254,18 @@ def test_a_type_that_is_declared_as_undefined_is_not_known():
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("given", [np.array(1), np.array([[1, 1]]), np.array([1, 1, 1]), np.zeros(0, np.int64)])
+@pytest.mark.parametrize("op", ["Tile (h, k)", "Slice (h, k, k)", "Slice (h, k, k, k, k)"])
+def test_sizes_and_places_of_another_shape_are_one_line(op, given):
+    made = model(
+        f"h = Mul (x, w)  y = {op}  loss = ReduceSum <keepdims = 0> (y)",
+        inputs="float[N, 3] x, float[3] w",
+        outputs="float loss",
+    )
+    made.graph.initializer.append(onnx.numpy_helper.from_array(given, "k"))
+    refusals({"differentiate": lambda: differentiated(made, "w")})
+
+
 @pytest.mark.parametrize("loss", ["CrossEntropyLoss", "MSELoss", "L1Loss", "BCEWithLogitsLoss"])
 def test_an_output_that_is_declared_twice_without_a_type_has_the_one_that_follows(loss, tmp_path):
     made = model("y = Mul (x, w)", inputs="double[N, 3, 4] x", outputs="double[N, 3, 4] y, double[N, 3, 4] y")

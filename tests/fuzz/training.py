@@ -178,7 +178,8 @@ def _artifacts(model: onnx.ModelProto, given: Mapping[str, Any]) -> _Trained:
         parameters = checkpoints.load(Path(folder) / "checkpoint").parameters
     about = json.loads(next(each.value for each in result.metadata_props if each.key == METADATA))
     gradients = about["gradients"] if given["loss"] == _LOSS else {}
-    is_same = "freeze" not in given["rewrite_options"]
+    # These mean to compute something else: with the latter, a running variance.
+    is_same = not given["rewrite_options"].keys() & {"freeze", "unbiased_running_var"}
     return _Trained(result, parameters, gradients, about["updates"].values(), is_same)
 
 

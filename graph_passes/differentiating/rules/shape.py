@@ -84,6 +84,8 @@ def tile(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
     """Tile: the sum over the repetitions, for which each axis of X is split in two."""
     X, repeats = node.inputs
     known, rank = g.known(repeats), g.rank(X)
+    if known is not None and known.shape != (rank,):
+        raise g.refuse(f"its repeats have shape {list(known.shape)}, and '{g.there(X).name}' has {rank} axes")
     sizes: list[ir.Value | list[int]] = []
     for axis in range(rank):
         often = g.Slice(repeats, [axis], [axis + 1]) if known is None else [int(known[axis])]
@@ -99,10 +101,14 @@ def slice_(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
     given, steps = optional_input(node, 3), optional_input(node, 4)
     rank = g.rank(X)
     step_of = [1] * rank
-    count = len(g.needed(starts, "what it starts at,")) if g.known(starts) is not None else g.fixed(starts, [0])[0]
-    axes = list(range(count)) if given is None else [int(a) % rank for a in g.needed(given, "what names its axes,")]
+    count = (
+        len(g.needed_vector(starts, "what it starts at,")) if g.known(starts) is not None else g.fixed(starts, [0])[0]
+    )
+    axes = (
+        list(range(count)) if given is None else [int(a) % rank for a in g.needed_vector(given, "what names its axes,")]
+    )
     if steps is not None:
-        for axis, step in zip(axes, g.needed(steps, "what says its steps,").tolist(), strict=True):
+        for axis, step in zip(axes, g.needed_vector(steps, "what says its steps,").tolist(), strict=True):
             step_of[axis] = step
     backwards = [axis for axis in axes if step_of[axis] < 0]
     if backwards:
