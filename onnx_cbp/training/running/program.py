@@ -196,12 +196,23 @@ class OptimizerProgram:
         """The graph by itself."""
         return to_proto(self.model(), self._model)
 
+    @property
+    def changed(self) -> list[str]:
+        """The vectors that a step changes: the parameters and the slots."""
+        return [PARAMETERS, *map(own, self.slots)]
+
+    @cached_property
+    def overwritten(self) -> list[str]:
+        """Those of `changed` whose next values can be written over the present ones."""
+        graph = self.model().graph
+        return [name for name in self.changed if may_overwrite(graph, name, following(name))]
+
     @cached_property
     def cuts(self) -> Cuts | None:
         """Where to divide it into what needs whole vectors, and what goes through them in parts; None: nowhere."""
-        graph = self.model().graph
-        vectors = [PARAMETERS, GRADIENTS, *map(own, self.slots)]
-        return find_cuts(graph, vectors) if all(map(self.overwrites, vectors[:1] + vectors[2:])) else None
+        if self.overwritten != self.changed:
+            return None
+        return find_cuts(self.model().graph, [*self.changed, GRADIENTS])
 
     def whole(self, names: Sequence[str]) -> onnx.ModelProto:
         """What computes these values of whole vectors."""
@@ -214,10 +225,6 @@ class OptimizerProgram:
         model = self.model()
         take_part(model, cuts)
         return to_proto(model, self._model)
-
-    def overwrites(self, name: str) -> bool:
-        """Whether the next value of a vector can be written over the present one."""
-        return may_overwrite(self.model().graph, name, following(name))
 
 
 def _name(source: Source, otherwise: str) -> str:

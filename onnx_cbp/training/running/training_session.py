@@ -189,7 +189,7 @@ class TrainingSession:
         assert self._optimizer is not None
         self.state.refuse_half()
         buffers = self.state.buffers
-        changed = [buffers[name] for name in (PARAMETERS, STEP, *map(own, self._optimizer.slots))]
+        changed = [buffers[name] for name in (STEP, *self._optimizer.changed)]
         if self._ahead != self.state.version:
             self.state.is_whole = not any(buffer.in_place for buffer in changed)
             self._optimize(self._optimizer)
@@ -211,10 +211,9 @@ class TrainingSession:
             values = self._session("scalars").run(fed, buffers, self._cuts.scalars, device)
             fed |= zip(map(given, self._cuts.scalars), values, strict=True)
         vectors = {name: buffers[name].array for name in self._cuts.vectors} | self._constants
-        changed = [name for name in self._cuts.vectors if name != GRADIENTS]
         for start in range(0, optimizer.elements, _PART):
             parts = {name: device.take(vector[start : start + _PART]) for name, vector in vectors.items()}
-            written = {following(name): parts[name] for name in changed}
+            written = {following(name): parts[name] for name in optimizer.changed}
             session.run({**fed, **parts}, {STEP: buffers[STEP]}, [], device, written)
 
     def reset(self) -> None:
@@ -240,8 +239,8 @@ class TrainingSession:
         self._optimizer = optimizer
         self._joins = self._together = optimizer.opset == self.program.opset and not self.state.is_large
         self._cuts = optimizer.cuts if self.state.is_apart else None
-        for name in (PARAMETERS, *map(own, optimizer.slots)):
-            self.state.buffers[name].in_place = not self._joins and optimizer.overwrites(name)
+        for name in optimizer.changed:
+            self.state.buffers[name].in_place = not self._joins and name in optimizer.overwritten
         for kind in ("optimizer", "scalars", "step"):
             self._sessions.pop(kind, None)
         self._session("optimizer")
