@@ -37,7 +37,7 @@ from onnx_cbp.graph_passes import (
     find_sites,
     label,
 )
-from onnx_cbp.graph_passes.core.inference import infer_shapes
+from onnx_cbp.graph_passes.core.inference import drop_wrong_shapes, infer_shapes
 from onnx_cbp.graph_passes.core.scopes import all_nodes, import_domain
 from onnx_cbp.graph_passes.core.values.constants import RANDOM
 from onnx_cbp.graph_passes.finalizing.forget_training import ForgetTrainingPass
@@ -134,6 +134,7 @@ def finalize(
         del result.functions[identifier]  # bodies of ops: the ops themselves are read
     RemoveUnusedFunctionsPass()(result)
     import_domain(result)
+    drop_wrong_shapes(result)  # a size that is read from one would be written down
     infer_shapes(result)
     FoldConstantsPass()(result)  # computed axes would hide the shape of a reduction
     UnpackSequencesPass()(result)

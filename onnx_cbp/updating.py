@@ -18,6 +18,7 @@ from onnx_cbp.custom_ops.python_ops import raise_python_op_error
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes import InlineFunctionsPass, label
 from onnx_cbp.graph_passes.core.batch_norms.counting import counter_of
+from onnx_cbp.graph_passes.core.inference import drop_wrong_shapes
 from onnx_cbp.graph_passes.core.types import FLOATS, Types
 from onnx_cbp.graph_passes.updating.batch_statistics import Layer, expose_statistics, find_layers
 from onnx_cbp.graph_passes.updating.own_statistics import OwnStatistics, is_read_elsewhere, kept, nodes_of
@@ -114,8 +115,7 @@ def _measure(
     unbiased: bool,
 ) -> tuple[ir.Model, list[_Module]]:
     """The model as onnx-ir's, and its modules with their statistics over the batches."""
-    result = to_ir(source)
-    InlineFunctionsPass(inference=True)(result)
+    result = _readable(source)
     layers = find_layers(result)
     if not layers:
         raise OnnxCbpError("the model has no batch norm with running statistics")
@@ -145,6 +145,14 @@ def _measure(
     if number < 0:
         raise OnnxCbpError("update_bn: there are no batches to take statistics of")
     return result, list(modules.values())
+
+
+def _readable(source: onnx.ModelProto) -> ir.Model:
+    """The model as onnx-ir's, without functions that have batch norms, and without wrong shapes."""
+    result = to_ir(source)
+    InlineFunctionsPass(inference=True)(result)
+    drop_wrong_shapes(result)  # ONNX Runtime computes sizes from them
+    return result
 
 
 def _check_data(layer: Layer, types: Types) -> None:
@@ -274,8 +282,7 @@ class _Run:
     """Computes the batch statistics of every layer, for one batch after another."""
 
     def __init__(self, source: onnx.ModelProto, parameters: CheckpointParameters, backend: str) -> None:
-        graph = to_ir(source)
-        InlineFunctionsPass(inference=True)(graph)
+        graph = _readable(source)
         initializers = graph.graph.initializers
         #: The inputs of the model that are fed with data, and those of them on which the statistics depend.
         self._inputs = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 
 import onnx
@@ -63,40 +63,56 @@ def infer_shapes(model: ir.Model, *, as_far_as_possible: bool = False) -> None:
 def drop_wrong_shapes(model: ir.Model) -> bool:
     """Remove declared shapes of nodes' results that inference proves wrong; returns whether there were any.
 
-    A declaration is wrong if inference without it finds another type, number of axes, or size.
+    A declaration is wrong if inference without it finds another type, number of axes, or size; or if it says a number
+    where inference finds a size that an input has by name: a graph whose input was given a free batch size afterwards
+    still has the number in the shapes between its nodes.
     """
-    said = without_weights(model)
-    if follow(said) is not None:
-        return False
-    declared = onnx.ModelProto()
-    declared.CopyFrom(said)
-    del declared.graph.value_info[:]
-    for output in declared.graph.output:
+    declared = without_weights(model)
+    free = {size.dim_param for info in declared.graph.input for size in info.type.tensor_type.shape.dim} - {""}
+    _forget_shapes(declared.graph)
+    inferred = follow(declared) or follow(declared, is_strict=False)
+    return inferred is not None and _correct(model.graph, inferred.graph, free)
+
+
+def _forget_shapes(graph: onnx.GraphProto) -> None:
+    """Remove what a graph and its subgraphs declare of their nodes' results, but for the types of outputs."""
+    del graph.value_info[:]
+    for output in graph.output:
         if output.type.HasField("tensor_type"):
             output.type.tensor_type.ClearField("shape")
-    inferred = follow(declared)
-    if inferred is None:
-        return False
-    right = {info.name: info.type for info in (*inferred.graph.value_info, *inferred.graph.output)}
-    types = {info.name: info.type for info in (*said.graph.value_info, *said.graph.output)}
-    wrong = {name: right[name] for name, kind in types.items() if name in right and _contradict(kind, right[name])}
-    for value in (value for node in model.graph for value in node.outputs):
-        _write(value, wrong)
-    return bool(wrong)
+    for inner in _subgraphs(graph):
+        _forget_shapes(inner)
 
 
-def _contradict(one: onnx.TypeProto, other: onnx.TypeProto) -> bool:
-    """Whether two tensor types of one value cannot both be true."""
-    if not (one.HasField("tensor_type") and other.HasField("tensor_type")):
+def _correct(graph: ir.Graph, inferred: onnx.GraphProto, free: Collection[str]) -> bool:
+    """Give the results of nodes whose types are wrong the right ones; returns whether there were any."""
+    right = {info.name: info.type for info in (*inferred.value_info, *inferred.output)}
+    corrected = False
+    for node, proto in zip(graph, inferred.node, strict=True):
+        for value in node.outputs:
+            if value.name in right and _is_wrong(ir.serde.serialize_value(value).type, right[value.name], free):
+                _write(value, right)
+                corrected = True
+        for inner, its in subgraphs(node, proto):
+            corrected |= _correct(inner, its, free)
+    return corrected
+
+
+def _is_wrong(declared: onnx.TypeProto, right: onnx.TypeProto, free: Collection[str]) -> bool:
+    """Whether a declared tensor type is not the right one, in which the sizes named in `free` may be any."""
+    if not (declared.HasField("tensor_type") and right.HasField("tensor_type")):
         return False
-    a, b = one.tensor_type, other.tensor_type
+    a, b = declared.tensor_type, right.tensor_type
     if a.elem_type and b.elem_type and a.elem_type != b.elem_type:
         return True
     if not (a.HasField("shape") and b.HasField("shape")):
         return False
-    sizes = [[dim.dim_value if dim.HasField("dim_value") else None for dim in each.shape.dim] for each in (a, b)]
-    return len(sizes[0]) != len(sizes[1]) or any(
-        None not in pair and pair[0] != pair[1] for pair in zip(*sizes, strict=True)
+    if len(a.shape.dim) != len(b.shape.dim):
+        return True
+    return any(
+        said.HasField("dim_value")
+        and (size.dim_param in free or (size.HasField("dim_value") and said.dim_value != size.dim_value))
+        for said, size in zip(a.shape.dim, b.shape.dim, strict=True)
     )
 
 
@@ -164,11 +180,10 @@ def _calls(model: onnx.ModelProto) -> bool:
     functions = {(each.domain, each.name) for each in model.functions if each.domain != DOMAIN}
     waiting = [model.graph] if functions else []
     while waiting:
-        for node in waiting.pop().node:
-            if (node.domain, node.op_type) in functions:
-                return True
-            for attribute in node.attribute:
-                waiting += [*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs]
+        graph = waiting.pop()
+        if any((node.domain, node.op_type) in functions for node in graph.node):
+            return True
+        waiting += _subgraphs(graph)
     return False
 
 
@@ -182,10 +197,15 @@ def _vectors(graph: onnx.GraphProto) -> Iterator[int]:
     """The sizes of all one-dimensional results of nodes, in a graph and its subgraphs."""
     # 2^31 Concats give a negative number in onnx 1.16.
     yield from (abs(_length(info)) for info in (*graph.value_info, *graph.output))
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
-                yield from _vectors(inner)
+    for inner in _subgraphs(graph):
+        yield from _vectors(inner)
+
+
+def _subgraphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
 
 
 def _length(info: onnx.ValueInfoProto) -> int:

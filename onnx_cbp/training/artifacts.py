@@ -33,6 +33,7 @@ from onnx_cbp.graph_passes import (
     label,
 )
 from onnx_cbp.graph_passes.core.batch_norms.naming import NAME_SCOPES
+from onnx_cbp.graph_passes.core.inference import drop_wrong_shapes
 from onnx_cbp.graph_passes.core.own_initializer import own_initializer
 from onnx_cbp.graph_passes.core.remove_unused_nodes import RemoveUnusedNodesPass
 from onnx_cbp.graph_passes.core.scopes import all_nodes
@@ -189,6 +190,7 @@ def generate_artifacts(
     source = read_model(model)
     forward = to_ir(source)
     InlineAllFunctionsPass()(forward)
+    drop_wrong_shapes(forward)
     if trained:
         check_outputs(forward, loss, loss_inputs, more_outputs)
     wanted_names, frozen = take_apart(forward, trained, frozen, tied)
