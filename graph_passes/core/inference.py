@@ -22,7 +22,8 @@ _MOST_NUMBERS = 4_000_000
 _MOST_UNKNOWN = 1000
 #: The types of sizes and places.
 _PLACES = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
-_MOST_AXES = 64
+#: More axes than any tensor of a network has.
+MOST_AXES = 64
 
 
 def infer_shapes(model: ir.Model, *, as_far_as_possible: bool = False) -> None:
@@ -224,7 +225,7 @@ def _ranks_of_reshaped(graph: onnx.GraphProto) -> Iterator[onnx.ValueInfoProto]:
         if result is None or sizes is None or not result.elem_type or result.HasField("shape"):
             continue
         size = sizes.shape.dim[0] if len(sizes.shape.dim) == 1 else None
-        if size is not None and size.HasField("dim_value") and 0 <= size.dim_value <= _MOST_AXES:
+        if size is not None and size.HasField("dim_value") and 0 <= size.dim_value <= MOST_AXES:
             shape = [None] * size.dim_value
             yield onnx.helper.make_tensor_value_info(node.output[0], result.elem_type, shape)
 

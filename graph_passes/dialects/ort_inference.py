@@ -7,12 +7,12 @@ import math
 import numpy as np
 import onnx_ir as ir
 
+from onnx_cbp.graph_passes.core.inference import MOST_AXES
 from onnx_cbp.graph_passes.core.splice import Draft
 from onnx_cbp.graph_passes.dialects._reading import attribute, optional_input
 
 _MICROSOFT = "com.microsoft"
 _LAYER_NORMALIZATION_SINCE = 17
-_MOST_AXES = 64
 
 
 def in_onnx(node: ir.Node, opset: int, draft: Draft) -> ir.Value | None:
@@ -92,7 +92,7 @@ def _layer_normalization(node: ir.Node, draft: Draft) -> ir.Value | None:
     axis = int(attribute(node, "axis", -1))
     if x is None or scale is None or (axis >= 0 and x.shape is None):
         return None
-    if axis < -(_MOST_AXES if x.shape is None else len(x.shape)):
+    if axis < -(MOST_AXES if x.shape is None else len(x.shape)):
         return None
     axes = list(range(axis, 0)) if axis < 0 else list(range(axis, len(x.shape or ())))
     f, dtype = _Arithmetic(node, draft), node.outputs[0].dtype

@@ -98,18 +98,11 @@ def tile(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
 def slice_(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
     """Slice: dY, with zeros in the places of the elements that were left out."""
     X, starts = node.inputs[0], node.inputs[1]
-    given, steps = optional_input(node, 3), optional_input(node, 4)
     rank = g.rank(X)
+    axes, steps = _axes_and_steps(g, node, rank)
     step_of = [1] * rank
-    count = (
-        len(g.needed_vector(starts, "what it starts at,")) if g.known(starts) is not None else g.fixed(starts, [0])[0]
-    )
-    axes = (
-        list(range(count)) if given is None else [int(a) % rank for a in g.needed_vector(given, "what names its axes,")]
-    )
-    if steps is not None:
-        for axis, step in zip(axes, g.needed_vector(steps, "what says its steps,").tolist(), strict=True):
-            step_of[axis] = step
+    for axis, step in zip(axes, steps, strict=True):
+        step_of[axis] = step
     backwards = [axis for axis in axes if step_of[axis] < 0]
     if backwards:
         many = len(backwards)
@@ -128,6 +121,21 @@ def slice_(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
         spread = g.computed("Mul", length, [distance])  # the zeros after the last element may reach beyond X
         after[axis] = g.computed("Sub", g.computed("Sub", size, first), spread)
     return [g.Pad(dY, g.joined([*before, *after]), like=X), *[ZERO] * 4]
+
+
+def _axes_and_steps(g: Builder, node: ir.Node, rank: int) -> tuple[list[int], list[int]]:
+    """The axes of a slice, in the order of its starts, and the step along each."""
+    starts, given, steps = node.inputs[1], optional_input(node, 3), optional_input(node, 4)
+    if g.known(starts) is not None:
+        count = len(g.needed_vector(starts, "what it starts at,"))
+    else:
+        (count,) = g.fixed(starts, [0])
+    axes = list(range(count))
+    if given is not None:
+        axes = [int(axis) % rank for axis in g.needed_vector(given, "what names its axes,")]
+    if steps is None:
+        return axes, [1] * len(axes)
+    return axes, g.needed_vector(steps, "what says its steps,").tolist()
 
 
 def _first(g: Builder, starts: Read, index: int, size: ir.Value, *, backwards: bool) -> ir.Value:
