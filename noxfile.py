@@ -28,8 +28,9 @@ UV = find_uv_bin()
 WERROR = ("-C", "cmake.define.ONNX_CBP_WERROR=ON")
 #: Without the native library; and what uv built of other sources is not taken again.
 PURE_PYTHON = ("--reinstall-package", "onnx-cbp", "-C", "cmake.define.ONNX_CBP_NATIVE=OFF")
-#: In a process a core. Not where a test is several processes already.
-PYTEST = ("pytest", "-n", "auto")
+#: In a process a core, which take each other's tests when they have run their own: some tests take half a minute. Not
+#: where a test is several processes already.
+PYTEST = ("pytest", "-n", "auto", "--dist", "worksteal")
 
 #: Extras of the wheel, and what else stands in each environment.
 ENVIRONMENTS = {
@@ -141,7 +142,7 @@ def test(session: nox.Session, environment: str) -> None:
         session.run(*PYTEST, *_cases(session), "-m", "training", *_ignored(*ELSEWHERE, *OF_TRAINING))
         session.run(*PYTEST, *_cases(session), "-m", "training or mpi", "tests/docs")
     else:
-        sample = 4 if environment == "oldest" else 1
+        sample = 6 if environment == "oldest" else 1
         session.run(*PYTEST, *_cases(session, one_in=sample), *_ignored(*ELSEWHERE, *ONCE[environment]))
 
 
@@ -195,7 +196,7 @@ def variants(session: nox.Session) -> None:
     _cmake(session, stock, ROOT / "tests" / "variants", VARIANTS / "sanitized", *SANITIZED)
     _cmake(session, stock, ROOT / "tests" / "variants", VARIANTS / "threads", *THREADED)
     env = {"ONNX_CBP_VARIANTS": str(VARIANTS)}
-    tests = _given(session) or [*_cases(session, one_in=4), "tests/variants"]
+    tests = _given(session) or [*_cases(session, one_in=8), "tests/variants"]
     session.run(*_pytest(stock), *tests, env=env, external=True)
     accuracy = ["tests/ops/test_accuracy.py", "tests/ops/test_agreement.py"]
     env = {"ONNX_CBP_TARGET": "baseline"}
@@ -220,7 +221,7 @@ def cuda_kernels(session: nox.Session) -> None:
     stock = _stock(session)
     _cmake(session, stock, ROOT / "tests" / "cuda_kernels", folder)
     env = {"ONNX_CBP_CUDA_KERNELS": str(folder)}
-    tests = _given(session) or [*_cases(session, one_in=4), "tests/cuda_kernels"]
+    tests = _given(session) or [*_cases(session, one_in=8), "tests/cuda_kernels"]
     session.run(*_pytest(stock), *tests, env=env, external=True)
 
 
@@ -267,7 +268,8 @@ def torch(session: nox.Session) -> None:
     pip = ("python", "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target", str(TORCH))
     found = session.run(*pip, "--no-index", "torch", success_codes=[0, 1], silent=True)
     if "No matching distribution" not in str(found):
-        session.run(*pip, *NEEDS_OF_TORCH)
+        uv = _uv_install(Path(session.bin))
+        session.run(*uv, "--no-deps", "--target", str(TORCH), *NEEDS_OF_TORCH, external=True)
     env = {"PYTHONPATH": str(TORCH)}
     if tests := _given(session):
         for pytest in _others(session, ["stock", "training"]):

@@ -48,9 +48,12 @@ def forward(tmp_path):
 
 @pytest.mark.native
 def test_a_graph_by_itself(forward, tmp_path):
-    out = tmp_path / "out.json"
-    result = run(forward, "--threads", 2, "--json", out)
+    out, picture = tmp_path / "out.json", tmp_path / "out.png"
+    plot = ("--plot", picture) if find_spec("matplotlib") else ()
+    result = run(forward, "--threads", 2, "--json", out, *plot)
     assert (result.exit_code, _said(result)) == (0, []), result.output
+    assert not plot or picture.read_bytes().startswith(b"\x89PNG")
+    _check_table(result.stdout.splitlines(), forward)
     document = json.loads(out.read_text())
     assert set(document) == {"machine", "versions", "settings", "agrees", "results"}
     assert document["agrees"] is True
@@ -73,6 +76,22 @@ def test_a_graph_by_itself(forward, tmp_path):
                 assert memory["peak_bytes"] >= memory["before_bytes"] > 2**20
                 assert memory["steps_bytes"] == memory["peak_bytes"] - memory["before_bytes"]
         assert original["batch_norm"]["nodes"] == 1
+
+
+def _check_table(lines, forward):
+    """For one and two threads, the times, the parts of the batch norms, and memory."""
+    assert "time of a step (one run of the graph), batch 4" in lines
+    assert max(map(len, lines)) <= 100
+    for heads in (
+        ("original ms", "rewritten ms", "ratio", "spread"),
+        ("BN ms", "BN share", "step faster by"),
+        ("original MB", "rewritten MB", "original, no arena", "rewritten, no arena"),
+    ):
+        assert any(all(head in line for head in heads) for line in lines), heads
+    end = forward.name[-4:]  # of a path that is cut in the middle
+    rows = [line.split() for line in lines if line.split() and line.split()[0].endswith(end)]
+    assert [len(row) for row in rows] == [8] * 2 + [len(rows[2])] * 2 + [6] * 2  # the spread is "1.2 to 1.4"
+    assert all(row[column].endswith("%") for row in rows[2:4] for column in (-1, -2))
 
 
 @pytest.mark.native
@@ -158,30 +177,6 @@ def test_a_rewritten_step_takes_no_more_memory(name, tmp_path):
     )
     assert original > 2**22
     assert rewritten <= 1.01 * original + 2**18
-
-
-@pytest.mark.native
-def test_table_and_plot(forward, tmp_path):
-    picture = tmp_path / "out.png"
-    result = run(forward, *(("--plot", picture) if find_spec("matplotlib") else ()))
-    assert result.exit_code == 0, result.output
-    if find_spec("matplotlib"):
-        assert picture.read_bytes().startswith(b"\x89PNG")
-    lines = result.stdout.splitlines()
-    assert "time of a step (one run of the graph), batch 4" in lines
-    assert max(map(len, lines)) <= 100
-    for heads in (
-        ("original ms", "rewritten ms", "ratio", "spread"),
-        ("BN ms", "BN share", "step faster by"),
-        ("original MB", "rewritten MB", "original, no arena", "rewritten, no arena"),
-    ):
-        assert any(all(head in line for head in heads) for line in lines), heads
-    end = forward.name[-4:]  # of a path that is cut in the middle
-    times, parts, memory = (line.split() for line in lines if line.split() and line.split()[0].endswith(end))
-    assert len(times) == 8  # the spread is "1.2 to 1.4"
-    assert parts[-1].endswith("%")
-    assert parts[-2].endswith("%")
-    assert len(memory) == 6
 
 
 @pytest.mark.native
