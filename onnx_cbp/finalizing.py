@@ -37,9 +37,10 @@ from onnx_cbp.graph_passes import (
     find_sites,
     label,
 )
-from onnx_cbp.graph_passes.core.inference import drop_wrong_shapes, infer_shapes
+from onnx_cbp.graph_passes.core.inference import infer_shapes
 from onnx_cbp.graph_passes.core.scopes import all_nodes, import_domain
 from onnx_cbp.graph_passes.core.values.constants import RANDOM
+from onnx_cbp.graph_passes.core.wrong_shapes import drop_wrong_shapes
 from onnx_cbp.graph_passes.finalizing.forget_training import ForgetTrainingPass
 from onnx_cbp.graph_passes.finalizing.inference_outputs import (
     inference_outputs,

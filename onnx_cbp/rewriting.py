@@ -42,10 +42,10 @@ from onnx_cbp.graph_passes import (
 )
 from onnx_cbp.graph_passes.core.batch_norms.layers import forwards
 from onnx_cbp.graph_passes.core.batch_norms.naming import module_path
-from onnx_cbp.graph_passes.core.inference import drop_wrong_shapes
 from onnx_cbp.graph_passes.core.sites import Rewritten, in_graph
 from onnx_cbp.graph_passes.core.splice import is_used
 from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.core.wrong_shapes import drop_wrong_shapes
 from onnx_cbp.graph_passes.dialects import is_cumulative, is_frozen_forward, is_rewritten_forward, rewritten_site
 from onnx_cbp.graph_passes.distributing.mixing import refuse_mixing, refuse_sizes
 from onnx_cbp.graph_passes.distributing.reduce_gradients import BUCKET_CAP_MB

@@ -18,8 +18,8 @@ from onnx_cbp.custom_ops.python_ops import raise_python_op_error
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes import InlineFunctionsPass, label
 from onnx_cbp.graph_passes.core.batch_norms.counting import counter_of
-from onnx_cbp.graph_passes.core.inference import drop_wrong_shapes
 from onnx_cbp.graph_passes.core.types import FLOATS, Types
+from onnx_cbp.graph_passes.core.wrong_shapes import drop_wrong_shapes
 from onnx_cbp.graph_passes.updating.batch_statistics import Layer, expose_statistics, find_layers
 from onnx_cbp.graph_passes.updating.own_statistics import OwnStatistics, is_read_elsewhere, kept, nodes_of
 from onnx_cbp.ir_models import ModelSource, read_model, to_ir, to_proto

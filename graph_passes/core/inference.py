@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 import onnx
@@ -59,62 +59,6 @@ def infer_shapes(model: ir.Model, *, as_far_as_possible: bool = False) -> None:
         inferred = follow(declared) or follow(declared, is_strict=False) or inferred
     if inferred is not None:
         _take(model.graph, inferred.graph)
-
-
-def drop_wrong_shapes(model: ir.Model) -> bool:
-    """Remove declared shapes of nodes' results that inference proves wrong; returns whether there were any.
-
-    A declaration is wrong if inference without it finds another type, number of axes, or size; or if it says a number
-    where inference finds a size that an input has by name: a graph whose input was given a free batch size afterwards
-    still has the number in the shapes between its nodes.
-    """
-    declared = without_weights(model)
-    free = {size.dim_param for info in declared.graph.input for size in info.type.tensor_type.shape.dim} - {""}
-    _forget_shapes(declared.graph)
-    inferred = follow(declared) or follow(declared, is_strict=False)
-    return inferred is not None and _correct(model.graph, inferred.graph, free)
-
-
-def _forget_shapes(graph: onnx.GraphProto) -> None:
-    """Remove what a graph and its subgraphs declare of their nodes' results, but for the types of outputs."""
-    del graph.value_info[:]
-    for output in graph.output:
-        if output.type.HasField("tensor_type"):
-            output.type.tensor_type.ClearField("shape")
-    for inner in _subgraphs(graph):
-        _forget_shapes(inner)
-
-
-def _correct(graph: ir.Graph, inferred: onnx.GraphProto, free: Collection[str]) -> bool:
-    """Give the results of nodes whose types are wrong the right ones; returns whether there were any."""
-    right = {info.name: info.type for info in (*inferred.value_info, *inferred.output)}
-    corrected = False
-    for node, proto in zip(graph, inferred.node, strict=True):
-        for value in node.outputs:
-            if value.name in right and _is_wrong(ir.serde.serialize_value(value).type, right[value.name], free):
-                _write(value, right)
-                corrected = True
-        for inner, its in subgraphs(node, proto):
-            corrected |= _correct(inner, its, free)
-    return corrected
-
-
-def _is_wrong(declared: onnx.TypeProto, right: onnx.TypeProto, free: Collection[str]) -> bool:
-    """Whether a declared tensor type is not the right one, in which the sizes named in `free` may be any."""
-    if not (declared.HasField("tensor_type") and right.HasField("tensor_type")):
-        return False
-    a, b = declared.tensor_type, right.tensor_type
-    if a.elem_type and b.elem_type and a.elem_type != b.elem_type:
-        return True
-    if not (a.HasField("shape") and b.HasField("shape")):
-        return False
-    if len(a.shape.dim) != len(b.shape.dim):
-        return True
-    return any(
-        said.HasField("dim_value")
-        and (size.dim_param in free or (size.HasField("dim_value") and said.dim_value != size.dim_value))
-        for said, size in zip(a.shape.dim, b.shape.dim, strict=True)
-    )
 
 
 def follow(model: onnx.ModelProto, *, is_strict: bool = True) -> onnx.ModelProto | None:
@@ -184,7 +128,7 @@ def _calls(model: onnx.ModelProto) -> bool:
         graph = waiting.pop()
         if any((node.domain, node.op_type) in functions for node in graph.node):
             return True
-        waiting += _subgraphs(graph)
+        waiting += inner_graphs(graph)
     return False
 
 
@@ -198,11 +142,12 @@ def _vectors(graph: onnx.GraphProto) -> Iterator[int]:
     """The sizes of all one-dimensional results of nodes, in a graph and its subgraphs."""
     # 2^31 Concats give a negative number in onnx 1.16.
     yield from (abs(_length(info)) for info in (*graph.value_info, *graph.output))
-    for inner in _subgraphs(graph):
+    for inner in inner_graphs(graph):
         yield from _vectors(inner)
 
 
-def _subgraphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+def inner_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graphs in the attributes of a graph's nodes."""
     for attribute in (attribute for node in graph.node for attribute in node.attribute):
         if attribute.HasField("g"):
             yield attribute.g
@@ -273,15 +218,16 @@ def _take(graph: ir.Graph, inferred: onnx.GraphProto) -> None:
     """Give the values of a graph and its subgraphs what was inferred under their names in the same graph."""
     found = {info.name: info.type for info in (*inferred.value_info, *inferred.input, *inferred.output)}
     for value in (*graph.inputs, *graph.initializers.values()):
-        _write(value, found)
+        write_type(value, found)
     for node, proto in zip(graph, inferred.node, strict=True):
         for value in node.outputs:
-            _write(value, found)
+            write_type(value, found)
         for inner, its in subgraphs(node, proto):
             _take(inner, its)
 
 
-def _write(value: ir.Value, found: dict[str, onnx.TypeProto]) -> None:
+def write_type(value: ir.Value, found: Mapping[str, onnx.TypeProto]) -> None:
+    """Give a value the type and shape that are found under its name, if they are complete."""
     proto = found.get(value.name or "")
     if proto is None or not _is_complete(proto):
         return

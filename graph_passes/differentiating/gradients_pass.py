@@ -8,8 +8,8 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
 from onnx_cbp.errors import OnnxCbpError
-from onnx_cbp.graph_passes.core.inference import drop_wrong_shapes
 from onnx_cbp.graph_passes.core.splice import Names
+from onnx_cbp.graph_passes.core.wrong_shapes import drop_wrong_shapes
 from onnx_cbp.graph_passes.differentiating.differentiate import differentiate
 
 

@@ -33,12 +33,12 @@ from onnx_cbp.graph_passes import (
     label,
 )
 from onnx_cbp.graph_passes.core.batch_norms.naming import NAME_SCOPES
-from onnx_cbp.graph_passes.core.inference import drop_wrong_shapes
 from onnx_cbp.graph_passes.core.own_initializer import own_initializer
 from onnx_cbp.graph_passes.core.remove_unused_nodes import RemoveUnusedNodesPass
 from onnx_cbp.graph_passes.core.scopes import all_nodes
 from onnx_cbp.graph_passes.core.splice import Names, origin
 from onnx_cbp.graph_passes.core.values.constants import Constants
+from onnx_cbp.graph_passes.core.wrong_shapes import drop_wrong_shapes
 from onnx_cbp.graph_passes.dialects import is_cumulative, running_statistics
 from onnx_cbp.graph_passes.preparing.parameters.add_counters import AddCountersPass, remove_readers
 from onnx_cbp.graph_passes.rewriting.modes.freeze import Freezing

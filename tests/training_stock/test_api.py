@@ -11,6 +11,7 @@ from onnx_cbp import OnnxCbpError
 from onnx_cbp.training import generate_artifacts
 from onnx_cbp.training.api import CheckpointState, LinearLRScheduler, Module, Optimizer
 from onnx_cbp.training.optimizers import SGD
+from onnx_cbp.training.running import training_session
 from support.stepping import DROPOUT, PERCEPTRON, Training, batches, network, weights
 
 
@@ -248,6 +249,88 @@ def test_two_modules_of_one_state(trained):
         trained.step(*batch)
     trained.module.eval()
     assert other(x, labels)[0] == trained.module(x, labels)[0]
+
+
+def _again(trained, *, evaluates=False):
+    """Another module of the same state, and another optimizer, which keep its learning rate."""
+    module = Module(trained.folder / "training_model.onnx", trained.state, trained.folder / "eval_model.onnx")
+    return (module.eval(), None) if evaluates else (module, Optimizer(trained.folder / "optimizer_model.onnx", module))
+
+
+def _another_optimizer(trained, _folder):
+    trained.optimizer = Optimizer(trained.folder / "optimizer_model.onnx", trained.module)
+
+
+def _another_module(trained, _folder):
+    trained.module, trained.optimizer = _again(trained)
+
+
+def _another_module_that_is_not_used(trained, _folder):
+    _again(trained)
+
+
+def _another_module_for_evaluation_then_saved(trained, folder):
+    module, _ = _again(trained, evaluates=True)
+    module(*batches(1, 9)[0])
+    CheckpointState.save_checkpoint(trained.state, folder / "saved", include_optimizer_state=True)
+    trained.state = CheckpointState.load_checkpoint(folder / "saved")
+    trained.module, trained.optimizer = _again(trained)
+
+
+@pytest.mark.parametrize("most_joined", [2**20, 10], ids=["few", "many"])
+@pytest.mark.parametrize("optimizer", ["AdamW", SGD(momentum=0.9)], ids=["AdamW", "momentum"])
+@pytest.mark.parametrize(
+    ("change", "between"),
+    [
+        *((_another_optimizer, between) for between in (False, True)),
+        *((_another_module, between) for between in (False, True)),
+        *((_another_module_that_is_not_used, between) for between in (False, True)),
+        (_another_module_for_evaluation_then_saved, False),
+    ],
+    ids=lambda value: value.__name__[1:] if callable(value) else ("between pass and step" if value else "after a step"),
+)
+def test_what_is_made_again_goes_on(change, optimizer, between, most_joined, tmp_path, monkeypatch):
+    """The optimiser's state is that of the training, whoever looks at it."""
+    monkeypatch.setattr(training_session, "_MOST_JOINED", most_joined)
+    model = network(PERCEPTRON, weights(0))
+    one, other = (Training(model, tmp_path / name, optimizer=optimizer) for name in ("one", "other"))
+    for each in (one, other):
+        each.optimizer.set_learning_rate(0.03)
+        for number, batch in enumerate(batches(6, 3)):
+            if each is other and number == 3 and not between:
+                change(other, tmp_path)
+            each.module(*batch)
+            if each is other and number == 3 and between:
+                change(other, tmp_path)
+            each.optimizer.step()
+            each.module.lazy_reset_grad()
+    assert other.optimizer.get_learning_rate() == one.optimizer.get_learning_rate()
+    for name, value in one.values().items():
+        np.testing.assert_allclose(other.values()[name], value, rtol=1e-6, atol=1e-7)
+
+
+def test_two_optimizers_in_turn(tmp_path):
+    """Each takes a step along the gradients that are there, as two of PyTorch do."""
+    model = network(PERCEPTRON, weights(0))
+    two, one = (Training(model, tmp_path / name, optimizer=SGD(momentum=0.9)) for name in ("two", "one"))
+    module, optimizer = _again(two)
+    first, second = batches(2, 6)
+    two.module(*first)
+    module(*second)
+    two.optimizer.step()
+    optimizer.step()
+    one.module(*second)
+    one.optimizer.step()
+    one.optimizer.step()
+    for name, value in one.values().items():
+        np.testing.assert_allclose(two.values()[name], value, rtol=1e-6, atol=1e-7)
+
+
+def test_another_kind_of_optimizer_does_not_take_the_state(trained, tmp_path):
+    Training(network(PERCEPTRON, weights(0)), tmp_path / "other", optimizer="SGD")
+    with pytest.raises(OnnxCbpError, match="is another optimizer"):
+        Optimizer(tmp_path / "other" / "optimizer_model.onnx", trained.module)
+    trained.step(*batches(1, 1)[0])
 
 
 def test_session_options_and_models_in_memory(tmp_path):

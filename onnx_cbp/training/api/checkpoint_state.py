@@ -228,7 +228,9 @@ class CheckpointState:
     def _now(self, with_optimizer: bool) -> Checkpoint:
         """The present contents, for a file."""
         contents = self._contents
-        optimizer = contents.optimizer if self._session is None else self._session.remembered() or contents.optimizer
+        optimizer = contents.optimizer
+        if with_optimizer and self._session is not None:
+            optimizer = self._session.state.remembered() or optimizer
         return Checkpoint(
             parameters={name: self._read(name) for name in contents.parameters},
             trained=tuple(self._trained()),

@@ -9,20 +9,22 @@ from onnx_cbp.training.running.program import OptimizerProgram, Source
 class Optimizer:
     """Moves the parameters of a module along their gradients.
 
-    Its state and its learning rate come from the module's checkpoint, if they are there.
+    Its state and its learning rate are those of an earlier optimiser of the module's state, or come from the
+    checkpoint, if they are there.
 
     Args:
         optimizer_uri: the optimizer model of `generate_artifacts`, or its path.
         module: the module.
 
     Raises:
-        OnnxCbpError: one line: a file cannot be read or is not one of ours, or the checkpoint has another optimiser.
+        OnnxCbpError: one line: a file cannot be read or is not one of ours, or the state is that of another optimiser.
     """
 
     def __init__(self, optimizer_uri: Source, module: Module) -> None:
         self._session = module._session
         contents = module._state._contents
         self._session.attach(OptimizerProgram(optimizer_uri), contents.optimizer)
+        contents.optimizer = None  # the session has it now
 
     def step(self) -> None:
         """Take a step."""

@@ -28,13 +28,14 @@ from onnx_cbp.graph_passes import (
     find_sites,
     label,
 )
-from onnx_cbp.graph_passes.core.inference import drop_wrong_shapes, follow, has_long_vectors
+from onnx_cbp.graph_passes.core.inference import follow, has_long_vectors
 from onnx_cbp.graph_passes.core.own_initializer import own_initializer
 from onnx_cbp.graph_passes.core.remove_unused_nodes import RemoveUnusedNodesPass
 from onnx_cbp.graph_passes.core.scopes import all_nodes
 from onnx_cbp.graph_passes.core.sites import in_graph
 from onnx_cbp.graph_passes.core.splice import Names
 from onnx_cbp.graph_passes.core.values.constants import Constants
+from onnx_cbp.graph_passes.core.wrong_shapes import drop_wrong_shapes
 from onnx_cbp.graph_passes.differentiating.differentiate import OLDEST_OPSET
 from onnx_cbp.ir_models import to_ir, to_proto
 from onnx_cbp.training.arguments import check_parameters, listed

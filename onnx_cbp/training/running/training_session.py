@@ -28,10 +28,14 @@ _PART = 2**18
 
 
 class TrainingState:
-    """Everything that steps change, and the parameters that they do not change.
+    """Everything that steps change, and the parameters that they do not change; several sessions may share it.
 
     Attributes:
         buffers: by the name of the input.
+        optimizer: the optimiser attached last, whose slots are among the buffers.
+        rate: the learning rate of the next step.
+        ahead: the session whose last run computed the next parameters, and the version from which; None if the last run
+            computed none.
         fixed: OrtValues by the name of the input.
         is_large: whether there is too much of it for a second copy.
         is_apart: whether graphs read and write every parameter and gradient where it lies in its vector.
@@ -43,6 +47,9 @@ class TrainingState:
         self.device = device
         self.program = program
         self.version = 0  # counts the changes, other than by runs, to what an optimiser reads
+        self.optimizer: OptimizerProgram | None = None
+        self.rate = _FIRST_LEARNING_RATE
+        self.ahead: tuple[TrainingSession, int] | None = None
         values = checkpoint.parameters
         self.buffers = {name: Buffer(layout.pack(values), device) for name, layout in program.groups.items()}
         for name in program.moved:
@@ -65,6 +72,34 @@ class TrainingState:
     def apart(self) -> dict[str, Any]:
         """The parameters by name, where graphs read them apart."""
         return self.pieces(self.buffers[PARAMETERS].array) if self.is_apart else {}
+
+    def attach(self, optimizer: OptimizerProgram, remembered: OptimizerState | None) -> None:
+        """Have the slots of an optimiser: those that are there, those of an earlier training, or zeros.
+
+        Raises:
+            OnnxCbpError: one line: it is for other parameters, or the slots are those of another optimiser.
+        """
+        present = self.optimizer
+        if present is None:
+            self.buffers |= initial_memory(self.program, optimizer, remembered, self.device)
+            if remembered is not None and remembered.learning_rate is not None:
+                self.rate = remembered.learning_rate
+        else:
+            _check_size(self.program, optimizer)
+            if (optimizer.kind, optimizer.slots) != (present.kind, present.slots):
+                raise OnnxCbpError(
+                    f"the state is that of {present.name} ({present.kind}) already, and {optimizer.name} is another "
+                    f"optimizer ({optimizer.kind}): save a checkpoint with include_optimizer_state=False, and load it"
+                )
+        self.optimizer, self.ahead = optimizer, None
+
+    def remembered(self) -> OptimizerState | None:
+        """The state of the optimiser; None if there is no optimiser."""
+        if self.optimizer is None:
+            return None
+        layout, step = self.program.groups[PARAMETERS], int(self.buffers[STEP].read()[0])
+        slots = {slot: layout.unpack(self.buffers[own(slot)].read()) for slot in self.optimizer.slots}
+        return OptimizerState(step, self.rate, slots, self.optimizer.kind)
 
     def names(self) -> list[str]:
         """The names of all parameters."""
@@ -140,9 +175,7 @@ class TrainingSession:
         self._providers = providers
         self._sessions: dict[str, BoundSession] = {}
         self._optimizer: OptimizerProgram | None = None
-        self._rate = _FIRST_LEARNING_RATE
         self._reset = True
-        self._ahead: int | None = None  # the version from which the next parameters were computed
         self._passes = 0
         self._joins = self._together = True
         self._cuts: Cuts | None = None  # where the optimiser is divided, if it takes the vectors in parts
@@ -156,7 +189,7 @@ class TrainingSession:
     def train(self, fed: Mapping[str, Any], device: Device) -> list[Any]:
         """Forward and backward. The gradients are added to those that exist; after `reset` they replace them."""
         self.state.refuse_half()
-        together = self._optimizer is not None and self._together
+        together = self._optimizer is not None and self._together and not self._changed()[-1].in_place
         session = self._session("step" if together else "forward and backward")
         reset = ort.OrtValue.ortvalue_from_numpy(np.array(self._reset))
         state = {**self.state.fixed, **self.state.apart()}
@@ -174,7 +207,7 @@ class TrainingSession:
             self.state.buffers[name].turn()
         self._reset = False
         self._passes += 1
-        self._ahead = self.state.version if together else None
+        self.state.ahead = (self, self.state.version) if together else None
         return results
 
     def evaluate(self, fed: Mapping[str, Any], device: Device) -> list[Any]:
@@ -188,15 +221,14 @@ class TrainingSession:
         """Take the optimiser's step along the gradients."""
         assert self._optimizer is not None
         self.state.refuse_half()
-        buffers = self.state.buffers
-        changed = [buffers[name] for name in (STEP, *self._optimizer.changed)]
-        if self._ahead != self.state.version:
+        changed = self._changed()
+        if self.state.ahead != (self, self.state.version):
             self.state.is_whole = not any(buffer.in_place for buffer in changed)
             self._optimize(self._optimizer)
             self.state.is_whole = True
         for buffer in changed:
             buffer.turn()
-        self._ahead = None
+        self.state.ahead = None
         self._together = self._joins and self._passes <= 1
         self._passes = 0
 
@@ -216,6 +248,11 @@ class TrainingSession:
             written = {following(name): parts[name] for name in optimizer.changed}
             session.run({**fed, **parts}, {STEP: buffers[STEP]}, [], device, written)
 
+    def _changed(self) -> list[Buffer]:
+        """What a step of the optimiser changes."""
+        assert self._optimizer is not None
+        return [self.state.buffers[name] for name in (STEP, *self._optimizer.changed)]
+
     def reset(self) -> None:
         """Let the gradients of the next pass replace those that exist."""
         self._reset = True
@@ -228,14 +265,12 @@ class TrainingSession:
     # --- The optimiser ------------------------------------------------------------------------------------------------
 
     def attach(self, optimizer: OptimizerProgram, remembered: OptimizerState | None) -> None:
-        """Attach an optimiser, with its state from an earlier training.
+        """Attach an optimiser, with its state: that of an earlier optimiser of this training, or what is remembered.
 
         Raises:
             OnnxCbpError: one line: it is for other parameters, or the state is that of another optimiser.
         """
-        self.state.buffers |= initial_memory(self.program, optimizer, remembered, self.state.device)
-        if remembered is not None and remembered.learning_rate is not None:
-            self._rate = remembered.learning_rate
+        self.state.attach(optimizer, remembered)
         self._optimizer = optimizer
         self._joins = self._together = optimizer.opset == self.program.opset and not self.state.is_large
         self._cuts = optimizer.cuts if self.state.is_apart else None
@@ -255,14 +290,6 @@ class TrainingSession:
         values = session.run({}, {}, names, self.state.device)
         return {given(name): np.array(value.numpy()) for name, value in zip(names, values, strict=True)}
 
-    def remembered(self) -> OptimizerState | None:
-        """The state of the optimiser; None if there is no optimiser."""
-        if self._optimizer is None:
-            return None
-        layout, buffers = self.program.groups[PARAMETERS], self.state.buffers
-        slots = {slot: layout.unpack(buffers[own(slot)].read()) for slot in self._optimizer.slots}
-        return OptimizerState(self.steps, self._rate, slots, self._optimizer.kind)
-
     @property
     def steps(self) -> int:
         """The number of steps taken so far."""
@@ -271,17 +298,17 @@ class TrainingSession:
     @property
     def learning_rate(self) -> float:
         """The learning rate of the next step."""
-        return self._rate
+        return self.state.rate
 
     @learning_rate.setter
     def learning_rate(self, rate: float) -> None:
         rate = float(np.float32(rate))  # as the graph is fed
-        if rate != self._rate:
-            self._rate = rate
+        if rate != self.state.rate:
+            self.state.rate = rate
             self.state.version += 1
 
     def _learning_rate(self) -> Any:
-        return ort.OrtValue.ortvalue_from_numpy(np.array([self._rate], np.float32))
+        return ort.OrtValue.ortvalue_from_numpy(np.array([self.state.rate], np.float32))
 
     # --- Sessions -----------------------------------------------------------------------------------------------------
 
@@ -327,6 +354,15 @@ def _fit(program: Program, checkpoint: Checkpoint) -> None:
             )
 
 
+def _check_size(program: Program, optimizer: OptimizerProgram) -> None:
+    total = program.groups[PARAMETERS].total
+    if optimizer.elements != total:
+        raise OnnxCbpError(
+            f"{optimizer.name} is for {optimizer.elements} elements of parameters, and {program.name} trains {total}: "
+            "use the two of one generate_artifacts"
+        )
+
+
 def initial_memory(
     program: Program, optimizer: OptimizerProgram, remembered: OptimizerState | None, device: Device
 ) -> dict[str, Buffer]:
@@ -335,12 +371,8 @@ def initial_memory(
     Raises:
         OnnxCbpError: one line: it is for other parameters, or the state is that of another optimiser.
     """
+    _check_size(program, optimizer)
     layout = program.groups[PARAMETERS]
-    if optimizer.elements != layout.total:
-        raise OnnxCbpError(
-            f"{optimizer.name} is for {optimizer.elements} elements of parameters, and {program.name} trains "
-            f"{layout.total}: use the two of one generate_artifacts"
-        )
     arrays = {own(slot): vector for slot, vector in _remembered(optimizer, remembered, layout).items()}
     arrays[STEP] = np.array([0 if remembered is None else remembered.step], np.int64)
     return {name: Buffer(array, device) for name, array in arrays.items()}
