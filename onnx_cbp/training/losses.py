@@ -90,27 +90,30 @@ class CrossEntropyLoss(Loss):
         dtype = g.dtype(scores).value
         # Of the labels' own type: a number of another would be one that no label has.
         zero, beyond = (g.constant(np.array(each), g.dtype(target)) for each in (0, classes))
-        labels, counts = target, None
+        labels, counted = target, None
         if self.ignore_index is not None:
-            ignored = g.Equal(labels, g.constant(np.array(self.ignore_index), g.dtype(target)))
-            labels, counts = g.Where(ignored, zero, labels), g.Cast(g.Not(ignored), to=dtype)
+            counted = g.Not(g.Equal(labels, g.constant(np.array(self.ignore_index), g.dtype(target))))
+            labels = g.Where(counted, labels, zero)
         # Gather takes negative indices from the end, which no label means.
         labels = g.Where(g.Less(labels, zero), beyond, labels)
         own = g.Gather(g.constant(weight, g.dtype(scores)), labels, axis=0)
-        if counts is not None:
-            own = g.Mul(own, counts)
+        if counted is not None:
+            own = g.Mul(own, g.Cast(counted, to=dtype))
         log_p = g.LogSoftmax(scores, axis=1, like=scores)
         # Not OneHot, of which ONNX Runtime has no kernel for double, and not on every provider.
         numbers = np.arange(classes).reshape(1, classes, *[1] * (g.rank(scores) - 2))
         is_label = g.Equal(g.Unsqueeze(labels, [1]), g.constant(numbers, g.dtype(target)))
-        is_label = g.Cast(is_label, to=dtype, like=scores)
-        picked = g.reduce("ReduceSum", g.Mul(log_p, is_label), [1], keepdims=0)
+        if counted is not None:
+            is_label = g.And(is_label, g.Unsqueeze(counted, [1]))
+        # Not a product: a class that is masked with a score of -inf, and that no label means, would be 0 * -inf.
+        nothing = g.scalar(0, scores)
+        picked = g.reduce("ReduceSum", g.Where(is_label, log_p, nothing, like=scores), [1], keepdims=0)
         smooth = self.label_smoothing
         loss = g.Mul(g.Mul(picked, own), -(1 - smooth))
         if smooth:
             spread = weight.reshape(1, classes, *[1] * (g.rank(scores) - 2)) * (-smooth / classes)
             every = g.reduce("ReduceSum", g.Mul(log_p, g.constant(spread, g.dtype(scores))), [1], keepdims=0)
-            loss = g.Add(loss, every if counts is None else g.Mul(every, counts))
+            loss = g.Add(loss, every if counted is None else g.Where(counted, every, nothing))
         return _sum(g, loss), _sum(g, own)
 
     def _weight(self, g: Builder, classes: int, scores: ir.Value) -> np.ndarray:

@@ -241,3 +241,40 @@ def test_optimizers_are_their_formulas(name, opset, tmp_path):
 def test_settings_that_mean_nothing_are_refused(make, said):
     with pytest.raises(OnnxCbpError, match=said):
         make()
+
+
+#: Actions that are not allowed, say, have a score of -inf; each row of the labels means a class that has one.
+MASKED = """
+<ir_version: 8, opset_import: ["" : OPSET]>
+masked (float[N, 5] x, bool[N, 3] mask) => (float[N, 3] logits)
+{
+    scores = MatMul (x, w)
+    logits = Where (mask, infinite, scores)
+}"""
+
+
+@pytest.mark.parametrize("opset", [13, 17, 21])
+@pytest.mark.parametrize("ignore_index", [None, 0, -1])
+def test_classes_that_are_masked(ignore_index, opset, tmp_path):
+    rng = np.random.default_rng(8)
+    w, x = rng.normal(size=(5, 3)).astype(np.float32), rng.normal(size=(4, 5)).astype(np.float32)
+    mask, labels = np.zeros((4, 3), bool), np.array([1, 2, 1, 0 if ignore_index is None else ignore_index])
+    mask[0, 0] = mask[1, 1] = True
+    mask[3, 0] = ignore_index is not None
+    trained = Training(
+        *(network(MASKED, {"w": w, "infinite": np.array(-np.inf, np.float32)}, opset), tmp_path),
+        loss=CrossEntropyLoss(ignore_index=ignore_index),
+        requires_grad=["w"],
+    )
+    counted = np.ones(4, bool) if ignore_index is None else labels != ignore_index
+
+    def loss(values, x):
+        z = np.where(mask, -np.inf, x.astype(np.float64) @ values["w"])[counted]
+        return (np.log(np.exp(z).sum(1)) - z[np.arange(len(z)), labels[counted]]).mean()
+
+    values = {"w": w.astype(np.float64)}
+    got, gradients = trained.gradients(x, mask, labels)
+    assert got == pytest.approx(loss(values, x), rel=1e-6)
+    np.testing.assert_allclose(gradients["w"], slopes(lambda v: loss(v, x), values)["w"], rtol=1e-4, atol=1e-6)
+    trained.module.eval()
+    assert trained.module(x, mask, labels) == pytest.approx(loss(values, x), rel=1e-6)

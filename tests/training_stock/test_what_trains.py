@@ -264,6 +264,63 @@ def test_folded_batch_norms_are_named(caplog, tmp_path):
     assert "2 batch norms in inference form" in caplog.text
 
 
+def test_initializers_that_are_inputs_too_are_parameters(tmp_path):
+    """keep_initializers_as_inputs, and every model of IR version 3: they are defaults."""
+    model, values = network(NORMALISED, normalised_weights(0)), normalised_weights(0)
+    for tensor in model.graph.initializer:
+        model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    alike, plain = Training(model, tmp_path / "a"), Training(network(NORMALISED, values), tmp_path / "b")
+    assert alike.module.input_names() == plain.module.input_names() == ["x", "labels"]
+    for x, labels in batches(3, 1):
+        assert alike.step(x, labels) == plain.step(x, labels)
+    for name, value in plain.values().items():
+        np.testing.assert_array_equal(alike.values()[name], value)
+        assert not np.array_equal(value, values[name])
+
+
+GROUPS = """
+<ir_version: 8, opset_import: ["" : OPSET]>
+groups (float[N, 4, 3, 3] x) => (float[N, 2] logits)
+{
+    one = Constant <value = float[2] {1, 1}> ()
+    none = Constant <value = float[2] {0, 0}> ()
+    apart = Constant <value = int64[3] {0, 2, -1}> ()
+    spatial = Constant <value = int64[2] {1, 2}> ()
+    shape = Shape (x)
+    grouped = Reshape (x, apart)
+    alike = InstanceNormalization (grouped, one, none)
+    back = Reshape (alike, shape)
+    column = Unsqueeze (scale, spatial)
+    scaled = Mul (back, column)
+    shift = Unsqueeze (bias, spatial)
+    moved = Add (scaled, shift)
+    pooled = GlobalAveragePool (moved)
+    flat = Flatten (pooled)
+    FIXED
+    part = Gemm (flat, kernel)
+    risen = Exp (temperature)
+    logits = Mul (part, risen)
+}"""
+
+
+@pytest.mark.parametrize("chosen", [None, ["temperature", "kernel"]])
+def test_what_stays_as_it_is_is_named(chosen, caplog, tmp_path):
+    """The scale and bias of a group norm are brought into its rank; a number and a Constant node are no weights."""
+    values = {"scale": np.ones(4, np.float32), "bias": np.zeros(4, np.float32), "temperature": np.array(1, np.float32)}
+    kernel = "kernel = Constant <value = float[4, 2] {1, 2, 3, 4, 5, 6, 7, 8}> ()"
+    with caplog.at_level(logging.WARNING, "onnx_cbp"):
+        trained = Training(network(GROUPS.replace("FIXED", kernel), values), tmp_path, requires_grad=chosen)
+    said = [record.getMessage() for record in caplog.records]
+    assert {name for name, p in trained.state.parameters if p.requires_grad} == set(chosen or ("scale", "bias"))
+    if chosen is None:
+        first, second = said
+        assert "nothing says that they are weights: 'temperature'; list what trains in requires_grad" in first
+        assert "Constant nodes" in second
+        assert "'kernel'" in second
+    else:
+        assert not said
+
+
 @pytest.mark.parametrize(
     ("change", "arguments", "said"),
     [

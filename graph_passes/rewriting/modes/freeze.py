@@ -58,9 +58,7 @@ class Freezing:
         for site in sites:
             if _is_gradient(site) or not self.chooses(site):
                 continue
-            reason = _obstacle(site)
-            if reason is not None:
-                raise OnnxCbpError(f"node '{label(site.node)}' ({site.form}) cannot be frozen: {reason}")
+            _refuse_what_cannot_be_frozen(site)
             matched.update(choosing(self.patterns, site.node))
         for pattern in self.patterns:
             if pattern not in matched:
@@ -72,6 +70,12 @@ class Freezing:
 def _is_gradient(site: Site) -> bool:
     """Whether it is a gradient, rewritten or not; gradients follow their batch norms."""
     return isinstance(site, BackwardSite) or (site.node.domain == DOMAIN and not is_rewritten_forward(site.node))
+
+
+def _refuse_what_cannot_be_frozen(site: Site) -> None:
+    reason = _obstacle(site)
+    if reason is not None:
+        raise OnnxCbpError(f"node '{label(site.node)}' ({site.form}) cannot be frozen: {reason}")
 
 
 def _obstacle(site: Site) -> str | None:
@@ -95,6 +99,9 @@ class FreezePass(InPlacePass):
     with inv_std = 1 / sqrt(running_var + epsilon), and each gradient only if something reads it. Nothing updates or
     writes the running statistics. Readers of updated or saved statistics get the unchanged running ones.
 
+    Raises:
+        OnnxCbpError: one line: a chosen batch norm has no running statistics.
+
     Run it before `ReplaceForwardPass` and `ReplaceBackwardPass`, which then only find the others.
     """
 
@@ -108,6 +115,8 @@ class FreezePass(InPlacePass):
             return PassResult(model, modified=False)
         names, types = Names(model), Types(model)
         chosen = [site for site in find_sites(model) if isinstance(site, ForwardSite) and self._freezing.chooses(site)]
+        for site in chosen:  # one may be found only now, when passes before have made its type known
+            _refuse_what_cannot_be_frozen(site)
         forward = {site.node: site for site in chosen}
         # Gradients first: then nothing reads what was saved for them. Each site is read after the change before it.
         for site in find_sites(model):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +49,8 @@ _TRAINABLE = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
 _KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
 #: Names that exporters invent for constants.
 _MADE_UP = re.compile(r"(onnx::|val_\d|const|/)")
+#: Names as parameters of a module have them: "layer1.0.weight", "cls_token".
+_OF_A_MODULE = re.compile(r"(?!onnx|val_\d|.*const)[A-Za-z_]\w*(\.\w+)*", re.IGNORECASE)
 #: Ops with weights, by the positions of the inputs that are weights if they are initializers.
 _WEIGHTS = {
     "Conv": (1, 2),
@@ -114,6 +116,7 @@ def prepare(
     requires_grad, frozen_params = take_apart(model, requires_grad, frozen_params, tied_params)
     outputs = [value.name or "" for value in model.graph.outputs]
     parameters = [name for name, value in model.graph.initializers.items() if value.dtype in _TRAINABLE]
+    constants = [value.name for node in model.graph if node.op_type == "Constant" for value in node.outputs]
     tell_what_does_not_train(list(find_sites(model)), patterns)
     if patterns:
         TrainBatchNormsPass(patterns)(model)
@@ -144,9 +147,8 @@ def prepare(
             in_graph(value) for s in sites if isinstance(s, ForwardSite | InferenceSite) for value in (s.scale, s.B)
         }
         trained = [n for n in left if initializers[n] in affine or _is_weight(initializers[n])]
-        others = [n for n in left if n not in trained]
-        if others:
-            _log.info("requires_grad: not trained, since nothing says that they are weights: %s", ", ".join(others))
+        _tell_others([initializers[n] for n in left if n not in trained])
+        _tell_constants([initializers[n] for n in constants if n in initializers])
     else:
         trained = list(requires_grad)
     _refuse_merged(sites, trained)
@@ -204,7 +206,7 @@ def _updates(model: ir.Model) -> dict[str, str]:
             updated = (node.outputs[1], node.outputs[2])
         for position, (given, after) in enumerate(zip((site.running_mean, site.running_var), updated, strict=True)):
             before = own_initializer(given, model, constants)
-            if after is None or not before.is_initializer() or before.is_graph_input():
+            if after is None or not before.is_initializer():
                 continue
             if before in latest:  # the second call continues from the first
                 node.replace_input_with(3 + position, latest[before])
@@ -217,6 +219,35 @@ def _updates(model: ir.Model) -> dict[str, str]:
     return {before.name or "": after.name or "" for before, after in latest.items()}
 
 
+def _tell_others(others: Sequence[ir.Value]) -> None:
+    """Name what is no weight by its use; a warning, if its name may be that of a parameter of a module."""
+    modules = [v.name for v in others if _OF_A_MODULE.fullmatch(v.name or "") and _KIND not in v.metadata_props]
+    if modules:
+        _log.warning(
+            "requires_grad: not trained, since nothing says that they are weights: %s; list what trains in "
+            "requires_grad, or these in frozen_params",
+            listed(modules),
+        )
+    rest = [value.name or "" for value in others if value.name not in modules]
+    if rest:
+        _log.info("requires_grad: not trained, since nothing says that they are weights: %s", ", ".join(rest))
+
+
+def _tell_constants(constants: Sequence[ir.Value]) -> None:
+    """Warn of Constant nodes that are weights by their use."""
+    weights = [
+        v.name
+        for v in constants
+        if v.dtype in _TRAINABLE and _OF_A_MODULE.fullmatch(v.name or "") and _is_read_as_weight(_readers(v))
+    ]
+    if weights:
+        _log.warning(
+            "requires_grad: not trained, since they are Constant nodes, though ops read them as weights: %s; list "
+            "what trains in requires_grad",
+            listed(weights),
+        )
+
+
 def _is_weight(value: ir.Value) -> bool:
     """Whether an initializer is a parameter, and not a number for computations."""
     kind = value.metadata_props.get(_KIND)
@@ -226,34 +257,40 @@ def _is_weight(value: ir.Value) -> bool:
     size = 0 if value.const_value is None else value.const_value.size
     if not size:
         return False
-    if _stands_where_weights_do(value):
+    read = list(_readers(value))
+    if _is_read_as_weight(read):
         return True
     # A bias that is added, or a scale. Single numbers are constants. So are initializers with invented names, unless
     # they are added to the result of a layer: tf2onnx gives a bias that it reshaped such a name.
-    if size > 1 and any(node.op_type == "Add" and _is_layers(node.inputs[1 - index]) for node, index in value.uses()):
+    if size > 1 and any(node.op_type == "Add" and _is_layers(node.inputs[1 - index]) for node, index in read):
         return True
     made_up = _MADE_UP.match(value.name or "") is not None
-    return size > 1 and not made_up and any(node.op_type in ("Add", "Mul") for node, _ in value.uses())
+    return size > 1 and not made_up and any(node.op_type in ("Add", "Mul") for node, _ in read)
 
 
-def _stands_where_weights_do(value: ir.Value) -> bool:
-    """Whether an op reads it as its weight, directly or after it was cut or joined with other initializers.
+def _is_read_as_weight(read: Iterable[tuple[ir.Node, int]]) -> bool:
+    return any(index in _WEIGHTS.get(node.op_type, ()) for node, index in read)
 
-    PyTorch's exporters bring the gates of LSTM and GRU into ONNX's order so.
+
+def _readers(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
+    """The nodes that compute with an initializer, directly or after it was cut, or joined with other initializers.
+
+    PyTorch's exporters bring the gates of LSTM and GRU into ONNX's order so, and the scale of a group norm into the
+    rank of its data.
     """
     waiting, seen = [value], {value}
     while waiting:
         current = waiting.pop()
         for node, index in current.uses():
-            if index in _WEIGHTS.get(node.op_type, ()):
-                return True
             moved = (node.op_type in _MOVES and index == 0) or (
                 node.op_type == "Concat" and all(map(_is_made, node.inputs))
             )
-            new = [each for each in node.outputs if each not in seen] if moved else []
+            if not moved:
+                yield node, index
+                continue
+            new = [each for each in node.outputs if each not in seen]
             seen.update(new)
             waiting += new
-    return False
 
 
 _MOVES = ("Cast", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze")

@@ -124,8 +124,9 @@ def make(source: onnx.ModelProto, wanted: Wanted) -> Made:
     prepared = to_proto(forward.model, source)
     training, graph = _training(prepared, forward, wanted)
     model = forward.model
+    known = dict.fromkeys((*graph.parameters, *forward.trained, *forward.frozen))
     state = Checkpoint(
-        arrays_of(model, graph.parameters),
+        arrays_of(model, [name for name in known if name in model.graph.initializers]),
         trained=tuple(graph.gradients),
         random_state=None if graph.random_state is None else _FIRST_RANDOM_STATE,
     )
@@ -201,6 +202,8 @@ def _training(prepared: onnx.ModelProto, forward: Forward, wanted: Wanted) -> tu
     if own_convolutions:
         DirectConvsPass()(model)
     graph.updates.update({name: f"{name}{UPDATED}" for name in counters.names})
+    # Of heads that the loss does not read, nothing is left: what they have stays in the checkpoint alone.
+    graph.frozen = [name for name in graph.frozen if name in model.graph.initializers]
     graph.write(model)
     if data_parallel:
         ReduceGradientsPass(cap)(model)

@@ -104,6 +104,44 @@ def test_nor_by_the_gradient_builder_of_onnx_runtime(tmp_path):
         np.testing.assert_allclose(each, want, rtol=1e-4)
 
 
+#: The old size stands on one side of an addition, behind an op through which no name is followed, or from an input
+#: whose free sizes have no names.
+BEHIND = """
+<ir_version: 8, opset_import: ["" : 17]>
+agraph (float[{new}, 3, 4, 4] x) => (float[{new}, 3, 4, 4] y, float loss)
+<
+    float[1, 3, 1, 1] w = {{1, 2, 3}}, float[3, 3, 1, 1] k = {{1, 2, 3, 4, 5, 6, 7, 8, 9}},
+    float[4] twice = {{1, 1, 2, 2}},
+    float[{old}, 3, 2, 2] p, float[{old}, 3, 4, 4] u, float[{old}, 3, 4, 4] z
+>
+{{
+    p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (x)
+    u = {up}
+    z = {product}
+    y = Add (x, z)
+    square = Mul (y, y)
+    loss = ReduceMean <keepdims = 0> (square)
+}}
+"""
+
+
+@pytest.mark.parametrize("up", ["Resize (p, , twice)", "Identity (x)"])
+@pytest.mark.parametrize("product", ["Mul (u, w)", "Conv (u, k)"])
+@pytest.mark.parametrize("old", [1, 4])
+@pytest.mark.parametrize("new", ["N", None])
+def test_where_no_name_is_followed(new, old, product, up):
+    def gradients(old):
+        made = onnx.parser.parse_model(BEHIND.format(new=new or "N", old=old, product=product, up=up))
+        for value in () if new else (made.graph.input[0], made.graph.output[0]):
+            value.type.tensor_type.shape.dim[0].Clear()
+        inner = ir.from_proto(made)
+        DifferentiatePass("loss", ["w" if product == "Mul (u, w)" else "k"])(inner)
+        return ran(ir.to_proto(inner), "auto")
+
+    for got, want in zip(gradients(old), gradients("N"), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
 def test_a_size_that_a_graph_fixes_itself_stays():
     """A free input that is added to a constant of seven samples has seven, or one."""
     made = onnx.parser.parse_model("""

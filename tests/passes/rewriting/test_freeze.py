@@ -240,3 +240,31 @@ def test_the_command_line(tmp_path):
     assert done.exit_code == 0, done.output
     assert "frozen" in done.output
     assert onnx.load(out) == onnx_cbp.rewrite(named(TWO), freeze=["fir*", "second"])
+
+
+def test_what_is_found_only_once_its_type_is_known_cannot_be_frozen_either():
+    """What one made to train gives had no type, so the arithmetic behind it was read as a batch norm too late."""
+    model = onnx.parser.parse_model("""
+    <ir_version: 8, opset_import: ["" : 13, "local" : 1]>
+    g (float[N, 4, 3, 3] x) => (float[N, 4, 3, 3] y)
+    <
+        float[4] s = {1, 2, 3, 4}, float[4] b = {0, 1, 0, 1}, float[4] m = {0, 0, 1, 1}, float[4] v = {1, 1, 2, 2},
+        float epsilon = {0.001}, float[1, 4, 1, 1] scale = {1, 2, 1, 2}, float[1, 4, 1, 1] bias = {1, 0, 1, 0}
+    >
+    {
+        h = local.F (x, s, b, m, v)
+        mean = ReduceMean <axes = [0, 2, 3]> (h)
+        d = Sub (h, mean)
+        dd = Mul (d, d)
+        var = ReduceMean <axes = [0, 2, 3]> (dd)
+        e = Add (var, epsilon)
+        std = Sqrt (e)
+        n = Div (d, std)
+        scaled = Mul (n, scale)
+        y = Add (scaled, bias)
+    }
+    <domain: "local", opset_import: ["" : 17]>
+    F (X, s, b, m, v) => (Y) { Y = BatchNormalization (X, s, b, m, v) }""")
+    model.functions[0].node[0].name = "first"
+    with pytest.raises(OnnxCbpError, match="cannot be frozen: it has no running statistics"):
+        onnx_cbp.rewrite(model, train="first", freeze="*")
