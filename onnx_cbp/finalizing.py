@@ -290,7 +290,8 @@ def _refuse_other_ops(model: ir.Model) -> None:
         if node.domain in _NOT_ONNX:
             raise OnnxCbpError(
                 f"node '{label(node)}' ({node.domain}.{node.op_type}) is none of ONNX's ops, and the outputs need it: "
-                "name others with --output-name"
+                "name others with --output-name, or, if a session of ONNX Runtime wrote the model, start from the one "
+                "that the session read"
             )
 
 

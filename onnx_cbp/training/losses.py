@@ -162,10 +162,10 @@ class BCEWithLogitsLoss(Loss):
         # -log(sigmoid(x)) = softplus(-x) = softplus(x) - x
         loss = g.Sub(_softplus(g, scores), g.Mul(scores, target))
         if self.pos_weight is not None:
-            more = g.Mul(target, g.constant(np.asarray(self.pos_weight, dtype.numpy()) - 1, dtype))
+            more = g.Mul(target, g.constant(_factors(g, scores, "pos_weight", self.pos_weight) - 1, dtype))
             loss = g.Add(loss, g.Mul(more, _softplus(g, g.Neg(scores))))
         if self.weight is not None:
-            loss = g.Mul(loss, g.constant(np.asarray(self.weight, dtype.numpy()), dtype))
+            loss = g.Mul(loss, g.constant(_factors(g, scores, "weight", self.weight), dtype))
         return _sum(g, loss), _number(g, scores)
 
 
@@ -176,6 +176,21 @@ BY_NAME: dict[str, type[Loss]] = {
     "BCEWithLogitsLoss": BCEWithLogitsLoss,
     "L1Loss": L1Loss,
 }
+
+
+def _factors(g: Builder, scores: ir.Value, name: str, given: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Factors of the elements' losses, of a shape that broadcasts to that of the scores and makes no more of them."""
+    factors, shape = np.asarray(given, g.dtype(scores).numpy()), g.shape(scores)
+    fits = factors.ndim <= len(shape) and all(
+        size == 1 or size == of or not isinstance(of, int)
+        for size, of in zip(factors.shape[::-1], shape[::-1], strict=False)
+    )
+    if not fits:
+        raise OnnxCbpError(
+            f"{name} has shape {list(factors.shape)}, which does not broadcast to that of '{scores.name}', "
+            f"{list(shape)}"
+        )
+    return factors
 
 
 def _is_int64(value: object) -> bool:

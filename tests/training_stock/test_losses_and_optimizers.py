@@ -226,6 +226,13 @@ def test_optimizers_are_their_formulas(name, opset, tmp_path):
             np.testing.assert_allclose(value, values[n], rtol=2e-5, atol=2e-6)
 
 
+@pytest.mark.parametrize("option", ["weight", "pos_weight"])
+@pytest.mark.parametrize("shape", [(2,), (2, 1, 3), (1, 1, 1)])
+def test_factors_that_would_make_more_of_the_scores_are_refused(shape, option, tmp_path):
+    with pytest.raises(OnnxCbpError, match=f"^{option} has shape .* which does not broadcast to that of 'logits'"):
+        Training(network(PERCEPTRON, weights(1)), tmp_path, loss=BCEWithLogitsLoss(**{option: np.ones(shape)}))
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [

@@ -115,8 +115,8 @@ class FreezePass(InPlacePass):
             return PassResult(model, modified=False)
         names, types = Names(model), Types(model)
         chosen = [site for site in find_sites(model) if isinstance(site, ForwardSite) and self._freezing.chooses(site)]
-        for site in chosen:  # one may be found only now, when passes before have made its type known
-            _refuse_what_cannot_be_frozen(site)
+        for one in chosen:  # it may be found only now, when passes before have made its type known
+            _refuse_what_cannot_be_frozen(one)
         forward = {site.node: site for site in chosen}
         # Gradients first: then nothing reads what was saved for them. Each site is read after the change before it.
         for site in find_sites(model):

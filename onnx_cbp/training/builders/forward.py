@@ -116,7 +116,7 @@ def prepare(
     requires_grad, frozen_params = take_apart(model, requires_grad, frozen_params, tied_params)
     outputs = [value.name or "" for value in model.graph.outputs]
     parameters = [name for name, value in model.graph.initializers.items() if value.dtype in _TRAINABLE]
-    constants = [value.name for node in model.graph if node.op_type == "Constant" for value in node.outputs]
+    constants = [value.name or "" for node in model.graph if node.op_type == "Constant" for value in node.outputs]
     tell_what_does_not_train(list(find_sites(model)), patterns)
     if patterns:
         TrainBatchNormsPass(patterns)(model)
@@ -221,7 +221,7 @@ def _updates(model: ir.Model) -> dict[str, str]:
 
 def _tell_others(others: Sequence[ir.Value]) -> None:
     """Name what is no weight by its use; a warning, if its name may be that of a parameter of a module."""
-    modules = [v.name for v in others if _OF_A_MODULE.fullmatch(v.name or "") and _KIND not in v.metadata_props]
+    modules = [v.name or "" for v in others if _has_name_of_parameter(v) and _KIND not in v.metadata_props]
     if modules:
         _log.warning(
             "requires_grad: not trained, since nothing says that they are weights: %s; list what trains in "
@@ -233,12 +233,16 @@ def _tell_others(others: Sequence[ir.Value]) -> None:
         _log.info("requires_grad: not trained, since nothing says that they are weights: %s", ", ".join(rest))
 
 
+def _has_name_of_parameter(value: ir.Value) -> bool:
+    return _OF_A_MODULE.fullmatch(value.name or "") is not None
+
+
 def _tell_constants(constants: Sequence[ir.Value]) -> None:
     """Warn of Constant nodes that are weights by their use."""
     weights = [
-        v.name
-        for v in constants
-        if v.dtype in _TRAINABLE and _OF_A_MODULE.fullmatch(v.name or "") and _is_read_as_weight(_readers(v))
+        value.name or ""
+        for value in constants
+        if value.dtype in _TRAINABLE and _has_name_of_parameter(value) and _is_read_as_weight(_readers(value))
     ]
     if weights:
         _log.warning(
