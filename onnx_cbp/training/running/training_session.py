@@ -189,7 +189,7 @@ class TrainingSession:
     def train(self, fed: Mapping[str, Any], device: Device) -> list[Any]:
         """Forward and backward. The gradients are added to those that exist; after `reset` they replace them."""
         self.state.refuse_half()
-        together = self._optimizer is not None and self._together and not self._changed()[-1].in_place
+        together = self._optimizer is not None and self._together and not any(b.in_place for b in self._changed())
         session = self._session("step" if together else "forward and backward")
         reset = ort.OrtValue.ortvalue_from_numpy(np.array(self._reset))
         state = {**self.state.fixed, **self.state.apart()}
@@ -200,6 +200,7 @@ class TrainingSession:
             added = None if self._reset else np.empty_like(gradients)
             pieces = self.state.pieces(gradients if added is None else added)
             written = {self.program.graph.gradients[name]: value for name, value in pieces.items()}
+        self.state.ahead = None  # also if the run fails: it may have written over what was computed ahead
         results = session.run(everything, self.state.buffers, self.program.outputs, device, written)
         if added is not None:
             np.add(gradients, added, out=gradients)
