@@ -37,7 +37,7 @@ def drop_wrong_shapes(model: ir.Model) -> bool:
             write_type(value, {value.name: right})
             corrected = True
     if free and any(_is_believed(value, right) for value, (right,) in _results(model.graph, inferred.graph)):
-        corrected |= _forget_what_varies(model, declared, free)
+        corrected |= _forget_what_varies(model, declared, free, all_unconfirmed=corrected)
     return corrected
 
 
@@ -90,25 +90,38 @@ def _is_believed(value: ir.Value, right: onnx.TypeProto | None) -> bool:
 
 
 def _forget_what_varies(
-    model: ir.Model, declared: onnx.ModelProto, free: Collection[onnx.TensorShapeProto.Dimension]
+    model: ir.Model,
+    declared: onnx.ModelProto,
+    free: Collection[onnx.TensorShapeProto.Dimension],
+    *,
+    all_unconfirmed: bool,
 ) -> bool:
-    """Make sizes unknown that are not what inference finds for two sizes of the inputs, if it finds any."""
+    """Make sizes unknown that are not what inference finds for two sizes of the inputs; returns whether any was wrong.
+
+    Args:
+        model: changed.
+        declared: the model without what it declares of nodes' results; changed.
+        free: the sizes of its inputs that are not fixed.
+        all_unconfirmed: also where inference finds nothing, as it is done if any was wrong.
+    """
     versions = []
     for number in _SIZES:
         for size in free:
             size.dim_value = number
         versions.append(_follow(declared))
-    one, other = versions
-    if one is None or other is None:
+    graphs = [version.graph for version in versions if version is not None]
+    if len(graphs) < len(_SIZES):
         return False
-    forgotten = False
-    for value, types in _results(model.graph, one.graph, other.graph):
+    wrong: list[tuple[ir.Value, int]] = []
+    unconfirmed: list[tuple[ir.Value, int]] = []
+    for value, types in _results(model.graph, *graphs):
         sizes = [[found for _, found in _pairs(value, right)] for right in types]
         for axis, (said, *found) in enumerate(zip(value.shape or (), *sizes, strict=False)):
-            if isinstance(said, int) and None not in found and set(found) != {said}:
-                value.shape = ir.Shape([None if i == axis else size for i, size in enumerate(value.shape or ())])
-                forgotten = True
-    return forgotten
+            if isinstance(said, int) and set(found) != {said}:
+                (unconfirmed if None in found else wrong).append((value, axis))
+    for value, axis in wrong + (unconfirmed if wrong or all_unconfirmed else []):
+        value.shape = ir.Shape([None if i == axis else size for i, size in enumerate(value.shape or ())])
+    return bool(wrong)
 
 
 def _pairs(value: ir.Value, right: onnx.TypeProto | None) -> list[tuple[object, int | None]]:

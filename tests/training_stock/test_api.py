@@ -251,6 +251,17 @@ def test_two_modules_of_one_state(trained):
     assert other(x, labels)[0] == trained.module(x, labels)[0]
 
 
+def test_two_modules_of_a_nominal_state(tmp_path):
+    trained = Training(network(PERCEPTRON, weights(0)), tmp_path, nominal_checkpoint=True)
+    state = CheckpointState.load_checkpoint(tmp_path / "nominal_checkpoint")
+    first, second = (Module(tmp_path / "training_model.onnx", state) for _ in range(2))
+    (x, labels), *_ = batches(1, 1)
+    with pytest.raises(OnnxCbpError, match="the checkpoint is nominal"):
+        second(x, labels)
+    first.copy_buffer_to_parameters(trained.module.get_contiguous_parameters(), trainable_only=False)
+    assert first(x, labels) == second(x, labels) == trained.module(x, labels)
+
+
 def _again(trained, *, evaluates=False):
     """Another module of the same state, and another optimizer, which keep its learning rate."""
     module = Module(trained.folder / "training_model.onnx", trained.state, trained.folder / "eval_model.onnx")

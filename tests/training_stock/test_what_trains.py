@@ -278,6 +278,31 @@ def test_initializers_that_are_inputs_too_are_parameters(tmp_path):
         assert not np.array_equal(value, values[name])
 
 
+LAYERS = """
+<ir_version: 8, opset_import: ["" : OPSET]>
+layers (float[N, 3, 4] x) => (float[N, 3, 1] logits)
+{
+    scores = MatMul (x, square)
+    allowed = Add (scores, mask)
+    product = MatMul (allowed, kernel)
+    shifted = Add (product, bias)
+    logits = Add (shifted, constant_7)
+}"""
+
+
+@pytest.mark.parametrize("bias", ["b", "model/dense/BiasAdd/ReadVariableOp:0"])
+def test_a_layer_of_one_unit_has_a_bias_and_a_mask_is_none(bias, caplog, tmp_path):
+    values = {"square": np.eye(4), "mask": np.triu(np.full((3, 4), -1e9), 1), "kernel": np.ones((4, 1))}
+    values |= {"bias": np.zeros(1), "constant_7": np.ones(1)}
+    model = network(LAYERS, {name: value.astype(np.float32) for name, value in values.items()})
+    _rename(model, "bias", bias)
+    with caplog.at_level(logging.WARNING, "onnx_cbp"):
+        trained = Training(model, tmp_path, loss="MSELoss")
+    assert {name for name, p in trained.state.parameters if p.requires_grad} == {"square", "kernel", bias}
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert "nothing says that they are weights: 'mask';" in said
+
+
 GROUPS = """
 <ir_version: 8, opset_import: ["" : OPSET]>
 groups (float[N, 4, 3, 3] x) => (float[N, 2] logits)

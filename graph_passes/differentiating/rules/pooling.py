@@ -22,7 +22,7 @@ def max_pool(g: Builder, node: ir.Node, dY: ir.Value, _: ir.Value | None = None)
     X = node.inputs[0]
     if attribute(node, "storage_order", 0):
         raise g.refuse("storage_order = 1 counts Indices by columns: leave it out")
-    seen = windows(g, node, X, node.outputs[0], kernel_of(node, g.shape(X)))
+    seen = _windows(g, node)
     indices = g.output(node, 1, ir.DataType.INT64, g.shape(node.outputs[0]))
     if not seen.overlap or g.can_scatter_add():
         return [_put(g, dY, indices, X, add=seen.overlap)]
@@ -37,6 +37,19 @@ def max_pool(g: Builder, node: ir.Node, dY: ir.Value, _: ir.Value | None = None)
     return [parts[0] if len(parts) == 1 else g.Sum(*parts)]
 
 
+def _windows(g: Builder, node: ir.Node) -> Windows:
+    """The windows of a pooling."""
+    X = node.inputs[0]
+    seen = windows(g, node, X, node.outputs[0], kernel_of(node, g.shape(X)))
+    for n, c, s, b in zip(seen.size, seen.count, seen.strides, seen.before, strict=True):
+        if attribute(node, "ceil_mode", 0) and n is not None and c is not None and (c - 1) * s >= n + b:
+            raise g.refuse(
+                "its last window has nothing but padding, which ceil_mode = 1 lets versions of ONNX Runtime count or "
+                "not: export the model with opset 22 or newer, or without that padding"
+            )
+    return seen
+
+
 def _put(g: Builder, dY: ir.Value, indices: ir.Value, X: Read, *, add: bool) -> ir.Value:
     zeros = g.Expand(g.scalar(0, X), g.Reshape(g.Size(X), [1]))
     options = {"reduction": "add"} if add else {}
@@ -47,7 +60,7 @@ def _put(g: Builder, dY: ir.Value, indices: ir.Value, X: Read, *, add: bool) -> 
 def average_pool(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
     """AveragePool: each element of a window gets dY / count."""
     X = node.inputs[0]
-    seen = windows(g, node, X, node.outputs[0], kernel_of(node, g.shape(X)))
+    seen = _windows(g, node)
     return [_spread(g, _shared(g, node, dY, seen), seen, X)]
 
 
@@ -120,7 +133,7 @@ def _spread(g: Builder, share: ir.Value, seen: Windows, X: Read) -> ir.Value:
 def lp_pool(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
     """LpPool: dX = sign(X) |X|^(p - 1) times the sum of dY Y^(1 - p) over the windows; zero where Y is."""
     X, Y, p = node.inputs[0], node.outputs[0], attribute(node, "p", 2)
-    seen = windows(g, node, X, Y, kernel_of(node, g.shape(X)))
+    seen = _windows(g, node)
     return [g.Mul(_slope(g, X, p), _spread(g, g.Mul(dY, _share(g, Y, p)), seen, X))]
 
 

@@ -62,7 +62,6 @@ class Module:
         options = ort.SessionOptions() if session_options is None else session_options
         program = Program(train_model_uri, eval_model_uri)
         self._state = state
-        self._nominal = state._contents.nominal
         kept = state._shared(program, self._device)
         self._session = TrainingSession(program, kept, options, own if providers is None else providers)
         state._session = self._session
@@ -124,12 +123,12 @@ class Module:
                 f"get_contiguous_parameters(trainable_only={trainable_only})"
             )
         names = self._names(trainable_only)
-        if self._nominal and len(names) < len(self._names(trainable_only=False)):
+        if self._state.nominal and len(names) < len(self._names(trainable_only=False)):
             raise OnnxCbpError("the checkpoint is nominal: give all parameters values, with trainable_only=False")
         for name, piece in zip(names, np.split(vector, np.cumsum(sizes)[:-1]), strict=True):
             old = self._session.state.read(name)
             self._session.state.write(name, piece.astype(old.dtype).reshape(old.shape))
-        self._nominal = self._state._contents.nominal = False
+        self._state._contents.nominal = False
 
     def export_model_for_inferencing(
         self, inference_model_uri: str | os.PathLike[str], graph_output_names: Sequence[str]
@@ -174,7 +173,7 @@ class Module:
         if len(given) != len(wanted):
             names = ", ".join(f"'{value.name}'" for value in wanted)
             raise OnnxCbpError(f"{len(given)} inputs were given, and the model takes {len(wanted)}: {names}")
-        if self._nominal:
+        if self._state.nominal:
             raise OnnxCbpError("the checkpoint is nominal: give the parameters values with copy_buffer_to_parameters")
         return {
             value.name: each if isinstance(each, ort.OrtValue) else self._put(np.asarray(each), value)

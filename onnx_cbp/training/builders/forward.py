@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,33 +38,9 @@ from onnx_cbp.graph_passes.differentiating.differentiate import OLDEST_OPSET
 from onnx_cbp.ir_models import to_ir, to_proto
 from onnx_cbp.training.arguments import check_parameters, listed
 from onnx_cbp.training.builders.telling import tell_what_does_not_train
+from onnx_cbp.training.builders.weights import TRAINABLE, is_weight, tell_constants, tell_others
 from onnx_cbp.training.taking_apart import take_apart
 from onnx_cbp.validity import imported_opsets
-
-_log = logging.getLogger("onnx_cbp")
-_TRAINABLE = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
-#: PyTorch's default exporter marks initializers that are parameters of the module under this key.
-_KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
-#: Names that exporters invent for constants.
-_MADE_UP = re.compile(r"(onnx::|val_\d|const|/)")
-#: Names as parameters of a module have them: "layer1.0.weight", "cls_token".
-_OF_A_MODULE = re.compile(r"(?!onnx|val_\d|.*const)[A-Za-z_]\w*(\.\w+)*", re.IGNORECASE)
-#: Ops with weights, by the positions of the inputs that are weights if they are initializers.
-_WEIGHTS = {
-    "Conv": (1, 2),
-    "ConvTranspose": (1, 2),
-    "Gemm": (1, 2),
-    "MatMul": (0, 1),
-    "PRelu": (1,),
-    "BatchNormalization": (1, 2),
-    "InstanceNormalization": (1, 2),
-    "LayerNormalization": (1, 2),
-    "GroupNormalization": (1, 2),
-    "Gather": (0,),
-    "LSTM": (1, 2, 3),
-    "GRU": (1, 2, 3),
-    "RNN": (1, 2, 3),
-}
 
 
 @dataclass
@@ -115,13 +89,13 @@ def prepare(
     drop_wrong_shapes(model)  # the loss and gradients are made for these shapes
     requires_grad, frozen_params = take_apart(model, requires_grad, frozen_params, tied_params)
     outputs = [value.name or "" for value in model.graph.outputs]
-    parameters = [name for name, value in model.graph.initializers.items() if value.dtype in _TRAINABLE]
+    parameters = [name for name, value in model.graph.initializers.items() if value.dtype in TRAINABLE]
     constants = [value.name or "" for node in model.graph if node.op_type == "Constant" for value in node.outputs]
     tell_what_does_not_train(list(find_sites(model)), patterns)
     if patterns:
         TrainBatchNormsPass(patterns)(model)
         parameters += [
-            name for name, v in model.graph.initializers.items() if v.dtype in _TRAINABLE and name not in parameters
+            name for name, v in model.graph.initializers.items() if v.dtype in TRAINABLE and name not in parameters
         ]
     DropTrainingOutputsPass()(model)
     FoldShapesPass()(model)
@@ -146,9 +120,9 @@ def prepare(
         affine = {
             in_graph(value) for s in sites if isinstance(s, ForwardSite | InferenceSite) for value in (s.scale, s.B)
         }
-        trained = [n for n in left if initializers[n] in affine or _is_weight(initializers[n])]
-        _tell_others([initializers[n] for n in left if n not in trained])
-        _tell_constants([initializers[n] for n in constants if n in initializers])
+        trained = [n for n in left if initializers[n] in affine or is_weight(initializers[n])]
+        tell_others([initializers[n] for n in left if n not in trained])
+        tell_constants([initializers[n] for n in constants if n in initializers])
     else:
         trained = list(requires_grad)
     _refuse_merged(sites, trained)
@@ -217,115 +191,6 @@ def _updates(model: ir.Model) -> dict[str, str]:
         if not after.is_graph_output():
             model.graph.outputs.append(after)
     return {before.name or "": after.name or "" for before, after in latest.items()}
-
-
-def _tell_others(others: Sequence[ir.Value]) -> None:
-    """Name what is no weight by its use; a warning, if its name may be that of a parameter of a module."""
-    modules = [v.name or "" for v in others if _has_name_of_parameter(v) and _KIND not in v.metadata_props]
-    if modules:
-        _log.warning(
-            "requires_grad: not trained, since nothing says that they are weights: %s; list what trains in "
-            "requires_grad, or these in frozen_params",
-            listed(modules),
-        )
-    rest = [value.name or "" for value in others if value.name not in modules]
-    if rest:
-        _log.info("requires_grad: not trained, since nothing says that they are weights: %s", ", ".join(rest))
-
-
-def _has_name_of_parameter(value: ir.Value) -> bool:
-    return _OF_A_MODULE.fullmatch(value.name or "") is not None
-
-
-def _tell_constants(constants: Sequence[ir.Value]) -> None:
-    """Warn of Constant nodes that are weights by their use."""
-    weights = [
-        value.name or ""
-        for value in constants
-        if value.dtype in _TRAINABLE and _has_name_of_parameter(value) and _is_read_as_weight(_readers(value))
-    ]
-    if weights:
-        _log.warning(
-            "requires_grad: not trained, since they are Constant nodes, though ops read them as weights: %s; list "
-            "what trains in requires_grad",
-            listed(weights),
-        )
-
-
-def _is_weight(value: ir.Value) -> bool:
-    """Whether an initializer is a parameter, and not a number for computations."""
-    kind = value.metadata_props.get(_KIND)
-    if kind is not None:
-        return kind == "PARAMETER"
-    # That of its data: an input with a default may be declared with sizes that are open.
-    size = 0 if value.const_value is None else value.const_value.size
-    if not size:
-        return False
-    read = list(_readers(value))
-    if _is_read_as_weight(read):
-        return True
-    # A bias that is added, or a scale. Single numbers are constants. So are initializers with invented names, unless
-    # they are added to the result of a layer: tf2onnx gives a bias that it reshaped such a name.
-    if size > 1 and any(node.op_type == "Add" and _is_layers(node.inputs[1 - index]) for node, index in read):
-        return True
-    made_up = _MADE_UP.match(value.name or "") is not None
-    return size > 1 and not made_up and any(node.op_type in ("Add", "Mul") for node, _ in read)
-
-
-def _is_read_as_weight(read: Iterable[tuple[ir.Node, int]]) -> bool:
-    return any(index in _WEIGHTS.get(node.op_type, ()) for node, index in read)
-
-
-def _readers(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
-    """The nodes that compute with an initializer, directly or after it was cut, or joined with other initializers.
-
-    PyTorch's exporters bring the gates of LSTM and GRU into ONNX's order so, and the scale of a group norm into the
-    rank of its data.
-    """
-    waiting, seen = [value], {value}
-    while waiting:
-        current = waiting.pop()
-        for node, index in current.uses():
-            moved = (node.op_type in _MOVES and index == 0) or (
-                node.op_type == "Concat" and all(map(_is_made, node.inputs))
-            )
-            if not moved:
-                yield node, index
-                continue
-            new = [each for each in node.outputs if each not in seen]
-            seen.update(new)
-            waiting += new
-
-
-_MOVES = ("Cast", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze")
-
-
-def _is_made(value: ir.Value | None) -> bool:
-    """Whether a value is an initializer, or was moved or joined from initializers alone."""
-    waiting, seen = [value], {value}
-    while waiting:
-        current = waiting.pop()
-        if current is None:
-            return False
-        if current.is_initializer():
-            continue
-        node = current.producer()
-        if node is None or node.op_type not in (*_MOVES, "Concat"):
-            return False
-        new = {*node.inputs} - seen
-        seen |= new
-        waiting += new
-    return True
-
-
-def _is_layers(value: ir.Value | None) -> bool:
-    """Whether a value is the result of a convolution or a product with a weight, in any arrangement."""
-    node = None if value is None else value.producer()
-    while node is not None and node.op_type in ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity"):
-        node = None if node.inputs[0] is None else node.inputs[0].producer()
-    if node is None or node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
-        return False
-    return any(each is not None and each.is_initializer() for each in node.inputs[:2])
 
 
 def _refuse_merged(sites: Sequence[Site], trained: Sequence[str]) -> None:
