@@ -15,6 +15,7 @@ from onnx_cbp.graph_passes.core.values.ancestry import made_of
 from onnx_cbp.graph_passes.core.values.sample_axes import SampleAxes
 from onnx_cbp.graph_passes.dialects import is_rewritten_forward
 from onnx_cbp.graph_passes.distributing.batch_size import refuse_batch_size
+from onnx_cbp.graph_passes.stepping.training_graph import TrainingGraph
 
 
 def refuse_mixing(model: ir.Model, sites: Sequence[Site]) -> None:
@@ -92,12 +93,16 @@ def _forward_outputs(model: ir.Model, sites: Sequence[Site]) -> tuple[list[ir.Va
     """The graph's outputs that are not gradients, and whether it has gradients."""
     gradients = {value for site in sites if isinstance(site, BackwardSite) for value in site.node.outputs}
     accumulated = {node for node in model.graph if node.op_type == "InPlaceAccumulatorV2"}
+    ours = TrainingGraph.of(model)
+    named = set() if ours is None else set(ours.gradients.values())
     forward = [
         value
         for value in model.graph.outputs
-        if value.producer() not in accumulated and not any(each in gradients for each in made_of(value))
+        if value.name not in named
+        and value.producer() not in accumulated
+        and not any(each in gradients for each in made_of(value))
     ]
-    return forward, bool(gradients or accumulated)
+    return forward, bool(gradients or accumulated or named)
 
 
 def _needed(outputs: Sequence[ir.Value], sites: Sequence[Site], recognised: set[ir.Value]) -> set[ir.Node]:

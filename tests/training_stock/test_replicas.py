@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from onnx_cbp import OnnxCbpError, distributed
+from onnx_cbp.training.api import CheckpointState
 from onnx_cbp.training.losses import CrossEntropyLoss, MSELoss
 from onnx_cbp.training.optimizers import SGD, AdamW
-from support.stepping import NORMALISED, PERCEPTRON, Training, batches, network, normalised_weights, weights
+from support.stepping import DROPOUT, NORMALISED, PERCEPTRON, Training, batches, network, normalised_weights, weights
 
 pytestmark = pytest.mark.native
 REPLICAS = {"synchronize": True, "data_parallel": True}
@@ -19,6 +20,12 @@ LOSSES = {
     "mse": "MSELoss",
     "mse, sum": MSELoss(reduction="sum"),
 }
+
+
+#: The gradient of w3 comes of no batch norm's gradient.
+BEHIND = NORMALISED.replace("=> (float[N, 3] logits)", "=> (float[N, 3] behind)").replace(
+    "}", "    behind = MatMul (logits, w3)\n}"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -37,10 +44,16 @@ def _data(loss: str, number: int):
 
 @pytest.mark.parametrize(
     ("text", "loss", "bucket_cap_mb"),
-    [*(("plain", loss, 25) for loss in LOSSES), *(("batch norm", loss, 1e-4) for loss in LOSSES)],
+    [
+        *(("plain", loss, 25) for loss in LOSSES),
+        *(("batch norm", loss, 1e-4) for loss in LOSSES),
+        *(("a layer behind it", loss, 25) for loss in ("plain", "mse")),
+    ],
 )
 def test_unequal_shards_are_one_batch(text, loss, bucket_cap_mb, tmp_path):
     model = network(PERCEPTRON, weights(0)) if text == "plain" else network(NORMALISED, normalised_weights(0))
+    if text == "a layer behind it":
+        model = network(BEHIND, normalised_weights(0) | {"w3": np.eye(3, dtype=np.float32) + np.float32(0.1)})
     options = REPLICAS if text != "plain" else {"data_parallel": True}
     data = _data(loss, 3)
     given = {"loss": LOSSES[loss], "optimizer": SGD(momentum=0.9)}
@@ -79,3 +92,52 @@ def test_without_the_library_there_are_no_replicas(tmp_path):
     options = {"portable": True, "data_parallel": True}
     with pytest.raises(OnnxCbpError, match="portable and data_parallel exclude each other"):
         Training(network(PERCEPTRON, weights(0)), tmp_path, rewrite_options=options)
+
+
+def test_replicas_drop_different_elements_and_save_one_random_state(tmp_path):
+    model = network(DROPOUT, weights(0))
+    Training(model, tmp_path, rewrite_options={"data_parallel": True}, additional_output_names=["kept"])
+
+    def replicate():
+        trained = Training.at(tmp_path)
+        x, labels = np.ones((64, 5), np.float32), np.zeros(64, np.int64)
+        masks = []
+        for number in range(3):
+            masks.append(np.asarray(trained.module(x, labels)[1]) == 0)
+            trained.optimizer.step()
+            trained.module.lazy_reset_grad()
+            if number == 1:
+                path = tmp_path / f"saved{distributed.rank()}"
+                CheckpointState.save_checkpoint(trained.state, path, include_optimizer_state=True)
+                trained.load(tmp_path / "saved0")
+        return masks, trained.state.random_state
+
+    (first, state), (second, other_state) = distributed.run_replicas(replicate, 2)
+    assert state == other_state
+    for one, other in zip(first, second, strict=True):
+        assert (one != other).mean() > 0.1
+    assert all((first[i] != first[j]).mean() > 0.1 for i, j in ((0, 1), (1, 2), (0, 2)))
+
+
+def test_what_counts_samples_is_refused(tmp_path):
+    counts = """
+    <ir_version: 8, opset_import: ["" : OPSET]>
+    counts (float[N, 5] x) => (float[N, 3] logits)
+    {
+        h = MatMul (x, w)
+        samples = Shape <start = 0, end = 1> (h)
+        n = Cast <to = 1> (samples)
+        logits = Div (h, n)
+    }"""
+    model = network(counts, {"w": np.ones((5, 3), np.float32)})
+    for options in (REPLICAS, {"data_parallel": True}):
+        with pytest.raises(OnnxCbpError, match="calculates with the number of samples"):
+            Training(model, tmp_path, rewrite_options=options)
+
+
+def test_a_loss_of_the_graph_itself(tmp_path):
+    own = NORMALISED.replace("(float[N, 5] x) => (float[N, 3] logits)", "(float[N, 5] x, int64[N] y) => (float own)")
+    model = network(own.replace("}", "    own = SoftmaxCrossEntropyLoss (logits, y)\n}"), normalised_weights(0))
+    Training(model, tmp_path, loss="own", rewrite_options={"synchronize": True})
+    with pytest.raises(OnnxCbpError, match="data_parallel: the graph itself computes the loss 'own'"):
+        Training(model, tmp_path, loss="own", rewrite_options={"data_parallel": True})

@@ -21,7 +21,6 @@ from onnx_cbp.graph_passes import (
     ForwardSite,
     ReduceGradientsPass,
     ToInferencePass,
-    WholeBatchLossPass,
     find_sites,
 )
 from onnx_cbp.graph_passes.core.inference import infer_shapes
@@ -30,6 +29,7 @@ from onnx_cbp.graph_passes.core.splice import Names
 from onnx_cbp.graph_passes.core.types import FLOATS, NO_NUMBERS
 from onnx_cbp.graph_passes.differentiating import differentiate
 from onnx_cbp.graph_passes.differentiating.builder import Builder
+from onnx_cbp.graph_passes.distributing.mixing import refuse_sizes
 from onnx_cbp.graph_passes.distributing.reduce_gradients import BUCKET_CAP_MB
 from onnx_cbp.graph_passes.distributing.whole_batch_loss import add_over_replicas
 from onnx_cbp.graph_passes.preparing.parameters.add_counters import AddCountersPass
@@ -151,6 +151,9 @@ def _own_ops(wanted: Wanted) -> bool:
 
 def _training(prepared: onnx.ModelProto, forward: Forward, wanted: Wanted) -> tuple[onnx.ModelProto, TrainingGraph]:
     model = to_ir(prepared)
+    data_parallel = bool(wanted.rewrite_options.get("data_parallel"))
+    if data_parallel:
+        refuse_sizes(model, list(find_sites(model)))
     InternalBatchNormsPass()(model)
     random = RandomMasksPass()
     random(model)
@@ -186,17 +189,20 @@ def _training(prepared: onnx.ModelProto, forward: Forward, wanted: Wanted) -> tu
     counters = AddCountersPass(*_averaged(wanted))  # again, since unread counters were removed
     counters(model)
     options = dict(wanted.rewrite_options)
-    data_parallel = options.pop("data_parallel", False)
+    options.pop("data_parallel", None)
     cap = options.pop("bucket_cap_mb", BUCKET_CAP_MB)
     if data_parallel:
         if options.get("portable"):
             raise OnnxCbpError(
                 "portable and data_parallel exclude each other: without the library nothing communicates"
             )
-        if terms is not None:
-            add_over_replicas(model, terms)
-        else:
-            WholeBatchLossPass()(model)
+        if terms is None:
+            raise OnnxCbpError(
+                f"data_parallel: the graph itself computes the loss '{loss.name}', so it is not known of which sums it "
+                "is made: name one of onnx_cbp.training.losses and what it reads (loss_input_names)"
+            )
+        add_over_replicas(model, terms)
+    graph.write(model)  # a rewrite asks which outputs are gradients
     if options or any(isinstance(site, ForwardSite | BackwardSite) for site in find_sites(model)):
         model = to_ir(rewrite(to_proto(model, prepared), **options))
     if own_convolutions:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from onnx_cbp.distributed import is_initialized, rank
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.stepping.flatten_state import GRADIENTS, LAZY_RESET_GRAD, PARAMETERS, following, own
 from onnx_cbp.graph_passes.stepping.parts import Cuts, given
@@ -19,6 +20,8 @@ from onnx_cbp.training.running.sessions import BoundSession
 
 LEARNING_RATE, STEP = own("learning_rate"), own("step")
 _FIRST_LEARNING_RATE = 1e-3  # as in ONNX Runtime
+#: What is between the random states of two replicas, each of which grows by 1 a step.
+_BETWEEN_REPLICAS = 2**40
 #: With more parameters, copies of them would be most of the memory: a step is two runs, which write over the state, and
 #: on the processor nothing is copied into vectors, or out of them.
 _MOST_JOINED = 2**20
@@ -50,6 +53,7 @@ class TrainingState:
         self.optimizer: OptimizerProgram | None = None
         self.rate = _FIRST_LEARNING_RATE
         self.ahead: tuple[TrainingSession, int] | None = None
+        self._rank = 0  # of the replica whose random state it is
         values = checkpoint.parameters
         self.buffers = {name: Buffer(layout.pack(values), device) for name, layout in program.groups.items()}
         for name in program.moved:
@@ -139,13 +143,20 @@ class TrainingState:
     def random_state(self) -> int | None:
         """The state of the random generator."""
         name = self.program.graph.random_state
-        return None if name is None else int(self.buffers[name].read()[0])
+        return None if name is None else _as_int64(int(self.buffers[name].read()[0]) - self._rank * _BETWEEN_REPLICAS)
 
     def seed(self, value: int) -> None:
         """Set the state of the random generator."""
         name = self.program.graph.random_state
         if name is not None:
-            self.buffers[name].write(np.array([value], np.int64))
+            self.buffers[name].write(np.array([_as_int64(value + self._rank * _BETWEEN_REPLICAS)], np.int64))
+
+    def differ_from_other_replicas(self) -> None:
+        """Have other random numbers than the other replicas, if this is one; what is saved is the same for all."""
+        value, now = self.random_state(), rank() if is_initialized() else 0
+        if value is not None and now != self._rank:
+            self._rank = now
+            self.seed(value)
 
     def _group(self, name: str) -> tuple[str, VectorLayout | None]:
         for group, layout in self.program.groups.items():
@@ -189,6 +200,7 @@ class TrainingSession:
     def train(self, fed: Mapping[str, Any], device: Device) -> list[Any]:
         """Forward and backward. The gradients are added to those that exist; after `reset` they replace them."""
         self.state.refuse_half()
+        self.state.differ_from_other_replicas()
         together = self._optimizer is not None and self._together and not any(b.in_place for b in self._changed())
         session = self._session("step" if together else "forward and backward")
         reset = ort.OrtValue.ortvalue_from_numpy(np.array(self._reset))
@@ -338,6 +350,11 @@ class TrainingSession:
                     model = self._optimizer.whole(cuts.scalars) if scalars else self._optimizer.part(cuts)
             self._sessions[kind] = BoundSession(name, model, self._options, self._providers)
         return self._sessions[kind]
+
+
+def _as_int64(value: int) -> int:
+    """A number as int64 has it, which wraps around."""
+    return (value + 2**63) % 2**64 - 2**63
 
 
 def _fit(program: Program, checkpoint: Checkpoint) -> None:
