@@ -119,7 +119,7 @@ class Program:
             np.testing.assert_allclose(parameter.data, self.want.values[name], rtol=1e-9, atol=1e-12)
             np.testing.assert_allclose(parameter.grad, self.want.gradients[name], rtol=1e-9, atol=1e-12)
         for optimizer in self.optimizers:
-            assert optimizer.get_learning_rate() == np.float32(self.want.rate)
+            assert optimizer.get_learning_rate() == pytest.approx(self.want.rate, rel=1e-6)
 
 
 #: Calls, and how often each is chosen.
