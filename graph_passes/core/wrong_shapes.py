@@ -22,7 +22,8 @@ def drop_wrong_shapes(model: ir.Model) -> bool:
 
     A declaration is wrong if inference without it finds another type, number of axes or size, or a size that an input
     has by name where a number is declared. Through some ops, inference follows no names. Where it finds no size, a
-    number is wrong if inference finds another one once the inputs' free sizes are numbers; it is then unknown.
+    number is wrong if inference finds another one once the inputs' free sizes are numbers; it is then unknown. If any
+    number is wrong, those for which inference finds none at all are unknown, too.
     """
     declared = without_weights(model)
     _forget_shapes(declared.graph)
@@ -102,7 +103,7 @@ def _forget_what_varies(
         model: changed.
         declared: the model without what it declares of nodes' results; changed.
         free: the sizes of its inputs that are not fixed.
-        all_unconfirmed: also where inference finds nothing, as it is done if any was wrong.
+        all_unconfirmed: those for which inference finds nothing, too, as if any was wrong.
     """
     versions = []
     for number in _SIZES:

@@ -153,10 +153,11 @@ class TrainingState:
 
     def differ_from_other_replicas(self) -> None:
         """Have other random numbers than the other replicas, if this is one; what is saved is the same for all."""
-        value, now = self.random_state(), rank() if is_initialized() else 0
-        if value is not None and now != self._rank:
-            self._rank = now
-            self.seed(value)
+        now = rank() if is_initialized() else 0
+        if now != self._rank:
+            value, self._rank = self.random_state(), now
+            if value is not None:
+                self.seed(value)
 
     def _group(self, name: str) -> tuple[str, VectorLayout | None]:
         for group, layout in self.program.groups.items():
