@@ -101,22 +101,29 @@ def test_replicas_drop_different_elements_and_save_one_random_state(tmp_path):
     def replicate():
         trained = Training.at(tmp_path)
         x, labels = np.ones((64, 5), np.float32), np.zeros(64, np.int64)
-        masks = []
-        for number in range(3):
-            masks.append(np.asarray(trained.module(x, labels)[1]) == 0)
+
+        def mask():
+            dropped = np.asarray(trained.module(x, labels)[1]) == 0
             trained.optimizer.step()
             trained.module.lazy_reset_grad()
-            if number == 1:
-                path = tmp_path / f"saved{distributed.rank()}"
-                CheckpointState.save_checkpoint(trained.state, path, include_optimizer_state=True)
-                trained.load(tmp_path / "saved0")
-        return masks, trained.state.random_state
+            return dropped
 
-    (first, state), (second, other_state) = distributed.run_replicas(replicate, 2)
-    assert state == other_state
+        masks = [mask(), mask()]
+        if distributed.rank() == 0:
+            CheckpointState.save_checkpoint(trained.state, tmp_path / "saved", include_optimizer_state=True)
+        masks.append(mask())  # one message at least, so the file is there
+        state = trained.state.random_state
+        trained.load(tmp_path / "saved")
+        masks.append(mask())
+        return masks, (state, trained.state.random_state)
+
+    (first, states), (second, other_states) = distributed.run_replicas(replicate, 2)
+    assert len({*states, *other_states}) == 1
     for one, other in zip(first, second, strict=True):
         assert (one != other).mean() > 0.1
-    assert all((first[i] != first[j]).mean() > 0.1 for i, j in ((0, 1), (1, 2), (0, 2)))
+    for masks in (first, second):
+        assert all((masks[i] != masks[j]).mean() > 0.1 for i, j in ((0, 1), (1, 2), (0, 2)))
+        np.testing.assert_array_equal(masks[2], masks[3])  # from the same checkpoint on
 
 
 def test_what_counts_samples_is_refused(tmp_path):

@@ -22,6 +22,7 @@ from onnx_cbp.graph_passes import (
     ReduceGradientsPass,
     ToInferencePass,
     find_sites,
+    label,
 )
 from onnx_cbp.graph_passes.core.inference import infer_shapes
 from onnx_cbp.graph_passes.core.remove_unused_nodes import RemoveUnusedNodesPass
@@ -31,6 +32,7 @@ from onnx_cbp.graph_passes.differentiating import differentiate
 from onnx_cbp.graph_passes.differentiating.builder import Builder
 from onnx_cbp.graph_passes.distributing.mixing import refuse_sizes
 from onnx_cbp.graph_passes.distributing.reduce_gradients import BUCKET_CAP_MB
+from onnx_cbp.graph_passes.distributing.synchronize import Synchronization
 from onnx_cbp.graph_passes.distributing.whole_batch_loss import add_over_replicas
 from onnx_cbp.graph_passes.preparing.parameters.add_counters import AddCountersPass
 from onnx_cbp.graph_passes.rewriting.modes.freeze import Freezing
@@ -155,6 +157,7 @@ def _training(prepared: onnx.ModelProto, forward: Forward, wanted: Wanted) -> tu
     if data_parallel:
         refuse_sizes(model, list(find_sites(model)))
     InternalBatchNormsPass()(model)
+    _refuse_arithmetic_gradients(model, wanted)
     random = RandomMasksPass()
     random(model)
     loss, values, terms = _loss(model, forward, wanted)
@@ -217,6 +220,19 @@ def _training(prepared: onnx.ModelProto, forward: Forward, wanted: Wanted) -> tu
     _tidy(model)
     register_schemas()
     return to_proto(model, prepared), graph
+
+
+def _refuse_arithmetic_gradients(model: ir.Model, wanted: Wanted) -> None:
+    """Refuse to synchronize a batch norm whose gradient is that of its arithmetic: it sums over one replica alone."""
+    synchronization = Synchronization.of(wanted.rewrite_options.get("synchronize", False))
+    freezing = Freezing.of(wanted.rewrite_options.get("freeze", ()))
+    for site in find_sites(model):
+        trains = isinstance(site, ForwardSite) and site.node.domain == "" and not freezing.chooses(site)
+        if trains and synchronization.group(site) is not None:
+            raise OnnxCbpError(
+                f"node '{label(site.node)}' ({site.form}) cannot be synchronized: something else reads its statistics "
+                "of the batch, through which gradients pass, too: let nothing else read them, or freeze it"
+            )
 
 
 def _evaluation(prepared: onnx.ModelProto, forward: Forward, graph: TrainingGraph, wanted: Wanted) -> onnx.ModelProto:
