@@ -225,6 +225,8 @@ def _training(prepared: onnx.ModelProto, forward: Forward, wanted: Wanted) -> tu
 def _refuse_arithmetic_gradients(model: ir.Model, wanted: Wanted) -> None:
     """Refuse to synchronize a batch norm whose gradient is that of its arithmetic: it sums over one replica alone."""
     synchronization = Synchronization.of(wanted.rewrite_options.get("synchronize", False))
+    if not synchronization:
+        return
     freezing = Freezing.of(wanted.rewrite_options.get("freeze", ()))
     for site in find_sites(model):
         trains = isinstance(site, ForwardSite) and site.node.domain == "" and not freezing.chooses(site)
