@@ -10,6 +10,8 @@ from onnx_cbp.graph_passes.dialects._reading import attribute, optional_input, r
 
 _MICROSOFT = "com.microsoft"
 _CROSS_ENTROPY = "SoftmaxCrossEntropyLoss"
+#: Read scores or their logarithms, labels, and weights of the classes.
+_OF_LABELS = (_CROSS_ENTROPY, "NegativeLogLikelihoodLoss")
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,8 @@ class Reduction:
 
 def reduction(node: ir.Node) -> Reduction | str | None:
     """The reduction that a node is; or why it is not supported, in one clause; None if the node is none."""
-    if node.domain == "" and node.op_type == _CROSS_ENTROPY:
-        return _cross_entropy(node)
+    if node.domain == "" and node.op_type in _OF_LABELS:
+        return _of_labels(node)
     if node.domain == "" and node.op_type in ("ReduceMean", "ReduceSum"):
         return _reduce(node)
     return None
@@ -49,7 +51,7 @@ def is_loss_gradient(node: ir.Node) -> bool:
     return (node.domain, node.op_type) == (_MICROSOFT, f"{_CROSS_ENTROPY}Grad")
 
 
-def _cross_entropy(node: ir.Node) -> Reduction | str:
+def _of_labels(node: ir.Node) -> Reduction | str:
     given = node.attributes.get("reduction")
     how = "mean" if given is None else given.as_string()
     if how not in ("mean", "sum"):

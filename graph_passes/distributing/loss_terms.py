@@ -10,15 +10,24 @@ import onnx_ir as ir
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.core.sites import label
+from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.core.values.sample_axes import SampleAxes
 from onnx_cbp.graph_passes.dialects import Reduction, is_gradient_accumulator, is_loss_gradient, reduction
 
 #: Ops that are allowed between the reductions and the loss: if the values are right, so are their gradients.
-_BETWEEN = {"Add", "Cast", "Div", "Exp", "Identity", "Log", "Mul", "Neg", "Reshape", "Sqrt", "Squeeze", "Sub", "Sum"}
-_BETWEEN_DONE = _BETWEEN | {"Gather"}
-_NEEDED = "data_parallel needs a loss that is made of ReduceMean, ReduceSum or SoftmaxCrossEntropyLoss of a whole batch"
+_BETWEEN = {"Abs", "Add", "Cast", "Clip", "Concat", "Div", "Exp", "Identity", "Log", "Max", "Min", "Mul", "Neg", "Pow"}
+_BETWEEN |= {"Reciprocal", "Relu", "Reshape", "Sigmoid", "Softplus", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh"}
+_BETWEEN |= {"Unsqueeze"}
+_BETWEEN_DONE = _BETWEEN | {"Gather", "ReduceMean", "ReduceSum"}
+#: Of these, the first input alone has what enters the loss.
+_OF_ONE_VALUE = ("ReduceMean", "ReduceSum", "Reshape", "Squeeze", "Unsqueeze")
+_NEEDED = (
+    "data_parallel needs a loss that is made of ReduceMean, ReduceSum, SoftmaxCrossEntropyLoss or "
+    "NegativeLogLikelihoodLoss of a whole batch"
+)
 
 
-def loss_terms(graph: ir.Graph) -> list[Reduction]:
+def loss_terms(model: ir.Model) -> list[Reduction]:
     """The reductions from which the loss of a training graph is computed, in the graph's order; [] if already handled.
 
     For means, the gradient is known, if there is one.
@@ -26,12 +35,22 @@ def loss_terms(graph: ir.Graph) -> list[Reduction]:
     Raises:
         OnnxCbpError: the loss is not found, or is not computed from reductions; one line that names the node.
     """
+    graph = model.graph
     loss = _loss(graph)
     if _is_done(loss):
         return []
-    terms = [_with_one_gradient(_counted(term, graph), graph) for term in _terms(loss, graph)]
+    terms = [_with_one_gradient(term, graph) for term in terms_of(loss, model)]
     _refuse_other_losses(graph, terms)
     return terms
+
+
+def terms_of(loss: ir.Value, model: ir.Model) -> list[Reduction]:
+    """The reductions over a batch from which a loss is computed, in the graph's order; their gradients may be unknown.
+
+    Raises:
+        OnnxCbpError: it is not computed from reductions; one line that names the node.
+    """
+    return [_counted(term, model.graph) for term in _terms(loss, model)]
 
 
 def _loss(graph: ir.Graph) -> ir.Value:
@@ -66,8 +85,12 @@ def _behind(values: list[ir.Value], op_types: set[str] | None = None) -> Iterato
             todo += [value.producer() for value in node.inputs if value is not None]
 
 
-def _terms(loss: ir.Value, graph: ir.Graph) -> list[Reduction]:
-    """The reductions from which the loss is computed, in the order of the graph."""
+def _terms(loss: ir.Value, model: ir.Model) -> list[Reduction]:
+    """The reductions from which the loss is computed, in the order of the graph.
+
+    What takes values together that have no samples any more, such as the mean of several losses, is none of them.
+    """
+    graph, samples = model.graph, SampleAxes(model, Types(model))
     found: dict[ir.Node, Reduction] = {}
     seen: set[ir.Value] = set()
     todo = [(loss, "")]
@@ -82,16 +105,25 @@ def _terms(loss: ir.Value, graph: ir.Graph) -> list[Reduction]:
         term = reduction(node)
         if isinstance(term, str):
             raise OnnxCbpError(f"node '{label(node)}' ({node.op_type}) makes the loss: {term}; {_NEEDED}")
-        if term is not None:
+        of_losses = term is not None and _has_losses(term, samples)
+        if term is not None and not of_losses:
             found[node] = term
-        elif node.domain == "" and node.op_type in _BETWEEN and node.graph is graph:
-            operands = node.inputs[:1] if node.op_type in ("Reshape", "Squeeze") else node.inputs
+        elif of_losses or (node.domain == "" and node.op_type in _BETWEEN and node.graph is graph):
+            operands = node.inputs[:1] if node.op_type in _OF_ONE_VALUE else node.inputs
             todo += [(operand, label(node)) for operand in operands if operand is not None]
         else:
             raise OnnxCbpError(f"node '{label(node)}' ({node.op_type}) makes the loss: {_NEEDED}")
     if not found:
         raise OnnxCbpError(f"the loss '{loss.name}' is a constant: {_NEEDED}")
     return [found[node] for node in graph if node in found]
+
+
+def _has_losses(term: Reduction, samples: SampleAxes) -> bool:
+    """Whether what is reduced has no samples any more, since they were reduced before."""
+    X = term.node.inputs[0]
+    assert X is not None
+    spread = samples.of(X)
+    return spread.axes == frozenset() and bool(spread.mixed)
 
 
 def _counted(term: Reduction, graph: ir.Graph) -> Reduction:

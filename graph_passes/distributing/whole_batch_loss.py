@@ -14,6 +14,7 @@ from onnx_cbp.graph_passes.core.sites import label
 from onnx_cbp.graph_passes.core.splice import Draft, Names, inherit, short
 from onnx_cbp.graph_passes.core.types import Types
 from onnx_cbp.graph_passes.dialects import Reduction
+from onnx_cbp.graph_passes.distributing.denominator import denominator, vector
 from onnx_cbp.graph_passes.distributing.loss_terms import loss_terms
 from onnx_cbp.graph_passes.distributing.synchronize import WORLD
 
@@ -38,7 +39,7 @@ class WholeBatchLossPass(InPlacePass):
         Raises:
             OnnxCbpError: the loss is not found, or is not computed from reductions; one line that names the node.
         """
-        terms = loss_terms(model.graph)
+        terms = loss_terms(model)
         if not terms:
             return PassResult(model, modified=False)
         names, types = Names(model), Types(model)
@@ -72,15 +73,15 @@ def add_over_replicas(model: ir.Model, sums: Sequence[ir.Value]) -> None:
     """Turn sums over the batch into sums over the batches of all replicas, for all readers, in one message.
 
     A loss that is computed from such sums is then that of the whole batch. The same holds for everything that gradients
-    read from it: so the gradients of all replicas add up to that of the whole batch. Only the first sum is
-    differentiated, and its gradient is the same on all replicas.
+    read from it: so the gradients of all replicas add up to that of the whole batch. A gradient of such a sum is made
+    of sums alone, and so is the same on all replicas.
 
     Args:
         model: a graph with its gradients; it is changed in place.
         sums: scalars of the main graph.
     """
     draft = Draft("loss", Names(model), Types(model))
-    packed = [_vector(value, draft, "own") for value in sums]
+    packed = [vector(value, draft, "own") for value in sums]
     bucket = packed[0]
     if len(packed) > 1:
         (bucket,) = draft.add("Concat", packed, (("sums", ir.DataType.DOUBLE, ir.Shape((len(sums),))),), {"axis": 0})
@@ -107,58 +108,14 @@ def add_over_replicas(model: ir.Model, sums: Sequence[ir.Value]) -> None:
     import_domain(model)
 
 
-def _vector(value: ir.Value, draft: Draft, suffix: str) -> ir.Value:
-    """One value as double [1]."""
-    one = ir.Shape((1,))
-    shape = draft.constant(f"{suffix}_shape", ir.tensor(np.array([1], np.int64)))
-    (flat,) = draft.add("Reshape", (value, shape), ((f"{suffix}_vector", value.dtype, one),))
-    return draft.cast(flat, ir.DataType.DOUBLE, f"{suffix}_double")
-
-
 def _pieces(term: Reduction, draft: Draft, types: Types) -> list[ir.Value]:
     """The contribution of a reduction to the message: its sum, and its denominator if it has one."""
-    value = _vector(term.node.outputs[0], draft, "own")
+    value = vector(term.node.outputs[0], draft, "own")
     if not term.mean:
         return [value]
-    n = _denominator(term, draft, types)
+    n = denominator(term, draft, types)
     (total,) = draft.add("Mul", (value, n), (("own_sum", ir.DataType.DOUBLE, ir.Shape((1,))),))
     return [total, n]
-
-
-def _denominator(term: Reduction, draft: Draft, types: Types) -> ir.Value:
-    """The divisor of the mean, as double [1]."""
-    if term.labels is not None and (term.ignore_index is not None or term.weights is not None):
-        return _vector(_weigh_labels(term, term.labels, draft, types), draft, "n")
-    counted = term.elements if term.labels is None else term.labels
-    if counted is None:
-        return draft.constant("n", ir.tensor(np.array([1.0])))
-    (size,) = draft.add("Size", (counted,), (("size", ir.DataType.INT64, ir.Shape(())),))
-    return _vector(size, draft, "n")
-
-
-def _weigh_labels(term: Reduction, labels: ir.Value, draft: Draft, types: Types) -> ir.Value:
-    """The number of labels that are not ignored, or the sum of their weights."""
-    kind = ir.DataType.INT64  # that of ignore_index: a label of a smaller type may never be as large
-    labels = draft.cast(labels, kind, "labels")
-    counts: ir.Value | None = None
-    if term.ignore_index is not None:
-        ignored = draft.constant("ignore_index", ir.tensor(np.array(term.ignore_index, kind.numpy())))
-        (is_ignored,) = draft.add("Equal", (labels, ignored), (("is_ignored", ir.DataType.BOOL, labels.shape),))
-        (is_counted,) = draft.add("Not", (is_ignored,), (("is_counted", ir.DataType.BOOL, labels.shape),))
-        counts = draft.cast(is_counted, ir.DataType.DOUBLE, "counted")
-        if term.weights is not None:  # an ignored label need not be a class
-            zero = draft.constant("any_class", ir.tensor(np.array(0, kind.numpy())))
-            (labels,) = draft.add("Where", (is_ignored, zero, labels), (("classes", kind, labels.shape),))
-    if term.weights is not None:
-        (weights,) = draft.add(
-            "Gather", (term.weights, labels), (("weights", types.of(term.weights), labels.shape),), {"axis": 0}
-        )
-        weights = draft.cast(weights, ir.DataType.DOUBLE, "weights_double")
-        if counts is not None:
-            (weights,) = draft.add("Mul", (weights, counts), (("weighted", ir.DataType.DOUBLE, labels.shape),))
-        counts = weights
-    assert counts is not None
-    return draft.add("ReduceSum", (counts,), (("n", ir.DataType.DOUBLE, ir.Shape(())),), {"keepdims": 0})[0]
 
 
 def _finish(

@@ -228,7 +228,16 @@ def test_where_no_label_counts_the_loss_is_zero_as_it_is_in_one_process(weights,
         assert all(not gradient.any() for gradient in own.values())
 
 
+def sum_of_means(made, logits):
+    """Replicas' means over their own samples are no parts of a sum."""
+    return node(made, "ReduceSum", node(made, "ReduceMean", logits, axes=[0], keepdims=0), keepdims=0)
+
+
 REFUSED = {
+    "a sum of means": (
+        lambda: block(sum_of_means),
+        r"node 'ReduceMean\d+' \(ReduceMean\) makes the loss: it does not reduce all of its input to one value",
+    ),
     "no reduction": (lambda: block(lambda m, x: cross_entropy(m, x, reduction="none")), "its reduction is 'none'"),
     "no mean": (
         lambda: block(lambda m, x: node(m, "ReduceLogSumExp", x, axes=[0, 1], keepdims=1)),

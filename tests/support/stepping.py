@@ -139,7 +139,7 @@ class Training:
         assert self.optimizer is not None
         self.optimizer.step()
         self.module.lazy_reset_grad()
-        return float(loss[0] if isinstance(loss, tuple) else loss)
+        return np.asarray(loss[0] if isinstance(loss, tuple) else loss).item()
 
     def values(self) -> dict[str, np.ndarray]:
         """Copies of all parameters."""

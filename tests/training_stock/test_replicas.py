@@ -142,9 +142,72 @@ def test_what_counts_samples_is_refused(tmp_path):
             Training(model, tmp_path, rewrite_options=options)
 
 
-def test_a_loss_of_the_graph_itself(tmp_path):
-    own = NORMALISED.replace("(float[N, 5] x) => (float[N, 3] logits)", "(float[N, 5] x, int64[N] y) => (float own)")
-    model = network(own.replace("}", "    own = SoftmaxCrossEntropyLoss (logits, y)\n}"), normalised_weights(0))
-    Training(model, tmp_path, loss="own", rewrite_options={"synchronize": True})
-    with pytest.raises(OnnxCbpError, match="data_parallel: the graph itself computes the loss 'own'"):
-        Training(model, tmp_path, loss="own", rewrite_options={"data_parallel": True})
+#: Losses that the graph itself computes of logits and y.
+OWN = {
+    "cross entropy": "own = SoftmaxCrossEntropyLoss <ignore_index = 1> (logits, y, rates)",
+    "logarithms": """
+        logs = LogSoftmax (logits)
+        own = NegativeLogLikelihoodLoss (logs, y)""",
+    "with a penalty": """
+        entropy, logs = SoftmaxCrossEntropyLoss <reduction = "sum"> (logits, y)
+        squares = Mul (w1, w1)
+        penalty = ReduceMean <keepdims = 0> (squares)
+        own = Add (entropy, penalty)""",
+    "a root": """
+        squares = Mul (logits, logits)
+        of_samples = ReduceSum <keepdims = 0> (squares, last)
+        mean = ReduceMean (of_samples)
+        own = Sqrt (mean)""",
+    "a quotient": """
+        probabilities = Softmax (logits)
+        squares = Mul (probabilities, probabilities)
+        above = ReduceSum <keepdims = 0> (squares)
+        below = ReduceSum <keepdims = 0> (probabilities)
+        quotient = Div (above, below)
+        own = Sub (one, quotient)""",
+    "a mean of losses": """
+        entropy = SoftmaxCrossEntropyLoss (logits, y)
+        squares = Mul (logits, logits)
+        size = ReduceMean <keepdims = 0> (squares)
+        axis = Constant <value_ints = [0]> ()
+        losses_0 = Unsqueeze (entropy, axis)
+        losses_1 = Unsqueeze (size, axis)
+        losses = Concat <axis = 0> (losses_0, losses_1)
+        own = ReduceMean <keepdims = 0> (losses)""",
+}
+
+
+def _with_own_loss(own: str, **more):
+    text = NORMALISED.replace("(float[N, 5] x) => (float[N, 3] logits)", "(float[N, 5] x, int64[N] y) => (float own)")
+    if "own = Sqrt" in own:
+        text = text.replace("(float own)", "(float[1] own)")
+    given = {"rates": np.float32([0.5, 2, 1]), "last": np.array([-1]), "one": np.float32(1), **more}
+    given = {name: value for name, value in given.items() if name in own}
+    return network(text.replace("}", f"    {own}\n}}"), normalised_weights(0) | given)
+
+
+@pytest.mark.parametrize("loss", OWN)
+def test_a_loss_of_the_graph_itself(loss, tmp_path):
+    model = _with_own_loss(OWN[loss])
+    given = {"loss": "own", "optimizer": SGD(momentum=0.9)}
+    data = batches(3, 5, size=12)
+    want = _run(Training(model, tmp_path / "alone", **given), data, 0.002, slice(None))
+    Training(model, tmp_path / "replicas", **given, rewrite_options=REPLICAS)
+
+    def replicate():
+        shard = slice(0, 5) if distributed.rank() == 0 else slice(5, None)
+        return _run(Training.at(tmp_path / "replicas"), data, 0.002, shard)
+
+    for losses, values in distributed.run_replicas(replicate, 2):
+        np.testing.assert_allclose(losses, want[0], rtol=1e-5)
+        for name, value in want[1].items():
+            np.testing.assert_allclose(values[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_a_loss_of_means_that_are_not_whole_is_refused(tmp_path):
+    own = """
+        means = ReduceMean <axes = [0], keepdims = 0> (logits)
+        squares = Mul (means, means)
+        own = ReduceSum <keepdims = 0> (squares)"""
+    with pytest.raises(OnnxCbpError, match=r"\(ReduceMean\) makes the loss: it does not reduce all of its input"):
+        Training(_with_own_loss(own), tmp_path, loss="own", rewrite_options={"data_parallel": True})

@@ -32,6 +32,7 @@ from onnx_cbp.graph_passes.differentiating import differentiate
 from onnx_cbp.graph_passes.differentiating.builder import Builder
 from onnx_cbp.graph_passes.distributing.mixing import refuse_sizes
 from onnx_cbp.graph_passes.distributing.reduce_gradients import BUCKET_CAP_MB
+from onnx_cbp.graph_passes.distributing.split_means import split_means
 from onnx_cbp.graph_passes.distributing.synchronize import Synchronization
 from onnx_cbp.graph_passes.distributing.whole_batch_loss import add_over_replicas
 from onnx_cbp.graph_passes.preparing.parameters.add_counters import AddCountersPass
@@ -160,7 +161,10 @@ def _training(prepared: onnx.ModelProto, forward: Forward, wanted: Wanted) -> tu
     _refuse_arithmetic_gradients(model, wanted)
     random = RandomMasksPass()
     random(model)
-    loss, values, terms = _loss(model, forward, wanted)
+    loss, values, sums = _loss(model, forward, wanted)
+    if data_parallel and not sums:
+        sums = split_means(model, loss)
+        loss, values, _ = _loss(model, forward, wanted)
     parameters = [model.graph.initializers[name] for name in forward.trained]
     own_ops = _own_ops(wanted)
     own_convolutions = own_ops and wanted.direct_convs
@@ -199,12 +203,7 @@ def _training(prepared: onnx.ModelProto, forward: Forward, wanted: Wanted) -> tu
             raise OnnxCbpError(
                 "portable and data_parallel exclude each other: without the library nothing communicates"
             )
-        if terms is None:
-            raise OnnxCbpError(
-                f"data_parallel: the graph itself computes the loss '{loss.name}', so it is not known of which sums it "
-                "is made: name one of onnx_cbp.training.losses and what it reads (loss_input_names)"
-            )
-        add_over_replicas(model, terms)
+        add_over_replicas(model, sums)
     graph.write(model)  # a rewrite asks which outputs are gradients
     if options or any(isinstance(site, ForwardSite | BackwardSite) for site in find_sites(model)):
         model = to_ir(rewrite(to_proto(model, prepared), **options))
@@ -262,12 +261,10 @@ def _scores(forward: Forward, wanted: Wanted) -> list[str]:
     return [next(iter(wanted.loss_inputs or forward.outputs))] if isinstance(wanted.loss, Loss) else []
 
 
-def _loss(
-    model: ir.Model, forward: Forward, wanted: Wanted
-) -> tuple[ir.Value, dict[str, ir.Value], list[ir.Value] | None]:
+def _loss(model: ir.Model, forward: Forward, wanted: Wanted) -> tuple[ir.Value, dict[str, ir.Value], list[ir.Value]]:
     """The loss, the values by their names before it was written, and the sums over the batch from which it is computed.
 
-    The sums are None if the loss is a value of the graph itself.
+    There are no sums if the loss is a value of the graph itself.
     """
     values = {v.name or "": v for v in (*model.graph.inputs, *(v for node in model.graph for v in node.outputs))}
     loss = wanted.loss
@@ -275,7 +272,7 @@ def _loss(
         name = loss or next(iter(wanted.loss_inputs or forward.outputs), "")
         if not name or name not in values:
             raise OnnxCbpError(f"loss: the graph has no value '{name}': name one of its outputs")
-        return values[name], values, None
+        return values[name], values, []
     read = list(wanted.loss_inputs or forward.outputs)
     for name in read:
         if name not in values:
