@@ -3,7 +3,7 @@ PYTHON ?= python3
 TOOLS = .venv-tools
 NOX = $(TOOLS)/bin/nox --non-interactive
 
-.PHONY: test test-thorough docs fuzz test-aarch64 lint demo demo-web demo-ort-training demo-distributed gpu-check clean
+.PHONY: test test-thorough docs fuzz test-sanitized test-aarch64 lint demo demo-web demo-ort-training demo-distributed gpu-check clean
 
 SESSIONS = test stranger fuzz exchange deployment variants cuda_kernels cuda test_pure_python torch docs
 
@@ -12,11 +12,15 @@ test: $(TOOLS)/ready
 
 # Every case of every test in every environment that repeats them, every engine of replicas: an hour on two cores.
 test-thorough: $(TOOLS)/ready
-	$(NOX) --session $(SESSIONS) -- thorough
+	$(NOX) --session $(SESSIONS) sanitized -- thorough
 
-# 20,000 mutated models and 20,000 hostile calls; `make test` tries as many as there is half a minute for.
+# 20,000 mutated models and 20,000 hostile calls; `make test` tries as many as there is time for in 20 seconds.
 fuzz: $(TOOLS)/ready
 	$(NOX) --session fuzz -- long
+
+# The processor's kernels under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer.
+test-sanitized: $(TOOLS)/ready
+	$(NOX) --session sanitized
 
 # The kernels for AArch64: minutes of compiling for what rarely breaks.
 test-aarch64: $(TOOLS)/ready

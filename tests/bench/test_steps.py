@@ -47,19 +47,20 @@ def forward(tmp_path):
 
 
 @pytest.mark.native
-def test_a_graph_by_itself(forward, tmp_path):
+@pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.thorough)])
+def test_a_graph_by_itself(threads, forward, tmp_path):
     out, picture = tmp_path / "out.json", tmp_path / "out.png"
     plot = ("--plot", picture) if find_spec("matplotlib") else ()
-    result = run(forward, "--threads", 2, "--json", out, *plot)
+    result = run(forward, "--threads", threads, "--json", out, *plot)
     assert (result.exit_code, _said(result)) == (0, []), result.output
     assert not plot or picture.read_bytes().startswith(b"\x89PNG")
-    _check_table(result.stdout.splitlines(), forward)
+    _check_table(result.stdout.splitlines(), forward, threads)
     document = json.loads(out.read_text())
     assert set(document) == {"machine", "versions", "settings", "agrees", "results"}
     assert document["agrees"] is True
     assert document["settings"]["models"] == [str(forward)]
     assert document["settings"]["rounds"] == 2
-    assert [r["threads"] for r in document["results"]] == [1, 2]
+    assert [r["threads"] for r in document["results"]] == [1, 2][:threads]
     for row in document["results"]:
         assert (row["model"], row["step"], row["batch"]) == (str(forward), "one run of the graph", 4)
         original, rewritten = row["original"], row["rewritten"]
@@ -78,8 +79,8 @@ def test_a_graph_by_itself(forward, tmp_path):
         assert original["batch_norm"]["nodes"] == 1
 
 
-def _check_table(lines, forward):
-    """For one and two threads, the times, the parts of the batch norms, and memory."""
+def _check_table(lines, forward, n):
+    """For `n` numbers of threads, the times, the parts of the batch norms, and memory."""
     assert "time of a step (one run of the graph), batch 4" in lines
     assert max(map(len, lines)) <= 100
     for heads in (
@@ -90,8 +91,8 @@ def _check_table(lines, forward):
         assert any(all(head in line for head in heads) for line in lines), heads
     end = forward.name[-4:]  # of a path that is cut in the middle
     rows = [line.split() for line in lines if line.split() and line.split()[0].endswith(end)]
-    assert [len(row) for row in rows] == [8] * 2 + [len(rows[2])] * 2 + [6] * 2  # the spread is "1.2 to 1.4"
-    assert all(row[column].endswith("%") for row in rows[2:4] for column in (-1, -2))
+    assert [len(row) for row in rows] == [8] * n + [len(rows[n])] * n + [6] * n  # the spread is "1.2 to 1.4"
+    assert all(row[column].endswith("%") for row in rows[n : 2 * n] for column in (-1, -2))
 
 
 @pytest.mark.native

@@ -407,7 +407,7 @@ while True:
         save_model(each, {str(path)!r}, largest={largest})
 """
     values = set()
-    for _ in range(3):
+    for _ in range(2):
         process = _python(code)
         assert process.stdout.readline() == "ready\n"
         time.sleep(moments.uniform(0, 0.2))

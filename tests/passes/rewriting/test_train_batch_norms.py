@@ -187,7 +187,7 @@ def test_constants_become_initializers_of_their_own(kind):
 LIGHT = files("onnx") / "backend" / "test" / "data" / "light"
 
 
-@pytest.mark.parametrize("name", ["resnet50", "densenet121", "inception_v2"])
+@pytest.mark.parametrize("name", ["resnet50", pytest.param("densenet121", marks=pytest.mark.thorough), "inception_v2"])
 def test_old_zoo_graphs(name, caplog):
     path = LIGHT / f"light_{name}.onnx"
     if not path.is_file():

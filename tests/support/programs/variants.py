@@ -21,14 +21,22 @@ FLAGS = {
 }
 
 
+#: What builds the programs that `make test` does not.
+BUILT_BY = {
+    "aarch64": "make test-aarch64",
+    "sanitized": "make test-sanitized",
+    "threads": "make test-sanitized",
+}
+
+
 def folder(program: str) -> Path:
     """Where a program was built; skips where none was."""
     built = os.environ.get("ONNX_CBP_VARIANTS")
     if not built:
         pytest.skip("ONNX_CBP_VARIANTS names no folder of built programs; nox -s variants does it")
     found = Path(built) / program
-    if program == "aarch64" and not found.is_dir():
-        pytest.skip("the kernels were not built for AArch64; make test-aarch64 does it")
+    if program in BUILT_BY and not found.is_dir():
+        pytest.skip(f"the kernels were not built so ({program}); {BUILT_BY[program]} does it")
     return found
 
 
