@@ -74,7 +74,7 @@ class Sampling:
         result = g.zeros_like(self.image)
         for place, row, column in self._pairs(g, dY):
             part = _shared(g, g.Mul(dY, g.Mul(row.inside, column.inside)), row, column)
-            result = g.ScatterElements(result, place, part, axis=2, reduction="add")
+            result = g.scatter_add("ScatterElements", result, place, part, axis=2)
         return result
 
     def by_points(self, g: Builder, dY: ir.Value) -> tuple[ir.Value, ir.Value]:

@@ -17,6 +17,7 @@ from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.sites import label
 from onnx_cbp.graph_passes.core.splice import Names
 from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.core.values.ancestry import made_of
 from onnx_cbp.graph_passes.core.values.constants import Constants
 from onnx_cbp.graph_passes.differentiating.our_ops import infer_ours
 from onnx_cbp.graph_passes.differentiating.registry import ZERO
@@ -30,6 +31,7 @@ Input = ir.Value | None | float | Sequence[int] | np.ndarray
 
 _REDUCED_AXES_ARE_AN_INPUT_SINCE = {"ReduceSum": 13}
 _OTHERS_SINCE = 18
+_SIZES_MAY_BE_ZERO_SINCE = 14
 _SCATTER_ADDS_SINCE = 16
 _KNOWN_TO_INFERENCE = 64  # elements of a constant that shapes may depend on
 _MOST_NUMBERS = 2**26  # of a constant that a rule makes
@@ -52,7 +54,14 @@ class Builder:
 
     ZERO = ZERO  # for rules that are next to the descriptions of our ops
 
-    def __init__(self, model: ir.Model, *, own_ops: bool = False, own_convolutions: bool = False) -> None:
+    def __init__(
+        self,
+        model: ir.Model,
+        *,
+        own_ops: bool = False,
+        own_convolutions: bool = False,
+        changing: Collection[ir.Value] = (),
+    ) -> None:
         self.own_ops = own_ops
         self.own_convolutions = own_convolutions
         self.opset = onnx_opset(model.opset_imports)
@@ -61,6 +70,7 @@ class Builder:
         self._names = Names(model)
         self._types = Types(model)
         self._known = Constants(model)
+        self._changing = frozenset(changing)
         self._written: dict[ir.Node, None] = {}
         self._constants: dict[tuple[Any, ...], ir.Value] = {}
         self._shapes: dict[ir.Value, ir.Value] = {}
@@ -149,8 +159,11 @@ class Builder:
         return sizes
 
     def known(self, value: ir.Value | None) -> np.ndarray | None:
-        """The elements of a value that does not depend on what is fed; None if it does."""
-        return self._known.of(value)
+        """The elements of a value that is always the same; None if it depends on what is fed, or on what trains."""
+        array = self._known.of(value)
+        if array is None or value is None or (self._changing and not self._changing.isdisjoint(made_of(value))):
+            return None
+        return array
 
     def needed(self, value: Read, what: str) -> np.ndarray:
         """The elements of a value that the rule must know.
@@ -338,6 +351,32 @@ class Builder:
         product = self.reduce("ReduceProd", self.sizes_of(value, axes), [0], keepdims=0)
         return self.Cast(product, to=self.dtype(like).value)
 
+    def divided_by_count(self, gradient: ir.Value, value: Read, axes: Sequence[int]) -> ir.Value:
+        """A gradient, divided by the number of elements of a value over some axes.
+
+        In float where float16 would round the number, or not hold it.
+        """
+        dtype = self.dtype(gradient)
+        if dtype != ir.DataType.FLOAT16:
+            return self.Div(gradient, self.count(value, axes, gradient))
+        wide = self.Cast(gradient, to=ir.DataType.FLOAT.value)
+        return self.Cast(self.Div(wide, self.count(value, axes, wide)), to=dtype.value)
+
+    def one_hot(self, indices: Read, depth: Input, dtype: ir.DataType, *, axis: int) -> ir.Value:
+        """1 at each index along a new axis, and 0 elsewhere; of the types that it may have, ONNX Runtime has float."""
+        values = np.array([0, 1], np.float32)
+        return self.as_type(self.OneHot(indices, depth, values, axis=axis), dtype)
+
+    def scatter_add(
+        self, op_type: str, zeros: ir.Value, indices: Read, updates: ir.Value, **attributes: Any
+    ) -> ir.Value:
+        """What ScatterND or ScatterElements adds to zeros; in float where ONNX Runtime adds none of the type."""
+        dtype = self.dtype(updates)
+        if dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
+            return self.op(op_type, zeros, indices, updates, reduction="add", **attributes)
+        wide_zeros, wide = (self.as_type(each, ir.DataType.FLOAT) for each in (zeros, updates))
+        return self.as_type(self.op(op_type, wide_zeros, indices, wide, reduction="add", **attributes), dtype)
+
     def reshape_like(self, gradient: ir.Value, value: Read) -> ir.Value:
         """The elements of a gradient in the shape of a value."""
         shape = self.shape(value)
@@ -347,7 +386,7 @@ class Builder:
         if len(free) == 1 and 0 not in shape:
             sizes = self.ints(*(size if isinstance(size, int) else -1 for size in shape))
         else:
-            sizes = self.shape_of(value)
+            return self.reshape(gradient, self.shape_of(value), like=value)
         return self.Reshape(gradient, sizes, like=value)
 
     def column(self, vector: Read, axis: int, rank: int) -> ir.Value:
@@ -393,6 +432,11 @@ class Builder:
         return self.Reshape(summed, sizes, like=value)
 
     # --- Ops whose form changed between opsets ------------------------------------------------------------------------
+
+    def reshape(self, value: Read, sizes: ir.Value, **options: Any) -> ir.Value:
+        """A value in another shape, of which a size may be 0, as with no samples; older opsets read that as a copy."""
+        options |= {"allowzero": 1} if self.opset >= _SIZES_MAY_BE_ZERO_SINCE else {}
+        return self.Reshape(value, sizes, **options)
 
     def reduce(
         self, op_type: str, value: ir.Value, axes: Sequence[int], *, keepdims: int = 1, like: Read = None

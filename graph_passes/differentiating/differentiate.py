@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -44,6 +44,7 @@ def differentiate(
     *,
     own_ops: bool = False,
     own_convolutions: bool = False,
+    changing: Collection[ir.Value] = (),
 ) -> list[ir.Value | None]:
     """Append the nodes that compute d loss / d value for each value of the main graph.
 
@@ -58,6 +59,8 @@ def differentiate(
         own_ops: write ops of this project (DepthwiseConvGradWeight) where they are faster than standard ones: the
             graph then needs the native library. Otherwise gradients of standard ops are standard ops.
         own_convolutions: write also those that have no CUDA kernel (ConvGradWeight, DirectConvExchanged).
+        changing: initializers that another value may be given for, besides `values`: no gradient relies on their
+            present one.
 
     Returns:
         For each value its gradient, of the value's type and shape; None where the loss does not depend on it.
@@ -70,7 +73,8 @@ def differentiate(
     register_schemas()  # with them onnx, if it is new enough, infers types through our ops
     infer_all_of_ours(model)
     seeds = dict(loss) if isinstance(loss, Mapping) else {loss: None}
-    builder = Builder(model, own_ops=own_ops, own_convolutions=own_convolutions)
+    changing = {*changing, *values}
+    builder = Builder(model, own_ops=own_ops, own_convolutions=own_convolutions, changing=changing)
     tape = _Tape(model, [*seeds], values)
     try:
         sweep = _Sweep(builder, tape)
@@ -118,18 +122,21 @@ class _Tape:
         nodes = list(model.graph)
         self._reach(nodes)
         self._refuse_rounding(nodes, losses)
-        leads = set(losses)
-        on_the_way = []
-        for node in reversed(nodes):
-            if any(value in leads and value in self.reached for value in node.outputs) and self._is_reached(node):
-                on_the_way.append(node)
-                leads.update(value for value in node.inputs if value is not None)
         self._bodies: list[Body] = []
         try:
-            self.entries = [self._entry(node) for node in reversed(on_the_way)]
+            self.entries = [self._entry(node) for node in self._on_the_way(nodes, losses)]
         except OnnxCbpError:
             self.abandon()
             raise
+
+    def _on_the_way(self, nodes: Sequence[ir.Node], ends: Iterable[ir.Value]) -> list[ir.Node]:
+        """The nodes through which what is reached leads to some values, in order."""
+        leads, found = set(ends), []
+        for node in reversed(nodes):
+            if any(value in leads and value in self.reached for value in node.outputs) and self._is_reached(node):
+                found.append(node)
+                leads.update(value for value in node.inputs if value is not None)
+        return found[::-1]
 
     def _reach(self, nodes: Sequence[ir.Node]) -> None:
         for node in nodes:
@@ -164,7 +171,7 @@ class _Tape:
             raise self._no_rule(node)
         self._bodies.append(body)
         self._reach(body.nodes)
-        inner = [each for each in body.nodes if self._is_reached(each) and not is_flat(each)]
+        inner = self._on_the_way(body.nodes, body.outputs)
         try:
             return _Entry(node, None, body, tuple(self._entry(each) for each in inner))
         except OnnxCbpError:  # that error names a node of the body, which the model does not have

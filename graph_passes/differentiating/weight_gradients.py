@@ -158,15 +158,17 @@ def _innermost(g: Builder, X: Read, dY: Read, windows: Windows, groups: int, sha
 
 def _one_axis_more(g: Builder, X: Read, dY: Read, W: Read, windows: Windows, groups: int) -> ir.Value:
     """X as [1, groups * N, C, ...], dY as [O, N, 1, ...]: the result is [1, O, C, k...]."""
-    space, channels = list(windows.axes), g.shape(W)[1]
+    space = list(windows.axes)
     if groups == 1:
         data = g.Unsqueeze(X, [0])
     else:
+        (channels,) = g.fixed(W, [1])
         sizes = g.sizes_of(X, space)
-        apart = g.joined([g.sizes_of(X, [0]), [groups, -1], sizes])
+        apart = g.joined([g.sizes_of(X, [0]), [groups, channels], sizes])
         grouped = g.Reshape(X, apart, shape=(g.shape(X)[0], groups, channels, *windows.size))
         data = g.Transpose(grouped, perm=[1, 0, 2, *(axis + 1 for axis in space)])
-        behind = g.joined([[1, -1], g.sizes_of(W, [1]), sizes])
+        images = g.computed("Mul", g.sizes_of(X, [0]), [groups])
+        behind = g.joined([[1], images, [channels], sizes])
         data = g.Reshape(data, behind, shape=(1, None, channels, *windows.size))
     result = g.Conv(
         data,

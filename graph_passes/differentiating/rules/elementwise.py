@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import onnx_ir as ir
 
@@ -246,10 +248,21 @@ def clip(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
     if bounds == [0, 6]:
         inside = g.And(g.Greater(Y, 0.0), g.Less(Y, high))
         return [g.Mul(dY, g.Cast(inside, to=g.dtype(X).value))]
-    zero = g.scalar(0, X)
-    d_low = None if low is None else g.unbroadcast(g.Where(g.Less(X, low), dY, zero), low)
-    d_high = None if high is None else g.unbroadcast(g.Where(g.Greater(X, high), dY, zero), high)
-    return [g.Mul(dY, g.Cast(g.Equal(X, Y), to=g.dtype(X).value)), d_low, d_high]
+    zero, inside, above = g.scalar(0, X), g.Equal(X, Y), X
+    is_low = None if low is None else g.Less(X, low)
+    if is_low is not None and high is not None and not _is_in_order(bounds):
+        # Where low > high, every Y is high: Min(Max(X, low), high).
+        inside, above = g.And(inside, g.Not(is_low)), g.Max(X, low)
+        is_low = g.And(is_low, g.Not(g.Greater(low, high)))  # onnx 1.16 infers no type for LessOrEqual
+    d_low = None if is_low is None else g.unbroadcast(g.Where(is_low, dY, zero), low)
+    d_high = None if high is None else g.unbroadcast(g.Where(g.Greater(above, high), dY, zero), high)
+    return [g.Mul(dY, g.Cast(inside, to=g.dtype(X).value)), d_low, d_high]
+
+
+def _is_in_order(bounds: Sequence[Any]) -> bool:
+    """Whether two bounds are numbers, and the first is not above the second."""
+    low, high = bounds
+    return isinstance(low, float) and isinstance(high, float) and low <= high
 
 
 @rule("CumSum")

@@ -7,7 +7,7 @@ import onnx_ir as ir
 from onnx_cbp.graph_passes.dialects._reading import attribute, optional_input
 from onnx_cbp.graph_passes.differentiating.attributes import text
 from onnx_cbp.graph_passes.differentiating.builder import Builder, Read
-from onnx_cbp.graph_passes.differentiating.registry import InputGradient, rule
+from onnx_cbp.graph_passes.differentiating.registry import ZERO, InputGradient, rule
 
 
 @rule("MatMul")
@@ -91,3 +91,11 @@ def einsum(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
         missing = [axis for axis, c in enumerate(term) if c not in present]
         answers.append(g.expand_like(g.Unsqueeze(dX, missing), X) if missing else dX)
     return answers
+
+
+@rule("RotaryEmbedding")
+def rotary_embedding(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
+    """RotaryEmbedding: it turns pairs of elements, and dX is dY turned back; the tables of angles are constants."""
+    X, cosines, sines, *places = node.inputs
+    attributes = {name: each.value for name, each in node.attributes.items()}
+    return [g.RotaryEmbedding(dY, cosines, g.Neg(sines), *places, like=X, **attributes), None, None, ZERO]

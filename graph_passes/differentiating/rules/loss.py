@@ -44,9 +44,10 @@ def _of_log_probabilities(g: Builder, node: ir.Node, d_loss: ir.Value) -> ir.Val
         own = g.Gather(weights, labels, axis=0)
         weight = own if weight is None else g.Mul(own, weight)
     if reduction == "mean":
-        count = g.count(labels, range(g.rank(labels)), X) if weight is None else g.ReduceSum(weight, keepdims=0)
-        d_loss = g.Div(d_loss, count)
+        if weight is None:
+            d_loss = g.divided_by_count(d_loss, labels, range(g.rank(labels)))
+        else:
+            d_loss = g.Div(d_loss, g.ReduceSum(weight, keepdims=0))
     share = g.Neg(d_loss if weight is None else g.Mul(d_loss, weight))
-    values = g.constant(np.array([0, 1]).astype(dtype.numpy()), dtype)
-    chosen = g.OneHot(labels, np.array(classes, np.int64), values, axis=1)
+    chosen = g.one_hot(labels, np.array(classes, np.int64), dtype, axis=1)
     return g.Mul(chosen, g.Unsqueeze(share, [1]) if g.rank(share) else share, like=X)

@@ -30,11 +30,19 @@ def _through(g: Builder, dN: ir.Value, normal: ir.Value, inv_std: ir.Value, axes
 
 
 @rule("LayerNormalization")
-def layer_normalization(g: Builder, node: ir.Node, dY: ir.Value, *more: ir.Value | None) -> list[InputGradient]:
-    """LayerNormalization: Y = scale normal + B over the last axes, computed in the type given by stash_type."""
+def layer_normalization(
+    g: Builder,
+    node: ir.Node,
+    dY: ir.Value | None,
+    d_mean: ir.Value | None = None,
+    d_inv_std: ir.Value | None = None,
+) -> list[InputGradient]:
+    """LayerNormalization: Y = scale normal + B over the last axes, computed in the type given by stash_type.
+
+    Mean and InvStdDev have gradients, too: those of dX read them.
+    """
     X, scale = node.inputs[0], node.inputs[1]
-    if any(each is not None for each in more):
-        raise g.refuse("its Mean or InvStdDev reaches the loss: compute them with ReduceMean")
+    dY = g.zeros_like(node.outputs[0]) if dY is None else dY
     axes = list(range(attribute(node, "axis", -1) % g.rank(X), g.rank(X)))
     wide = g.dtype(X) in (ir.DataType.FLOAT, ir.DataType.DOUBLE)
     data, d_data = (each if wide else g.Cast(each, to=1) for each in (X, dY))
@@ -44,7 +52,13 @@ def layer_normalization(g: Builder, node: ir.Node, dY: ir.Value, *more: ir.Value
     else:
         normal, inv_std = _normal(g, data, axes, attribute(node, "epsilon", 1e-5))
     dN = g.Mul(d_data, scale if wide else g.Cast(scale, to=1))
-    answers: list[ir.Value] = [_through(g, dN, normal, inv_std, axes), g.unbroadcast(g.Mul(d_data, normal), scale)]
+    dX = _through(g, dN, normal, inv_std, axes)
+    if d_mean is not None:
+        dX = g.Add(dX, g.divided_by_count(g.as_type(d_mean, g.dtype(data)), X, axes))
+    if d_inv_std is not None:  # 1 / sqrt(mean((X - mean)^2) + epsilon)
+        slope = g.Mul(g.as_type(d_inv_std, g.dtype(data)), g.Mul(inv_std, inv_std))
+        dX = g.Sub(dX, g.Mul(g.divided_by_count(slope, X, axes), normal))
+    answers: list[ir.Value] = [dX, g.unbroadcast(g.Mul(d_data, normal), scale)]
     B = optional_input(node, 2)
     if B is not None:
         answers.append(g.unbroadcast(g.there(d_data), B))

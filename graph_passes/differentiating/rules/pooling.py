@@ -52,8 +52,8 @@ def _windows(g: Builder, node: ir.Node) -> Windows:
 
 def _put(g: Builder, dY: ir.Value, indices: ir.Value, X: Read, *, add: bool) -> ir.Value:
     zeros = g.Expand(g.scalar(0, X), g.Reshape(g.Size(X), [1]))
-    options = {"reduction": "add"} if add else {}
-    return g.reshape_like(g.ScatterElements(zeros, g.Reshape(indices, [-1]), g.Reshape(dY, [-1]), **options), X)
+    write = g.scatter_add if add else g.op
+    return g.reshape_like(write("ScatterElements", zeros, g.Reshape(indices, [-1]), g.Reshape(dY, [-1])), X)
 
 
 @rule("AveragePool")
@@ -159,7 +159,7 @@ def _share(g: Builder, Y: ir.Value, p: int) -> ir.Value:
 def global_average_pool(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
     """GlobalAveragePool: dX = dY / count."""
     X = node.inputs[0]
-    return [g.expand_like(g.Div(dY, g.count(X, range(2, g.rank(X)), dY)), X)]
+    return [g.expand_like(g.divided_by_count(dY, X, range(2, g.rank(X))), X)]
 
 
 @rule("GlobalMaxPool")

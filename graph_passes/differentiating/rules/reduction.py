@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
 from onnx_cbp.graph_passes.dialects._reading import attribute, optional_input
 from onnx_cbp.graph_passes.differentiating.attributes import ints
-from onnx_cbp.graph_passes.differentiating.builder import Builder
+from onnx_cbp.graph_passes.differentiating.builder import Builder, Read
 from onnx_cbp.graph_passes.differentiating.registry import InputGradient, rule
+
+_FEW_FACTORS = 32
 
 
 def _axes(g: Builder, node: ir.Node) -> list[int]:
@@ -40,7 +43,7 @@ def reduce_sum(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
 def reduce_mean(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
     """ReduceMean: dX = dY / count."""
     X, axes = node.inputs[0], _axes(g, node)
-    return [g.expand_like(_spread(g, node, g.Div(dY, g.count(X, axes, dY)), axes), X)]
+    return [g.expand_like(_spread(g, node, g.divided_by_count(dY, X, axes), axes), X)]
 
 
 @rule("ReduceSumSquare")
@@ -90,9 +93,14 @@ def reduce_extreme(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradien
 def reduce_prod(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
     """ReduceProd: dX = dY times the product of all others, also where elements are zero.
 
-    If one of the reduced elements is zero, only that one has a gradient; if two are, none has.
+    Of a few elements along one axis it is written so, and can be differentiated again. Of many it is the product of all
+    divided by each; if one of them is zero, only that one has a gradient, and if two are, none has.
     """
     X, axes = node.inputs[0], _axes(g, node)
+    size = g.shape(X)[axes[0]] if len(axes) == 1 else None
+    if isinstance(size, int) and size <= _FEW_FACTORS:
+        others = _products_of_others(g, X, axes[0], size)
+        return [g.Mul(_spread(g, node, dY, axes), others, like=X)]
     is_zero = g.Equal(X, 0.0)
     nonzero = g.Where(is_zero, g.scalar(1, X), X)
     zeros = g.sum(g.Cast(is_zero, to=g.dtype(X).value), axes)
@@ -100,3 +108,11 @@ def reduce_prod(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
     alone = g.Where(g.Equal(zeros, 1.0), product, g.scalar(0, X))
     others = g.Where(is_zero, alone, g.Where(g.Equal(zeros, 0.0), g.Div(product, nonzero), g.scalar(0, X)))
     return [g.Mul(_spread(g, node, dY, axes), others)]
+
+
+def _products_of_others(g: Builder, X: Read, axis: int, size: int) -> ir.Value:
+    """For each element along an axis the product of the others: of a matrix of them, with 1 in its own place."""
+    rank = g.rank(X)
+    own = np.eye(size, dtype=bool).reshape([size if i in (axis, axis + 1) else 1 for i in range(rank + 1)])
+    rows = g.Where(own, g.scalar(1, X), g.Unsqueeze(X, [axis]))
+    return g.reduce("ReduceProd", rows, [axis + 1], keepdims=0, like=X)

@@ -71,8 +71,7 @@ def gather(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
 
 def _product_with_one_hot(g: Builder, places: ir.Value, updates: ir.Value, size: ir.Value) -> ir.Value:
     """Adds up elements with the same index by a product of matrices, for opsets without another way."""
-    values = g.constant(np.array([0, 1]).astype(g.dtype(updates).numpy()), g.dtype(updates))
-    chosen = g.OneHot(g.Reshape(places, [-1]), g.Squeeze(size, [0]), values, axis=0)
+    chosen = g.one_hot(g.Reshape(places, [-1]), g.Squeeze(size, [0]), g.dtype(updates), axis=0)
     count = g.Size(places)
     rows = g.Reshape(updates, g.Concat(g.Reshape(count, [1]), [-1], axis=0), shape=(None, None))
     return g.MatMul(chosen, rows, shape=(None, None))
@@ -113,15 +112,15 @@ def _scatter_add(
         return g.op(op_type, zeros, indices, updates, **attributes)
     if not g.can_scatter_add():
         raise g.refuse("what meets in one place is added up by opset 16 and newer: convert with onnx.version_converter")
-    return g.op(op_type, zeros, indices, updates, reduction="add", **attributes)
+    return g.scatter_add(op_type, zeros, indices, updates, **attributes)
 
 
 def _from_the_front(g: Builder, indices: Read, X: Read, axis: int) -> ir.Value:
-    """Indices, counted from the front also where they were negative."""
-    known = g.known(indices)
+    """Indices as int64, counted from the front also where they were negative."""
+    known, indices = g.known(indices), g.as_type(indices, ir.DataType.INT64)
     if known is not None and (known >= 0).all():
-        return g.there(indices)
-    size = g.Cast(g.Squeeze(g.sizes_of(X, [axis]), [0]), to=g.dtype(indices).value)
+        return indices
+    size = g.Squeeze(g.sizes_of(X, [axis]), [0])
     return g.Where(g.Less(indices, 0), g.Add(indices, size), indices)
 
 

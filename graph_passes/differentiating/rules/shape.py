@@ -50,8 +50,10 @@ def concat(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
 def split(g: Builder, node: ir.Node, *gradients: ir.Value | None) -> list[InputGradient]:
     """Split: the gradients of the parts, joined; zeros for a part without a gradient."""
     axis = attribute(node, "axis", 0)
-    parts = [g.zeros_like(Y) if dY is None else dY for Y, dY in zip(node.outputs, gradients, strict=True)]
-    return [g.Concat(*parts, axis=axis, like=node.inputs[0])]
+    X = node.inputs[0]
+    rest = [None if i == axis % g.rank(X) else size for i, size in enumerate(g.shape(X))]
+    parts = [g.zeros_like(g.output(node, i, g.dtype(X), rest)) if dY is None else dY for i, dY in enumerate(gradients)]
+    return [g.Concat(*parts, axis=axis, like=X)]
 
 
 @rule("DepthToSpace")
@@ -90,7 +92,7 @@ def tile(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
     for axis in range(rank):
         often = g.Slice(repeats, [axis], [axis + 1]) if known is None else [int(known[axis])]
         sizes += [often, g.sizes_of(X, [axis])]
-    apart = g.Reshape(dY, g.joined(sizes), shape=[each for size in g.shape(X) for each in (None, size)])
+    apart = g.reshape(dY, g.joined(sizes), shape=[each for size in g.shape(X) for each in (None, size)])
     return [g.reduce("ReduceSum", apart, range(0, 2 * rank, 2), keepdims=0, like=X), ZERO]
 
 
@@ -158,7 +160,7 @@ def _with_zeros_between(g: Builder, dY: ir.Value, axis: int, distance: int) -> i
     sizes[axis] = g.computed("Mul", sizes[axis], [distance])
     size = shape[axis]
     shape[axis] = size * distance if isinstance(size, int) else None
-    return g.Reshape(spread, g.joined(sizes), shape=shape)
+    return g.reshape(spread, g.joined(sizes), shape=shape)
 
 
 @rule("Pad")

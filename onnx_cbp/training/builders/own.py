@@ -168,7 +168,9 @@ def _training(prepared: onnx.ModelProto, forward: Forward, wanted: Wanted) -> tu
     parameters = [model.graph.initializers[name] for name in forward.trained]
     own_ops = _own_ops(wanted)
     own_convolutions = own_ops and wanted.direct_convs
-    found = differentiate(model, loss, parameters, own_ops=own_ops, own_convolutions=own_convolutions)
+    # A checkpoint may give other values to what is frozen, too.
+    frozen = [model.graph.initializers[name] for name in forward.frozen if name in model.graph.initializers]
+    found = differentiate(model, loss, parameters, own_ops=own_ops, own_convolutions=own_convolutions, changing=frozen)
     gradients = dict(zip(forward.trained, found, strict=True))
     untrained = [name for name, gradient in gradients.items() if gradient is None]
     if untrained and forward.chosen:

@@ -216,6 +216,14 @@ LINEAR = [
     ),
     Case("Gemm", (In((N, 3)), In((3, 4)), In(())), {"alpha": 0.5, "beta": 2.0}),
     Case("Gemm", (In((N, 3)), In((3, 4))), {"alpha": -1.5}),
+    *(
+        Case("RotaryEmbedding", (In(shape), *np.random.default_rng(0).random((2, 5, 2)), places), {**more}, since=23)
+        for shape, places, more in (
+            ((2, 3, 2, 4), ints(0, 1, 3, 1).reshape(2, 2), {}),
+            ((2, 2, 8), ints(4, 1, 3, 1).reshape(2, 2), {"num_heads": 2, "interleaved": 1}),
+            ((2, 1, 2, 6), ints(4, 1, 3, 1).reshape(2, 2), {"rotary_embedding_dim": 4}),
+        )
+    ),
     Case("Einsum", (In((N, 3, 4)), In((4, 2))), {"equation": "bij,jk->bik"}),
     Case("Einsum", (In((N, 3, 2)), In((N, 4, 2))), {"equation": "nqc,nkc->nqk"}),
     Case("Einsum", (In((N, 3)), In((N, 4))), {"equation": "ab,ac"}, note="implicit"),
@@ -514,6 +522,7 @@ PARTS = [
     Case("Pad", (_WIDE, ints(1, 2), None, ints(1)), since=18),
     Case("Pad", (_WIDE, ints(1, 0, 2, 1), None, ints(-1, 1)), {"mode": "edge"}, since=18),
     Case("Tile", (In((N, 3)), ints(1, 2))),
+    *(Case("CenterCropPad", (In((4, 7)), ints(6, 3)), since=since) for since in (18, 20)),
     Case("Tile", (In((N, 1, 2)), ints(3, 2, 2))),
 ]
 

@@ -44,7 +44,7 @@ def roi_align(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
             inside = g.Add(g.Unsqueeze(g.Mul(row, width), [2]), g.Unsqueeze(column, [1]))
             places = g.Reshape(g.Add(inside, first), [0, -1, 1])
             share = g.Reshape(g.Mul(g.Unsqueeze(of_row, [2]), g.Unsqueeze(of_column, [1])), [0, -1, 1])
-            dX = g.ScatterND(dX, places, g.Mul(arriving, share), reduction="add")
+            dX = g.scatter_add("ScatterND", dX, places, g.Mul(arriving, share))
     return [g.Transpose(g.reshape_like(dX, by_channel), perm=[0, 3, 1, 2], like=X)]
 
 

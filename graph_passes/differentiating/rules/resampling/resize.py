@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import onnx_ir as ir
 from onnx_cbp.graph_passes.dialects._reading import optional_input
 from onnx_cbp.graph_passes.differentiating.along_axis import back_along
 from onnx_cbp.graph_passes.differentiating.attributes import ints, text
-from onnx_cbp.graph_passes.differentiating.builder import Builder
+from onnx_cbp.graph_passes.differentiating.builder import Builder, Read
 from onnx_cbp.graph_passes.differentiating.registry import ZERO, InputGradient, rule
 
 _HALF_PIXEL = ("half_pixel", "pytorch_half_pixel", "half_pixel_symmetric")
@@ -39,8 +40,18 @@ def resize(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
         return [_added_up(g, dY, X, axes, repeats), ZERO]
     for axis in axes:
         (before,), (after,) = g.fixed(X, [axis]), g.fixed(Y, [axis])
-        dY = back_along(g, dY, _matrix(g, node, before, after, scales[axis], g.dtype(dY)), axis)
+        along = Along(before, after, scales[axis])
+        # ONNX Runtime copies what keeps its shape, whatever the scales; not if another axis gets another size.
+        kept = before == after and _changes_size(g, X, Y)
+        make = _matrix_of_same_size if kept else _matrix
+        dY = back_along(g, dY, make(g, node, along, g.dtype(dY)), axis)
     return [g.let_be_like(dY, X) if axes else dY, ZERO]
+
+
+def _changes_size(g: Builder, X: Read, Y: Read) -> bool:
+    """Whether an axis gets another size; one that has no fixed size is not resized."""
+    pairs = zip(g.shape(X), g.shape(Y), strict=True)
+    return any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in pairs)
 
 
 def _scales(g: Builder, node: ir.Node) -> list[float]:
@@ -90,12 +101,40 @@ def _added_up(g: Builder, dY: ir.Value, X: ir.Value | None, axes: Sequence[int],
     return g.reduce("ReduceSum", g.Reshape(dY, g.joined(sizes), shape=shape), summed, keepdims=0, like=X)
 
 
-def _matrix(g: Builder, node: ir.Node, before: int, after: int, scale: float, dtype: ir.DataType) -> ir.Value:
+@dataclass(frozen=True)
+class Along:
+    """What happens to an axis: its size before and after, and the scale."""
+
+    before: int
+    after: int
+    scale: float
+
+
+def _matrix(g: Builder, node: ir.Node, along: Along, dtype: ir.DataType) -> ir.Value:
     """The node's result for the identity along one axis: [after, before]."""
-    attributes: dict[str, Any] = {n: v.value for n, v in node.attributes.items() if n != "axes"}
-    g.check_size(before, before)
-    identity = g.constant(np.eye(before).astype(dtype.numpy()), dtype)
+    before, after = along.before, along.after
     scales = optional_input(node, 2)
     if scales is not None and g.known(scales) is not None and g.needed(scales, "").size:
-        return g.Resize(identity, None, np.array([scale, 1], np.float32), shape=(after, before), **attributes)
-    return g.Resize(identity, None, None, [after, before], shape=(after, before), **attributes)
+        factors = np.array([along.scale, 1], np.float32)
+        return g.Resize(_identity(g, before, dtype), None, factors, shape=(after, before), **_attributes(node))
+    return g.Resize(
+        _identity(g, before, dtype), None, None, [after, before], shape=(after, before), **_attributes(node)
+    )
+
+
+def _matrix_of_same_size(g: Builder, node: ir.Node, along: Along, dtype: ir.DataType) -> ir.Value:
+    """The same for an axis that keeps its size, though its scale is not 1; another axis is repeated meanwhile."""
+    size = along.before
+    columns = g.Unsqueeze(_identity(g, size, dtype), [1, 3])  # as images of one column
+    scales = np.array([1, 1, along.scale, 2], np.float32)
+    twice = g.Resize(columns, None, scales, shape=(size, 1, size, 2), **_attributes(node))
+    return g.Transpose(g.Reshape(g.Slice(twice, [0], [1], [3]), [size, size]), perm=[1, 0])
+
+
+def _identity(g: Builder, size: int, dtype: ir.DataType) -> ir.Value:
+    g.check_size(size, size)
+    return g.constant(np.eye(size).astype(dtype.numpy()), dtype)
+
+
+def _attributes(node: ir.Node) -> dict[str, Any]:
+    return {name: attribute.value for name, attribute in node.attributes.items() if name != "axes"}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
+import math
+from collections.abc import Sequence
+
 import onnx_ir as ir
 
 from onnx_cbp.graph_passes.dialects._reading import attribute
@@ -34,7 +36,7 @@ def grid_sample(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
     nearest = mode == "nearest"
     (x, by_x), (y, by_y) = _places(g, node, grid, 0, width), _places(g, node, grid, 1, height)
     columns, rows = neighbours(g, X, x, width, nearest=nearest), neighbours(g, X, y, height, nearest=nearest)
-    flat_X, flat_dY = (g.Reshape(g.there(each), [0, 0, -1]) for each in (X, dY))
+    flat_X, flat_dY = g.Reshape(X, [0, 0, height * width]), _flat(g, dY, [0, 1])
     sampling = Sampling(flat_X, rows, columns, width)
     dX = g.reshape_like(sampling.by_image(g, flat_dY), X)
     if nearest:
@@ -44,9 +46,20 @@ def grid_sample(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
     return [dX, g.reshape_like(g.Transpose(g.Concat(*moved, axis=1), perm=[0, 2, 1]), grid)]
 
 
+def _flat(g: Builder, value: Read, kept: Sequence[int]) -> ir.Value:
+    """Values at points of a plane, as [N, C, points]; `kept` are the axes of N and C, which are there in this order."""
+    shape = g.shape(value)
+    plane = [axis for axis in range(_IMAGES) if axis not in kept]
+    points = g.computed("Mul", *(g.sizes_of(value, [axis]) for axis in plane))  # not -1: there may be no images
+    fixed = [size for axis in plane if isinstance(size := shape[axis], int)]
+    count = math.prod(fixed) if len(fixed) == len(plane) else None
+    batch, channels = (shape[axis] for axis in kept)
+    return g.reshape(value, g.joined([g.sizes_of(value, kept), points]), shape=(batch, channels, count))
+
+
 def _places(g: Builder, node: ir.Node, grid: Read, axis: int, size: int) -> tuple[ir.Value, ir.Value]:
     """The places of points along an axis, counted in elements, [N, 1, points]; and their derivative by the grid."""
-    given = g.Reshape(g.Gather(grid, np.array(axis, np.int64), axis=3), [0, 1, -1])
+    given = _flat(g, g.Gather(grid, [axis], axis=3), [0, 3])
     scale = g.scalar((size - 1) / 2 if attribute(node, "align_corners", 0) else size / 2, given)
     at = g.Add(g.Mul(given, scale), (size - 1) / 2)
     if text(node, "padding_mode", "zeros") == "zeros":
