@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.core.sites import label
 from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.core.values.ancestry import made_of
 from onnx_cbp.graph_passes.core.values.sample_axes import SampleAxes
 from onnx_cbp.graph_passes.dialects import Reduction, is_gradient_accumulator, is_loss_gradient, reduction
 
@@ -18,6 +20,7 @@ from onnx_cbp.graph_passes.dialects import Reduction, is_gradient_accumulator, i
 _BETWEEN = {"Abs", "Add", "Cast", "Clip", "Concat", "Div", "Exp", "Identity", "Log", "Max", "Min", "Mul", "Neg", "Pow"}
 _BETWEEN |= {"Reciprocal", "Relu", "Reshape", "Sigmoid", "Softplus", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh"}
 _BETWEEN |= {"Unsqueeze"}
+_A_PAIR = 2
 _BETWEEN_DONE = _BETWEEN | {"Gather", "ReduceMean", "ReduceSum"}
 #: Of these, the first input alone has what enters the loss.
 _OF_ONE_VALUE = ("ReduceMean", "ReduceSum", "Reshape", "Squeeze", "Unsqueeze")
@@ -105,7 +108,7 @@ def _terms(loss: ir.Value, model: ir.Model) -> list[Reduction]:
         term = reduction(node)
         if isinstance(term, str):
             raise OnnxCbpError(f"node '{label(node)}' ({node.op_type}) makes the loss: {term}; {_NEEDED}")
-        of_losses = term is not None and _has_losses(term, samples)
+        of_losses = term is not None and _is_reduced(_data(term), samples, node)
         if term is not None and not of_losses:
             found[node] = term
         elif of_losses or (node.domain == "" and node.op_type in _BETWEEN and node.graph is graph):
@@ -118,12 +121,47 @@ def _terms(loss: ir.Value, model: ir.Model) -> list[Reduction]:
     return [found[node] for node in graph if node in found]
 
 
-def _has_losses(term: Reduction, samples: SampleAxes) -> bool:
-    """Whether what is reduced has no samples any more, since they were reduced before."""
+def refuse_reduced(model: ir.Model, scores: ir.Value) -> None:
+    """Refuse scores that have no samples any more, since they were reduced before, or that pair samples.
+
+    Raises:
+        OnnxCbpError: they are such; one line.
+    """
+    if _is_reduced(scores, SampleAxes(model, Types(model)), scores.producer()):
+        raise OnnxCbpError(
+            f"data_parallel: '{scores.name}' has no samples any more, since they were reduced before: its loss is none "
+            "over the samples of all replicas: reduce only in the loss"
+        )
+
+
+def _is_reduced(X: ir.Value, samples: SampleAxes, reader: ir.Node | None) -> bool:
+    """Whether a value has no samples any more, since they were reduced before."""
+    spread = samples.of(X)
+    if spread.axes is not None and len(spread.axes) > 1:
+        paired = next((node for value in made_of(X) if (node := _pairs(value, samples)) is not None), None)
+        if paired is not None:
+            where = "" if reader is None else f", and node '{label(reader)}' reduces what comes of it"
+            raise OnnxCbpError(
+                f"node '{label(paired)}' ({paired.op_type}) pairs the samples of a batch with one another{where}: with "
+                "data_parallel each replica would pair its own samples alone"
+            )
+    return spread.axes == frozenset() and bool(spread.mixed)
+
+
+def _pairs(value: ir.Value, samples: SampleAxes) -> ir.Node | None:
+    """The node that makes a value, if it has the samples of its inputs along different axes."""
+    node, axes = value.producer(), samples.of(value).axes
+    if node is None or axes is None or len(axes) < _A_PAIR:
+        return None
+    read = [samples.of(each).axes for each in node.inputs if each is not None]
+    along = [each for each in read if each]
+    return node if len(along) >= _A_PAIR and all(each < axes for each in along) else None
+
+
+def _data(term: Reduction) -> ir.Value:
     X = term.node.inputs[0]
     assert X is not None
-    spread = samples.of(X)
-    return spread.axes == frozenset() and bool(spread.mixed)
+    return X
 
 
 def _counted(term: Reduction, graph: ir.Graph) -> Reduction:
@@ -140,11 +178,19 @@ def _read(node: ir.Node) -> set[ir.Value]:
 
 
 def _samples(graph: ir.Graph) -> set[ir.Value]:
-    """The graph's inputs that differ between replicas: they are neither parameters nor shared by a whole batch."""
+    """The graph's inputs that differ between replicas: they are neither parameters nor shared by a whole batch.
+
+    A frozen parameter is recognised by its shape. If all sizes are fixed, it stands behind the data, and those have the
+    first size of the first of them.
+    """
     trained = _trained(graph)
-    inputs = [value for value in graph.inputs if value not in trained]  # a frozen parameter is recognised by its shape
+    inputs = [value for value in graph.inputs if value not in trained]
     of_any_size = {value for value in inputs if value.shape is None or not value.shape.is_static()}
-    return of_any_size or set(inputs)
+    if of_any_size:
+        return of_any_size
+    data = list(itertools.takewhile(lambda value: value not in trained, graph.inputs))
+    batch = next((value.shape[0] for value in data if value.shape), None)
+    return {value for value in data if not value.shape or value.shape[0] == batch}
 
 
 def _trained(graph: ir.Graph) -> set[ir.Value]:

@@ -6,6 +6,7 @@ A group divides the world into parts: each replica is in one part, and a collect
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import index
 
 from onnx_cbp.errors import OnnxCbpError
 
@@ -13,6 +14,7 @@ Partition = tuple[tuple[int, ...], ...]
 
 WORLD = "world"
 _SIZE = "size:"
+_EXAMPLE = '{"machines": [[0, 1], [2, 3]]}'
 
 
 def partition(name: str, world_size: int, named: Mapping[str, Partition]) -> Partition:
@@ -47,10 +49,15 @@ def check_named(groups: Mapping[str, Sequence[Sequence[int]]], world_size: int) 
         OnnxCbpError: a name already means something else, or the parts do not hold every rank once.
     """
     checked = {}
+    if not isinstance(groups, Mapping) or not all(isinstance(name, str) for name in groups):
+        raise OnnxCbpError(f"groups is {groups!r}; it must be lists of ranks by name, such as {_EXAMPLE}")
     for name, parts in groups.items():
         if name == WORLD or name.startswith(_SIZE) or not name:
             raise OnnxCbpError(f"groups: the name '{name}' is taken; use another")
-        made = tuple(tuple(sorted(part)) for part in parts)
+        try:
+            made = tuple(tuple(sorted(map(index, part))) for part in parts)
+        except TypeError as error:
+            raise OnnxCbpError(f"groups: '{name}' is {parts!r}; it must be lists of ranks, as in {_EXAMPLE}") from error
         ranks = sorted(rank for part in made for rank in part)
         if ranks != list(range(world_size)):
             raise OnnxCbpError(

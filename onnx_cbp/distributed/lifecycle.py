@@ -20,6 +20,8 @@ ENGINE_VARIABLE = "ONNX_CBP_COMMUNICATOR"
 TIMEOUT_VARIABLE = "ONNX_CBP_TIMEOUT"
 DEFAULT_TIMEOUT = 300.0
 _ENGINES = "'mpi', 'torch', 'threads'"
+#: Whether this process has been a replica: after `finalize` nothing joins but what is asked to.
+_has_joined = False
 
 
 def initialize(
@@ -60,6 +62,8 @@ def initialize(
     except OnnxCbpError:
         world.close(failed=True)
         raise
+    global _has_joined
+    _has_joined = True
     replica = Replica(world, seconds, named)
     with membership.lock:
         membership.join(replica, thread=engine == "threads")
@@ -87,15 +91,25 @@ def finalize() -> None:
 
 
 def rank() -> int:
-    """This replica's number, from 0; 0 if it is the only one."""
-    replica = current()
+    """This replica's number, from 0; 0 if it is the only one.
+
+    If ONNX_CBP_COMMUNICATOR names an engine, the first call joins it: a program that asks for its part of the data
+    before it registers the library must not get that of a single process.
+    """
+    replica = _replica()
     return 0 if replica is None else replica.world.rank
 
 
 def world_size() -> int:
-    """The number of replicas; 1 without a communicator."""
-    replica = current()
+    """The number of replicas; 1 without a communicator. It joins as `rank` does."""
+    replica = _replica()
     return 1 if replica is None else replica.world.size
+
+
+def _replica() -> Replica | None:
+    if not _has_joined:
+        initialize_from_environment()
+    return current()
 
 
 @contextlib.contextmanager

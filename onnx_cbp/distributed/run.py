@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import TypeVar
 
 from onnx_cbp.distributed.lifecycle import finalize, initialize
@@ -49,8 +50,8 @@ def run_replicas(
         except BaseException as error:
             errors.append(error)
 
-    if world_size < 1:
-        raise OnnxCbpError(f"run_replicas: world_size is {world_size}; it must be 1 or more")
+    if not isinstance(world_size, Integral) or world_size < 1:
+        raise OnnxCbpError(f"run_replicas: world_size is {world_size!r}; it must be a number, 1 or more")
     threads = [
         threading.Thread(target=replicate, args=(rank,), name=f"replica {rank}", daemon=True)
         for rank in range(world_size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from numbers import Integral
 
 import numpy as np
 
@@ -114,9 +115,11 @@ class ThreadCommunicator(Communicator):
             OnnxCbpError: the rank is taken or out of range, or other threads have another world size.
             CommunicationError: not all came within the time.
         """
-        if world_size < 1 or not 0 <= rank < world_size:
+        whole = isinstance(rank, Integral) and isinstance(world_size, Integral)
+        if not whole or world_size < 1 or not 0 <= rank < world_size:
             raise OnnxCbpError(
-                f"initialize('threads'): rank is {rank} and world_size is {world_size}; ranks are 0 to world_size - 1"
+                f"initialize('threads'): rank is {rank!r} and world_size is {world_size!r}; ranks are 0 to "
+                "world_size - 1"
             )
         meeting = _meeting_of(rank, world_size, timeout)
         try:

@@ -75,7 +75,7 @@ class TorchCommunicator(Communicator):
             # A group of our own, with our own time limit.
             group = distributed.new_group(backend=backend or "gloo", timeout=limit)
             roll_call = distributed.new_group(backend="gloo", timeout=limit)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, AssertionError) as error:  # that of an unknown backend
             raise OnnxCbpError(f"initialize('torch'): {_one_line(error)}") from error
         except RuntimeError as error:
             rank = options.get("rank", os.environ.get("RANK", "?"))

@@ -198,6 +198,30 @@ def test_loss_and_gradients_are_those_of_the_whole_batch(name, tmp_path):
         assert max(gradient_differences(gradients, own).values()) < 2e-5
 
 
+def test_a_penalty_on_what_is_frozen_counts_once_where_the_batch_is_fixed(tmp_path):
+    """A frozen parameter is an input of a fixed shape then, beside others of that kind."""
+    made, batch = network(), whole_batch("")
+    made.graph.initializer.append(numpy_helper.from_array(np.float32([1.0, 2.0]), FROZEN))
+    artifacts = generate(made, tmp_path, LOSSES["sum of what is frozen"]())
+    loss, gradients = one_step(artifacts, batch, 0, N)
+    model = onnx.load(artifacts.training_model)
+    del model.graph.value_info[:]
+    for value in (*model.graph.input, *model.graph.output):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param:
+                size.dim_value = N // 2
+    onnx.save(model, artifacts.training_model)
+    ours = rewritten(artifacts, tmp_path, synchronize=True, data_parallel=True)
+
+    def replicate():
+        first = distributed.rank() * N // 2
+        return one_step(ours, batch, first, first + N // 2)
+
+    for mine, own in distributed.run_replicas(replicate, 2, timeout=60):
+        assert mine == pytest.approx(loss, rel=1e-6)
+        assert max(gradient_differences(gradients, own).values()) < 2e-5
+
+
 def test_weighting_the_gradients_at_the_end_would_be_wrong(tmp_path):
     # What is held against here: every shard's own mean, and the gradients weighted by the numbers of samples.
     artifacts, batch = generate(network(), tmp_path), whole_batch("")

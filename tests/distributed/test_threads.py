@@ -175,6 +175,10 @@ def test_an_unknown_group_is_named(backend):
         ({"a": [[0, 1, 2]]}, "must hold each"),
         ({"world": [[0, 1]]}, "the name 'world' is taken"),
         ({"size:9": [[0, 1]]}, "is taken"),
+        ({"a": [0, 1]}, r"'a' is \[0, 1\]; it must be lists of ranks"),
+        ({"a": None}, "'a' is None; it must be lists of ranks"),
+        ({1: [[0, 1]]}, "it must be lists of ranks by name"),
+        ([[0, 1]], "it must be lists of ranks by name"),
     ],
 )
 def test_wrong_groups(groups, reason):
@@ -189,6 +193,7 @@ def test_wrong_groups(groups, reason):
         ({"engine": None}, "needs an engine: 'mpi', 'torch', 'threads'; or set"),
         ({"engine": "threads", "rank": 2, "world_size": 2}, "rank is 2"),
         ({"engine": "threads", "rank": 0}, "world_size"),
+        ({"engine": "threads", "rank": "0", "world_size": 1}, "rank is '0' and world_size is 1"),
         ({"engine": "threads", "rank": 0, "world_size": 1, "port": 5}, "port"),
         ({"engine": "threads", "rank": 0, "world_size": 1, "timeout": 0}, "timeout is 0; it must be a number"),
         ({"engine": "threads", "rank": 0, "world_size": 1, "timeout": "soon"}, "timeout is 'soon'"),
@@ -220,6 +225,30 @@ def test_a_rank_is_taken_once():
     _threads(replicate, 2)
     assert any("rank 0 is taken" in error for error in errors)
     assert any("rank 1 did not come" in error for error in errors)
+
+
+@pytest.mark.parametrize("world_size", ["2", 2.0, None, 0])
+def test_a_wrong_number_of_replicas(world_size):
+    with pytest.raises(OnnxCbpError, match=f"world_size is {world_size!r}; it must be a number"):
+        distributed.run_replicas(lambda: None, world_size)
+
+
+def test_who_asks_for_its_rank_joins_first(monkeypatch):
+    """Once: after `finalize` a program may still ask whether it was the first."""
+
+    def join():
+        monkeypatch.delenv(lifecycle.ENGINE_VARIABLE)
+        distributed.initialize("threads", rank=0, world_size=1)
+
+    monkeypatch.setattr(lifecycle, "_has_joined", False)
+    monkeypatch.setenv(lifecycle.ENGINE_VARIABLE, "smoke")
+    for ask in (distributed.rank, distributed.world_size):
+        with pytest.raises(OnnxCbpError, match="ONNX_CBP_COMMUNICATOR is 'smoke'"):
+            ask()
+    join()
+    distributed.finalize()
+    monkeypatch.setenv(lifecycle.ENGINE_VARIABLE, "smoke")
+    assert (distributed.rank(), distributed.world_size()) == (0, 1)
 
 
 def test_the_environment_variable_chooses_the_engine(monkeypatch):

@@ -211,3 +211,28 @@ def test_a_loss_of_means_that_are_not_whole_is_refused(tmp_path):
         own = ReduceSum <keepdims = 0> (squares)"""
     with pytest.raises(OnnxCbpError, match=r"\(ReduceMean\) makes the loss: it does not reduce all of its input"):
         Training(_with_own_loss(own), tmp_path, loss="own", rewrite_options={"data_parallel": True})
+
+
+PAIRED = """
+        across = Transpose (logits)
+        pairs = MatMul (logits, across)"""
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        (f"{PAIRED} squares = Mul (pairs, pairs) own = ReduceMean <keepdims = 0> (squares)", r"\(MatMul\) pairs the"),
+        (f"{PAIRED} own = SoftmaxCrossEntropyLoss (pairs, y)", r"\(MatMul\) pairs the"),
+        ("means = ReduceMean <axes = [0], keepdims = 0> (logits) own = Identity (means)", None),
+    ],
+    ids=["mean", "cross entropy", "scores"],
+)
+def test_losses_that_take_samples_together_are_refused(own, said, tmp_path):
+    if said:
+        model, loss = _with_own_loss(own), "own"
+    else:  # one of the library, of scores that are means over the batch
+        text = NORMALISED.replace("(float[N, 3] logits)", "(float[3] own)").replace("}", f"    {own}\n}}")
+        model, loss, said = network(text, normalised_weights(0)), "MSELoss", "'own' has no samples any more"
+    with pytest.raises(OnnxCbpError, match=said) as caught:
+        Training(model, tmp_path, loss=loss, rewrite_options={"data_parallel": True})
+    assert "\n" not in str(caught.value)

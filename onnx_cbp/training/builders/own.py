@@ -30,6 +30,7 @@ from onnx_cbp.graph_passes.core.splice import Names
 from onnx_cbp.graph_passes.core.types import FLOATS, NO_NUMBERS
 from onnx_cbp.graph_passes.differentiating import differentiate
 from onnx_cbp.graph_passes.differentiating.builder import Builder
+from onnx_cbp.graph_passes.distributing.loss_terms import refuse_reduced
 from onnx_cbp.graph_passes.distributing.mixing import refuse_sizes
 from onnx_cbp.graph_passes.distributing.reduce_gradients import BUCKET_CAP_MB
 from onnx_cbp.graph_passes.distributing.split_means import split_means
@@ -165,6 +166,8 @@ def _training(prepared: onnx.ModelProto, forward: Forward, wanted: Wanted) -> tu
     if data_parallel and not sums:
         sums = split_means(model, loss)
         loss, values, _ = _loss(model, forward, wanted)
+    elif data_parallel:
+        refuse_reduced(model, values[_scores(forward, wanted)[0]])
     parameters = [model.graph.initializers[name] for name in forward.trained]
     own_ops = _own_ops(wanted)
     own_convolutions = own_ops and wanted.direct_convs
