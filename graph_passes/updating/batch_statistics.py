@@ -10,6 +10,7 @@ from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.analysis import find_sites
 from onnx_cbp.graph_passes.core.batch_norms.calls import first_call
+from onnx_cbp.graph_passes.core.batch_norms.naming import module_path
 from onnx_cbp.graph_passes.core.scopes import import_domain
 from onnx_cbp.graph_passes.core.sites import (
     BackwardSite,
@@ -85,11 +86,19 @@ def _parameters(site: ForwardSite | InferenceSite, mean: ir.Value, contents: _Co
     """What else distinguishes modules whose statistics are one tensor, since it may stand for several equal ones.
 
     If it is fed, it is one parameter. Scale and bias are compared by their content, since each call of a module without
-    them has its own ones and zeros.
+    them has its own ones and zeros. Modules at different paths have equal statistics before any training, and an
+    exporter may merge those. Later they are equal only if both paths lead to one module.
     """
     if mean.is_graph_input() and not mean.is_initializer():
         return ()
-    return contents.of(site.scale), contents.of(site.B)
+    path = module_path(site.node) if _is_fresh(mean) else ""
+    return path, contents.of(site.scale), contents.of(site.B)
+
+
+def _is_fresh(mean: ir.Value) -> bool:
+    """Whether a running mean is zeros, as before any training."""
+    tensor = ir.convenience.get_const_tensor(mean)
+    return tensor is not None and not tensor.numpy().any()
 
 
 class _Contents:

@@ -344,6 +344,43 @@ def test_one_module_that_is_called_twice_takes_the_average_of_its_calls():
     np.testing.assert_allclose(got["mean1"], np.mean(means, axis=0), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("rewritten", [False, True])
+@pytest.mark.parametrize(
+    ("paths", "mean", "modules"),
+    [
+        (("a", "b"), (0.0, 0.0), 2),  # an exporter merged equal tensors of a fresh network
+        (("a", "a"), (0.0, 0.0), 1),
+        (("a", "b"), (0.5, -1.0), 1),  # trained, so equal in every bit only if it is one module under two names
+    ],
+)
+def test_module_paths_tell_merged_statistics_from_a_module_that_is_called_twice(paths, mean, modules, rewritten):
+    model = parse("""
+<ir_version: 8, opset_import: ["" : 15]>
+agraph (float[N, 2] x) => (float[N, 2] y)
+<float[2] one = {1, 1}, float[2] zero = {0, 0}, float[2] m = {0, 0}, float[2, 2] w = {1, 2, -1, 1}>
+{
+    p, m1, v1 = BatchNormalization <training_mode: int = 1> (x, one, zero, m, one)
+    q = Relu (p)
+    z = MatMul (q, w)
+    y, m2, v2 = BatchNormalization <training_mode: int = 1> (z, one, zero, m, one)
+}""")
+    model.graph.initializer[2].CopyFrom(numpy_helper.from_array(np.array(mean, np.float32), "m"))
+    norms = [node for node in model.graph.node if node.op_type == "BatchNormalization"]
+    for node, path in zip(norms, paths, strict=True):
+        node.metadata_props.add(key="pkg.torch.onnx.name_scopes", value=f"['', '{path}', 'batch_norm']")
+    if rewritten:
+        model = onnx_cbp.rewrite(model)
+    x = np.random.default_rng(0).normal(3.0, 2.0, (9, 2)).astype(np.float32)
+    got = onnx_cbp.update_bn(model, [x])
+    values = {t.name: numpy_helper.to_array(t) for t in got.graph.initializer}
+    z = np.maximum((x - x.mean(axis=0)) / np.sqrt(x.var(axis=0) + 1e-5), 0) @ np.array([[1, 2], [-1, 1]])
+    means, read = [x.mean(axis=0), z.mean(axis=0)], [n.input[3] for n in got.graph.node if len(n.input) == 5]
+    if modules == 1:
+        means = [np.mean(means, axis=0)] * 2
+    for name, wanted in zip(read, means, strict=True):
+        np.testing.assert_allclose(values[name], wanted, rtol=1e-4)
+
+
 @pytest.mark.parametrize("switches", [None, {}, {"one_pass": False}], ids=str)
 def test_one_module_that_is_given_the_same_twice(switches):
     """The second call goes on from what the first one left: that is no statistic of the batch."""
