@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
@@ -205,10 +206,7 @@ def _replace(
             f"node '{label(site.node)}' cannot be finalized: its running statistics are made of its own result "
             f"'{site.Y.name}', which is made of them at inference"
         )
-    vectors = [site.scale, site.B, *statistics]
-    if opset < 15:  # there all inputs have one type
-        dtype = types.of(site.X)
-        vectors = [value if dtype is None else splice.cast(value, dtype, "as_X") for value in vectors]
+    vectors = _typed(site, statistics, opset, splice, types)
     attributes: dict[str, int | float | list[int]] = {"epsilon": site.epsilon, "momentum": site.momentum}
     if opset < 7:
         attributes["is_test"] = 1
@@ -223,6 +221,31 @@ def _replace(
         (Y,) = splice.add("Transpose", (Y,), (("Y_as_before", site.Y.dtype, site.Y.shape),), {"perm": back})
     splice.hand_over(site.Y, Y)
     splice.commit(remove=False)
+
+
+def _typed(site: InferenceSite, statistics: list[ir.Value], opset: int, splice: Splice, types: Types) -> list[ir.Value]:
+    """Scale, B, mean and variance in types that the op has in an opset."""
+    vectors, dtype = [site.scale, site.B, *statistics], types.of(site.X)
+    if dtype is None or opset >= 15:  # each has a type of its own
+        return vectors
+    if opset == 14 and dtype.itemsize < 4:  # mean and variance have; ONNX Runtime mixes no float with double there
+        return [*(splice.cast(value, dtype, "as_X") for value in vectors[:2]), *statistics]
+    for statistic in statistics:
+        _refuse_overflow(site, statistic, dtype, opset)
+    return [splice.cast(value, dtype, "as_X") for value in vectors]
+
+
+def _refuse_overflow(site: InferenceSite, statistic: ir.Value, dtype: ir.DataType, opset: int) -> None:
+    tensor = ir.convenience.get_const_tensor(statistic)
+    if tensor is None or tensor.dtype == dtype:
+        return
+    with np.errstate(over="ignore"):
+        fits = np.isfinite(tensor.numpy().astype(dtype.numpy()).astype(np.float64)).all()
+    if not fits:
+        raise OnnxCbpError(
+            f"node '{label(site.node)}': {dtype}, the type of '{site.X.name}', does not hold the running statistic "
+            f"'{statistic.name}', and opset {opset} has one type for both: convert the model to opset 15 or newer"
+        )
 
 
 def _channels_second(site: InferenceSite, splice: Splice) -> tuple[ir.Value, list[int]]:

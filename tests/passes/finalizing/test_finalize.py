@@ -576,6 +576,34 @@ def test_errors_are_one_line_that_names_the_remedy(make, options, said):
     assert all(word in str(caught.value) for word in said), str(caught.value)
 
 
+def _half(opset: int) -> onnx.ModelProto:
+    """A batch norm of float16 data, with a variance that float16 does not hold."""
+    return onnx_cbp.rewrite(
+        parse(f"""
+<ir_version: 8, opset_import: ["" : {opset}, "com.microsoft" : 1]>
+agraph (float16[N, 2, 3] x) => (float16[N, 2, 3] y, float[2] mean, float[2] var)
+<float[2] scale = {{1, 2}}, float[2] B = {{0, 1}}, float[2] m = {{0, 10}}, float[2] v = {{1e6, 1e6}}>
+{{
+    s = Cast <to = 10> (scale)
+    b = Cast <to = 10> (B)
+    y, mean, var, saved, inv_std = com.microsoft.BatchNormInternal (x, s, b, m, v)
+}}""")
+    )
+
+
+@pytest.mark.parametrize("opset", [14, 15])
+def test_statistics_keep_a_type_that_the_data_have_not(opset):
+    x = np.random.default_rng(0).normal(0, 1000, (5, 2, 3)).astype(np.float16)
+    (y,) = session(onnx_cbp.finalize(_half(opset)), None).run(None, {"x": x})
+    wanted = (x.astype(np.float64) - [[0], [10]]) / np.sqrt(1e6 + 1e-5) * [[1], [2]] + [[0], [1]]
+    np.testing.assert_allclose(y, wanted, atol=2e-3)
+
+
+def test_statistics_that_overflow_in_the_only_type_are_named():
+    with pytest.raises(OnnxCbpError, match=r"^node '.*': FLOAT16, the type of 'x', does not hold .* 'v', .* opset 15"):
+        onnx_cbp.finalize(_half(13))
+
+
 def test_an_op_that_is_not_onnxs_is_named():
     model = parse("""
 <ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
