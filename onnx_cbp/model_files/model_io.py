@@ -28,6 +28,9 @@ _ALIGNMENT = 4096
 _MUCH = 2**26
 #: The fields of a usual tensor that has its data in one field.
 _USUAL = ("dims", "data_type", "name", "doc_string", "raw_data", "metadata_props")
+#: Larger files are searched for the names of data files only if they begin as a model does, with its IR version.
+_SEARCHED = 2**26
+_MODEL_BEGINS = b"\x08"
 #: A model with more elements should be in memory as few times as possible.
 _MANY = 2**26
 
@@ -112,7 +115,7 @@ def save_model(model: onnx.ModelProto, path: str | os.PathLike[str], *, largest:
 
 
 def _data_of_its_own(file: Path) -> list[Path]:
-    """The data files that a model's file names, that are named after it, and that no other model next to it names."""
+    """The data files that a model's file names, that are named after it, and that no other file next to it names."""
     begins = (f"{file.name}.", f"{file.name}_", f"{file.stem}.data")
     candidates = [path for path in file.parent.iterdir() if path.name.startswith(begins) and path.is_file()]
     if not candidates or not file.is_file():
@@ -122,17 +125,24 @@ def _data_of_its_own(file: Path) -> list[Path]:
     except OnnxCbpError:  # no model, or one with data outside its folder: then the owner of a file is not known
         return []
     named = {os.path.normpath(name) for name in named}
-    others = [path for path in file.parent.glob("*.onnx") if path != file and path.is_file()]
-    return [path for path in candidates if path.name in named and not any(_names(model, path.name) for model in others)]
+    candidates = [path for path in candidates if path.name in named]
+    if not candidates:
+        return []
+    others = [path for path in file.parent.iterdir() if path.name not in (file.name, *named) and path.is_file()]
+    return [path for path in candidates if not any(_may_name(other, path.name) for other in others)]
 
 
-def _names(model: Path, name: str) -> bool:
-    """Whether the text of a name is anywhere in a file."""
+def _may_name(other: Path, name: str) -> bool:
+    """Whether a file is perhaps a model that names a file: whether that text is anywhere in it."""
     try:
-        with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        with other.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if len(content) > _SEARCHED and content[: len(_MODEL_BEGINS)] != _MODEL_BEGINS:
+                return False
             return content.find(name.encode()) >= 0
     except ValueError:  # an empty file cannot be mapped
         return False
+    except OSError:  # it cannot be read
+        return True
 
 
 def fits_one_message(model: onnx.ModelProto, largest: int | None = None) -> bool:

@@ -130,13 +130,39 @@ class TestLargeModels:
         save_model(_model(2), "model.onnx")
         assert Path("model.onnx.data").read_text() == "mine"
 
-    def test_data_that_a_copy_of_the_old_model_names_stay(self, tmp_path):
+    @pytest.mark.parametrize("copy", ["copy.onnx", "model.onnx.bak", "old"])
+    @pytest.mark.parametrize("searched", [2**26, 10])
+    def test_data_that_a_copy_of_the_old_model_names_stay(self, copy, searched, tmp_path, monkeypatch):
+        monkeypatch.setattr(model_io, "_SEARCHED", searched)
         save_model(_model(1), "model.onnx")
-        Path("copy.onnx").write_bytes(Path("model.onnx").read_bytes())
+        Path(copy).write_bytes(Path("model.onnx").read_bytes())
         save_model(_model(2), "model.onnx")
-        assert (_results(tmp_path / "copy.onnx") == 1).all()
-        save_model(_model(3), "copy.onnx")
-        assert [(_results(tmp_path / name) == value).all() for name, value in (("model.onnx", 2), ("copy.onnx", 3))]
+        assert (_results(tmp_path / copy) == 1).all()
+        save_model(_model(3), copy)
+        assert [(_results(tmp_path / name) == value).all() for name, value in (("model.onnx", 2), (copy, 3))]
+
+    def test_a_large_file_that_is_no_model_keeps_no_data(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(model_io, "_SEARCHED", 10)
+        save_model(_model(1), "model.onnx")
+        (old,) = _data(tmp_path)
+        Path("weights.bin").write_text(f"these are weights: {old}")
+        save_model(_model(2), "model.onnx")
+        assert old not in _data(tmp_path)
+
+    def test_data_stay_if_a_file_cannot_be_read(self, tmp_path, monkeypatch):
+        save_model(_model(1), "model.onnx")
+        (old,) = _data(tmp_path)
+        Path("secret").write_text("x")
+        as_it_is = Path.open
+
+        def refusing(path, *args, **options):
+            if path.name == "secret":
+                raise PermissionError(13, "Permission denied")
+            return as_it_is(path, *args, **options)
+
+        monkeypatch.setattr(Path, "open", refusing)
+        save_model(_model(2), "model.onnx")
+        assert old in _data(tmp_path)
 
     def test_numbers_that_are_no_raw_bytes(self, tmp_path):
         model = _model(0)
