@@ -217,7 +217,13 @@ LINEAR = [
     Case("Gemm", (In((N, 3)), In((3, 4)), In(())), {"alpha": 0.5, "beta": 2.0}),
     Case("Gemm", (In((N, 3)), In((3, 4))), {"alpha": -1.5}),
     *(
-        Case("RotaryEmbedding", (In(shape), *np.random.default_rng(0).random((2, 5, 2)), places), {**more}, since=23)
+        Case(
+            "RotaryEmbedding",
+            (In(shape), *np.random.default_rng(0).random((2, 5, 2)), places),
+            {**more},
+            since=23,
+            single=True,
+        )
         for shape, places, more in (
             ((2, 3, 2, 4), ints(0, 1, 3, 1).reshape(2, 2), {}),
             ((2, 2, 8), ints(4, 1, 3, 1).reshape(2, 2), {"num_heads": 2, "interleaved": 1}),
