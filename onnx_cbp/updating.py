@@ -20,6 +20,7 @@ from onnx_cbp.graph_passes import InlineFunctionsPass, label
 from onnx_cbp.graph_passes.core.batch_norms.counting import counter_of
 from onnx_cbp.graph_passes.core.types import FLOATS, Types
 from onnx_cbp.graph_passes.core.wrong_shapes import drop_wrong_shapes
+from onnx_cbp.graph_passes.stepping.training_graph import TrainingGraph
 from onnx_cbp.graph_passes.updating.batch_statistics import Layer, expose_statistics, find_layers
 from onnx_cbp.graph_passes.updating.own_statistics import OwnStatistics, is_read_elsewhere, kept, nodes_of
 from onnx_cbp.ir_models import ModelSource, read_model, to_ir, to_proto
@@ -51,7 +52,8 @@ def update_bn(
     The graph runs over the batches, and each batch norm normalises with its batch. So the statistics of a layer are
     those of its input in training. Nothing else in the graph runs: no loss, no gradient. Every form of a batch norm is
     supported: exports for inference, eval models (even those that ONNX Runtime does not load), and training graphs,
-    before and after `rewrite`. Random ops, such as Dropout, stay as they are.
+    before and after `rewrite`. Random ops, such as Dropout, stay as they are. In training graphs of ours they go on
+    from the random state of the checkpoint, which stays as it is.
 
     Args:
         model: a model or its path; it is not changed.
@@ -290,6 +292,9 @@ class _Run:
             for value in graph.graph.inputs
             if value.name not in initializers and value.name not in parameters
         ]
+        described = TrainingGraph.of(graph)
+        self._random_input = None if described is None else described.random_state
+        self._random_state = np.array([parameters.random_state], np.int64)
         outputs = expose_statistics(graph)
         self._needed = [str(value.name) for value in graph.graph.inputs if value.name in self._inputs]
         self._constant = {
@@ -326,6 +331,8 @@ class _Run:
         else:
             arrays = batch if isinstance(batch, list | tuple) else (batch,)
             given = dict(zip(self._inputs, arrays, strict=False))  # what is more is labels, say
+        if self._random_input is not None:
+            given.setdefault(self._random_input, self._random_state + number)  # as the steps of a training count it
         missing = next((name for name in self._needed if name not in given), None)
         if missing is not None:
             raise OnnxCbpError(

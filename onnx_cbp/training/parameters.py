@@ -54,6 +54,11 @@ class CheckpointParameters:
         elif self._state is not None:
             yield from (name for name, _ in self._state.parameters)
 
+    @property
+    def random_state(self) -> int:
+        """The state of the random generator for the next step; 0 if there is none, as in training."""
+        return getattr(self._state, "random_state", None) or 0
+
     def get(self, name: str) -> np.ndarray:
         """A copy of a parameter."""
         parameter = self._state.parameters[name]

@@ -7,6 +7,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
+import onnx_cbp
 from onnx_cbp import OnnxCbpError
 from onnx_cbp.training import generate_artifacts
 from onnx_cbp.training.api import CheckpointState, LinearLRScheduler, Module, Optimizer
@@ -226,6 +227,25 @@ def test_dropout_drops_its_part_and_draws_anew(tmp_path):
         seeds.append(trained.module(x, x)[1])
     np.testing.assert_array_equal(seeds[0], seeds[1])
     assert (seeds[0] != seeds[2]).any()
+
+
+def test_update_bn_draws_as_the_steps_of_a_training_do(tmp_path):
+    text = DROPOUT.replace("logits = Gemm (kept, w2, b2)", "logits = BatchNormalization (kept, gamma, beta, mean, var)")
+    ones, zeros = np.ones(7, np.float32), np.zeros(7, np.float32)
+    values = {**weights(0), "gamma": ones, "beta": zeros, "mean": zeros, "var": ones}
+    values = {name: value for name, value in values.items() if name not in ("w2", "b2")}
+    model = network(text.replace("float[N, 3]", "float[N, 7]"), values)
+    trained = Training(model, tmp_path, train_batch_norms="*", rewrite_options={"momentum": "cumulative"})
+    data = batches(3, 7)
+    for batch in data:
+        trained.module(*batch)
+    options = {"checkpoint": tmp_path / "checkpoint", "unbiased_running_var": False}
+    onnx_cbp.update_bn(tmp_path / "training_model.onnx", [x for x, _ in data], **options)
+    measured = CheckpointState.load_checkpoint(tmp_path / "checkpoint")
+    for name in ("mean", "var"):
+        got, want = measured.parameters[name].data, trained.state.parameters[name].data
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    assert measured.random_state == trained.state.random_state - len(data), "it stays as it is"
 
 
 def test_the_model_for_inference(trained, tmp_path):
