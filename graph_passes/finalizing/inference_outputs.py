@@ -78,13 +78,13 @@ def inference_outputs(model: ir.Model, known: set[ir.Value]) -> list[ir.Value]:
             result += dict.fromkeys(_merged(scores, set(graph.outputs), known))
         elif _trains(graph) or (_is_loss_op(loss) and not _is_alone(loss)):
             raise OnnxCbpError(
-                f"what feeds the loss '{loss.name}' cannot be told: name the outputs to keep with --output"
+                f"what feeds the loss '{loss.name}' cannot be told: name the outputs to keep with --output-name"
             )
     training = _training_values(model, flow)
     left_out = {*result, *judged, *training}
     result += [value for value in graph.outputs if value not in left_out]
     if not result:
-        raise OnnxCbpError("no output of the model is a result of inference: name those to keep with --output")
+        raise OnnxCbpError("no output of the model is a result of inference: name those to keep with --output-name")
     return result
 
 

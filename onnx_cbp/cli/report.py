@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    import onnx
 
 _OPTIONS = (
     click.option(
@@ -38,9 +41,15 @@ def page_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def write_page(
-    model: str, page: str | None, data: str | None, batch_size: int | None, checkpoint: str | None, check: bool
+    model: str,
+    source: onnx.ModelProto,
+    page: str | None,
+    data: str | None,
+    batch_size: int | None,
+    checkpoint: str | None,
+    check: bool,
 ) -> None:
-    """Write the page if the user wants one.
+    """Write the page of a file's model if the user wants one.
 
     Raises:
         click.BadParameter: an option of the page is given without a page.
@@ -53,13 +62,11 @@ def write_page(
         return
     from onnx_cbp.cli.commands.update_bn import batches_of
     from onnx_cbp.cli.progress import steps
-    from onnx_cbp.model_files.model_io import load_model
     from onnx_cbp.report import write_report
 
     batches = None
     if data is not None:
-        inputs = {value.name for value in load_model(model, external_data=False).graph.input}
-        batches = batches_of(Path(data), batch_size, inputs)
+        batches = batches_of(Path(data), batch_size, {value.name for value in source.graph.input})
     with steps([f"writing {page}"]) as step:
         next(step)
-        write_report(model, page, batches=batches, checkpoint=checkpoint, check=check)
+        write_report(source, page, batches=batches, checkpoint=checkpoint, check=check, name=Path(model).name)

@@ -23,6 +23,7 @@ def write_report(
     batches: Iterable[Batch] | None = None,
     checkpoint: Any = None,
     check: bool = True,
+    name: str | None = None,
 ) -> None:
     """Write a page of a model's batch norms: a table, graphs before and after, statistics, and what `check` found.
 
@@ -34,13 +35,14 @@ def write_report(
         batches: data, as for `update_bn`: the running statistics are compared with those of these batches.
         checkpoint: has parameters that the model does not have, as for `update_bn`.
         check: whether to run the model and its rewrite on random inputs, as `onnx-cbp check` does.
+        name: what the page calls the model. None: the name of its file.
 
     Raises:
         OnnxCbpError: the model cannot be read or is not valid ONNX, the batches do not fit it, or the file cannot be
             written. Refusals of `rewrite` or `check` are shown on the page.
     """
     target = Replacement(path, "page")
-    text = page(collect(model, batches, checkpoint, check))
+    text = page(collect(model, batches, checkpoint, check, name))
     try:
         with target.scratch() as scratch:
             written = scratch / target.file.name

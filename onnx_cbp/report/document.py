@@ -24,7 +24,11 @@ from onnx_cbp.updating import Batch
 
 
 def collect(
-    model: ModelSource, batches: Iterable[Batch] | None = None, checkpoint: Any = None, check: bool = True
+    model: ModelSource,
+    batches: Iterable[Batch] | None = None,
+    checkpoint: Any = None,
+    check: bool = True,
+    name: str | None = None,
 ) -> dict[str, Any]:
     """The document of a model; arguments and errors are those of `onnx_cbp.report.write_report`."""
     source = read_model(model)
@@ -38,7 +42,7 @@ def collect(
     pair = Rewrite(analysed, None if rewritten is None else to_ir(rewritten), sites)
     checked = _checked(source, rewritten, failure, check)
     return {
-        "model": Path(model).name if isinstance(model, str | Path) else "a model",
+        "model": name or (Path(model).name if isinstance(model, str | Path) else "a model"),
         "version": onnx_cbp.__version__,
         "nodes": len(source.graph.node),
         "measured": batches is not None,

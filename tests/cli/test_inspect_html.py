@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 
 
@@ -10,6 +12,16 @@ def test_a_page_is_written_and_the_table_is_printed(run, forward, tmp_path):
     assert (result.exit_code, result.stderr) == (0, "")
     assert "1 would be rewritten" in result.stdout
     assert "forward.onnx" in (tmp_path / "page.html").read_text()
+
+
+def test_the_model_may_be_a_pipe(run, forward, tmp_path):
+    end, start = os.pipe()
+    os.write(start, forward.read_bytes())
+    os.close(start)
+    result = run("inspect", f"/dev/fd/{end}", "--html", tmp_path / "page.html", "--no-check")
+    os.close(end)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert (tmp_path / "page.html").exists()
 
 
 def test_data_that_do_not_fit_are_one_line(run, forward, tmp_path):

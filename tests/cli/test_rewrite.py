@@ -44,6 +44,14 @@ def test_a_second_rewrite_changes_nothing(run, forward, tmp_path):
     assert once.read_bytes() == twice.read_bytes()
 
 
+def test_another_momentum_of_what_is_rewritten_is_a_change(run, forward, tmp_path):
+    once, twice = tmp_path / "once.onnx", tmp_path / "twice.onnx"
+    run("rewrite", forward, "-o", once)
+    result = run("rewrite", once, "-o", twice, "--momentum", 0.5)
+    assert result.stdout.splitlines()[-1] == f"wrote {twice}"
+    assert once.read_bytes() != twice.read_bytes()
+
+
 def test_nothing_to_rewrite(run, plain, tmp_path):
     out = tmp_path / "out.onnx"
     result = run("rewrite", plain, "-o", out)

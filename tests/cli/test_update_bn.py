@@ -96,6 +96,16 @@ def test_bad_data_is_one_line_and_nothing_is_written(model, tmp_path, run):
         assert not (tmp_path / "out.onnx").exists()
 
 
+def test_a_checkpoint_that_is_none_is_named(model, tmp_path, run):
+    np.savez(tmp_path / "data.npz", x=np.zeros((2, 2), np.float32))
+    (tmp_path / "text").write_text("nonsense, and enough of it")
+    result = run(
+        "update-bn", model, "--data", tmp_path / "data.npz", "--checkpoint", tmp_path / "text", "-o", tmp_path / "new"
+    )
+    assert result.stderr.startswith(f"onnx-cbp: '{tmp_path / 'text'}' cannot be read as a checkpoint")
+    assert result.stderr.count("\n") == 1
+
+
 @pytest.mark.training
 def test_a_checkpoint_is_written_beside_the_one_that_is_read(tmp_path, run):
     network = random_network(3, 4)

@@ -24,11 +24,13 @@ def inspect(model: str, verbose: bool, json_file: str | None, **page: Any) -> No
     import onnx_cbp
     from onnx_cbp.cli.findings import counts, print_findings, summary
     from onnx_cbp.cli.text import console, say
+    from onnx_cbp.model_files.model_io import load_model
 
     with steps([f"reading {model}"]) as step:
         next(step)
-        findings = onnx_cbp.inspect(model)
-    write_page(model, **page)
+        source = load_model(model)  # once: it may be a pipe
+        findings = onnx_cbp.inspect(source)
+    write_page(model, source, **page)
     if json_file is not None:
         document = {
             "model": model,

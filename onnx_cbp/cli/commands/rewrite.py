@@ -109,11 +109,10 @@ def rewrite(
     with steps([f"reading {model}", "rewriting", f"writing {output}"]) as step:
         next(step)
         source = load_model(model)
-        functions, before = len(source.functions), messages(source)
+        functions = len(source.functions)
         next(step)
         findings: list[onnx_cbp.Finding] = []
-        # Below, the command says if there is nothing to rewrite. These warnings are about a momentum of 0 or 1.
-        with warned("momentum") as warnings:
+        with warned("momentum") as warnings, warned("nothing to rewrite") as unchanged:  # a momentum of 0 or 1
             result = onnx_cbp.rewrite(
                 source,
                 portable=portable or standard_ops,
@@ -145,10 +144,10 @@ def rewrite(
     attached = f", with {bodies} function bodies attached" if bodies else ""
     if standard_ops:
         attached = ", in ONNX's own ops"
-    if any(f.rewritten for f in findings) or bodies or before != sent:
-        say(out, f"wrote {output}{attached}")
-    else:
+    if unchanged:
         say(out, f"nothing to rewrite: wrote {output}, which is {model} unchanged")
+    else:
+        say(out, f"wrote {output}{attached}")
 
 
 def _momenta(given: tuple[str, ...]) -> dict[str, float | str] | None:

@@ -139,11 +139,14 @@ def _quoted(names: Collection[str]) -> str:
 
 def _copied(checkpoint: str | None, folder: Path) -> Path | None:
     """A copy of the checkpoint to work on."""
+    from onnx_cbp.training.parameters import CheckpointParameters
+
     if checkpoint is None:
         return None
     path = Path(checkpoint)
     if not path.is_file():
         raise OnnxCbpError(f"'{path}' {'is a folder' if path.is_dir() else 'does not exist'}")
+    CheckpointParameters.of(path)  # what is wrong with it is said of this path, not of the copy's
     return Path(shutil.copy(path, folder / "checkpoint"))
 
 
