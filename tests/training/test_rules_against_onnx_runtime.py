@@ -116,7 +116,8 @@ KEPT = (
 #: Ops that `suit_builder` refuses: it has no other form for them.
 REFUSED = frozenset(
     (
-        *("Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Compress", "Cosh", "CumSum", "DeformConv", "Einsum"),
+        *("Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "CenterCropPad", "Compress", "Cosh", "CumSum"),
+        *("DeformConv", "Einsum"),
         *("GlobalLpPool", "GridSample", "LRN", "LpPool", "Mod", "OneHot", "RMSNormalization", "ReduceProd"),
         *("ReverseSequence", "RoiAlign", "Sinh", "Tan"),
     )
