@@ -129,6 +129,23 @@ def test_parameters_as_one_vector(trainable_only, tmp_path):
         trained.module.copy_buffer_to_parameters(ort.OrtValue.ortvalue_from_numpy(np.zeros(3, np.float32)))
 
 
+def test_what_is_returned_has_memory_of_its_own(tmp_path):
+    """Also where the OrtValue is gone: a view on what only the OrtValue keeps would read freed memory."""
+    trained = Training(network(PERCEPTRON, weights(0)), tmp_path, additional_output_names=["x"])
+    wanted = trained.module.get_contiguous_parameters().numpy().copy()
+    (x, labels), *_ = batches(1, 1)
+    for _ in range(20):
+        vector = trained.module.get_contiguous_parameters().numpy()
+        _, same = trained.module(np.asfortranarray(x), labels)
+        _, value = trained.module(*(ort.OrtValue.ortvalue_from_numpy(each.copy()) for each in (x, labels)))
+        copied = value.numpy()
+        others = [np.full_like(each, 7) for each in (vector, same, copied) for _ in range(4)]
+        np.testing.assert_array_equal(vector, wanted)
+        np.testing.assert_array_equal(same, x)
+        np.testing.assert_array_equal(copied, x)
+        del others
+
+
 def test_a_nominal_checkpoint_waits_for_its_values(tmp_path):
     trained = Training(network(PERCEPTRON, weights(0)), tmp_path, nominal_checkpoint=True)
     (x, labels), *_ = batches(1, 1)

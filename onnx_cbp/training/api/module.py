@@ -84,6 +84,11 @@ class Module:
         fed = self._feeds(user_inputs)
         device = Device() if as_arrays else self._device
         results = self._session.train(fed, device) if self.training else self._session.evaluate(fed, device)
+        # An output that is an input lies in the memory that was fed, which nothing keeps.
+        results = [
+            device.put(value.numpy()) if name in fed else value
+            for name, value in zip(self.output_names(), results, strict=True)
+        ]
         if as_arrays:
             results = [np.asarray(value.numpy()) for value in results]
         return results[0] if len(results) == 1 else tuple(results)

@@ -22,11 +22,16 @@ class Device:
     number: int = 0
 
     def put(self, array: np.ndarray) -> Any:
-        """A new OrtValue with a copy of the array."""
-        return self.take(np.array(array, order="C"))
+        """A new OrtValue with a copy of the array, in memory of its own: views on it stay valid when it is gone."""
+        value = ort.OrtValue.ortvalue_from_shape_and_type(array.shape, array.dtype, self.kind, self.number)
+        value.update_inplace(np.asarray(array, order="C"))
+        return value
 
     def take(self, array: np.ndarray) -> Any:
-        """A new OrtValue of an array that nobody else changes: on the processor it is the array itself."""
+        """A new OrtValue of an array that nobody else changes: on the processor it is the array itself.
+
+        Only the OrtValue keeps the array then, and not the views that its `numpy` gives: so it is not for users.
+        """
         return ort.OrtValue.ortvalue_from_numpy(array, self.kind, self.number)
 
 
