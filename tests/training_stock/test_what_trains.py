@@ -346,6 +346,94 @@ def test_what_stays_as_it_is_is_named(chosen, caplog, tmp_path):
         assert not said
 
 
+GROUPS_FOLDED = """
+<ir_version: 8, opset_import: ["" : OPSET]>
+groups (float[N, 4, 3, 3] x) => (float[N, 4] logits)
+{
+    apart = Constant <value = int64[3] {0, 2, -1}> ()
+    shape = Shape (x)
+    grouped = Reshape (x, apart)
+    alike = InstanceNormalization (grouped, one, none)
+    back = Reshape (alike, shape)
+    scaled = Mul (back, column)
+    moved = Add (scaled, shift)
+    again = InstanceNormalization (moved, ones, nones)
+    offset = Add (again, table)
+    pooled = GlobalAveragePool (offset)
+    logits = Flatten (pooled)
+}"""
+
+
+def _folded_groups(names):
+    """A group norm, an instance norm without parameters, and a table of positions, as exporters fold them."""
+    rng = np.random.default_rng(3)
+    values = {"one": np.ones(2), "none": np.zeros(2), "column": np.ones((4, 1, 1)), "shift": np.zeros((4, 1, 1))}
+    values |= {"ones": np.ones(4), "nones": np.zeros(4), "table": rng.standard_normal((1, 1, 3, 3))}
+    model = network(GROUPS_FOLDED, {name: value.astype(np.float32) for name, value in values.items()})
+    for old, new in names.items():
+        _rename(model, old, new)
+    return model
+
+
+def _mark(model, **kinds):
+    """Mark initializers as PyTorch's default exporter does."""
+    for tensor in model.graph.initializer:
+        if tensor.name in kinds:
+            value = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            key = "pkg.torch.export.graph_signature.InputSpec.kind"
+            value.metadata_props.add(key=key, value=kinds[tensor.name])
+            model.graph.value_info.append(value)
+
+
+@pytest.mark.parametrize("names", [{"one": "val_8", "none": "val_11"}, {"one": "gn.weight", "none": "gn.bias"}])
+def test_a_folded_group_norm_trains_by_channel(names, caplog, tmp_path):
+    """The ones and zeros by group are constants, also where they were merged with those of another norm."""
+    names = names | {"column": "val_21", "shift": "val_23", "ones": "val_30", "nones": "val_31"}
+    model = _folded_groups(names)
+    _mark(model, table="PARAMETER")
+    with caplog.at_level(logging.WARNING, "onnx_cbp"):
+        trained = Training(model, tmp_path, loss="MSELoss")
+    assert {name for name, p in trained.state.parameters if p.requires_grad} == {"val_21", "val_23", "table"}
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert "trained, though the exporter does not mark them as parameters: 'val_21', 'val_23'; list" in said
+
+
+def test_a_folded_parameter_that_does_not_train_is_named(caplog, tmp_path):
+    """The older exporter folds `pos.unsqueeze(0)`; without its marks, a norm of ones has parameters that train."""
+    names = {"column": "onnx::Mul_21", "shift": "onnx::Add_23", "table": "onnx::Add_15"}
+    with caplog.at_level(logging.WARNING, "onnx_cbp"):
+        trained = Training(_folded_groups(names), tmp_path, loss="MSELoss")
+    wanted = {"onnx::Mul_21", "onnx::Add_23", "ones", "nones"}
+    assert {name for name, p in trained.state.parameters if p.requires_grad} == wanted
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert "nothing says that they are weights: 'onnx::Add_15'; list what trains in requires_grad" in said
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "onnx_cbp"):
+        Training(_folded_groups(names), tmp_path, loss="MSELoss", frozen_params=["onnx::Add_15"])
+    assert not caplog.records
+
+
+TIED = """
+<ir_version: 8, opset_import: ["" : OPSET]>
+tied (int64[N, 4] x) => (float[N, 4, 6] logits)
+{
+    embedded = Gather (table, x)  curved = Tanh (embedded)  logits = MatMul (curved, turned)
+}"""
+
+
+@pytest.mark.parametrize("name", ["val_2", "onnx::MatMul_13"])
+def test_a_tied_weight_that_an_exporter_transposed_is_refused(name, tmp_path):
+    table = np.random.default_rng(4).standard_normal((6, 3)).astype(np.float32)
+    model = network(TIED, {"table": table, "turned": np.ascontiguousarray(table.T)})
+    _rename(model, "turned", name)
+    for chosen in (None, ["table"], ["table", name]):
+        with pytest.raises(OnnxCbpError, match=rf"'{name}' is 'table', transposed .*optimize=False"):
+            Training(model, tmp_path, loss="MSELoss", requires_grad=chosen)
+    for arguments in ({"tied_params": []}, {"frozen_params": [name]}):
+        trained = Training(model, tmp_path, loss="MSELoss", **arguments)
+        assert trained.state.parameters["table"].requires_grad
+
+
 @pytest.mark.parametrize(
     ("change", "arguments", "said"),
     [

@@ -282,11 +282,16 @@ def _has_equal_ones(model: ir.Model) -> bool:
 
 
 def _is_as_exported(model: ir.Model) -> bool:
-    """Whether a model of PyTorch's default exporter is unchanged: its optimiser leaves no Constant nodes."""
+    """Whether a model of PyTorch's default exporter is unchanged: its optimiser computes what depends on no data."""
     nodes = list(model.graph)
     return any(NAME_SCOPES in node.metadata_props for node in nodes) and any(
-        (node.domain, node.op_type) == ("", "Constant") for node in nodes
+        node.domain == "" and (node.op_type == "Constant" or _moves_small_initializer(node)) for node in nodes
     )
+
+
+def _moves_small_initializer(node: ir.Node) -> bool:
+    given = node.inputs[0] if node.op_type in _ON_THE_WAY and node.inputs else None
+    return given is not None and given.const_value is not None and given.const_value.size <= _LARGEST
 
 
 def merged_with_statistics(value: ir.Value) -> str | None:

@@ -38,7 +38,14 @@ from onnx_cbp.graph_passes.differentiating.differentiate import OLDEST_OPSET
 from onnx_cbp.ir_models import to_ir, to_proto
 from onnx_cbp.training.arguments import check_parameters, listed
 from onnx_cbp.training.builders.telling import tell_what_does_not_train
-from onnx_cbp.training.builders.weights import TRAINABLE, is_weight, tell_constants, tell_others
+from onnx_cbp.training.builders.weights import (
+    TRAINABLE,
+    are_marked,
+    is_weight,
+    tell_constants,
+    tell_guessed,
+    tell_others,
+)
 from onnx_cbp.training.taking_apart import take_apart
 from onnx_cbp.validity import imported_opsets
 
@@ -120,7 +127,10 @@ def prepare(
         affine = {
             in_graph(value) for s in sites if isinstance(s, ForwardSite | InferenceSite) for value in (s.scale, s.B)
         }
-        trained = [n for n in left if initializers[n] in affine or is_weight(initializers[n])]
+        marked = are_marked(initializers.values())
+        trained = [n for n in left if initializers[n] in affine or is_weight(initializers[n], marked=marked)]
+        if marked:
+            tell_guessed([initializers[n] for n in trained if initializers[n] not in affine])
         tell_others([initializers[n] for n in left if n not in trained])
         tell_constants([initializers[n] for n in constants if n in initializers])
     else:

@@ -21,6 +21,8 @@ _MADE_UP = re.compile(r"(onnx::|val_\d|const|/)")
 _OF_A_MODULE = re.compile(r"(?!onnx|val_\d|.*const)[a-z_]\w*(\.\w+)*|.*/ReadVariableOp.*", re.IGNORECASE)
 #: The largest number that an additive mask takes away with.
 _MASKED = -1e4
+#: Ops with which modules use parameters of their own. What is subtracted, or divided by, are means and deviations.
+_JOINING = ("Add", "Concat", "Expand", "Mul", "Where")
 #: Ops with weights, by the positions of the inputs that are weights if they are initializers.
 _WEIGHTS = {
     "Conv": (1, 2),
@@ -39,8 +41,18 @@ _WEIGHTS = {
 }
 
 
-def is_weight(value: ir.Value) -> bool:
-    """Whether an initializer is a parameter, and not a number for computations."""
+def are_marked(values: Iterable[ir.Value]) -> bool:
+    """Whether the exporter of these initializers has marked parameters of the module."""
+    return any(_KIND in value.metadata_props for value in values)
+
+
+def is_weight(value: ir.Value, *, marked: bool = False) -> bool:
+    """Whether an initializer is a parameter, and not a number for computations.
+
+    Args:
+        value: the initializer.
+        marked: whether its exporter marks parameters, and so leaves only what it computed from them without a mark.
+    """
     kind = value.metadata_props.get(_KIND)
     if kind is not None:
         return kind == "PARAMETER"
@@ -49,11 +61,13 @@ def is_weight(value: ir.Value) -> bool:
     if not size:
         return False
     read = list(_readers(value))
-    if _is_read_as_weight(read):
+    if _changes_nothing(value, read, marked=marked):
+        return False
+    if _is_read_as_weight(read) or any(_is_of_group_norm(*each) for each in read):
         return True
     if _masks(value):
         return False
-    made_up = _MADE_UP.match(value.name or "") is not None
+    made_up = is_made_up(value)
     # A bias that is added, or a scale. Single numbers are constants, unless they are added as vectors to the result of
     # a layer, which may have one unit. So are initializers with invented names, unless they are added to one: tf2onnx
     # gives a bias that it reshaped such a name.
@@ -68,6 +82,52 @@ def is_weight(value: ir.Value) -> bool:
 def _masks(value: ir.Value) -> bool:
     """Whether an initializer takes away what it is added to, as attention is masked: no weight has such numbers."""
     return value.const_value is not None and bool(value.const_value.numpy().min() <= _MASKED)
+
+
+def _changes_nothing(value: ir.Value, read: Sequence[tuple[ir.Node, int]], *, marked: bool) -> bool:
+    """Whether it is the scale or bias that exporters give an InstanceNormalization which has none: ones or zeros.
+
+    So they write group norms, whose own scale and bias follow, and instance norms without parameters.
+    """
+    neutral = {1: 1, 2: 0}
+    if value.const_value is None or not read:
+        return False
+    array = value.const_value.numpy()
+    if any(node.op_type != "InstanceNormalization" or (array != neutral.get(index)).any() for node, index in read):
+        return False
+    return (marked and is_made_up(value)) or all(_normalises_groups(node) for node, _ in read)
+
+
+def is_made_up(value: ir.Value) -> bool:
+    """Whether an exporter invented its name."""
+    return _MADE_UP.match(value.name or "") is not None
+
+
+def _normalises_groups(node: ir.Node) -> bool:
+    """Whether a group norm was written with this InstanceNormalization."""
+    following = node
+    for op in ("Reshape", "Mul", "Add"):
+        uses = following.outputs[0].uses()
+        if len(uses) != 1 or uses[0][0].op_type != op:
+            return False
+        following = uses[0][0]
+    before = None if node.inputs[0] is None else node.inputs[0].producer()
+    return before is not None and before.op_type == "Reshape"
+
+
+def _is_of_group_norm(node: ir.Node, index: int) -> bool:
+    """Whether a node reads the scale or bias of a group norm that was written with an InstanceNormalization."""
+    if node.op_type not in ("Mul", "Add"):
+        return False
+    for op in ("Mul", "Reshape", "InstanceNormalization")[node.op_type == "Mul" :]:
+        given = node.inputs[1 - index if node.op_type in ("Mul", "Add") else 0]
+        producer = None if given is None else given.producer()
+        if producer is None or producer.op_type != op:
+            return False
+        if op == "Mul":  # its other input is the scale
+            index = next((i for i, each in enumerate(producer.inputs) if _is_made(each)), 0)
+        node = producer
+    return _normalises_groups(node)
 
 
 def _is_read_as_weight(read: Iterable[tuple[ir.Node, int]]) -> bool:
@@ -127,17 +187,48 @@ def _is_layers(value: ir.Value | None) -> bool:
 
 
 def tell_others(others: Sequence[ir.Value]) -> None:
-    """Name what is no weight by its use; a warning, if its name may be that of a parameter of a module."""
-    modules = [v.name or "" for v in others if _has_name_of_parameter(v) and _KIND not in v.metadata_props]
-    if modules:
+    """Name what is no weight by its use; a warning, if it may be a parameter of a module."""
+    doubtful = [v.name or "" for v in others if _KIND not in v.metadata_props and _may_be_parameter(v)]
+    if doubtful:
         _log.warning(
             "requires_grad: not trained, since nothing says that they are weights: %s; list what trains in "
             "requires_grad, or these in frozen_params",
-            listed(modules),
+            listed(doubtful),
         )
-    rest = [value.name or "" for value in others if value.name not in modules]
+    rest = [value.name or "" for value in others if value.name not in doubtful]
     if rest:
         _log.info("requires_grad: not trained, since nothing says that they are weights: %s", ", ".join(rest))
+
+
+def tell_guessed(trained: Sequence[ir.Value]) -> None:
+    """Warn of what trains without a mark, in a file whose exporter marks parameters.
+
+    It is what the exporter computed: from a parameter, or from constants, such as sines of positions.
+    """
+    guessed = []
+    for value in trained:
+        read = list(_readers(value))
+        biases = any(node.op_type == "Add" and _is_layers(node.inputs[1 - index]) for node, index in read)
+        if _KIND not in value.metadata_props and not biases and not _is_read_as_weight(read):
+            guessed.append(value.name or "")
+    if guessed:
+        _log.warning(
+            "requires_grad: trained, though the exporter does not mark them as parameters: %s; list in frozen_params "
+            "those that are constants",
+            listed(guessed),
+        )
+
+
+def _may_be_parameter(value: ir.Value) -> bool:
+    """Whether a module may have a parameter of this name, or one from which an exporter computed this."""
+    if _changes_nothing(value, list(_readers(value)), marked=True):
+        return False
+    if not is_made_up(value):
+        return _has_name_of_parameter(value)
+    if value.const_value is None or value.const_value.size <= 1 or _masks(value):
+        return False
+    array = value.const_value.numpy()
+    return bool((array != array.flat[0]).any()) and any(node.op_type in _JOINING for node, _ in _readers(value))
 
 
 def _has_name_of_parameter(value: ir.Value) -> bool:

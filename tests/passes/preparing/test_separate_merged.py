@@ -109,7 +109,7 @@ def test_copies_with_names_of_parameters():
     assert _apart(model, ["b.weight"])[1] == ["b.weight"]
 
 
-@pytest.mark.parametrize("reason", ["equal ones are left", "constants are left", "large"])
+@pytest.mark.parametrize("reason", ["equal ones are left", "constants are left", "a transpose is left", "large"])
 def test_where_nothing_was_merged_weights_are_tied(reason):
     size = 1025 if reason == "large" else 4
     layers = [("a", "w", "b.a", "m.a", "v.a"), ("b", "w", "b.b", "m.b", "v.b")]
@@ -123,6 +123,9 @@ def test_where_nothing_was_merged_weights_are_tied(reason):
     if reason == "large":
         for value in (*model.graph.input, *model.graph.output):
             value.type.tensor_type.shape.dim[1].dim_value = size
+    if reason == "a transpose is left":
+        model.graph.initializer.append(numpy_helper.from_array(rng.uniform(1, 2, (4, 4)).astype(np.float32), "square"))
+        model.graph.node.insert(0, helper.make_node("Transpose", ["square"], ["turned"]))
     changed = ir.from_proto(model)
     assert not SeparateMergedPass(["w"])(changed).modified
     # Under another name of the module's it is the same one.
