@@ -21,7 +21,12 @@ from onnx_cbp.graph_passes.core.batch_norms.counting import counter_of
 from onnx_cbp.graph_passes.core.types import FLOATS, Types
 from onnx_cbp.graph_passes.core.wrong_shapes import drop_wrong_shapes
 from onnx_cbp.graph_passes.stepping.training_graph import TrainingGraph
-from onnx_cbp.graph_passes.updating.batch_statistics import Layer, expose_statistics, find_layers
+from onnx_cbp.graph_passes.updating.batch_statistics import (
+    Layer,
+    expose_statistics,
+    feed_bfloat16_as_float,
+    find_layers,
+)
 from onnx_cbp.graph_passes.updating.own_statistics import OwnStatistics, is_read_elsewhere, kept, nodes_of
 from onnx_cbp.ir_models import ModelSource, read_model, to_ir, to_proto
 from onnx_cbp.registration import register
@@ -59,7 +64,8 @@ def update_bn(
         model: a model or its path; it is not changed.
         batches: what to feed, one after another; the memory does not grow with their number. Each is a dict of arrays
             by input names, or an array or a tuple of arrays in the order of the graph's inputs that are no parameters.
-            Inputs on which no batch norm depends, such as labels, may be left out.
+            They have the types of the inputs; for an input of bfloat16 they are bfloat16 or float32. Inputs on which no
+            batch norm depends, such as labels, may be left out.
         checkpoint: where ONNX Runtime keeps the parameters of a training graph or an eval model: a `CheckpointState` or
             the path of one. The new running statistics go there; a file is written whole or not at all.
         momentum: None: the average over all batches, each with the same weight. Otherwise ONNX's momentum (the part
@@ -296,10 +302,15 @@ class _Run:
         self._random_input = None if described is None else described.random_state
         self._random_state = np.array([parameters.random_state], np.int64)
         outputs = expose_statistics(graph)
+        feed_bfloat16_as_float(graph)
         self._needed = [str(value.name) for value in graph.graph.inputs if value.name in self._inputs]
         self._constant = {
-            str(value.name): parameters.get(str(value.name)) for value in graph.graph.inputs if value.name in parameters
+            str(value.name): _fed(parameters.get(str(value.name)))
+            for value in graph.graph.inputs
+            if value.name in parameters
         }
+        tensors = [value for value in graph.graph.inputs if isinstance(value.type, ir.TensorType)]
+        self._dtypes = {str(v.name): v.dtype.numpy() for v in tensors if v.dtype not in (None, ir.DataType.STRING)}
         self._names = [name for triple in outputs for name in triple]
         ort = _onnxruntime()
         options = ort.SessionOptions()
@@ -338,10 +349,27 @@ class _Run:
             raise OnnxCbpError(
                 f"batch {number}: nothing is fed to '{missing}'; give {self._listed()}, or the checkpoint that has it"
             )
-        return {name: np.asarray(given[name]) for name in self._needed}
+        return {name: self._array(name, given[name], number) for name in self._needed}
+
+    def _array(self, name: str, value: Any, number: int) -> np.ndarray:
+        dtype = self._dtypes.get(name)
+        try:
+            array = _fed(np.asarray(value))
+        except RuntimeError:  # an OrtValue of a type that NumPy does not have
+            raise OnnxCbpError(f"batch {number}: '{name}' is no array of NumPy: give one of {dtype}") from None
+        if dtype not in (None, array.dtype):
+            raise OnnxCbpError(
+                f"batch {number}: '{name}' has type {array.dtype}, and {dtype} is fed to the model: give it as {dtype}"
+            )
+        return array
 
     def _listed(self) -> str:
         return ", ".join(f"'{name}'" for name in self._needed)
+
+
+def _fed(array: np.ndarray) -> np.ndarray:
+    """An array as ONNX Runtime takes it, which has no arrays of bfloat16."""
+    return array.astype(np.float32) if array.dtype == ir.DataType.BFLOAT16.numpy() else array
 
 
 def _put(model: ir.Model, modules: list[_Module], parameters: CheckpointParameters) -> None:

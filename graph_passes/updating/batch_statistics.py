@@ -213,6 +213,22 @@ def expose_statistics(model: ir.Model) -> list[tuple[str, str, str]]:
     return [(str(mean.name), str(var.name), str(count.name)) for mean, var, count in statistics]
 
 
+def feed_bfloat16_as_float(model: ir.Model) -> None:
+    """Let inputs of bfloat16, a type that NumPy and ONNX Runtime's arrays do not have, be fed as float, in place."""
+    graph, names = model.graph, Names(model)
+    for index, value in enumerate(graph.inputs):
+        if value.dtype != ir.DataType.BFLOAT16 or not isinstance(value.type, ir.TensorType) or value.is_initializer():
+            continue
+        fed = ir.Value(name=value.name, type=ir.TensorType(ir.DataType.FLOAT), shape=value.shape)
+        value.name = names.fresh(f"{value.name}/bfloat16")
+        cast = ir.node("Cast", [fed], {"to": ir.DataType.BFLOAT16.value}, name=value.name)
+        cast.outputs[0].type, cast.outputs[0].shape = value.type, value.shape
+        graph.inputs[index] = fed
+        value.replace_all_uses_with(cast.outputs[0])
+        cast.outputs[0].name = value.name
+        graph.insert_before(graph[0], cast)
+
+
 def _expose(layer: Layer, names: Names, types: Types) -> tuple[ir.Value, ...]:
     site = layer.site
     splice = Splice(site.node, names, types)

@@ -87,7 +87,7 @@ def test_bad_data_is_one_line_and_nothing_is_written(model, tmp_path, run):
         "text.npz": "is no .npz file of arrays",
         "one.npy": "is one array",
         "other.npz": "has 'z', and the model's inputs are 'x'",
-        "double.npz": "batch 0: the model cannot be run",
+        "double.npz": "batch 0: 'x' has type float64, and float32 is fed to the model: give it as float32",
     }.items():
         result = run("update-bn", model, "--data", tmp_path / name, "-o", tmp_path / "out.onnx", "--batch-size", 2)
         assert result.exit_code == 2, name

@@ -197,6 +197,33 @@ def test_what_a_batch_may_be():
         _equal(_running(onnx_cbp.update_bn(_model(), iter([batch]))), want)
 
 
+@pytest.mark.parametrize("rewritten", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_inputs_of_bfloat16(dtype, rewritten):
+    model = parse("""
+<ir_version: 8, opset_import: ["" : 15]>
+agraph (bfloat16[N, 2] x) => (bfloat16[N, 2] y, float[2] mean, float[2] var)
+<float[2] one = {1, 1}, float[2] zero = {0, 0}, float[2] m = {0, 0}, float[2] v = {1, 1}>
+{ y, mean, var = BatchNormalization <training_mode: int = 1> (x, one, zero, m, v) }""")
+    if rewritten:
+        model = onnx_cbp.rewrite(model)
+    x = np.random.default_rng(0).normal(3.0, 2.0, (9, 2)).astype(ml_dtypes.bfloat16)
+    got = onnx_cbp.update_bn(model, [x.astype(dtype)])
+    values = {t.name: numpy_helper.to_array(t) for t in got.graph.initializer}
+    np.testing.assert_allclose(values["m"], x.astype(np.float64).mean(axis=0), rtol=1e-5)
+    with pytest.raises(OnnxCbpError, match=r"^batch 0: 'x' has type float64, and float32 is fed to the model"):
+        onnx_cbp.update_bn(model, [x.astype(np.float64)])
+
+
+def test_a_value_that_is_no_array_is_named():
+    class Value:
+        def __array__(self, *_, **__):
+            raise RuntimeError("No corresponding Numpy type for Tensor Type.")  # as an OrtValue of bfloat16
+
+    with pytest.raises(OnnxCbpError, match=r"^batch 0: 'x' is no array of NumPy: give one of float32$"):
+        onnx_cbp.update_bn(_model(), [{"x": Value()}])
+
+
 def test_empty_batches_say_nothing():
     batches = _batches()
     got = onnx_cbp.update_bn(_model(), [batches[0], np.zeros((0, 4), np.float32), *batches[1:]])
