@@ -13,7 +13,9 @@ from onnx_cbp.errors import OnnxCbpError
 def make_function(operator: Operator, opset: int) -> onnx.FunctionProto:
     """The body of an op for a model that imports `opset` of the default domain.
 
-    Below opset 15, which introduced CastLike, the body serves only float data with float statistics.
+    Below opset 15, which introduced CastLike, the body serves only float data with float statistics. From then on, it
+    serves all types, but it computes in the type of the statistics: no op of ONNX finds the wider of two types. So
+    double data with float statistics lose digits.
 
     Raises:
         OnnxCbpError: the opset is older than 13, the oldest for which bodies are written, or the op has no body.

@@ -11,6 +11,7 @@ from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.scopes import all_nodes
 from onnx_cbp.graph_passes.core.sites import label
+from onnx_cbp.graph_passes.core.types import Types
 
 _FUNCTIONS_SINCE_IR_VERSION = 8
 
@@ -25,12 +26,14 @@ class AttachFunctionsPass(InPlacePass):
         """Add the functions in place.
 
         Raises:
-            OnnxCbpError: function bodies do not support the model's opset, or a type at this opset.
+            OnnxCbpError: function bodies do not support the model's opset, a type at this opset, or double data with
+                float statistics.
         """
         nodes = [node for node in all_nodes(model) if node.domain == DOMAIN]
         opset = onnx_opset(model.opset_imports)
         if not serves_mixed_types(opset):
             _refuse_other_types_than_float(nodes, opset)
+        _refuse_double_data_with_float_statistics(nodes, Types(model))
         modified = False
         for name in dict.fromkeys(node.op_type for node in nodes):
             key = (DOMAIN, name, "")
@@ -56,3 +59,19 @@ def _refuse_other_types_than_float(nodes: list[ir.Node], opset: int) -> None:
                     f"the model imports opset {opset}: convert it with onnx.version_converter, or rewrite it without "
                     "'portable'"
                 )
+
+
+def _refuse_double_data_with_float_statistics(nodes: list[ir.Node], types: Types) -> None:
+    """Raise for what would lose digits: bodies compute in the type of the statistics, and cannot ask which is wider."""
+    for node in nodes:
+        if node.op_type not in OPERATORS:
+            continue
+        formals = OPERATORS[node.op_type].inputs
+        kinds = {t.type: types.of(value) for t, value in zip(formals, node.inputs, strict=True) if value is not None}
+        if "stash_type" in node.attributes:
+            kinds["U"] = ir.DataType(node.attributes["stash_type"].as_int())
+        if (kinds.get("T"), kinds.get("U")) == (ir.DataType.DOUBLE, ir.DataType.FLOAT):
+            raise OnnxCbpError(
+                f"node '{label(node)}' ({node.op_type}): its data are double and its statistics float, and a function "
+                "body computes in the type of the statistics: make those double, or rewrite it without 'portable'"
+            )

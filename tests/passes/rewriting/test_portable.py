@@ -42,3 +42,25 @@ def test_types_that_the_opset_cannot_mix_are_refused():
     with pytest.raises(onnx_cbp.OnnxCbpError, match=r"opset 15 or newer.*imports opset 14"):
         onnx_cbp.rewrite(model, portable=True)
     assert onnx_cbp.rewrite(model)
+
+
+@pytest.mark.parametrize("one_pass", [True, False])
+def test_double_data_with_float_statistics_are_refused(one_pass):
+    """A body computes in the type of the statistics: at an offset of 1e6, float would leave one digit of X."""
+    mixed = FORWARD.replace("float[N", "double[N")
+    rewritten = onnx_cbp.rewrite(parse(mixed), one_pass=one_pass)
+    for model in (parse(mixed), rewritten):
+        with pytest.raises(onnx_cbp.OnnxCbpError, match="its data are double and its statistics float") as error:
+            onnx_cbp.rewrite(model, portable=True, one_pass=one_pass)
+        assert "\n" not in str(error.value)
+    assert onnx_cbp.rewrite(parse(FORWARD.replace("float[", "double[")), portable=True).functions
+
+
+def test_float_statistics_of_double_data_are_refused():
+    text = """<ir_version: 8, opset_import: ["" : 17, "onnx_cbp" : 1]>
+    agraph (double[N, 3, 4] x) => (float[3] mean, float[3] var, int64 count)
+    { mean, var, count = onnx_cbp.ChannelStats <axis: int = 1, stash_type: int = %d> (x) }"""
+    with pytest.raises(onnx_cbp.OnnxCbpError, match="its data are double and its statistics float"):
+        onnx_cbp.rewrite(parse(text % 1), portable=True)
+    model = parse(text.replace("float[3]", "double[3]") % 11)
+    assert onnx_cbp.rewrite(model, portable=True).functions
