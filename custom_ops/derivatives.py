@@ -17,7 +17,7 @@ Gradients = list[Any]
 
 def axis_of(node: Node) -> int:
     """The channel axis of X."""
-    return int(node.attributes["axis"].as_int()) if "axis" in node.attributes else 1
+    return int(node.attributes["axis"].as_int())
 
 
 def over_channels(g: Builder, value: Value, axis: int) -> list[int]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_cbp.custom_ops.windows import WINDOW_ATTRIBUTES, Windows, windows_of
+from onnx_cbp.custom_ops.windows import WINDOW_ATTRIBUTES, Windows, defaults_of, windows_of
 
 DOMAIN = "onnx_cbp"
 OPSET_VERSION = 1
@@ -138,6 +138,11 @@ class Operator:
     def is_collective(self) -> bool:
         """Whether the op exchanges values with other replicas."""
         return any(a.name == "group" for a in self.attributes)
+
+    def defaults(self, axes: int) -> dict[str, Any]:
+        """The attributes that a node may leave out, as stored; those of windows are for so many axes of space."""
+        stored = self.as_stored({a.name: a.default for a in self.attributes} | defaults_of(axes))
+        return {name: value for name, value in stored.items() if name != "kernel_shape"}
 
     def bind(self, inputs: Sequence[np.ndarray], attributes: Mapping[str, Any]) -> Binding:
         """Check inputs and attributes, and derive the shapes and types of the outputs.

@@ -63,6 +63,11 @@ class Windows:
         return (seen, results, *kernel)
 
 
+def defaults_of(axes: int) -> dict[str, list[int]]:
+    """ONNX's defaults for windows over so many axes of space; kernel_shape has none."""
+    return {"strides": [1] * axes, "pads": [0] * 2 * axes, "dilations": [1] * axes}
+
+
 def counts_of(size: Sequence[int | None], attributes: Mapping[str, Sequence[int]]) -> list[int | None]:
     """Windows along each axis of space; None if the size is None, or if the attributes do not fit it."""
     counts: list[int | None] = []
@@ -100,7 +105,7 @@ def windows_of(
         raise ValueError(
             f"input 'X' has shape {list(data)}; it needs a batch, channels, and one to three axes of space"
         )
-    defaults = {"strides": [1] * axes, "pads": [0] * 2 * axes, "dilations": [1] * axes}
+    defaults = defaults_of(axes)
     lists = {name: tuple(map(int, attributes[name] or defaults.get(name, ()))) for name in WINDOW_ATTRIBUTES}
     for name, numbers in lists.items():
         length, least = (2 * axes, 0) if name == "pads" else (axes, 1)

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnx_cbp.errors import OnnxCbpError, foreign
 from onnx_cbp.graph_passes.core.inference import subgraphs
-from onnx_cbp.graph_passes.core.scopes import all_nodes, scopes
+from onnx_cbp.graph_passes.core.scopes import all_nodes, scopes, write_defaults
 from onnx_cbp.model_files.external_data import refuse_external_data
 from onnx_cbp.model_files.map_types import restore_map_types, without_map_types
 from onnx_cbp.model_files.model_io import load_model
@@ -45,7 +45,8 @@ def read_model(model: ModelSource) -> onnx.ModelProto:
 def to_ir(model: onnx.ModelProto) -> ir.Model:
     """The model as onnx-ir's: valid, with ONNX's domain written "", and with every graph in a computable order.
 
-    The caller's model is never changed, even if both share the data of a tensor.
+    Nodes of our ops have all their attributes. The caller's model is never changed, even if both share the data of a
+    tensor.
 
     Raises:
         OnnxCbpError: the model is not valid ONNX, or has something that onnx-ir would lose.
@@ -65,6 +66,7 @@ def to_ir(model: onnx.ModelProto) -> ir.Model:
     finally:
         serde.disabled = disabled
     _spell_domains(result)
+    write_defaults(result)
     for identifier in [each for each in result.functions if is_op(each, result.opset_imports)]:
         del result.functions[identifier]  # what is named so is the op
     _own_tensors(result)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
 
-from onnx_cbp.custom_ops import DOMAIN, OPSET_VERSION
+from onnx_cbp.custom_ops import DOMAIN, OPERATORS, OPSET_VERSION
 
 
 def scopes(model: ir.Model) -> list[ir.Graph | ir.Function]:
@@ -27,3 +27,19 @@ def import_domain(model: ir.Model) -> None:
     for function in model.functions.values():
         if any(node.domain == DOMAIN for node in RecursiveGraphIterator(function)):
             function.opset_imports[DOMAIN] = OPSET_VERSION
+
+
+def write_defaults(model: ir.Model) -> None:
+    """Write the attributes that nodes of our ops leave out, so that whoever reads a node finds them all.
+
+    A node that takes its windows from the caller of a function is left as it is, until the function is inlined.
+    """
+    for node in all_nodes(model):
+        operator = OPERATORS.get(node.op_type) if node.domain == DOMAIN else None
+        kernel = node.attributes.get("kernel_shape")
+        axes = 0 if kernel is None or kernel.is_ref() else len(kernel.as_ints())
+        if operator is None or (operator.has_windows and not axes):
+            continue
+        for name, value in operator.defaults(axes).items():
+            if name not in node.attributes:
+                node.attributes[name] = ir.convenience.convert_attribute(name, value)

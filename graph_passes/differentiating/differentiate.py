@@ -14,7 +14,7 @@ from onnx_cbp.custom_ops.schemas import register_schemas
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.core.detach import detach
 from onnx_cbp.graph_passes.core.opsets import onnx_opset
-from onnx_cbp.graph_passes.core.scopes import import_domain
+from onnx_cbp.graph_passes.core.scopes import import_domain, write_defaults
 from onnx_cbp.graph_passes.core.sites import label
 from onnx_cbp.graph_passes.core.splice import succeed
 from onnx_cbp.graph_passes.core.types import Types
@@ -71,6 +71,7 @@ def differentiate(
     """
     _check_opset(model)
     register_schemas()  # with them onnx, if it is new enough, infers types through our ops
+    write_defaults(model)
     infer_all_of_ours(model)
     seeds = dict(loss) if isinstance(loss, Mapping) else {loss: None}
     changing = {*changing, *values}

@@ -23,7 +23,7 @@ def infer_ours(node: ir.Node, types: Types) -> None:
     if operator.has_windows:
         shapes |= _of_windows(node, shapes)
     elif data is not None and shapes.get("C") is None:
-        axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 1
+        axis = node.attributes["axis"].as_int()
         if -len(data) <= axis < len(data):
             shapes["C"] = (data[axis],)
     merged = shapes.get("RC")

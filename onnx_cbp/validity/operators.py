@@ -201,7 +201,8 @@ def _ours(op_type: str) -> _Signature | None:
     kinds = {int: _Type.INT, float: _Type.FLOAT, str: _Type.STRING, tuple: _Type.INTS}
     inputs, outputs = len(operator.inputs), len(operator.outputs)
     attributes = {each.name: kinds[type(each.default)] for each in operator.attributes}
-    return _Signature((inputs, inputs), (outputs, outputs), inputs, attributes, frozenset(attributes))
+    required = frozenset(attributes.keys() - operator.defaults(0).keys())
+    return _Signature((inputs, inputs), (outputs, outputs), inputs, attributes, required)
 
 
 def _onnx(op_type: str, opset: int) -> _Signature | None:

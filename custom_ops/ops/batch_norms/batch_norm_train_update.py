@@ -67,7 +67,7 @@ def gradient(
     Y, mean, inv_std = node.outputs[:3]
     dX = scale_grad = bias_grad = None
     if dY is not None:
-        relu = node.attributes["relu"].as_int() if "relu" in node.attributes else 0
+        relu = node.attributes["relu"].as_int()
         op_type, read = ("BatchNormReluGrad", (dY, Y)) if relu else ("BatchNormGrad", (dY,))
         dX, scale_grad, bias_grad = g.ours(op_type, *read, X, scale, mean, inv_std, axis=derivatives.axis_of(node))
     d_var = None if d_inv_std is None else derivatives.of_inv_std(g, inv_std, d_inv_std)

@@ -12,7 +12,7 @@ from onnx_ir.traversal import RecursiveGraphIterator
 
 from onnx_cbp.errors import OnnxCbpError, foreign
 from onnx_cbp.graph_passes.core.functions.conversion import adapt, obstacle
-from onnx_cbp.graph_passes.core.scopes import all_nodes
+from onnx_cbp.graph_passes.core.scopes import all_nodes, write_defaults
 from onnx_cbp.graph_passes.core.sites import label
 
 #: (domain, name, overload).
@@ -73,6 +73,7 @@ def inline(model: ir.Model, wanted: Collection[Identifier], *, must: Collection[
             InlinePass(criteria=lambda function, group=group: function.identifier() in group)(model)  # type: ignore[misc]
     for identifier in chosen:
         model.functions.pop(identifier, None)  # one that nobody calls
+    write_defaults(model)  # what an op takes from the caller, the caller may leave out
     return True
 
 

@@ -285,8 +285,8 @@ def _bad_nodes():
     reference = helper.make_node("Transpose", ["x"], ["y"], perm=[0, 1, 2])
     reference.attribute[0].ref_attr_name = "p"
     yield reference, "from the caller of a function, and stands in none"
-    ours = helper.make_node("BatchNormTrain", ["x", "s", "b"], ["y", "p", "q", "r"], domain="onnx_cbp", axis=1)
-    yield ours, "lacks the attribute 'epsilon'"
+    ours = helper.make_node("DirectConv", ["x", "s"], ["y"], domain="onnx_cbp", strides=[1])
+    yield ours, "lacks the attribute 'kernel_shape'"
     ours = helper.make_node("ChannelStats", ["x"], ["y", "p", "q"], domain="onnx_cbp", axis=1.0, stash_type=1)
     yield ours, "attribute 'axis' of type FLOAT, expected INT"
     ours = helper.make_node("ChannelNormalize", ["x", "s"], ["y"], domain="onnx_cbp", axis=1, epsilon=0.0)

@@ -53,8 +53,7 @@ def said_by(made):
         "r = Cast <to: int = @p> (a)",
         "axes = Constant <value_ints: ints = @p> () r = Reshape (a, axes)",
         "r = Concat <axis: int = @p> (a, a)",
-        "r, c, d, e, f = onnx_cbp.BatchNormTrainUpdate <axis = 1, epsilon = 0.1, momentum: float = @p, unbiased = 0, "
-        "relu = 0> (a, a, a, a, a)",
+        "r = onnx_cbp.DirectConv <kernel_shape: ints = @p> (a, a)",
     ],
 )
 def test_a_call_without_an_attribute_that_an_op_needs(body):
