@@ -68,7 +68,7 @@ def _body(opset: int) -> str:
 def gradient(g: Builder, node: Node, V: Value) -> Gradients:
     """The gradient for each input; see `derivatives.of_backprop`."""
     dY, X, scale, mean, inv_std, scale_grad, bias_grad, count = node.inputs
-    M = g.Cast(count, to=g.dtype(scale).value)
+    M = g.Cast(g.Max(count, 1), to=g.dtype(scale).value)
     by = derivatives.of_backprop(g, V, dY, X, scale, mean, inv_std, scale_grad, bias_grad, M, derivatives.axis_of(node))
     return [by[name] for name in ("dY", "X", "scale", "mean", "inv_std", "scale_grad", "bias_grad")]
 

@@ -47,11 +47,14 @@ def _body(opset: int) -> str:
 
 
 def gradient(g: Builder, node: Node, d_mean: Value, d_var: Value, _: None) -> Gradients:
-    """Part r with n_r of n elements: d_mean_r = n_r / n (d_mean + 2 (mean_r - mean) d_var), d_var_r = n_r / n d_var."""
+    """Part r with n_r of n elements: d_mean_r = n_r / n (d_mean + 2 (mean_r - mean) d_var), d_var_r = n_r / n d_var.
+
+    All are zero where every part is empty.
+    """
     means, _, counts = node.inputs
     mean = node.outputs[0]
     parts = g.Cast(g.Unsqueeze(counts, [1]), to=g.dtype(means).value)
-    part = g.Div(parts, g.Cast(node.outputs[2], to=g.dtype(means).value))
+    part = g.Div(parts, g.Cast(g.Max(node.outputs[2], 1), to=g.dtype(means).value))
     through_var = None if d_var is None else g.Mul(g.Mul(g.Sub(means, mean), 2.0), d_var)
     d_means = derivatives.added(g, d_mean, through_var)
     return [g.Mul(part, d_means), g.Mul(part, g.Sub(mean, mean) if d_var is None else d_var)]

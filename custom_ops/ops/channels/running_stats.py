@@ -63,14 +63,17 @@ def _body(opset: int) -> str:
 
 
 def gradient(g: Builder, node: Node, d_updated: Value) -> Gradients:
-    """Running has momentum d_updated; batch has (1 - momentum) d_updated, times count / (count - 1) if unbiased."""
+    """Running has momentum d_updated; batch has (1 - momentum) d_updated, times count / (count - 1) if unbiased.
+
+    Where nothing was observed, running has d_updated and batch zeros.
+    """
     momentum, unbiased = node.attributes["momentum"].as_float(), node.attributes["unbiased"].as_int()
-    d_batch = g.Mul(d_updated, 1 - momentum)
+    d_running, d_batch = g.Mul(d_updated, momentum), g.Mul(d_updated, 1 - momentum)
     if unbiased:
         count = g.Cast(node.inputs[2], to=g.dtype(d_updated).value)
-        factor = g.Div(count, g.Sub(count, 1.0))
-        d_batch = g.Mul(d_batch, g.Where(g.Greater(count, 1.0), factor, g.scalar(1, count)))
-    return [g.Mul(d_updated, momentum), d_batch]
+        d_batch = g.Mul(d_batch, g.Div(count, g.Max(g.Sub(count, 1.0), 1.0)))
+    observed = g.Greater(node.inputs[2], 0)
+    return [g.Where(observed, d_running, d_updated), g.Where(observed, d_batch, g.scalar(0, d_updated))]
 
 
 OPERATOR = Operator(

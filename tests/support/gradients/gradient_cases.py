@@ -598,8 +598,8 @@ LOSSES = [
 ]
 
 
-def _ours(op: str, *vectors: In, seeded: tuple[int, ...] = (0,), **attributes: Any) -> list[Case]:
-    """An op of ours, with the channels second and last."""
+def _ours(op: str, *vectors: In, seeded: tuple[int, ...] = (0,), count: int = 12, **attributes: Any) -> list[Case]:
+    """An op of ours, with the channels second and last, and a count if it takes one."""
     operator = OPERATORS[op]
     written = {each.name: attributes.get(each.name, each.default) for each in operator.attributes}
     if "stash_type" in written:
@@ -612,7 +612,7 @@ def _ours(op: str, *vectors: In, seeded: tuple[int, ...] = (0,), **attributes: A
             if each.shape == "X":
                 inputs.append(In(shape, gradient=each.name != "Y"))
             elif each.type == "int64":
-                inputs.append(np.array(12, np.int64))
+                inputs.append(np.array(count, np.int64))
             else:
                 inputs.append(next(vector, In((3,), 0.5, 1.5)))
         axes = {"axis": axis} if "axis" in written else {}
@@ -629,9 +629,13 @@ CHANNEL_OPS = [
     *_ours("ChannelNormalize", epsilon=0.1),
     *_ours("ChannelBackpropStats", seeded=(0, 1)),
     *_ours("ChannelBackpropStats", seeded=(1,)),
-    *_ours("ChannelBackprop"),
-    *_ours("RunningStats", momentum=0.8),
-    *_ours("RunningStats", momentum=0.8, unbiased=1),
+    *(case for count in (12, 0) for case in _ours("ChannelBackprop", count=count)),
+    *(
+        case
+        for count in (12, 1, 0)
+        for unbiased in (0, 1)
+        for case in _ours("RunningStats", momentum=0.8, unbiased=unbiased, count=count)
+    ),
     *_ours("BatchNormTrain", seeded=(0,), epsilon=0.1),
     *_ours("BatchNormTrain", seeded=(0, 1, 2), epsilon=0.1),
     *(
@@ -656,6 +660,7 @@ CHANNEL_OPS = [
         domain=DOMAIN,
     ),
     Case("ChannelStatsMerge", (In((3, 2)), In((3, 2)), ints(4, 0, 1)), {}, 3, (1,), since=15, domain=DOMAIN),
+    Case("ChannelStatsMerge", (In((2, 3)), In((2, 3)), ints(0, 0)), {}, 3, (0, 1), since=15, domain=DOMAIN),
     *(
         Case(
             "DepthwiseConvGradWeight",
