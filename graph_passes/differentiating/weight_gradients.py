@@ -115,12 +115,13 @@ def _covered(g: Builder, dY: Read, windows: Windows, extent: Sequence[int]) -> i
 def _trimmed(g: Builder, X: Read, dY: Read, windows: Windows) -> tuple[Read, Windows]:
     """X and its windows without what no window reaches, so that the convolution by dY has exactly the shape of W."""
     axes, nothing = list(windows.axes), (0,) * len(windows.axes)
-    if windows.loose:
+    after = [] if windows.loose else [a - r for a, r in zip(windows.after, windows.rest, strict=True)]
+    # Where every window lies in the padding before X, slicing X alone would leave nothing of it.
+    if windows.loose or any(n is not None and n + a <= 0 for n, a in zip(windows.size, after, strict=True)):
         if any(windows.pads):
             X = g.Pad(X, [0, 0, *windows.before, 0, 0, *windows.after])
         X = g.Slice(X, [0] * len(axes), _covered(g, dY, windows, windows.extent), axes)
         return X, replace(windows, size=(None,) * len(axes), before=nothing, after=nothing)
-    after = [a - r for a, r in zip(windows.after, windows.rest, strict=True)]
     size = windows.size
     if any(a < 0 for a in after):
         size = tuple(None if n is None else n + min(a, 0) for n, a in zip(size, after, strict=True))
