@@ -118,8 +118,8 @@ def _shapes_of_windows(
     lists = {name: context.get_attribute(name) for name in WINDOW_ATTRIBUTES}
     attributes = {name: [] if each is None else list(each.ints) for name, each in lists.items()}
     kernel, dimension = attributes["kernel_shape"], onnx.TensorShapeProto.Dimension
-    for shape in shapes.values():
-        if len(shape.dim) not in (0, 2 + len(kernel)):
+    for kind, shape in shapes.items():
+        if kind and len(shape.dim) != 2 + len(kernel):
             error = f"{operator}: attribute 'kernel_shape' is {kernel}, for a rank of {len(shape.dim)}"
             raise onnx.shape_inference.InferenceError(error)
     data = shapes["X"].dim if "X" in shapes else None

@@ -45,6 +45,18 @@ def test_onnx_infers_types_and_shapes(name):
         assert found.elem_type == helper.np_dtype_to_tensor_dtype(dtype)
 
 
+@pytest.mark.parametrize("scalar", [0, 1])
+@pytest.mark.parametrize("name", [name for name, operator in OPERATORS.items() if operator.has_windows])
+def test_onnx_refuses_a_scalar_in_the_place_of_data_or_a_weight(name, scalar):
+    if not hasattr(onnx.defs.OpSchema, "set_type_and_shape_inference_function"):
+        pytest.skip(f"onnx {onnx.__version__} takes no inference function for a schema from Python")
+    register_schemas()
+    model = op_model(make_case(name, (2, 3, 4)))
+    del model.graph.input[scalar].type.tensor_type.shape.dim[:]
+    with pytest.raises(onnx.shape_inference.InferenceError, match=r"'kernel_shape' is \[\d\], for a rank of 0"):
+        onnx.shape_inference.infer_shapes(model, strict_mode=True)
+
+
 @pytest.mark.native
 @pytest.mark.parametrize("name", OPERATORS)
 def test_onnx_runtime_infers_shapes_of_native_ops(name):
