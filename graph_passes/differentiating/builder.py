@@ -371,7 +371,7 @@ class Builder:
         self, op_type: str, zeros: ir.Value, indices: Read, updates: ir.Value, **attributes: Any
     ) -> ir.Value:
         """What ScatterND or ScatterElements adds to zeros; in float where ONNX Runtime adds none of the type."""
-        dtype = self.dtype(updates)
+        dtype = self.dtype(zeros)
         if dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
             return self.op(op_type, zeros, indices, updates, reduction="add", **attributes)
         wide_zeros, wide = (self.as_type(each, ir.DataType.FLOAT) for each in (zeros, updates))
