@@ -6,6 +6,7 @@ import graphlib
 
 import onnx
 
+from onnx_cbp.custom_ops import DOMAIN, OPERATORS
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.validity.opsets import is_op
 from onnx_cbp.validity.walking import Identifier, Scope, called, function_identifier, identifier, nodes, scopes
@@ -22,7 +23,8 @@ def check_functions(model: onnx.ModelProto, imports: dict[str, int]) -> list[onn
 
     Raises:
         OnnxCbpError: two functions of one name, one that calls itself, a call with more inputs or outputs than the
-            function has or with an attribute of another type.
+            function has or with an attribute of another type; one that was the body of an op of ours until a tool
+            renamed it.
     """
     if not model.functions:
         return []
@@ -31,6 +33,7 @@ def check_functions(model: onnx.ModelProto, imports: dict[str, int]) -> list[onn
         key = function_identifier(function)
         if key in functions:
             raise _error(f"there are two functions '{_name(key)}': give each a name of its own")
+        _refuse_renamed(function)
         functions[key] = function
     functions = {key: function for key, function in functions.items() if not is_op(key, imports)}
     types = {key: _attribute_types(function) for key, function in functions.items()}
@@ -69,6 +72,15 @@ def _bound(model: onnx.ModelProto, functions: dict[Identifier, onnx.FunctionProt
             )
         if isinstance(scope, onnx.FunctionProto):
             sizes[function_identifier(scope)] = size
+
+
+def _refuse_renamed(function: onnx.FunctionProto) -> None:
+    """Refuse the body of an op of ours under another name, behind which no batch norm would be found."""
+    if function.domain == DOMAIN and function.name not in OPERATORS and function.name.endswith(tuple(OPERATORS)):
+        raise OnnxCbpError(
+            f"the function '{_name(function_identifier(function))}' is an op of {DOMAIN} that a tool has renamed: "
+            "prefix the model with rename_functions=False (onnx.compose.add_prefix), or merge models before rewrite"
+        )
 
 
 def _error(reason: str) -> OnnxCbpError:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import onnx
+import onnx.compose
 import pytest
 
 import onnx_cbp
+from onnx_cbp import OnnxCbpError
 from onnx_cbp.custom_ops import DOMAIN
 from support.models import FORWARD, parse
 
@@ -28,6 +30,16 @@ def test_a_rewritten_model_can_be_made_portable_afterwards():
         "RunningStats",
     }
     assert onnx_cbp.rewrite(portable, portable=True) == portable
+
+
+def test_functions_that_a_tool_has_renamed_are_named():
+    portable = onnx_cbp.rewrite(parse(FORWARD), portable=True)
+    renamed = onnx.compose.add_prefix(portable, "p/")
+    for use in (onnx_cbp.inspect, onnx_cbp.rewrite, onnx_cbp.finalize, lambda model: onnx_cbp.update_bn(model, [])):
+        with pytest.raises(OnnxCbpError, match=r"^the function 'onnx_cbp::p/\w+' .* rename_functions=False"):
+            use(renamed)
+    kept = onnx.compose.add_prefix(portable, "p/", rename_functions=False)
+    assert [finding.state for finding in onnx_cbp.inspect(kept)] == ["done"]
 
 
 def test_an_old_ir_version_that_has_no_functions_is_raised():
