@@ -373,9 +373,10 @@ class Builder:
         """What ScatterND or ScatterElements adds to zeros; in float where ONNX Runtime adds none of the type."""
         dtype = self.dtype(zeros)
         if dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
-            return self.op(op_type, zeros, indices, updates, reduction="add", **attributes)
+            return self.op(op_type, zeros, indices, updates, reduction="add", like=zeros, **attributes)
         wide_zeros, wide = (self.as_type(each, ir.DataType.FLOAT) for each in (zeros, updates))
-        return self.as_type(self.op(op_type, wide_zeros, indices, wide, reduction="add", **attributes), dtype)
+        wide_sum = self.op(op_type, wide_zeros, indices, wide, reduction="add", like=wide_zeros, **attributes)
+        return self.as_type(wide_sum, dtype)
 
     def reshape_like(self, gradient: ir.Value, value: Read) -> ir.Value:
         """The elements of a gradient in the shape of a value."""
