@@ -374,7 +374,7 @@ class Builder:
         dtype = self.dtype(zeros)
         if dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
             return self.op(op_type, zeros, indices, updates, reduction="add", like=zeros, **attributes)
-        wide_zeros, wide = (self.as_type(each, ir.DataType.FLOAT) for each in (zeros, updates))
+        wide_zeros, wide = (self.Cast(each, to=ir.DataType.FLOAT.value) for each in (zeros, updates))
         wide_sum = self.op(op_type, wide_zeros, indices, wide, reduction="add", like=wide_zeros, **attributes)
         return self.as_type(wide_sum, dtype)
 
