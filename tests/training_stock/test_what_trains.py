@@ -438,8 +438,8 @@ def test_a_tied_weight_that_an_exporter_transposed_is_refused(name, tmp_path):
     ("change", "arguments", "said"),
     [
         (None, {"requires_grad": ["mean1"]}, "'mean1' is a running statistic"),
-        (None, {"requires_grad": []}, "nothing of the model trains"),
-        ("half", {}, "nothing of the model trains"),
+        (None, {"requires_grad": []}, "what trains is float or double, and these weights are FLOAT16"),
+        ("half", {}, "what trains is float or double, and these weights are FLOAT16"),
         ("half", {"requires_grad": ["w1"]}, "what trains is float or double"),
         ("an op", {}, "NonZero|no gradient"),
     ],
@@ -528,3 +528,61 @@ def test_a_group_norm_trains_by_group_or_by_channel(opset, vectors, tmp_path):
     assert float(trained.module(x, labels)) == pytest.approx(loss(values["w"]), rel=1e-5)
     assert {name for name, p in trained.state.parameters if p.requires_grad} == {"s", "b", "w"}
     assert all(np.abs(trained.state.parameters[name].grad).max() > 0 for name in values)
+
+
+HALF = """
+<ir_version: 8, opset_import: ["" : OPSET]>
+half (float[N, 5] x) => (float[N, 3] logits)
+{
+    narrow = Cast <to: int = 10> (x)
+    hidden = MatMul (narrow, weight)
+    wide = Cast <to: int = 1> (hidden)
+    logits = MatMul (wide, w2)
+}"""
+
+
+def test_weights_of_16_bits_are_named(caplog, tmp_path):
+    model = network(HALF, {"weight": np.eye(5, dtype=np.float16), "w2": np.ones((5, 3), np.float32)})
+    with caplog.at_level(logging.WARNING, "onnx_cbp"):
+        trained = Training(model, tmp_path / "some")
+    assert "not trained, since they are FLOAT16: 'weight'; export the model with float weights" in caplog.text
+    assert set(trained.gradients(*batches(1, 5)[0])[1]) == {"w2"}
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "onnx_cbp"):
+        Training(model, tmp_path / "said", frozen_params=["weight"])
+    assert "FLOAT16" not in caplog.text
+    with pytest.raises(OnnxCbpError, match="what trains is float or double, and these weights are FLOAT16: 'weight'"):
+        Training(model, tmp_path / "none", frozen_params=["w2"])
+
+
+NORMED = """
+<ir_version: 8, opset_import: ["" : OPSET]>
+normed (float[N, 5] x) => (float[N, 3] logits)
+{
+    norm = ReduceL2 <axes: ints = [0], keepdims: int = 1> (direction)
+    unit = Div (direction, norm)
+    weight = Mul (unit, length)
+    hidden = MatMul (x, weight)
+    logits = Mul (hidden, temperature)
+}"""
+
+
+def test_weight_norm_trains_and_names_may_begin_with_a_number(caplog, tmp_path):
+    rng = np.random.default_rng(0)
+    values = {
+        "direction": rng.standard_normal((5, 3)).astype(np.float32),
+        "length": np.ones((1, 3), np.float32),
+        "temperature": np.ones((), np.float32),
+    }
+    model = network(NORMED, values, opset=17)
+    names = {"direction": "0.weight_v", "length": "0.weight_g", "temperature": "4.t"}
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+    for tensor in model.graph.initializer:
+        tensor.name = names.get(tensor.name, tensor.name)
+    with caplog.at_level(logging.WARNING, "onnx_cbp"):
+        trained = Training(model, tmp_path)
+    assert "nothing says that they are weights: '4.t'" in caplog.text
+    _, gradients = trained.gradients(*batches(1, 5)[0])
+    assert set(gradients) == {"0.weight_v", "0.weight_g"}
+    assert all(gradient.any() for gradient in gradients.values())

@@ -44,6 +44,7 @@ from onnx_cbp.training.builders.weights import (
     is_weight,
     tell_constants,
     tell_guessed,
+    tell_narrow,
     tell_others,
 )
 from onnx_cbp.training.taking_apart import take_apart
@@ -132,6 +133,7 @@ def prepare(
         if marked:
             tell_guessed([initializers[n] for n in trained if initializers[n] not in affine])
         tell_others([initializers[n] for n in left if n not in trained])
+        tell_narrow((v for n, v in initializers.items() if n not in frozen_params), trains=bool(trained))
         tell_constants([initializers[n] for n in constants if n in initializers])
     else:
         trained = list(requires_grad)

@@ -8,17 +8,19 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import onnx_ir as ir
 
+from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.training.arguments import listed
 
 _log = logging.getLogger("onnx_cbp")
 #: The types of what can train.
 TRAINABLE = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
+_NARROW = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 #: PyTorch's default exporter marks initializers that are parameters of the module under this key.
 _KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
 #: Names that exporters invent for constants.
 _MADE_UP = re.compile(r"(onnx::|val_\d|const|/)")
-#: Names as parameters of a module have them, "layer1.0.weight", "cls_token"; and variables of TensorFlow.
-_OF_A_MODULE = re.compile(r"(?!onnx|val_\d|.*const)[a-z_]\w*(\.\w+)*|.*/ReadVariableOp.*", re.IGNORECASE)
+#: Names as parameters of a module have them, "layer1.0.weight", "0.weight", "cls_token"; and variables of TensorFlow.
+_OF_A_MODULE = re.compile(r"(?!onnx|val_\d|.*const)(\d+\.)*[a-z_]\w*(\.\w+)*|.*/ReadVariableOp.*", re.IGNORECASE)
 #: The largest number that an additive mask takes away with.
 _MASKED = -1e4
 #: Ops with which modules use parameters of their own. What is subtracted, or divided by, are means and deviations.
@@ -63,7 +65,7 @@ def is_weight(value: ir.Value, *, marked: bool = False) -> bool:
     read = list(_readers(value))
     if _changes_nothing(value, read, marked=marked):
         return False
-    if _is_read_as_weight(read) or any(_is_of_group_norm(*each) for each in read):
+    if _is_read_as_weight(read) or any(_is_of_group_norm(*each) or _is_direction(*each) for each in read):
         return True
     if _masks(value):
         return False
@@ -108,9 +110,9 @@ def _normalises_groups(node: ir.Node) -> bool:
     following = node
     for op in ("Reshape", "Mul", "Add"):
         uses = following.outputs[0].uses()
-        if len(uses) != 1 or uses[0][0].op_type != op:
+        if len(uses) != 1 or uses[0].node.op_type != op:
             return False
-        following = uses[0][0]
+        following = uses[0].node
     before = None if node.inputs[0] is None else node.inputs[0].producer()
     return before is not None and before.op_type == "Reshape"
 
@@ -128,6 +130,18 @@ def _is_of_group_norm(node: ir.Node, index: int) -> bool:
             index = next((i for i, each in enumerate(producer.inputs) if _is_made(each)), 0)
         node = producer
     return _normalises_groups(node)
+
+
+def _is_direction(node: ir.Node, index: int) -> bool:
+    """Whether a weight is made of what a node divides: its direction by its norm, as weight norms do it."""
+    if node.op_type != "Div" or index != 0:
+        return False
+    readers = list(_readers(node.outputs[0]))
+    scaled = [each for reader, _ in readers if reader.op_type == "Mul" for each in _readers(reader.outputs[0])]
+    return any(_is_read_as_weight([each]) and each[0].op_type in _PRODUCTS for each in (*readers, *scaled))
+
+
+_PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def _is_read_as_weight(read: Iterable[tuple[ir.Node, int]]) -> bool:
@@ -233,6 +247,31 @@ def _may_be_parameter(value: ir.Value) -> bool:
 
 def _has_name_of_parameter(value: ir.Value) -> bool:
     return _OF_A_MODULE.fullmatch(value.name or "") is not None
+
+
+def tell_narrow(values: Iterable[ir.Value], *, trains: bool) -> None:
+    """Warn of weights of 16 bits, which do not train.
+
+    Args:
+        values: the initializers that nobody said not to train.
+        trains: whether anything else does.
+
+    Raises:
+        OnnxCbpError: nothing else does; one line.
+    """
+    narrow = [value for value in values if value.dtype in _NARROW]
+    marked = are_marked(narrow)
+    weights = [value for value in narrow if is_weight(value, marked=marked)]
+    if not weights:
+        return
+    kinds = " or ".join(sorted({str(value.dtype) for value in weights}))
+    names = listed([value.name or "" for value in weights])
+    mend = "export the model with float weights, of which autocast computes in 16 bits"
+    if not trains:
+        raise OnnxCbpError(
+            f"requires_grad: what trains is float or double, and these weights are {kinds}: {names}; {mend}"
+        )
+    _log.warning("requires_grad: not trained, since they are %s: %s; %s", kinds, names, mend)
 
 
 def tell_constants(constants: Sequence[ir.Value]) -> None:
