@@ -109,7 +109,7 @@ def _normalises_groups(node: ir.Node) -> bool:
     """Whether a group norm was written with this InstanceNormalization."""
     following = node
     for op in ("Reshape", "Mul", "Add"):
-        uses = following.outputs[0].uses()
+        uses = list(following.outputs[0].uses())
         if len(uses) != 1 or uses[0].node.op_type != op:
             return False
         following = uses[0].node
