@@ -36,8 +36,10 @@ def read_model(model: ModelSource) -> onnx.ModelProto:
     Raises:
         OnnxCbpError: the file cannot be read; or external data are not in the model, or not in the file's folder.
     """
-    if not isinstance(model, onnx.ModelProto):
+    if isinstance(model, str | os.PathLike):
         return load_model(model)
+    if not isinstance(model, onnx.ModelProto):
+        raise OnnxCbpError(f"{model!r} is no model: give an onnx.ModelProto, or the path of a file")
     refuse_external_data(model)
     return model
 

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from onnx_cbp.errors import OnnxCbpError
@@ -41,6 +42,18 @@ def names_of(value: Any, argument: str, *, of: str) -> list[str]:
     if wrong is not None:
         raise OnnxCbpError(f"{argument}: {wrong!r} is no name: give the names of {of}")
     return list(dict.fromkeys(names))
+
+
+def finite_number(value: Any, argument: str) -> float:
+    """The number in an argument, which may be an array without dimensions.
+
+    Raises:
+        OnnxCbpError: it is no number, or not a finite one in float32.
+    """
+    array = np.asarray(value)
+    if array.shape or array.dtype.kind not in "iuf" or not abs(float(array)) <= np.finfo(np.float32).max:
+        raise OnnxCbpError(f"{argument}: {value!r} is no finite number: give one, such as 0.001")
+    return float(array)
 
 
 def patterns_of(value: Any, argument: str = "train_batch_norms", *, of: str = "batch norms") -> list[str] | None:

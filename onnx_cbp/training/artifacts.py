@@ -182,8 +182,7 @@ def generate_artifacts(
         raise OnnxCbpError("requires_grad names nothing that an optimizer could train: name the model's parameters")
     more_outputs = names_of(additional_output_names, "additional_output_names", of="values")
     loss_inputs = names_of(loss_input_names, "loss_input_names", of="outputs")
-    if not isinstance(prefix, str):
-        raise OnnxCbpError(f"prefix: {prefix!r} is no text: give what the names of the files begin with")
+    _check_prefix(prefix)
     patterns = patterns_of(train_batch_norms)
     tied = patterns_of(tied_params, "tied_params", of="parameters")
     options = rewrite_options_of(rewrite_options)
@@ -229,10 +228,17 @@ def generate_artifacts(
         _put_all(done, folder)
 
 
-def _write(made: Made, folder: Path, prefix: str, *, nominal: bool) -> None:
-    """Write all files, or none: each is moved to its place when all are finished."""
+def _check_prefix(prefix: Any) -> None:
+    """Refuse what no name of a file begins with."""
     if not isinstance(prefix, str):
         raise OnnxCbpError(f"prefix: {prefix!r} is no text: give what the names of the files begin with")
+    if prefix and Path(prefix).name != prefix:
+        raise OnnxCbpError(f"prefix: '{prefix}' names a folder: give that as artifact_directory")
+
+
+def _write(made: Made, folder: Path, prefix: str, *, nominal: bool) -> None:
+    """Write all files, or none: each is moved to its place when all are finished."""
+    _check_prefix(prefix)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".onnx_cbp_") as work:
         done = Path(work) / "artifacts"
         done.mkdir()

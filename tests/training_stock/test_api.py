@@ -11,6 +11,7 @@ import onnx_cbp
 from onnx_cbp import OnnxCbpError
 from onnx_cbp.training import generate_artifacts
 from onnx_cbp.training.api import CheckpointState, LinearLRScheduler, Module, Optimizer
+from onnx_cbp.training.checkpoints import Checkpoint
 from onnx_cbp.training.optimizers import SGD
 from onnx_cbp.training.running import training_session
 from support.stepping import DROPOUT, PERCEPTRON, Training, batches, network, weights
@@ -153,8 +154,73 @@ def test_a_nominal_checkpoint_waits_for_its_values(tmp_path):
     module = Module(tmp_path / "training_model.onnx", state)
     with pytest.raises(OnnxCbpError, match="copy_buffer_to_parameters"):
         module(x, labels)
+    parameters = state.parameters
+    for use in (
+        lambda: parameters["w1"].data,
+        lambda: parameters.__setitem__("w1", np.ones((5, 7), np.float32)),
+        module.get_contiguous_parameters,
+    ):
+        with pytest.raises(OnnxCbpError, match="the checkpoint is nominal: give the parameters values"):
+            use()
     module.copy_buffer_to_parameters(trained.module.get_contiguous_parameters(True), True)
     assert module(x, labels) == trained.module(x, labels)
+    np.testing.assert_array_equal(parameters["w1"].data, weights(0)["w1"])
+
+
+def test_a_nominal_checkpoint_may_have_names_alone(tmp_path):
+    """That of ONNX Runtime has no shapes."""
+    trained = Training(network(PERCEPTRON, weights(0)), tmp_path)
+    names = {name: np.zeros((), np.float32) for name in weights(0)}
+    module = Module(tmp_path / "training_model.onnx", CheckpointState(Checkpoint(names, tuple(names), nominal=True)))
+    module.copy_buffer_to_parameters(trained.module.get_contiguous_parameters())
+    (batch,) = batches(1, 1)
+    assert module(*batch) == trained.module(*batch)
+
+
+ORDERS = [({"w1", "b1", "w2", "b2"}, []), (["b2", "w1", "w2", "b1"], []), (["w2", "b1"], ["b2", "w1"])]
+
+
+@pytest.mark.parametrize(("trained", "frozen"), ORDERS, ids=["a set", "another order", "some are frozen"])
+def test_the_vector_has_the_order_of_the_model(trained, frozen, tmp_path):
+    """As in ONNX Runtime, whatever the order of the names."""
+    made = Training(network(PERCEPTRON, weights(0)), tmp_path, requires_grad=trained, frozen_params=frozen)
+    wanted = np.concatenate([value.reshape(-1) for value in weights(0).values()])
+    np.testing.assert_array_equal(made.module.get_contiguous_parameters().numpy(), wanted)
+    first = np.concatenate([value.reshape(-1) for name, value in weights(0).items() if name in trained])
+    np.testing.assert_array_equal(made.module.get_contiguous_parameters(True).numpy(), first)
+    made.module.copy_buffer_to_parameters(ort.OrtValue.ortvalue_from_numpy(wanted * 2), False)
+    for name, value in made.values().items():
+        np.testing.assert_array_equal(value, weights(0)[name] * 2)
+    assert list(made.state._session.program.graph.gradients) == [name for name in weights(0) if name in trained]
+
+
+def test_a_frozen_counter_is_in_the_vector_of_floats(tmp_path):
+    text = PERCEPTRON.replace("positive = Relu (hidden)", "f = Cast <to = 1> (n)  positive = Mul (hidden, f)")
+    values = weights(0) | {"n": np.array([3], np.int64)}
+    trained = Training(network(text, values), tmp_path, requires_grad=[*weights(0)], frozen_params=["n"])
+    vector = trained.module.get_contiguous_parameters().numpy()
+    assert vector.dtype == np.float32
+    trained.module.copy_buffer_to_parameters(ort.OrtValue.ortvalue_from_numpy(vector + 1), False)
+    np.testing.assert_array_equal(trained.state.parameters["n"].data, [4])
+
+
+def test_a_parameter_may_be_called_as_the_target(tmp_path):
+    values = {"target" if name == "b2" else name: value for name, value in weights(0).items()}
+    model = network(PERCEPTRON.replace("b2)", "target)"), values)
+    (x, labels), *_ = batches(1, 1)
+    trained = Training(model, tmp_path, loss="MSELoss")
+    assert trained.module.input_names() == ["x", "target_1"]
+    assert trained.module.eval().input_names() == ["x", "target_1"]
+    wanted = np.eye(3, dtype=np.float32)[labels]
+    evaluated = trained.module(x, wanted)
+    assert trained.module.train()(x, wanted) == pytest.approx(evaluated, rel=1e-6)
+
+
+def test_the_loss_is_left_out_of_the_model_for_inference(trained, tmp_path, caplog):
+    names = trained.module.eval().output_names()
+    trained.module.export_model_for_inferencing(tmp_path / "inference.onnx", names)
+    assert [value.name for value in onnx.load(tmp_path / "inference.onnx").graph.output] == ["logits"]
+    assert "the loss 'loss' is left out" in caplog.text
 
 
 def test_properties(trained, tmp_path):
@@ -451,6 +517,42 @@ class _Wrong:
     def no_evaluation_model(self):
         Module(self.folder / "right" / "training_model.onnx", self.state()).eval()(self.x, self.labels)
 
+    def a_path_for_the_state(self):
+        Module(self.folder / "right" / "training_model.onnx", str(self.folder / "right" / "checkpoint"))
+
+    def a_number_for_the_model(self):
+        Module(3, self.state())
+
+    def a_state_for_the_module(self):
+        Optimizer(self.folder / "right" / "optimizer_model.onnx", self.trained.state)
+
+    def a_module_for_the_state(self):
+        CheckpointState.save_checkpoint(self.trained.module, self.folder / "saved")
+
+    def a_property_without_a_name(self):
+        self.trained.state.properties[3] = 1
+
+    def no_learning_rate(self):
+        self.trained.optimizer.set_learning_rate(None)
+
+    def a_learning_rate_in_a_list(self):
+        self.trained.optimizer.set_learning_rate([0.1])
+
+    def an_infinite_learning_rate(self):
+        self.trained.optimizer.set_learning_rate(float("inf"))
+
+    def a_schedule_of_no_rate(self):
+        LinearLRScheduler(self.trained.optimizer, 1, 2, None)
+
+    def a_text_of_outputs(self):
+        self.trained.module.export_model_for_inferencing(self.folder / "out.onnx", "logits")
+
+    def no_outputs(self):
+        self.trained.module.export_model_for_inferencing(self.folder / "out.onnx", [])
+
+    def a_loss_for_inference(self):
+        self.trained.module.export_model_for_inferencing(self.folder / "out.onnx", ["loss"])
+
     def no_device(self):
         Module(self.folder / "right" / "training_model.onnx", self.state(), device="tpu")
 
@@ -470,6 +572,18 @@ WRONG = {
     "another_width": r"'x' has shape \[6, 4\]",
     "batches_of_two_sizes": "training_model.onnx",
     "no_evaluation_model": "eval_model_uri",
+    "a_path_for_the_state": "is no CheckpointState",
+    "a_number_for_the_model": "3 is no model",
+    "a_state_for_the_module": "is no Module",
+    "a_module_for_the_state": "is no CheckpointState",
+    "a_property_without_a_name": "property 3 has no name",
+    "no_learning_rate": "None is no finite number",
+    "a_learning_rate_in_a_list": r"\[0.1\] is no finite number",
+    "an_infinite_learning_rate": "inf is no finite number",
+    "a_schedule_of_no_rate": "initial_lr: None is no finite number",
+    "a_text_of_outputs": "'logits' is no list",
+    "no_outputs": "no value of inference is named",
+    "a_loss_for_inference": "no value of inference is named",
     "no_device": "device is 'tpu'",
     "no_cuda": "CUDAExecutionProvider",
 }
@@ -491,6 +605,7 @@ def test_mistakes_are_one_line(mistake, tmp_path):
         ({"loss": "Nothing"}, "the graph has no value 'Nothing'"),
         ({"loss": 3}, "CrossEntropyLoss"),
         ({"optimizer": "Nothing"}, "AdamW, SGD, Adam"),
+        ({"prefix": "sub/p_"}, "'sub/p_' names a folder"),
         ({"builder": "torch"}, "'onnx_cbp' or 'onnxruntime'"),
         ({"requires_grad": ["w9"]}, "'w9'"),
         ({"requires_grad": ["w1"], "frozen_params": ["w1"]}, "'w1'"),

@@ -33,12 +33,14 @@ class Parameter:
     @property
     def data(self) -> np.ndarray:
         """A read-only copy of its present value; assign to `data` to change the value."""
+        self._state._refuse_nominal()
         value = self._state._read(self._name)
         value.flags.writeable = False
         return value
 
     @data.setter
     def data(self, value: np.ndarray) -> None:
+        self._state._refuse_nominal()
         self._state._write(self._name, value)
 
     @property
@@ -100,6 +102,8 @@ class Properties:
         return self._values[name]
 
     def __setitem__(self, name: str, value: Property) -> None:
+        if not isinstance(name, str):
+            raise OnnxCbpError(f"property {name!r} has no name: properties are named with text")
         if isinstance(value, np.integer | np.floating | np.bool_):
             value = value.item()
         if not isinstance(value, int | float | str):
@@ -148,13 +152,15 @@ class CheckpointState:
         With the optimiser's state, training that is resumed from it gives the same bits.
 
         Raises:
-            OnnxCbpError: one line: the file cannot be written.
+            OnnxCbpError: one line: `state` is none, or the file cannot be written.
         """
+        if not isinstance(state, CheckpointState):
+            raise OnnxCbpError(f"save_checkpoint: {state!r} is no CheckpointState: give the one that the module has")
         checkpoints.save(state._now(include_optimizer_state), checkpoint_uri)
 
     @property
     def parameters(self) -> Parameters:
-        """The parameters, including running statistics."""
+        """The parameters, including running statistics; those of a nominal checkpoint have no values yet."""
         return self._parameters
 
     @property
@@ -185,6 +191,8 @@ class CheckpointState:
         from onnx_cbp.training.running.training_session import TrainingState
 
         if self._session is None:
+            if self.nominal:
+                _give_shapes(self._contents, program)
             return TrainingState(program, self._contents, device)
         earlier = self._session.state
         if (earlier.program.groups, earlier.program.graph, earlier.device) != (program.groups, program.graph, device):
@@ -206,6 +214,11 @@ class CheckpointState:
 
     def _is_live(self, name: str) -> bool:
         return self._session is not None and name in self._session.program.values
+
+    def _refuse_nominal(self) -> None:
+        """Raise if the parameters have no values yet."""
+        if self.nominal:
+            raise OnnxCbpError("the checkpoint is nominal: give the parameters values with copy_buffer_to_parameters")
 
     def _read(self, name: str) -> np.ndarray:
         if self._session is not None and self._is_live(name):
@@ -239,3 +252,10 @@ class CheckpointState:
             properties=dict(contents.properties),
             random_state=self.random_state,
         )
+
+
+def _give_shapes(contents: Checkpoint, program: Program) -> None:
+    """Give the parameters of a nominal checkpoint the shapes of a module: ONNX Runtime's own has their names alone."""
+    for name, array in contents.parameters.items():
+        if name in program.values and not array.shape:
+            contents.parameters[name] = np.zeros(program.shape(name), array.dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.training.api.optimizer import Optimizer
+from onnx_cbp.training.arguments import finite_number
 
 
 class LinearLRScheduler:
@@ -19,10 +20,11 @@ class LinearLRScheduler:
         initial_lr: the largest rate.
 
     Raises:
-        OnnxCbpError: the warm-up has more steps than the whole schedule.
+        OnnxCbpError: the warm-up has more steps than the whole schedule, or the rate is no finite number.
     """
 
     def __init__(self, optimizer: Optimizer, warmup_step_count: int, total_step_count: int, initial_lr: float) -> None:
+        initial_lr = finite_number(initial_lr, "initial_lr")
         if not 0 <= warmup_step_count <= total_step_count:
             raise OnnxCbpError(
                 f"warmup_step_count is {warmup_step_count} and total_step_count {total_step_count}: the first is "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Sequence
@@ -13,13 +14,16 @@ import onnxruntime as ort
 
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.finalizing import finalize
+from onnx_cbp.graph_passes.stepping.flatten_state import PARAMETERS
 from onnx_cbp.model_files.model_io import save_model
 from onnx_cbp.training import checkpoints
 from onnx_cbp.training.api.checkpoint_state import CheckpointState
+from onnx_cbp.training.arguments import names_of
 from onnx_cbp.training.running.buffers import Device
 from onnx_cbp.training.running.program import Program, Source
 from onnx_cbp.training.running.training_session import TrainingSession
 
+_log = logging.getLogger("onnx_cbp")
 #: The provider for the name of a device; for other devices, use `providers`.
 _PROVIDERS = {"cpu": None, "cuda": "CUDAExecutionProvider"}
 
@@ -57,6 +61,8 @@ class Module:
         *,
         providers: Sequence[Any] | None = None,
     ) -> None:
+        if not isinstance(state, CheckpointState):
+            raise OnnxCbpError(f"state: {state!r} is no CheckpointState: give that of CheckpointState.load_checkpoint")
         self.training = True
         self._device, own = _device(device)
         options = ort.SessionOptions() if session_options is None else session_options
@@ -107,9 +113,17 @@ class Module:
         self._session.reset()
 
     def get_contiguous_parameters(self, trainable_only: bool = False) -> Any:
-        """All parameters, in the order of the training model's inputs, as one OrtValue of a float vector."""
+        """All parameters as one OrtValue, a vector of the type that trains.
+
+        They are in the order of the training model's inputs, which is that of the forward model's initializers.
+
+        Raises:
+            OnnxCbpError: the checkpoint is nominal.
+        """
+        self._state._refuse_nominal()
         pieces = [self._session.state.read(name).reshape(-1) for name in self._names(trainable_only)]
-        return self._device.put(np.concatenate(pieces))
+        dtype = self._session.program.groups[PARAMETERS].dtype
+        return self._device.put(np.concatenate(pieces, dtype=dtype, casting="unsafe"))
 
     def get_parameters_size(self, trainable_only: bool = True) -> int:
         """How many elements the parameters have."""
@@ -142,18 +156,29 @@ class Module:
 
         Args:
             inference_model_uri: the file to write.
-            graph_output_names: values of the evaluation model that become its outputs.
+            graph_output_names: values of the evaluation model that become its outputs. The loss is left out, with a
+                warning, if it judges other outputs: it has no labels at inference.
 
         Raises:
-            OnnxCbpError: one line: no evaluation model, a name that is none, or a file that cannot be written.
+            OnnxCbpError: one line: no evaluation model, no names or one that is none, a nominal checkpoint, or a file
+                that cannot be written.
         """
-        source = self._session.program.evaluation_source
+        program = self._session.program
+        source = program.evaluation_source
         if source is None:
             raise OnnxCbpError("export_model_for_inferencing needs an evaluation model: give Module an eval_model_uri")
+        names = names_of(graph_output_names, "graph_output_names", of="values")
+        loss = program.eval_outputs[0]
+        if loss in names and program.graph.scores:
+            _log.warning("graph_output_names: the loss '%s' is left out: it has no labels at inference", loss)
+            names.remove(loss)
+        if not names:
+            raise OnnxCbpError("graph_output_names: no value of inference is named: name the results of the network")
+        self._state._refuse_nominal()
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "checkpoint"
             checkpoints.save(self._state._now(with_optimizer=False), path)
-            save_model(finalize(source, checkpoint=path, outputs=list(graph_output_names)), inference_model_uri)
+            save_model(finalize(source, checkpoint=path, outputs=names), inference_model_uri)
 
     def input_names(self) -> list[str]:
         """The names of the inputs of a call."""
@@ -178,8 +203,7 @@ class Module:
         if len(given) != len(wanted):
             names = ", ".join(f"'{value.name}'" for value in wanted)
             raise OnnxCbpError(f"{len(given)} inputs were given, and the model takes {len(wanted)}: {names}")
-        if self._state.nominal:
-            raise OnnxCbpError("the checkpoint is nominal: give the parameters values with copy_buffer_to_parameters")
+        self._state._refuse_nominal()
         return {
             value.name: each if isinstance(each, ort.OrtValue) else self._put(np.asarray(each), value)
             for value, each in zip(wanted, given, strict=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.training.api.module import Module
+from onnx_cbp.training.arguments import finite_number
 from onnx_cbp.training.running.program import OptimizerProgram, Source
 
 
@@ -21,6 +23,8 @@ class Optimizer:
     """
 
     def __init__(self, optimizer_uri: Source, module: Module) -> None:
+        if not isinstance(module, Module):
+            raise OnnxCbpError(f"module: {module!r} is no Module: give the one whose parameters it moves")
         self._session = module._session
         contents = module._state._contents
         self._session.attach(OptimizerProgram(optimizer_uri), contents.optimizer)
@@ -31,8 +35,12 @@ class Optimizer:
         self._session.step()
 
     def set_learning_rate(self, learning_rate: float) -> None:
-        """Set the learning rate of the next steps."""
-        self._session.learning_rate = learning_rate
+        """Set the learning rate of the next steps.
+
+        Raises:
+            OnnxCbpError: it is no finite number.
+        """
+        self._session.learning_rate = finite_number(learning_rate, "learning_rate")
 
     def get_learning_rate(self) -> float:
         """The learning rate of the next step; 0.001 at first, as in ONNX Runtime."""

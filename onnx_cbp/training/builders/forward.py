@@ -136,7 +136,9 @@ def prepare(
         tell_narrow((v for n, v in initializers.items() if n not in frozen_params), trains=bool(trained))
         tell_constants([initializers[n] for n in constants if n in initializers])
     else:
-        trained = list(requires_grad)
+        # In the order of the model, as in ONNX Runtime, so that artifacts do not depend on that of the names.
+        named = {*requires_grad}
+        trained = [name for name in initializers if name in named]
     _refuse_merged(sites, trained)
     # The checkpoint also has the statistics of frozen batch norms, for callers who unfreeze them later.
     kept = [n for n in parameters if n in fixed and n in initializers]

@@ -302,7 +302,9 @@ def _loss(model: ir.Model, forward: Forward, wanted: Wanted) -> tuple[ir.Value, 
             )
         target = g.as_type(target, dtype)
     else:
-        target = ir.Value(name=loss.target, type=ir.TensorType(dtype), shape=ir.Shape(dims))
+        taken = loss.target in model.graph.initializers  # by a parameter
+        name = Names(model).fresh(loss.target) if taken else loss.target
+        target = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(dims))
         model.graph.inputs.append(target)
     total, count = loss.terms(g, scores, target)
     result = g.Identity(total) if loss.reduction == "sum" else g.Div(total, g.Max(count, g.scalar(1e-30, count)))
@@ -339,10 +341,10 @@ def _named_output(model: ir.Model, value: ir.Value, name: str, names: Names) -> 
 
 
 def _parameters_as_inputs(model: ir.Model, names: Sequence[str]) -> None:
-    for name in names:
-        value = model.graph.initializers.pop(name, None)
-        if value is None:
-            continue
+    """Make initializers inputs; as in ONNX Runtime, their order stays, whether they train or not."""
+    wanted = {*names}
+    for name in [name for name in model.graph.initializers if name in wanted]:
+        value = model.graph.initializers.pop(name)
         assert value.const_value is not None
         value.shape, value.const_value = ir.Shape(value.const_value.numpy().shape), None
         if value not in model.graph.inputs:

@@ -228,7 +228,7 @@ class OptimizerProgram:
 
 
 def _name(source: Source, otherwise: str) -> str:
-    return otherwise if isinstance(source, onnx.ModelProto) else f"'{os.fspath(source)}'"
+    return otherwise if isinstance(source, onnx.ModelProto) else f"'{source!s}'"
 
 
 def _what_it_is(model: onnx.ModelProto) -> str:
