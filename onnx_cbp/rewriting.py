@@ -165,8 +165,8 @@ def rewrite(
         The rewritten model; a copy of the model if there is nothing to rewrite.
 
     Raises:
-        OnnxCbpError: the file cannot be read; the model is not valid ONNX; `portable` is set for an opset or
-            types that the bodies do not serve, or together with `synchronize` or `data_parallel`; a chosen batch norm
+        OnnxCbpError: the file cannot be read; the model is not valid ONNX; `portable` is set for an opset or a
+            type that the bodies do not serve, or together with `synchronize` or `data_parallel`; a chosen batch norm
             cannot be synchronised or frozen, or cannot get another momentum; `unbiased_running_var` is set and a batch
             norm was rewritten without it; or `data_parallel` does not know the form of the loss or the gradients.
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
@@ -13,6 +15,7 @@ from onnx_cbp.graph_passes.core.scopes import all_nodes
 from onnx_cbp.graph_passes.core.sites import label
 from onnx_cbp.graph_passes.core.types import Types
 
+_log = logging.getLogger("onnx_cbp")
 _FUNCTIONS_SINCE_IR_VERSION = 8
 
 
@@ -26,14 +29,13 @@ class AttachFunctionsPass(InPlacePass):
         """Add the functions in place.
 
         Raises:
-            OnnxCbpError: function bodies do not support the model's opset, a type at this opset, or double data with
-                float statistics.
+            OnnxCbpError: function bodies do not support the model's opset, or a type at this opset.
         """
         nodes = [node for node in all_nodes(model) if node.domain == DOMAIN]
         opset = onnx_opset(model.opset_imports)
         if not serves_mixed_types(opset):
             _refuse_other_types_than_float(nodes, opset)
-        _refuse_double_data_with_float_statistics(nodes, Types(model))
+        _warn_of_double_data_with_float_statistics(nodes, Types(model))
         modified = False
         for name in dict.fromkeys(node.op_type for node in nodes):
             key = (DOMAIN, name, "")
@@ -61,8 +63,9 @@ def _refuse_other_types_than_float(nodes: list[ir.Node], opset: int) -> None:
                 )
 
 
-def _refuse_double_data_with_float_statistics(nodes: list[ir.Node], types: Types) -> None:
-    """Raise for what would lose digits: bodies compute in the type of the statistics, and cannot ask which is wider."""
+def _warn_of_double_data_with_float_statistics(nodes: list[ir.Node], types: Types) -> None:
+    """Tell what loses digits: bodies compute in the type of the statistics, and cannot ask which is wider."""
+    found = []
     for node in nodes:
         if node.op_type not in OPERATORS:
             continue
@@ -71,7 +74,11 @@ def _refuse_double_data_with_float_statistics(nodes: list[ir.Node], types: Types
         if "stash_type" in node.attributes:
             kinds["U"] = ir.DataType(node.attributes["stash_type"].as_int())
         if (kinds.get("T"), kinds.get("U")) == (ir.DataType.DOUBLE, ir.DataType.FLOAT):
-            raise OnnxCbpError(
-                f"node '{label(node)}' ({node.op_type}): its data are double and its statistics float, and a function "
-                "body computes in the type of the statistics: make those double, or rewrite it without 'portable'"
-            )
+            found.append(label(node))
+    if found:
+        _log.warning(
+            "portable: function bodies compute in the type of the statistics, so double data lose digits where these "
+            "are float: make them double: node '%s'%s",
+            found[0],
+            f" and {len(found) - 1} more" if len(found) > 1 else "",
+        )

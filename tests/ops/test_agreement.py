@@ -101,7 +101,7 @@ def test_function_bodies_serve_every_opset(name, opset):
 
 @pytest.mark.parametrize(("data", "statistics"), [("float16", "float32"), ("float32", "float64")])
 def test_function_bodies_serve_mixed_types(data, statistics):
-    """Not double data with float statistics, which `rewrite` refuses."""
+    """Not double data with float statistics, of which bodies lose digits, as `rewrite` says."""
     case = make_case("ChannelNormalize", (3, 5, 4, 7), data=data, statistics=statistics)
     _assert_agrees(case, run(case, "bodies"), 2e-3 if data == "float16" else 1e-6)
 

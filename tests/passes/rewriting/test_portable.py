@@ -56,23 +56,31 @@ def test_types_that_the_opset_cannot_mix_are_refused():
     assert onnx_cbp.rewrite(model)
 
 
+SAID = "double data lose digits where these are float: make them double: node"
+
+
 @pytest.mark.parametrize("one_pass", [True, False])
-def test_double_data_with_float_statistics_are_refused(one_pass):
+def test_double_data_with_float_statistics_are_named(one_pass, caplog):
     """A body computes in the type of the statistics: at an offset of 1e6, float would leave one digit of X."""
     mixed = FORWARD.replace("float[N", "double[N")
     rewritten = onnx_cbp.rewrite(parse(mixed), one_pass=one_pass)
+    assert SAID not in caplog.text
     for model in (parse(mixed), rewritten):
-        with pytest.raises(onnx_cbp.OnnxCbpError, match="its data are double and its statistics float") as error:
-            onnx_cbp.rewrite(model, portable=True, one_pass=one_pass)
-        assert "\n" not in str(error.value)
+        caplog.clear()
+        assert onnx_cbp.rewrite(model, portable=True, one_pass=one_pass).functions
+        assert SAID in caplog.text
+    caplog.clear()
     assert onnx_cbp.rewrite(parse(FORWARD.replace("float[", "double[")), portable=True).functions
+    assert SAID not in caplog.text
 
 
-def test_float_statistics_of_double_data_are_refused():
+def test_float_statistics_of_double_data_are_named(caplog):
     text = """<ir_version: 8, opset_import: ["" : 17, "onnx_cbp" : 1]>
     agraph (double[N, 3, 4] x) => (float[3] mean, float[3] var, int64 count)
     { mean, var, count = onnx_cbp.ChannelStats <axis: int = 1, stash_type: int = %d> (x) }"""
-    with pytest.raises(onnx_cbp.OnnxCbpError, match="its data are double and its statistics float"):
-        onnx_cbp.rewrite(parse(text % 1), portable=True)
+    assert onnx_cbp.rewrite(parse(text % 1), portable=True).functions
+    assert SAID in caplog.text
+    caplog.clear()
     model = parse(text.replace("float[3]", "double[3]") % 11)
     assert onnx_cbp.rewrite(model, portable=True).functions
+    assert SAID not in caplog.text
