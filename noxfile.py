@@ -142,8 +142,8 @@ def test(session: nox.Session, environment: str) -> None:
         session.run("pytest", *_cases(session), "-m", "mpi", *ALONE)
         others = [f"--ignore={path}" for path in ALONE]
         session.run(*PYTEST, *_cases(session, one_in=3), *others, *(f"tests/{name}" for name in OF_TRAINING))
-        session.run(*PYTEST, *_cases(session), "-m", "training", *_ignored(*ELSEWHERE, *OF_TRAINING))
-        session.run(*PYTEST, *_cases(session), "-m", "training or mpi", "tests/docs")
+        elsewhere = [name for name in (*ELSEWHERE, *OF_TRAINING) if name != "docs"]
+        session.run(*PYTEST, *_cases(session), "-m", "training or mpi", *_ignored(*elsewhere))
     else:
         sample = 6 if environment == "oldest" else 1
         session.run(*PYTEST, *_cases(session, one_in=sample), *_ignored(*ELSEWHERE, *ONCE[environment]))
@@ -254,7 +254,7 @@ def cuda(session: nox.Session) -> None:
         session.install("--no-deps", "--force-reinstall", str(wheel))
     _cmake(session, Path(session.bin), ROOT, folder, *CUDA_ON_HOST)
     env = {"ONNX_CBP_CUDA_ADAPTER": str(folder), **_gpus(session)}
-    cases = _cases(session, one_in=4)
+    cases = _cases(session, one_in=8)
     tests = ["tests/cuda_adapter", "tests/gpu", "tests/ops", "tests/distributed/test_threads.py"]
     session.run(*PYTEST, *(_given(session) or [*cases, *tests]), env=env)
     tests = ["tests/ops/test_bad_input.py", "tests/distributed/test_threads.py"]
@@ -266,7 +266,7 @@ def cuda(session: nox.Session) -> None:
 def test_pure_python(session: nox.Session) -> None:
     """Run what meets the ops, or asks for the library, on an installation without the native library."""
     session.install(*PURE_PYTHON, ".[cpu]", *TEST_TOOLS)
-    tests = _given(session) or [*_cases(session, one_in=4), *(f"tests/{name}" for name in WITHOUT_LIBRARY)]
+    tests = _given(session) or [*_cases(session, one_in=8), *(f"tests/{name}" for name in WITHOUT_LIBRARY)]
     session.run(*PYTEST, *tests)
 
 

@@ -36,6 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "mpi: needs mpi4py and an MPI launcher")
     config.addinivalue_line("markers", "torch: needs PyTorch")
     config.addinivalue_line("markers", "whole: each case shows what no other does, so --one-in leaves none out")
+    config.addinivalue_line("markers", "product: cases of all values with all others, of which one in 3 shows as much")
     config.addinivalue_line("markers", "thorough: slow and rarely broken, for --thorough alone")
 
 

@@ -50,3 +50,4 @@ def test_values_of_one_case_alone_are_not_all_kept():
 def test_marks():
     assert one_in(100, _product("whole", "whole"))[1] == []
     assert one_in(1, _product("thorough", "thorough"))[0] == []
+    assert 8 <= len(one_in(1, _product("product", "product"))[0]) <= 8 + 9

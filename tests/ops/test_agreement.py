@@ -55,6 +55,7 @@ def _assert_agrees(case, results, tolerance):
         np.testing.assert_allclose(got, want, rtol=0, atol=bound, err_msg=formal.name)
 
 
+@pytest.mark.product
 @pytest.mark.parametrize(("shape", "axis"), SHAPES, ids=str)
 @pytest.mark.parametrize(("backend", "name"), WAYS)
 def test_float(backend, name, shape, axis):
@@ -70,6 +71,7 @@ def test_double(backend, name):
     _assert_agrees(case, results, TOLERANCE[backend, "float64"])
 
 
+@pytest.mark.product
 @pytest.mark.native
 @pytest.mark.parametrize("name", OPERATORS)
 @pytest.mark.parametrize("statistics", ["float32", "float64"])
@@ -92,6 +94,7 @@ def test_native_types(data, statistics, name):
             np.testing.assert_allclose(got, want, rtol=0, atol=bound, err_msg=message)
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("opset", [13, 14, 15, 16, 18, 20])
 @pytest.mark.parametrize("name", WITH_BODIES)
 def test_function_bodies_serve_every_opset(name, opset):
@@ -129,6 +132,7 @@ def test_an_empty_batch_gives_zeros(backend):
                 assert not got.any()
 
 
+@pytest.mark.product
 @pytest.mark.native
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", OPERATORS)

@@ -22,6 +22,7 @@ SHAPES = [
 ]
 
 
+@pytest.mark.product
 @pytest.mark.parametrize(("shape", "axis"), SHAPES, ids=str)
 @pytest.mark.parametrize("name", OPERATORS)
 def test_bit_identical_for_every_number_of_threads(name, shape, axis):
@@ -29,6 +30,7 @@ def test_bit_identical_for_every_number_of_threads(name, shape, axis):
     _assert_same_bits(case)
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("data", ["float16", "bfloat16", "float64"])
 @pytest.mark.parametrize("name", OPERATORS)
 def test_bit_identical_for_every_type(name, data):
