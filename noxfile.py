@@ -296,7 +296,7 @@ def torch(session: nox.Session) -> None:
         options = (*PYTEST[1:], *cases, "-m", "not training and not mpi")
         session.run(pytest, *options, *rest, env=env, external=True)
     for pytest in _others(session, ["training"]):
-        options = (*PYTEST[1:], *cases, "-m", "training and torch")
+        options = (*PYTEST[1:], *_cases(session, one_in=4), "-m", "training and torch")
         session.run(pytest, *options, "tests/distributed", "tests/pytorch", env=env, external=True)
 
 

@@ -258,6 +258,7 @@ def test_the_rate_is_onnx_runtimes_until_it_is_set(trained):
     assert trained.optimizer.get_learning_rate() == pytest.approx(1e-3)
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("opset", [13, 18])
 @pytest.mark.parametrize("text", [PERCEPTRON, DROPOUT], ids=["plain", "dropout"])
 @pytest.mark.parametrize("optimizer", ["AdamW", SGD(momentum=0.9, nesterov=True), "SGD"], ids=["AdamW", "SGD", "bare"])
@@ -391,6 +392,7 @@ def _another_module_for_evaluation_then_saved(trained, folder):
     trained.module, trained.optimizer = _again(trained)
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("most_joined", [2**20, 10], ids=["few", "many"])
 @pytest.mark.parametrize("optimizer", ["AdamW", SGD(momentum=0.9)], ids=["AdamW", "momentum"])
 @pytest.mark.parametrize(

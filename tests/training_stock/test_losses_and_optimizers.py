@@ -209,6 +209,7 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("opset", [13, 18])
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
 def test_optimizers_are_their_formulas(name, opset, tmp_path):

@@ -127,6 +127,7 @@ CALLS = {"train": 8, "step": 6, "reset": 5, "evaluate": 2, "set_rate": 1, "write
 CALLS |= {"new_module": 1, "new_optimizer": 1, "save_and_load": 1}
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("most_joined", [2**20, 4], ids=["few", "many"])
 @pytest.mark.parametrize("is_adam", [False, True], ids=["momentum", "AdamW"])
 @pytest.mark.parametrize("seed", [0, 1, 2, *(pytest.param(seed, marks=pytest.mark.thorough) for seed in range(3, 8))])

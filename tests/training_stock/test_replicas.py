@@ -42,6 +42,7 @@ def _data(loss: str, number: int):
     return [(x, rng.standard_normal((len(x), 3)).astype(np.float32)) for x, _ in data]
 
 
+@pytest.mark.product
 @pytest.mark.parametrize(
     ("text", "loss", "bucket_cap_mb"),
     [

@@ -151,6 +151,7 @@ def assert_same(original, rewritten, layout, seed):
 ORDERS = ("centred first", "slope", "offset", "slope of both")
 
 
+@pytest.mark.product
 @pytest.mark.parametrize(("layout", "order"), list(itertools.product(SHAPES, ORDERS)))
 def test_every_spelling_of_batch_statistics(layout, order):
     for seed in range(6):
@@ -169,6 +170,7 @@ def test_every_spelling_of_batch_statistics(layout, order):
         assert again.SerializeToString(deterministic=True) == rewritten.SerializeToString(deterministic=True)
 
 
+@pytest.mark.product
 @pytest.mark.parametrize(("layout", "order"), list(itertools.product(SHAPES, ORDERS)))
 def test_every_spelling_of_running_statistics(layout, order):
     for seed in range(6):
