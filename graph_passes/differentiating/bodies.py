@@ -121,23 +121,9 @@ _SAME_WITH_MORE_TYPES = frozenset(
     (
         *("Abs", "Add", "And", "Cast", "CastLike", "Clip", "Constant", "ConstantOfShape", "Div", "Elu", "Equal", "Erf"),
         *("Exp", "Flatten", "Greater", "GreaterOrEqual", "HardSigmoid", "Identity", "LeakyRelu", "Less", "LessOrEqual"),
-        *(
-            "Log",
-            "Max",
-            "Min",
-            "Mul",
-            "Neg",
-            "Not",
-            "Or",
-            "Pad",
-            "Pow",
-            "Reciprocal",
-            "ReduceSum",
-            "Relu",
-            "Reshape",
-            "Selu",
-        ),
-        *("Shape", "Sigmoid", "Size", "Softplus", "Sqrt", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze", "Where"),
+        *("Log", "Max", "Min", "Mul", "Neg", "Not", "Or", "Pad", "Pow", "Reciprocal", "ReduceSum", "Relu", "Reshape"),
+        *("Selu", "Shape", "Sigmoid", "Size", "Softplus", "Sqrt", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze"),
+        "Where",
     )
 )
 

@@ -9,6 +9,9 @@ from onnx_cbp.graph_passes.core.splice import Draft
 from onnx_cbp.graph_passes.core.types import Types
 from onnx_cbp.graph_passes.dialects import Reduction
 
+#: What divides where nothing counts, as with ignored labels alone: the sum is 0 there, and so is the loss.
+LEAST = 1e-30
+
 
 def denominator(term: Reduction, draft: Draft, types: Types) -> ir.Value:
     """The divisor of the mean, as double [1]."""

@@ -20,8 +20,8 @@ from onnx_cbp.graph_passes.dialects import Reduction, is_gradient_accumulator, i
 _BETWEEN = {"Abs", "Add", "Cast", "Clip", "Concat", "Div", "Exp", "Identity", "Log", "Max", "Min", "Mul", "Neg", "Pow"}
 _BETWEEN |= {"Reciprocal", "Relu", "Reshape", "Sigmoid", "Softplus", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh"}
 _BETWEEN |= {"Unsqueeze"}
-_A_PAIR = 2
 _BETWEEN_DONE = _BETWEEN | {"Gather", "ReduceMean", "ReduceSum"}
+_A_PAIR = 2
 #: Of these, the first input alone has what enters the loss.
 _OF_ONE_VALUE = ("ReduceMean", "ReduceSum", "Reshape", "Squeeze", "Unsqueeze")
 _NEEDED = (
@@ -135,7 +135,11 @@ def refuse_reduced(model: ir.Model, scores: ir.Value) -> None:
 
 
 def _is_reduced(X: ir.Value, samples: SampleAxes, reader: ir.Node | None) -> bool:
-    """Whether a value has no samples any more, since they were reduced before."""
+    """Whether a value has no samples any more, since they were reduced before.
+
+    Raises:
+        OnnxCbpError: it pairs samples; one line that names the node which does.
+    """
     spread = samples.of(X)
     if spread.axes is not None and len(spread.axes) > 1:
         paired = next((node for value in made_of(X) if (node := _pairs(value, samples)) is not None), None)

@@ -9,11 +9,8 @@ from onnx_cbp.graph_passes.core.sites import label
 from onnx_cbp.graph_passes.core.splice import Draft, Names, inherit
 from onnx_cbp.graph_passes.core.types import Types
 from onnx_cbp.graph_passes.dialects import Reduction
-from onnx_cbp.graph_passes.distributing.denominator import denominator
+from onnx_cbp.graph_passes.distributing.denominator import LEAST, denominator
 from onnx_cbp.graph_passes.distributing.loss_terms import terms_of
-
-#: What divides where nothing counts, as with ignored labels alone: the sum is 0 there, and so is the loss.
-_LEAST = 1e-30
 
 
 def split_means(model: ir.Model, loss: ir.Value) -> list[ir.Value]:
@@ -42,7 +39,7 @@ def split_means(model: ir.Model, loss: ir.Value) -> list[ir.Value]:
             n = draft.cast(denominator(term, draft, types), dtype, "n_as_loss")
             (n,) = draft.add("Reshape", (n, shape), (("n_scalar", dtype, ir.Shape(())),))
             sums.append(n)
-            least = draft.constant("least", ir.tensor(np.array(_LEAST, dtype.numpy())))
+            least = draft.constant("least", ir.tensor(np.array(LEAST, dtype.numpy())))
             (divisor,) = draft.add("Max", (n, least), (("divisor", dtype, ir.Shape(())),))
             (total,) = draft.add("Div", (total, divisor), (("mean", dtype, ir.Shape(())),))
         as_before = _shape(old, draft, types)

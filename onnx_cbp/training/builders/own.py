@@ -30,6 +30,7 @@ from onnx_cbp.graph_passes.core.splice import Names
 from onnx_cbp.graph_passes.core.types import FLOATS, NO_NUMBERS
 from onnx_cbp.graph_passes.differentiating import differentiate
 from onnx_cbp.graph_passes.differentiating.builder import Builder
+from onnx_cbp.graph_passes.distributing.denominator import LEAST
 from onnx_cbp.graph_passes.distributing.loss_terms import refuse_reduced
 from onnx_cbp.graph_passes.distributing.mixing import refuse_sizes
 from onnx_cbp.graph_passes.distributing.reduce_gradients import BUCKET_CAP_MB
@@ -307,7 +308,7 @@ def _loss(model: ir.Model, forward: Forward, wanted: Wanted) -> tuple[ir.Value, 
         target = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(dims))
         model.graph.inputs.append(target)
     total, count = loss.terms(g, scores, target)
-    result = g.Identity(total) if loss.reduction == "sum" else g.Div(total, g.Max(count, g.scalar(1e-30, count)))
+    result = g.Identity(total) if loss.reduction == "sum" else g.Div(total, g.Max(count, g.scalar(LEAST, count)))
     g.commit([result])
     result.name = Names(model).fresh("loss")
     return result, values, [total] if loss.reduction == "sum" else [total, count]

@@ -25,6 +25,8 @@ _OF_A_MODULE = re.compile(r"(?!onnx|val_\d|.*const)(\d+\.)*[a-z_]\w*(\.\w+)*|.*/
 _MASKED = -1e4
 #: Ops with which modules use parameters of their own. What is subtracted, or divided by, are means and deviations.
 _JOINING = ("Add", "Concat", "Expand", "Mul", "Where")
+#: Layers that multiply their data by a weight.
+_PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 #: Ops with weights, by the positions of the inputs that are weights if they are initializers.
 _WEIGHTS = {
     "Conv": (1, 2),
@@ -141,9 +143,6 @@ def _is_direction(node: ir.Node, index: int) -> bool:
     return any(_is_read_as_weight([each]) and each[0].op_type in _PRODUCTS for each in (*readers, *scaled))
 
 
-_PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-
-
 def _is_read_as_weight(read: Iterable[tuple[ir.Node, int]]) -> bool:
     return any(index in _WEIGHTS.get(node.op_type, ()) for node, index in read)
 
@@ -195,7 +194,7 @@ def _is_layers(value: ir.Value | None) -> bool:
     node = None if value is None else value.producer()
     while node is not None and node.op_type in ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity"):
         node = None if node.inputs[0] is None else node.inputs[0].producer()
-    if node is None or node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+    if node is None or node.op_type not in _PRODUCTS:
         return False
     return any(each is not None and each.is_initializer() for each in node.inputs[:2])
 
