@@ -17,6 +17,7 @@ from onnx_cbp.graph_passes.dialects._reading import attribute, optional_input
 from onnx_cbp.graph_passes.preparing.simplifying.fold_constants import FoldConstantsPass
 
 _MOST_ROUNDS = 16  # each round folds one more Shape that depends on another
+_MOST_SIZES = 1024  # shapes, and what is computed from them, have a few
 
 
 class FoldShapesPass(InPlacePass):
@@ -117,7 +118,7 @@ def _sizes(node: ir.Node, known: dict[ir.Value, np.ndarray], constants: Constant
         if node.outputs[0].dtype not in (None, ir.DataType.INT64):
             return None
         array = constants.of(node.outputs[0])
-        return _array(array.tolist(), array.ndim) if array is not None and array.dtype == np.int64 else None
+        return _of_numbers(array) if array is not None and array.dtype == np.int64 else None
     others = [constants.whole(optional_input(node, index)) for index in range(1, len(node.inputs))]
     match node.op_type:
         case "Identity":
@@ -144,9 +145,12 @@ def _read(value: ir.Value | None, known: dict[ir.Value, np.ndarray], constants: 
     if value in known:
         return known[value]
     array = constants.of(value)
-    if array is None or array.dtype.kind != "i":
-        return None
-    return _array(array.tolist(), array.ndim)
+    return _of_numbers(array) if array is not None and array.dtype.kind == "i" else None
+
+
+def _of_numbers(array: np.ndarray) -> np.ndarray | None:
+    """Integers as sizes. Tables of indices, which may be large, are not sizes."""
+    return _array(array.tolist(), array.ndim) if array.size <= _MOST_SIZES else None
 
 
 def _array(sizes: Any, ndim: int = 1) -> np.ndarray:
