@@ -8,6 +8,7 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
 from onnx_cbp.graph_passes.core.remove_unused_nodes import RemoveUnusedNodesPass
+from onnx_cbp.graph_passes.finalizing.drop_unread_results import DropUnreadResultsPass
 from onnx_cbp.graph_passes.finalizing.remove_identities import RemoveIdentitiesPass
 
 
@@ -41,6 +42,9 @@ class RemoveUnusedPass(InPlacePass):
         """Change the model in place."""
         modified = RemoveIdentitiesPass()(model).modified
         modified |= RemoveUnusedNodesPass()(model).modified
+        while DropUnreadResultsPass()(model).modified:
+            modified = True
+            RemoveUnusedNodesPass()(model)
         kept = [
             value for value in model.graph.inputs if value not in self._read or value.uses() or value.is_graph_output()
         ]

@@ -11,6 +11,7 @@ from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.analysis import find_sites
 from onnx_cbp.graph_passes.core.sites import BackwardSite, ForwardSite, InferenceSite, in_graph
+from onnx_cbp.graph_passes.core.values.regions import Regions
 from onnx_cbp.graph_passes.dialects import counted, is_gradient_accumulator, is_rewritten_forward
 
 #: The inputs where ops have their weights. These are parameters, whether they are inputs of the graph or constants.
@@ -138,7 +139,11 @@ def _training_values(model: ir.Model, flow: _Flow) -> set[ir.Value]:
 
 
 class _Flow:
-    """Which values of a graph depend on which; a node with subgraphs reads everything that these read."""
+    """Which values of a graph, and of its subgraphs, depend on which.
+
+    A node with subgraphs reads everything that these read. But of its results only those depend on a value in a
+    subgraph that are returned for what is computed from it.
+    """
 
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
@@ -147,6 +152,7 @@ class _Flow:
         for node, values in self._reads.items():
             for value in values:
                 self._readers.setdefault(value, []).append(node)
+        self._regions = Regions(graph)
 
     def dependants(self, values: Iterable[ir.Value], stop: Container[ir.Node] = ()) -> set[ir.Value]:
         """The values, and all that depend on them; but not through the nodes of `stop`."""
@@ -156,7 +162,9 @@ class _Flow:
             value = todo.pop()
             if value not in found:
                 found.add(value)
-                todo += [made for node in self._readers.get(value, ()) if node not in stop for made in node.outputs]
+                todo += self._regions.returned(value)
+                for node, place in value.uses():
+                    todo += () if node in stop else self._regions.read_by(node, place)
         return found
 
     def ancestors(self, *values: ir.Value) -> set[ir.Node]:
@@ -233,10 +241,14 @@ def _chain(value: ir.Value, known: set[ir.Value]) -> list[ir.Value]:
 
 def inputs_of_outputs(model: ir.Model) -> list[ir.Value]:
     """The inputs on which some output of the graph depends."""
-    graph = model.graph
-    needed = set(graph.outputs)
-    for node in _Flow(graph).ancestors(*graph.outputs):
-        needed.update(_read(node))
+    graph, known = model.graph, Regions(model.graph)
+    needed: set[ir.Value] = set()
+    todo: list[ir.Value | None] = list(graph.outputs)
+    while todo:
+        value = todo.pop()
+        if value is not None and value not in needed:
+            needed.add(value)
+            todo += known.made_of(value)
     return [value for value in graph.inputs if value in needed]
 
 
