@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 from importlib.util import find_spec
 
 import pytest
@@ -30,6 +32,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if not config.getoption("--thorough"):  # no test cuts the power, and each of ten thousand files waits for the disk
+        os.fsync = lambda descriptor: None
     cuda_adapter.take_the_place_of_the_library()
     config.addinivalue_line("markers", "native: needs the native library")
     config.addinivalue_line("markers", "training: needs ONNX Runtime's training build")
@@ -56,6 +60,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="mpi4py and mpiexec are not installed here"))
         if item.get_closest_marker("torch") and not find_spec("torch"):
             item.add_marker(pytest.mark.skip(reason="PyTorch is not installed here"))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    gc.freeze()  # thousands of cases, which no collection need look through
 
 
 def _has_training() -> bool:

@@ -32,7 +32,7 @@ class Body:
 
 def body_of(node: ir.Node, model: ir.Model, types: Types) -> Body | None:
     """The body of a node, with types and shapes; None if it has none that this opset can run."""
-    proto = ir.to_proto(node)
+    proto = ir.serde.serialize_node(node)
     inputs = {value.name or "": _type(value, types) for value in node.inputs if value is not None}
     function = _function(node, proto, model, [inputs.get(name) for name in proto.input])
     if function is None or any(each.HasField("g") or each.graphs for n in function.node for each in n.attribute):

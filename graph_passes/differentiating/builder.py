@@ -553,7 +553,9 @@ class Builder:
                 data[value.name] = onnx.numpy_helper.from_array(tensor.numpy(), value.name)
         imports = [onnx.helper.make_opsetid("", self.opset)]
         try:
-            found = onnx.shape_inference.infer_node_outputs(schema, ir.to_proto(node), types, data, None, imports)
+            found = onnx.shape_inference.infer_node_outputs(
+                schema, ir.serde.serialize_node(node), types, data, None, imports
+            )
         except KeyError:  # onnx 1.16 wants the type even of an input that is left out: the rule says the shape
             first = node.inputs[0]
             node.outputs[0].type = None if first is None else first.type

@@ -119,7 +119,9 @@ def _body(node: ir.Node, opset: int, types: Types) -> onnx.FunctionProto | None:
         body.ParseFromString(text if isinstance(text, bytes) else text.SerializeToString())
     elif schema.has_context_dependent_function:
         inputs = [_type(value, types) for value in node.inputs]
-        body.ParseFromString(schema.get_context_dependent_function(ir.to_proto(node).SerializeToString(), inputs))
+        body.ParseFromString(
+            schema.get_context_dependent_function(ir.serde.serialize_node(node).SerializeToString(), inputs)
+        )
     if not body.node or not _serves(body, opset):
         return None
     del body.opset_import[:]

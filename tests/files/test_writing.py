@@ -380,6 +380,24 @@ def test_several_files_are_put_in_place_together(failing, error, links, tmp_path
     assert _content(folder) == {name: f"{name} of new".encode() for name in "abc"}
 
 
+@pytest.mark.parametrize("largest", [10**9, 3000])
+def test_what_is_named_is_on_the_disk_before(tmp_path, largest, monkeypatch):
+    """Without power, names may come to be before data do: each file is synchronised, then named, then its folder is."""
+    done = []
+
+    def renames(moves):
+        return lambda source, target: (done.append(("named", Path(source).name)), moves(source, target))[1]
+
+    for name in ("replace", "rename"):
+        monkeypatch.setattr(os, name, renames(getattr(os, name)))
+    monkeypatch.setattr(os, "fsync", lambda of: done.append(("synced", Path(f"/proc/self/fd/{of}").readlink().name)))
+    save_model(_model(1), tmp_path / "model.onnx", largest=largest)
+    files = [name for what, name in done if what == "named"]
+    assert len(files) == (1 if largest > 3000 else 2)
+    assert all(done.index(("synced", name)) < done.index(("named", name)) for name in files)
+    assert done[-1] == ("synced", tmp_path.name)
+
+
 def test_a_folder_in_the_place_of_a_file_changes_no_other(tmp_path):
     (tmp_path / "scratch").mkdir()
     (tmp_path / "b").mkdir()

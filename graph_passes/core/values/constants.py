@@ -97,5 +97,5 @@ def _type(node: ir.Node) -> ir.DataType | None:
 def _proto(node: ir.Node) -> onnx.NodeProto:
     dtype, value = _type(node), node.inputs[0] if node.inputs else None
     if dtype is None or value is None:
-        return ir.to_proto(node)
+        return ir.serde.serialize_node(node)
     return onnx.helper.make_node("Cast", [value.name or ""], [node.outputs[0].name or ""], to=dtype.value)
