@@ -44,15 +44,15 @@ def names_of(value: Any, argument: str, *, of: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def finite_number(value: Any, argument: str) -> float:
+def finite_number(value: Any, argument: str, example: str = "0.001") -> float:
     """The number in an argument, which may be an array without dimensions.
 
     Raises:
-        OnnxCbpError: it is no number, or not a finite one in float32.
+        OnnxCbpError: it is no number, or not a finite one in float32; one line that shows the example.
     """
     array = np.asarray(value)
     if array.shape or array.dtype.kind not in "iuf" or not abs(float(array)) <= np.finfo(np.float32).max:
-        raise OnnxCbpError(f"{argument}: {value!r} is no finite number: give one, such as 0.001")
+        raise OnnxCbpError(f"{argument}: {value!r} is no finite number: give one, such as {example}")
     return float(array)
 
 

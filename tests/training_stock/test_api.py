@@ -254,6 +254,25 @@ def test_the_schedule_rises_and_falls(trained):
         LinearLRScheduler(trained.optimizer, 9, 8, 0.1)
 
 
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        (("3", 8), "warmup_step_count: '3' is no finite number: give one, such as 1000"),
+        ((3, "8"), "total_step_count: '8' is no finite number"),
+        ((0, None), "total_step_count: None is no finite number"),
+        ((0, float("inf")), "total_step_count: inf is no finite number"),
+    ],
+)
+def test_a_schedule_counts_steps_in_numbers(trained, counts, message):
+    with pytest.raises(OnnxCbpError, match=message):
+        LinearLRScheduler(trained.optimizer, *counts, 0.1)
+
+
+def test_a_schedule_is_of_an_optimizer(trained):
+    with pytest.raises(OnnxCbpError, match="is no Optimizer: give the one whose learning rate it sets"):
+        LinearLRScheduler(trained.module, 1, 2, 0.1)
+
+
 def test_the_rate_is_onnx_runtimes_until_it_is_set(trained):
     assert trained.optimizer.get_learning_rate() == pytest.approx(1e-3)
 

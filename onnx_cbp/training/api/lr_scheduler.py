@@ -20,11 +20,16 @@ class LinearLRScheduler:
         initial_lr: the largest rate.
 
     Raises:
-        OnnxCbpError: the warm-up has more steps than the whole schedule, or the rate is no finite number.
+        OnnxCbpError: the warm-up has more steps than the whole schedule, a count or the rate is no finite number, or
+            the optimiser is none.
     """
 
     def __init__(self, optimizer: Optimizer, warmup_step_count: int, total_step_count: int, initial_lr: float) -> None:
+        if not isinstance(optimizer, Optimizer):
+            raise OnnxCbpError(f"optimizer: {optimizer!r} is no Optimizer: give the one whose learning rate it sets")
         initial_lr = finite_number(initial_lr, "initial_lr")
+        for count, argument in ((warmup_step_count, "warmup_step_count"), (total_step_count, "total_step_count")):
+            finite_number(count, argument, "1000")
         if not 0 <= warmup_step_count <= total_step_count:
             raise OnnxCbpError(
                 f"warmup_step_count is {warmup_step_count} and total_step_count {total_step_count}: the first is "
