@@ -35,10 +35,13 @@ PURE_PYTHON = ("--reinstall-package", "onnx-cbp", "-C", "cmake.define.ONNX_CBP_N
 #: where a test is several processes already.
 PYTEST = ("pytest", "-n", "auto", "--dist", "worksteal")
 
+#: From 0.7 on it takes a second to import, which is more than all else, in each of the processes that tests start. The
+#: newest is where there are few of those: in 'test_pure_python', and where a stranger installs the wheel.
+QUICK_TO_IMPORT = ["ml_dtypes<0.7"]
 #: Extras of the wheel, and what else stands in each environment.
 ENVIRONMENTS = {
-    "stock": ("cpu", BUILD_TOOLS),
-    "training": ("training,mpi,demo", ["selenium>=4.20"]),
+    "stock": ("cpu", [*BUILD_TOOLS, *QUICK_TO_IMPORT]),
+    "training": ("training,mpi,demo", ["selenium>=4.20", *QUICK_TO_IMPORT]),
     "oldest": ("cpu", ["onnxruntime==1.17.3", "numpy==1.26.4", "onnx==1.16.2"]),
 }
 #: The newest Python that each can be had for.
@@ -249,7 +252,7 @@ def stranger(session: nox.Session) -> None:
 def cuda(session: nox.Session) -> None:
     """Run the CUDA ops in ONNX Runtime without a GPU; after the tests, in their environments too."""
     folder = ROOT / "build" / "cuda-on-host"
-    _install(session, "cpu", *TEST_TOOLS, *BUILD_TOOLS)
+    _install(session, "cpu", *TEST_TOOLS, *BUILD_TOOLS, *QUICK_TO_IMPORT)
     for wheel in DIST.glob("onnx_cbp_cuda-*.whl"):
         session.install("--no-deps", "--force-reinstall", str(wheel))
     _cmake(session, Path(session.bin), ROOT, folder, *CUDA_ON_HOST)
