@@ -24,6 +24,7 @@ from onnx_cbp.graph_passes.preparing.simplifying.inline_functions import InlineA
 from onnx_cbp.graph_passes.preparing.simplifying.unpack_sequences import UnpackSequencesPass
 from onnx_cbp.graph_passes.preparing.spell_out import SpellOutPass
 from onnx_cbp.graph_passes.preparing.split_squares import SplitSquaresPass
+from onnx_cbp.graph_passes.preparing.squeeze_einsums import SqueezeEinsumsPass
 from onnx_cbp.graph_passes.rewriting.attach_functions import AttachFunctionsPass
 from onnx_cbp.graph_passes.rewriting.cancel_transposes import CancelTransposesPass
 from onnx_cbp.graph_passes.rewriting.channels_last import ChannelsLastPass
@@ -72,6 +73,7 @@ __all__ = [
     "Site",
     "SpellOutPass",
     "SplitSquaresPass",
+    "SqueezeEinsumsPass",
     "Synchronization",
     "ToInferencePass",
     "TrainBatchNormsPass",

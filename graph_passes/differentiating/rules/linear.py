@@ -5,7 +5,6 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnx_cbp.graph_passes.dialects._reading import attribute, optional_input
-from onnx_cbp.graph_passes.differentiating.attributes import text
 from onnx_cbp.graph_passes.differentiating.builder import Builder, Read
 from onnx_cbp.graph_passes.differentiating.registry import ZERO, InputGradient, rule
 
@@ -65,32 +64,6 @@ def gemm(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
         dC = g.unbroadcast(dY, C)
         dC = dC if beta == 1 else g.Mul(dC, beta)
     return [dA, dB, dC]
-
-
-@rule("Einsum")
-def einsum(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """Einsum: the gradient of each operand is an Einsum of dY and the other operands, with the operand's own letters.
-
-    Letters that only this operand has were summed over: its gradient is the same along them.
-    """
-    equation = text(node, "equation", "").replace(" ", "")
-    left, arrow, right = equation.partition("->")
-    terms = left.split(",")
-    if not arrow:
-        letters = [c for c in left if c.isalpha()]
-        right = "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
-    if "." in equation or any(len(set(term)) < len(term) for term in terms):
-        raise g.refuse(f"equation '{equation}' has an ellipsis or takes a diagonal: write it as MatMul")
-    answers: list[InputGradient] = []
-    for index, (term, X) in enumerate(zip(terms, node.inputs, strict=True)):
-        others = [(t, V) for i, (t, V) in enumerate(zip(terms, node.inputs, strict=True)) if i != index]
-        present = set(right).union(*(t for t, _ in others))
-        kept = "".join(c for c in term if c in present)
-        wanted = ",".join([right, *(t for t, _ in others)]) + "->" + kept
-        dX = g.Einsum(dY, *(V for _, V in others), equation=wanted)
-        missing = [axis for axis, c in enumerate(term) if c not in present]
-        answers.append(g.expand_like(g.Unsqueeze(dX, missing), X) if missing else dX)
-    return answers
 
 
 @rule("RotaryEmbedding")

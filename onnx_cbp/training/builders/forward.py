@@ -21,6 +21,7 @@ from onnx_cbp.graph_passes import (
     InlineAllFunctionsPass,
     InlineBranchesPass,
     Site,
+    SqueezeEinsumsPass,
     TrainBatchNormsPass,
     UnpackSequencesPass,
     find_sites,
@@ -94,6 +95,7 @@ def prepare(
     model = to_ir(_new_enough(source))
     InlineAllFunctionsPass()(model)
     _refuse_training_graph(model)
+    SqueezeEinsumsPass()(model)  # inference would find wrong shapes
     drop_wrong_shapes(model)  # the loss and gradients are made for these shapes
     requires_grad, frozen_params = take_apart(model, requires_grad, frozen_params, tied_params)
     outputs = [value.name or "" for value in model.graph.outputs]

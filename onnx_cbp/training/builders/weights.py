@@ -33,6 +33,7 @@ _WEIGHTS = {
     "ConvTranspose": (1, 2),
     "Gemm": (1, 2),
     "MatMul": (0, 1),
+    "Einsum": range(26),
     "PRelu": (1,),
     "BatchNormalization": (1, 2),
     "InstanceNormalization": (1, 2),

@@ -235,6 +235,14 @@ LINEAR = [
     Case("Einsum", (In((N, 3)), In((N, 4))), {"equation": "ab,ac"}, note="implicit"),
     Case("Einsum", (In((N, 3, 2)),), {"equation": "abc->ac"}, note="a sum"),
     Case("Einsum", (In((2, 3)), In((3, 4)), In((4, N))), {"equation": "ab,bc,cd->ad"}),
+    Case("Einsum", (In((N, 2, 3)), In((3, 2))), {"equation": "...j,jk->...k"}, note="axes of an ellipsis"),
+    Case("Einsum", (In((N, 2, 3)), In((1, 3, 2))), {"equation": "...ij,...jk"}, note="an ellipsis that broadcasts"),
+    Case("Einsum", (In((2, N, 3)),), {"equation": "i...->..."}, note="a sum beside an ellipsis"),
+    Case("Einsum", (In((N, 3)), In((N, 1))), {"equation": "bi,bi->b"}, note="broadcast and summed"),
+    Case("Einsum", (In((N, 3)), In(("K", 3))), {"equation": "bi,bi->bi"}, note="broadcast by a size at run time"),
+    Case("Einsum", (In((N, 3, 3)),), {"equation": "bii->bi"}, note="a diagonal"),
+    Case("Einsum", (In((N, N)),), {"equation": "ii"}, note="a trace of an open size"),
+    Case("Einsum", (In((2, 3, 2, 2)), In((2, N))), {"equation": "ijii,ik->jk"}, note="a letter three times"),
 ]
 
 _REDUCTIONS = ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd")
