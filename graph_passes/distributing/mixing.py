@@ -18,7 +18,7 @@ from onnx_cbp.graph_passes.distributing.batch_size import refuse_batch_size
 from onnx_cbp.graph_passes.stepping.training_graph import TrainingGraph
 
 
-def refuse_mixing(model: ir.Model, sites: Sequence[Site]) -> None:
+def refuse_mixing(model: ir.Model, sites: Sequence[Site], loss: ir.Value | None = None) -> None:
     """Refuse a graph that computes something over the samples of a batch, other than known batch norms and losses.
 
     Samples are followed from the inputs on. What a node computes from several samples may enter a loss, which is a
@@ -31,6 +31,7 @@ def refuse_mixing(model: ir.Model, sites: Sequence[Site]) -> None:
     Args:
         model: before anything in it is replaced.
         sites: its batch norms.
+        loss: if it is given, only what it is made of is checked, and not what else the graph returns.
 
     Raises:
         OnnxCbpError: there is such a node; one line.
@@ -38,9 +39,10 @@ def refuse_mixing(model: ir.Model, sites: Sequence[Site]) -> None:
     types = Types(model)
     recognised = dict(_recognised(model, sites))
     samples = SampleAxes(model, types, recognised)
-    forward, has_gradients = _forward_outputs(model, sites)
+    forward, has_gradients = _forward_outputs(model, sites) if loss is None else ([loss], False)
     of_loss = _of_losses(forward, samples, types)
     needed = _needed(forward, sites, set(recognised))
+    mend = _FOR_BATCH_NORMS if loss is None else _FOR_LOSSES
     for node in RecursiveGraphIterator(model.graph):
         if node.graph is model.graph and node not in needed:
             continue
@@ -48,12 +50,13 @@ def refuse_mixing(model: ir.Model, sites: Sequence[Site]) -> None:
             spread = samples.of(value)
             mixing = spread.mixed - of_loss
             if mixing and spread.axes:
-                raise OnnxCbpError(_reason(mixing, node, samples, f"node '{label(node)}' ({node.op_type}) gives"))
+                gives = f"node '{label(node)}' ({node.op_type}) gives"
+                raise OnnxCbpError(_reason(mixing, node, samples, gives, mend))
     for value in () if has_gradients else forward:
         spread = samples.of(value)
         mixing = spread.mixed - of_loss
         if mixing and not _is_single(value, types):
-            raise OnnxCbpError(_reason(mixing, None, samples, f"the output '{value.name}' is made of"))
+            raise OnnxCbpError(_reason(mixing, None, samples, f"the output '{value.name}' is made of", mend))
     refuse_batch_size(model, samples, types, needed)
 
 
@@ -149,13 +152,17 @@ def _is_single(value: ir.Value, types: Types) -> bool:
     return shape is None or all(size == 1 for size in shape)
 
 
-def _reason(mixing: frozenset[ir.Node], node: ir.Node | None, samples: SampleAxes, where: str) -> str:
+#: What to do about a graph that is refused.
+_FOR_BATCH_NORMS = "write it as BatchNormalization, or name the batch norms to synchronize"
+_FOR_LOSSES = "let the loss take samples together last, in a ReduceMean or ReduceSum of all"
+
+
+def _reason(mixing: frozenset[ir.Node], node: ir.Node | None, samples: SampleAxes, where: str, mend: str) -> str:
     first = min(mixing, key=label)
     read = [value for value in first.inputs if value is not None and samples.of(value).axes]
     name = f"'{read[0].name}'" if read else "its inputs"
     goes_on = "" if first is node else f", and {where} what comes of it"
     return (
         f"node '{label(first)}' ({first.op_type}) takes {name} together over the samples of a batch{goes_on}: it is no "
-        "part of a batch norm that is known, so each replica would take its own samples alone: write it as "
-        "BatchNormalization, or name the batch norms to synchronize"
+        f"part of a batch norm that is known, so each replica would take its own samples alone: {mend}"
     )

@@ -237,3 +237,22 @@ def test_losses_that_take_samples_together_are_refused(own, said, tmp_path):
     with pytest.raises(OnnxCbpError, match=said) as caught:
         Training(model, tmp_path, loss=loss, rewrite_options={"data_parallel": True})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        "sums = ReduceSum <keepdims = 0> (logits, last) most, places = TopK (sums, two) own = ReduceMean (most)",
+        "mean = ReduceMean (logits) centred = Sub (logits, mean) own = ReduceMean <keepdims = 0> (centred)",
+        "shares = Softmax <axis = 0> (logits) parts = Mul (shares, logits) own = ReduceSum <keepdims = 0> (parts)",
+        "some = Slice (logits, zero, two, zero) own = ReduceMean <keepdims = 0> (some)",
+        "sums = CumSum (logits, first) own = ReduceMean <keepdims = 0> (sums)",
+    ],
+    ids=["the largest", "a batch's mean", "shares of a batch", "the first", "running sums"],
+)
+def test_losses_of_samples_that_others_change_are_refused(own, tmp_path):
+    integers = {"two": np.array([2]), "zero": np.array([0]), "first": np.array(0)}
+    said = r"takes '\w+' together over the samples of a batch.* let the loss take samples together last"
+    with pytest.raises(OnnxCbpError, match=said):
+        Training(_with_own_loss(own, **integers), tmp_path, loss="own", rewrite_options={"data_parallel": True})
+    assert not list(tmp_path.iterdir())

@@ -32,7 +32,7 @@ from onnx_cbp.graph_passes.differentiating import differentiate
 from onnx_cbp.graph_passes.differentiating.builder import Builder
 from onnx_cbp.graph_passes.distributing.denominator import LEAST
 from onnx_cbp.graph_passes.distributing.loss_terms import refuse_reduced
-from onnx_cbp.graph_passes.distributing.mixing import refuse_sizes
+from onnx_cbp.graph_passes.distributing.mixing import refuse_mixing, refuse_sizes
 from onnx_cbp.graph_passes.distributing.reduce_gradients import BUCKET_CAP_MB
 from onnx_cbp.graph_passes.distributing.split_means import split_means
 from onnx_cbp.graph_passes.distributing.synchronize import Synchronization
@@ -158,7 +158,7 @@ def _training(prepared: onnx.ModelProto, forward: Forward, wanted: Wanted) -> tu
     model = to_ir(prepared)
     data_parallel = bool(wanted.rewrite_options.get("data_parallel"))
     if data_parallel:
-        refuse_sizes(model, list(find_sites(model)))
+        _refuse_own_samples(model, forward, wanted)
     InternalBatchNormsPass()(model)
     _refuse_arithmetic_gradients(model, wanted)
     random = RandomMasksPass()
@@ -225,6 +225,18 @@ def _training(prepared: onnx.ModelProto, forward: Forward, wanted: Wanted) -> tu
     _tidy(model)
     register_schemas()
     return to_proto(model, prepared), graph
+
+
+def _refuse_own_samples(model: ir.Model, forward: Forward, wanted: Wanted) -> None:
+    """Refuse what each replica would compute of its own samples, and one process of the whole batch.
+
+    A loss of the graph itself may have it anywhere, so no network can be told from it: batch norms alone are allowed.
+    """
+    sites = list(find_sites(model))
+    if not isinstance(wanted.loss, Loss):
+        loss, _, _ = _loss(model, forward, wanted)
+        refuse_mixing(model, sites, loss)
+    refuse_sizes(model, sites)
 
 
 def _refuse_arithmetic_gradients(model: ir.Model, wanted: Wanted) -> None:
