@@ -38,6 +38,7 @@ from onnx_cbp.graph_passes import (
     label,
 )
 from onnx_cbp.graph_passes.core.inference import infer_shapes
+from onnx_cbp.graph_passes.core.mean_variance import write_axes
 from onnx_cbp.graph_passes.core.scopes import all_nodes, import_domain
 from onnx_cbp.graph_passes.core.values.constants import RANDOM
 from onnx_cbp.graph_passes.core.wrong_shapes import drop_wrong_shapes
@@ -180,6 +181,7 @@ def finalize(
     _complete(result)
     finished = to_proto(result, _without_training(source))
     restore_map_types(finished, source)
+    write_axes(finished)  # onnx.checker would not accept it
     _check(finished)
     if report is not None:
         graph = finished.graph

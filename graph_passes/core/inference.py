@@ -10,6 +10,7 @@ import onnx_ir as ir
 from google.protobuf.message import EncodeError
 
 from onnx_cbp.custom_ops import DOMAIN
+from onnx_cbp.graph_passes.core.mean_variance import write_axes
 
 #: The errors of inference when it cannot follow a model, or the model does not fit into one message.
 _CANNOT_FOLLOW = (onnx.shape_inference.InferenceError, RuntimeError, ValueError, IndexError, TypeError, EncodeError)
@@ -63,6 +64,7 @@ def infer_shapes(model: ir.Model, *, as_far_as_possible: bool = False) -> None:
 
 def follow(model: onnx.ModelProto, *, is_strict: bool = True) -> onnx.ModelProto | None:
     """The model with the types and shapes that inference finds, without too much work; None if it fails."""
+    write_axes(model)
     infer = partial(onnx.shape_inference.infer_shapes, check_type=is_strict, strict_mode=is_strict)
     # Of integers, onnx 1.16 would make a shape of as many sizes, also where it does not follow numbers.
     places = (info for info in _declared(model.graph) if info.type.tensor_type.elem_type in _PLACES)
@@ -249,8 +251,10 @@ def _is_complete(proto: onnx.TypeProto) -> bool:
 def subgraphs(node: ir.Node, proto: onnx.NodeProto) -> Iterator[tuple[ir.Graph, onnx.GraphProto]]:
     """The graphs in a node's attributes, each with its inferred version."""
     for attribute in proto.attribute:
-        own = node.attributes[attribute.name]
-        if attribute.type == onnx.AttributeProto.GRAPH and not own.is_ref():
+        own = node.attributes.get(attribute.name)  # inference may have an attribute more: a default, written down
+        if own is None or own.is_ref():
+            continue
+        if attribute.type == onnx.AttributeProto.GRAPH:
             yield own.as_graph(), attribute.g
-        elif attribute.type == onnx.AttributeProto.GRAPHS and not own.is_ref():
+        elif attribute.type == onnx.AttributeProto.GRAPHS:
             yield from zip(own.as_graphs(), attribute.graphs, strict=True)
