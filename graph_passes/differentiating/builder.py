@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
@@ -538,7 +539,7 @@ class Builder:
             return
         if not onnx.defs.has(node.op_type, node.domain):
             return  # an op of a runtime: its rule says the types and shapes of its outputs
-        schema = onnx.defs.get_schema(node.op_type, self.opset, node.domain)
+        schema = _schema(node.op_type, self.opset, node.domain)
         types, data = {}, {}
         for value in node.inputs:
             if value is None or value.name is None:
@@ -568,6 +569,10 @@ class Builder:
                 value.type = ir.TensorType(ir.DataType(proto.tensor_type.elem_type))
                 if proto.tensor_type.HasField("shape"):
                     value.shape = ir.Shape([_size(dim) for dim in proto.tensor_type.shape.dim])
+
+
+#: onnx searches for a schema as long as it infers by it.
+_schema = functools.cache(onnx.defs.get_schema)
 
 
 def steps_of_sum(axes: Sequence[int], rank: int) -> list[list[int]]:

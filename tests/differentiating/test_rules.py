@@ -61,8 +61,10 @@ def test_a_rule_equals_differences(case: Case, opset: int):
             if rounds:  # differences of what is rounded say nothing: the gradient is that of the identity
                 np.testing.assert_array_equal(gradient, seeds["dy0"])
                 continue
-            want = differences(run, feeds, seeds, name)
-            gradient = np.array([(gradient * direction).sum() for direction in directions(gradient.shape)])
+            glance = batch > 2  # what is wrong with a batch of another size alone is so in every direction
+            want = differences(run, feeds, seeds, name, glance=glance)
+            along = directions(gradient.shape, glance=glance)
+            gradient = np.array([(gradient * direction).sum() for direction in along])
             np.testing.assert_allclose(gradient, want, rtol=0, atol=tolerance * max(1.0, np.abs(want).max()))
         if on_onnxruntime is not None:
             on_onnxruntime({**feeds, **seeds}, got)

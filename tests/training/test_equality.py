@@ -116,7 +116,7 @@ def test_free_running_the_drift_is_that_of_one_ulp(tmp_path):
     rewritten = rewrite(artifacts, tmp_path)
     ours, ulp = [], []
     for seed in range(5):
-        batches = _digits(seed, size=64)
+        batches = _digits(seed, size=16)
         curve = _loss_curve(artifacts, batches)
         ours.append(np.abs(_loss_curve(rewritten, batches, "auto") - curve).max())
         perturbed = [_loss_curve(artifacts, batches, perturb=10 * seed + i) for i in range(2)]

@@ -26,6 +26,8 @@ Arrays = dict[str, np.ndarray]
 _STEP = 1e-5
 _FEW = 16
 _DIRECTIONS = 10
+#: Where gradients of the same model have been looked at closely: whatever else is wrong there is seen in any direction.
+_AT_A_GLANCE = 3
 _NUMBERS = {
     np.float64: onnx.TensorProto.DOUBLE,
     np.float32: onnx.TensorProto.FLOAT,
@@ -164,18 +166,20 @@ def runner(model: onnx.ModelProto, backend: str, *, keeps_float: bool = True) ->
     return lambda feeds: session.run(None, feeds)
 
 
-def directions(shape: tuple[int, ...]) -> np.ndarray:
+def directions(shape: tuple[int, ...], *, glance: bool = False) -> np.ndarray:
     """Along what an input is moved: each element by itself where there are few, some random directions otherwise."""
     size = int(np.prod(shape))
-    if size <= _FEW:
+    if size <= (_AT_A_GLANCE if glance else _FEW):
         return np.eye(size).reshape(size, *shape)
-    return np.random.default_rng(size).normal(0, 0.5, (_DIRECTIONS, *shape))
+    return np.random.default_rng(size).normal(0, 0.5, (_AT_A_GLANCE if glance else _DIRECTIONS, *shape))
 
 
-def differences(run: Callable[[Arrays], list[np.ndarray]], feeds: Arrays, seeds: Arrays, name: str) -> np.ndarray:
+def differences(
+    run: Callable[[Arrays], list[np.ndarray]], feeds: Arrays, seeds: Arrays, name: str, *, glance: bool = False
+) -> np.ndarray:
     """How sum(dy * y) changes along each of an input's `directions`, by central differences."""
     result = []
-    for direction in directions(feeds[name].shape):
+    for direction in directions(feeds[name].shape, glance=glance):
         sides = []
         for step in (_STEP, -_STEP):
             outputs = run({**feeds, name: feeds[name] + step * direction})
