@@ -7,6 +7,7 @@ the whole batch in float64, where there is nothing to allow for.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -92,7 +93,7 @@ class Task:
             record |= {f"{number}/input/{i}": value for i, value in enumerate(batch)}
         self.steps = _one_process(original, made, self.cuts, parts, self.outputs, record, exact)
         rewritten = folder / "rewritten.onnx"
-        onnx.save(onnx_cbp.rewrite(original.training_model, data_parallel=True, **options), rewritten)
+        rewritten.write_bytes(_rewritten(original.training_model.read_bytes(), **options))
         if artifacts.checkpoint != folder / "checkpoint":
             shutil.copy(artifacts.checkpoint, folder / "checkpoint")
         np.savez(folder / "record.npz", **record)
@@ -103,6 +104,12 @@ class Task:
     @property
     def replicas(self) -> int:
         return sum(map(len, self.parts))
+
+
+@functools.cache
+def _rewritten(model: bytes, **options) -> bytes:
+    """The same few models are followed by replicas of every number and kind."""
+    return onnx_cbp.rewrite(onnx.load_from_string(model), data_parallel=True, **options).SerializeToString()
 
 
 def follow(engine: str, folder: Path, *tasks: Task, groups: dict[str, list[list[int]]] | None = None) -> None:
