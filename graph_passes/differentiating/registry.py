@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
+from onnx_cbp.graph_passes.core.stopped import stops_gradients
+
 if TYPE_CHECKING:
     from onnx_cbp.graph_passes.differentiating.builder import Builder
 
@@ -55,8 +57,8 @@ def rule_of(node: ir.Node) -> Rule | None:
 
 
 def is_flat(node: ir.Node) -> bool:
-    """Whether gradients do not pass through the node; see `flat`."""
-    return _key(node) in _STEPS
+    """Whether gradients do not pass through the node; see `flat`, and `stops_gradients`."""
+    return _key(node) in _STEPS or stops_gradients(node)
 
 
 def registered() -> frozenset[tuple[str, str]]:

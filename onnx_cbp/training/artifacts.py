@@ -57,7 +57,7 @@ from onnx_cbp.training.arguments import (
 )
 from onnx_cbp.training.builders.ort import build
 from onnx_cbp.training.builders.own import Made, Wanted, make
-from onnx_cbp.training.builders.telling import tell_what_does_not_train
+from onnx_cbp.training.builders.telling import tell_stops, tell_what_does_not_train
 from onnx_cbp.training.choices import LossType, OptimType, builder_of, loss_of, named, optimizer_of
 from onnx_cbp.training.runtime import direct_convs_pay, has_training_build, load_artifacts
 
@@ -301,6 +301,7 @@ def _prepare(
     options: Mapping[str, Any],
 ) -> _Prepared:
     tell_what_does_not_train(list(find_sites(model)), train_batch_norms)
+    tell_stops(model, are_kept=False)
     if train_batch_norms:
         from onnx_cbp.graph_passes.rewriting.modes.train_batch_norms import TrainBatchNormsPass
 

@@ -38,7 +38,7 @@ from onnx_cbp.graph_passes.core.wrong_shapes import drop_wrong_shapes
 from onnx_cbp.graph_passes.differentiating.differentiate import OLDEST_OPSET
 from onnx_cbp.ir_models import to_ir, to_proto
 from onnx_cbp.training.arguments import check_parameters, listed
-from onnx_cbp.training.builders.telling import tell_what_does_not_train
+from onnx_cbp.training.builders.telling import tell_stops, tell_what_does_not_train
 from onnx_cbp.training.builders.weights import (
     TRAINABLE,
     are_marked,
@@ -102,6 +102,7 @@ def prepare(
     parameters = [name for name, value in model.graph.initializers.items() if value.dtype in TRAINABLE]
     constants = [value.name or "" for node in model.graph if node.op_type == "Constant" for value in node.outputs]
     tell_what_does_not_train(list(find_sites(model)), patterns)
+    tell_stops(model, are_kept=True)
     if patterns:
         TrainBatchNormsPass(patterns)(model)
         parameters += [
