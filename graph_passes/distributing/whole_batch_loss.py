@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -78,34 +79,52 @@ def add_over_replicas(model: ir.Model, sums: Sequence[ir.Value]) -> None:
 
     Args:
         model: a graph with its gradients; it is changed in place.
-        sums: scalars of the main graph.
+        sums: values of the main graph of known shapes; those without a shape are scalars.
     """
     draft = Draft("loss", Names(model), Types(model))
-    packed = [vector(value, draft, "own") for value in sums]
+    packed = [_flat(value, draft) for value in sums]
+    sizes = [math.prod(_static_shape(value)) for value in sums]
+    total = ir.Shape((sum(sizes),))
     bucket = packed[0]
     if len(packed) > 1:
-        (bucket,) = draft.add("Concat", packed, (("sums", ir.DataType.DOUBLE, ir.Shape((len(sums),))),), {"axis": 0})
+        (bucket,) = draft.add("Concat", packed, (("sums", ir.DataType.DOUBLE, total),), {"axis": 0})
     (whole,) = draft.channel_op(
         "AllReduceBucket",
         (bucket,),
-        (("whole_sums", ir.DataType.DOUBLE, ir.Shape((len(sums),))),),
+        (("whole_sums", ir.DataType.DOUBLE, total),),
         group=WORLD,
         reduction="sum",
         layer=short(sums[0].name or "loss"),
     )
     readers = [list(value.uses()) for value in sums]
     own = set(draft.nodes)
-    for index, (value, uses) in enumerate(zip(sums, readers, strict=True)):
-        element = _element(whole, index, "whole", draft)
-        shape = draft.constant("scalar", ir.tensor(np.array([], np.int64)))
-        (scalar,) = draft.add("Reshape", (element, shape), (("scalar", ir.DataType.DOUBLE, ir.Shape(())),))
-        new = draft.cast(scalar, value.dtype or ir.DataType.FLOAT, "as_before")
+    start = 0
+    for value, size, uses in zip(sums, sizes, readers, strict=True):
+        part = _elements(whole, range(start, start + size), "whole", draft)
+        start += size
+        sizes_of_value = draft.constant("shape", ir.tensor(np.array(_static_shape(value), np.int64)))
+        (shaped,) = draft.add(
+            "Reshape", (part, sizes_of_value), (("as_shaped", ir.DataType.DOUBLE, ir.Shape(_static_shape(value))),)
+        )
+        new = draft.cast(shaped, value.dtype or ir.DataType.FLOAT, "as_before")
         for node, position in uses:
             if node not in own:
                 node.replace_input_with(position, new)
     model.graph.extend(draft.nodes)
     model.graph.sort()
     import_domain(model)
+
+
+def _static_shape(value: ir.Value) -> tuple[int, ...]:
+    return () if value.shape is None else tuple(value.shape.numpy())
+
+
+def _flat(value: ir.Value, draft: Draft) -> ir.Value:
+    """All elements of a value, as doubles."""
+    whole = ir.Shape((math.prod(_static_shape(value)),))
+    shape = draft.constant("flat_shape", ir.tensor(np.array([-1], np.int64)))
+    (flat,) = draft.add("Reshape", (value, shape), (("own_vector", value.dtype, whole),))
+    return draft.cast(flat, ir.DataType.DOUBLE, "own_double")
 
 
 def _pieces(term: Reduction, draft: Draft, types: Types) -> list[ir.Value]:
@@ -157,8 +176,12 @@ def _finish(
 
 
 def _element(sums: ir.Value, position: int, suffix: str, draft: Draft) -> ir.Value:
-    index = draft.constant(f"{suffix}_index", ir.tensor(np.array([position], np.int64)))
-    return draft.add("Gather", (sums, index), ((suffix, sums.dtype, ir.Shape((1,))),), {"axis": 0})[0]
+    return _elements(sums, range(position, position + 1), suffix, draft)
+
+
+def _elements(sums: ir.Value, places: range, suffix: str, draft: Draft) -> ir.Value:
+    indices = draft.constant(f"{suffix}_index", ir.tensor(np.array(places, np.int64)))
+    return draft.add("Gather", (sums, indices), ((suffix, sums.dtype, ir.Shape((len(places),))),), {"axis": 0})[0]
 
 
 def _scale(node: ir.Node, index: int, share: ir.Value, dtype: ir.DataType, draft: Draft, types: Types) -> None:

@@ -175,14 +175,46 @@ OWN = {
         losses_1 = Unsqueeze (size, axis)
         losses = Concat <axis = 0> (losses_0, losses_1)
         own = ReduceMean <keepdims = 0> (losses)""",
+    "learned weights": """
+        entropy = SoftmaxCrossEntropyLoss (logits, y)
+        squares = Mul (logits, logits)
+        size = ReduceMean <keepdims = 0> (squares)
+        axis = Constant <value_ints = [0]> ()
+        losses_0 = Unsqueeze (entropy, axis)
+        losses_1 = Unsqueeze (size, axis)
+        losses = Concat <axis = 0> (losses_0, losses_1)
+        against = Neg (uncertain)
+        precise = Exp (against)
+        weighed = Mul (losses, precise)
+        terms = Add (weighed, uncertain)
+        own = ReduceSum <keepdims = 0> (terms)""",
+    "a learned exponent and a norm": """
+        entropy = SoftmaxCrossEntropyLoss (logits, y)
+        raised = Pow (entropy, exponent)
+        hot = Mul (logits, exponent)
+        size = ReduceMean <keepdims = 0> (hot)
+        norm = ReduceL2 <keepdims = 0> (w1)
+        most = Max (raised, size)
+        own = Add (most, norm)""",
+    "means of classes": """
+        shares = Softmax (logits)
+        first = Constant <value_ints = [0]> ()
+        means = ReduceMean <axes = [0], keepdims = 0> (shares)
+        sums = ReduceSum <keepdims = 1> (shares, first)
+        flat = Reshape (sums, last)
+        logs = Log (means)
+        parts = Mul (logs, flat)
+        own = ReduceMax <keepdims = 0> (parts)""",
 }
+#: Parameters that enter a loss directly.
+DIRECT = {"uncertain": np.float32([0.3, -0.2]), "exponent": np.float32([1.3])}
 
 
 def _with_own_loss(own: str, **more):
     text = NORMALISED.replace("(float[N, 5] x) => (float[N, 3] logits)", "(float[N, 5] x, int64[N] y) => (float own)")
-    if "own = Sqrt" in own:
+    if "own = Sqrt" in own or "exponent" in own:
         text = text.replace("(float own)", "(float[1] own)")
-    given = {"rates": np.float32([0.5, 2, 1]), "last": np.array([-1]), "one": np.float32(1), **more}
+    given = {"rates": np.float32([0.5, 2, 1]), "last": np.array([-1]), "one": np.float32(1), **DIRECT, **more}
     given = {name: value for name, value in given.items() if name in own}
     return network(text.replace("}", f"    {own}\n}}"), normalised_weights(0) | given)
 
@@ -205,12 +237,20 @@ def test_a_loss_of_the_graph_itself(loss, tmp_path):
             np.testing.assert_allclose(values[name], value, rtol=1e-4, atol=1e-5)
 
 
-def test_a_loss_of_means_that_are_not_whole_is_refused(tmp_path):
-    own = """
-        means = ReduceMean <axes = [0], keepdims = 0> (logits)
-        squares = Mul (means, means)
-        own = ReduceSum <keepdims = 0> (squares)"""
-    with pytest.raises(OnnxCbpError, match=r"\(ReduceMean\) makes the loss: it does not reduce all of its input"):
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ("most = ReduceMax <keepdims = 0> (logits) own = Identity (most)", r"\(ReduceMax\) makes the loss"),
+        (
+            "means = ReduceMean <axes = [1], keepdims = 0> (logits) squares = Mul (means, means) own = Neg (squares)",
+            r"\(ReduceMean\) makes the loss: it does not reduce all of its input",
+        ),
+        ("own = ReduceL2 <keepdims = 0> (w1)", "the loss 'own' depends on no sample of a batch"),
+    ],
+    ids=["the largest of a batch", "means of samples", "no samples"],
+)
+def test_a_loss_that_is_not_made_of_sums_is_refused(own, said, tmp_path):
+    with pytest.raises(OnnxCbpError, match=said):
         Training(_with_own_loss(own), tmp_path, loss="own", rewrite_options={"data_parallel": True})
 
 

@@ -31,7 +31,7 @@ from onnx_cbp.graph_passes.core.types import FLOATS, NO_NUMBERS
 from onnx_cbp.graph_passes.differentiating import differentiate
 from onnx_cbp.graph_passes.differentiating.builder import Builder
 from onnx_cbp.graph_passes.distributing.denominator import LEAST
-from onnx_cbp.graph_passes.distributing.loss_terms import refuse_reduced
+from onnx_cbp.graph_passes.distributing.loss_parts import refuse_reduced
 from onnx_cbp.graph_passes.distributing.mixing import refuse_mixing, refuse_sizes
 from onnx_cbp.graph_passes.distributing.reduce_gradients import BUCKET_CAP_MB
 from onnx_cbp.graph_passes.distributing.split_means import split_means
@@ -164,12 +164,12 @@ def _training(prepared: onnx.ModelProto, forward: Forward, wanted: Wanted) -> tu
     random = RandomMasksPass()
     random(model)
     loss, values, sums = _loss(model, forward, wanted)
+    parameters = [model.graph.initializers[name] for name in forward.trained]
     if data_parallel and not sums:
-        sums = split_means(model, loss)
+        sums = split_means(model, loss, parameters)
         loss, values, _ = _loss(model, forward, wanted)
     elif data_parallel:
         refuse_reduced(model, values[_scores(forward, wanted)[0]])
-    parameters = [model.graph.initializers[name] for name in forward.trained]
     own_ops = _own_ops(wanted)
     own_convolutions = own_ops and wanted.direct_convs
     # A checkpoint may give other values to what is frozen, too.
