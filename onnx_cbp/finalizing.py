@@ -18,6 +18,7 @@ from onnx_ir.passes.common import (
 )
 from onnx_ir.traversal import RecursiveGraphIterator
 
+from onnx_cbp.bfloat16 import refuse_taken_too_early
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.errors import OnnxCbpError, foreign
 from onnx_cbp.graph_passes import (
@@ -124,7 +125,8 @@ def finalize(
     Raises:
         OnnxCbpError: one line: the model or the checkpoint cannot be read; parameters are inputs and no checkpoint has
             them; the values that feed the loss are not found, or there is no value with a name in `outputs`; a batch
-            norm has no running statistics; an op that the outputs need is not one of ONNX's.
+            norm has no running statistics; an op that the outputs need is not one of ONNX's, or gets bfloat16 in an
+            opset in which it takes none.
     """
     source = read_model(model)
     result = to_ir(source)
@@ -178,6 +180,7 @@ def finalize(
     _refuse_other_ops(result)
     RemoveUnusedFunctionsPass()(result)
     RemoveUnusedOpsetsPass()(result)
+    refuse_taken_too_early(result)
     _complete(result)
     finished = to_proto(result, _without_training(source))
     restore_map_types(finished, source)

@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass
 
+from onnx_cbp.bfloat16 import taken_too_early
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.custom_ops.schemas import register_schemas
 from onnx_cbp.errors import OnnxCbpError
@@ -229,6 +230,9 @@ def rewrite(
         modified |= step(result).modified
     if data_parallel or not any(_is_rewritten(site) for site in sites):
         _tell(result, modified)
+    invalid = taken_too_early(result)
+    if invalid is not None:
+        _log.warning("%s", invalid)
     if not (modified or repaired):
         copy = onnx.ModelProto()
         copy.CopyFrom(source)

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from onnx_cbp.bfloat16 import refuse_taken_too_early, without_kernel
 from onnx_cbp.checking.memory import physical_memory
 from onnx_cbp.checking.sessions import _explain, _loadable, _onnxruntime, _session
 from onnx_cbp.custom_ops.python_ops import raise_python_op_error
@@ -302,6 +303,7 @@ class _Run:
         self._random_input = None if described is None else described.random_state
         self._random_state = np.array([parameters.random_state], np.int64)
         outputs = expose_statistics(graph)
+        refuse_taken_too_early(graph)
         feed_bfloat16_as_float(graph)
         self._needed = [str(value.name) for value in graph.graph.inputs if value.name in self._inputs]
         self._constant = {
@@ -321,7 +323,8 @@ class _Run:
             with _loadable(to_proto(graph, source)) as loadable:
                 self._session = _session(loadable, options, ["CPUExecutionProvider"])
         except Exception as error:  # the exceptions of ONNX Runtime have no base of their own
-            raise OnnxCbpError(_explain("the model", str(error), self._version)) from error
+            line = without_kernel(graph, str(error), self._version)
+            raise OnnxCbpError(line or _explain("the model", str(error), self._version)) from error
 
     def __call__(self, batch: Batch, number: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         feeds = {**self._constant, **self._feeds(batch, number)}

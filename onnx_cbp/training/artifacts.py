@@ -15,6 +15,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
+from onnx_cbp.bfloat16 import refuse_taken_too_early
 from onnx_cbp.custom_ops import DOMAIN
 from onnx_cbp.custom_ops.gradients import GRADIENTS, register_gradients
 from onnx_cbp.custom_ops.library import get_library_path
@@ -190,6 +191,7 @@ def generate_artifacts(
     forward = to_ir(source)
     InlineAllFunctionsPass()(forward)
     drop_wrong_shapes(forward)
+    refuse_taken_too_early(forward, but_batch_norms=True)
     if trained:
         check_outputs(forward, loss, loss_inputs, more_outputs)
     wanted_names, frozen = take_apart(forward, trained, frozen, tied)

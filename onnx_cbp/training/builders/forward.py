@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
+from onnx_cbp.bfloat16 import refuse_taken_too_early
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes import (
     DropTrainingOutputsPass,
@@ -97,6 +98,7 @@ def prepare(
     _refuse_training_graph(model)
     SqueezeEinsumsPass()(model)  # inference would find wrong shapes
     drop_wrong_shapes(model)  # the loss and gradients are made for these shapes
+    refuse_taken_too_early(model, but_batch_norms=True)
     requires_grad, frozen_params = take_apart(model, requires_grad, frozen_params, tied_params)
     outputs = [value.name or "" for value in model.graph.outputs]
     parameters = [name for name, value in model.graph.initializers.items() if value.dtype in TRAINABLE]
