@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx
 import onnx.parser
 
@@ -10,8 +12,10 @@ from onnx_cbp.custom_ops.operator import DOMAIN, Operator
 from onnx_cbp.errors import OnnxCbpError
 
 
-def make_function(operator: Operator, opset: int) -> onnx.FunctionProto:
+def make_function(operator: Operator, opset: int, known: Mapping[str, int] | None = None) -> onnx.FunctionProto:
     """The body of an op for a model that imports `opset` of the default domain.
+
+    `known` are those of the op's `choices` that have one value in all nodes of the model: the body is for these values.
 
     Below opset 15, which introduced CastLike, the body serves only float data with float statistics. From then on, it
     serves all types, but it computes in the type of the statistics: no op of ONNX finds the wider of two types. So
@@ -38,7 +42,7 @@ def make_function(operator: Operator, opset: int) -> onnx.FunctionProto:
     attributes = f"<{attributes}> " if attributes else ""
     function = onnx.parser.parse_function(
         f'<opset_import: ["" : {opset}], domain: "{DOMAIN}">\n'
-        f"{operator.name} {attributes}({inputs}) => ({outputs}) {{{operator.body(opset)}}}"
+        f"{operator.name} {attributes}({inputs}) => ({outputs}) {{{operator.body(opset, **(known or {}))}}}"
     )
     function.doc_string = operator.doc
     return function

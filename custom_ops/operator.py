@@ -112,6 +112,8 @@ class Operator:
             arrays. The reference of a convolution takes arrays with their own shapes, and the windows.
         body: statements of the function body in ONNX's textual syntax, for a given opset of the default domain; None if
             standard ONNX cannot express the op.
+        choices: integer attributes that the body chooses by. It takes each as an argument, too, and is shorter and
+            faster where the value is known; where it is None, the body chooses when it runs.
         gradient: the rule that differentiates it, see `derivatives`; None if it has none.
     """
 
@@ -121,7 +123,8 @@ class Operator:
     outputs: tuple[Tensor, ...]
     attributes: tuple[Attribute, ...]
     reference: Callable[..., Arrays] = field(repr=False)
-    body: Callable[[int], str] | None = field(repr=False)
+    body: Callable[..., str] | None = field(repr=False)
+    choices: tuple[str, ...] = field(default=(), repr=False)
     gradient: Callable[..., Sequence[Any]] | None = field(default=None, repr=False)
 
     @property

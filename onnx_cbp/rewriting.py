@@ -133,7 +133,7 @@ def rewrite(
         one_pass: compute statistics and normalisation in one op, and both backward steps in one, with less memory
             traffic and fewer nodes. Without it there are separate ops, between which statistics can be synchronised.
         fold_relu: fold a Relu into the one-pass op before it, and its gradient into that op's, if nothing else reads
-            the value in between. Only with one_pass.
+            the value in between. Only with one_pass; with portable, only the gradient is folded.
         recompute_relu: let the gradient of a folded Relu recompute which elements passed, instead of reading the Relu's
             result: a quarter less memory traffic. Only with fold_relu, and not with portable, since a runtime may
             compute function bodies differently forward and backward.
@@ -218,7 +218,7 @@ def rewrite(
         ChannelsLastPass(),
     ]
     if one_pass and fold_relu:
-        passes.append(FoldReluPass())
+        passes.append(FoldReluPass(forward=not attach))
         if recompute_relu and not attach:
             passes.append(RecomputeReluPass())
     if data_parallel:

@@ -7,13 +7,14 @@ import logging
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-from onnx_cbp.custom_ops import DOMAIN, OPERATORS
+from onnx_cbp.custom_ops import DOMAIN, OPERATORS, Operator
 from onnx_cbp.custom_ops.functions import make_function, serves_mixed_types
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.core.opsets import onnx_opset
 from onnx_cbp.graph_passes.core.scopes import all_nodes
 from onnx_cbp.graph_passes.core.sites import label
 from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.dialects._reading import attribute
 
 _log = logging.getLogger("onnx_cbp")
 _FUNCTIONS_SINCE_IR_VERSION = 8
@@ -38,14 +39,33 @@ class AttachFunctionsPass(InPlacePass):
         _warn_of_double_data_with_float_statistics(nodes, Types(model))
         modified = False
         for name in dict.fromkeys(node.op_type for node in nodes):
-            key = (DOMAIN, name, "")
-            if name in OPERATORS and key not in model.functions:
-                function = make_function(OPERATORS[name], opset)
-                model.functions[key] = ir.serde.deserialize_function(function)
-                modified = True
+            if name in OPERATORS:
+                function = make_function(OPERATORS[name], opset, _agreed(OPERATORS[name], nodes))
+                modified |= _attach(ir.serde.deserialize_function(function), model)
         if modified and model.ir_version < _FUNCTIONS_SINCE_IR_VERSION:
             model.ir_version = _FUNCTIONS_SINCE_IR_VERSION
         return PassResult(model, modified)
+
+
+def _attach(function: ir.Function, model: ir.Model) -> bool:
+    """Put a function into the model; one that is there may be for attributes that its nodes had before."""
+    present = model.functions.get(function.identifier())
+    if present is not None and _text(present) == _text(function):
+        return False
+    model.functions[function.identifier()] = function
+    return True
+
+
+def _text(function: ir.Function) -> str:
+    return str(ir.serde.serialize_function(function))
+
+
+def _agreed(operator: Operator, nodes: list[ir.Node]) -> dict[str, int]:
+    """What all nodes of the op have of the attributes that its body chooses by."""
+    own = [node for node in nodes if node.op_type == operator.name]
+    defaults = operator.defaults(0)
+    values = {name: {attribute(node, name, defaults[name]) for node in own} for name in operator.choices}
+    return {name: next(iter(found)) for name, found in values.items() if len(found) == 1}
 
 
 def _refuse_other_types_than_float(nodes: list[ir.Node], opset: int) -> None:

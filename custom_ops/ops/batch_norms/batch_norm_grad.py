@@ -23,7 +23,7 @@ def reference(
 def statements(opset: int) -> str:
     """Statements from X_planes and dY_planes to dX, scale_grad and bias_grad."""
     return (
-        bodies.per_channel("mean", "inv_std")
+        bodies.per_channel("mean")
         + channel_backprop_stats.STATEMENTS
         + """
     count_1d = Mul (outer, inner)

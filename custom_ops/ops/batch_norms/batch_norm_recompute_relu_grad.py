@@ -35,7 +35,7 @@ def _body(opset: int) -> str:
         + batch_norm_relu_train_update.NORMAL.replace("mean_column", "center_column").replace(
             "centered_x", "from_center"
         )
-        + batch_norm_relu_grad.passed("normal")
+        + batch_norm_relu_grad.passed("normal", opset)
         + batch_norm_grad.statements(opset)
     )
 

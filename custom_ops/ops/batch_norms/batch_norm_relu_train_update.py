@@ -20,7 +20,7 @@ def _reference(*inputs: np.ndarray, layout: Layout, **attributes: Any) -> Arrays
     return *results, scale * inv_std, B.copy()
 
 
-def _body(opset: int) -> str:
+def _body(opset: int, unbiased: int | None = None) -> str:
     return (
         bodies.CONSTANTS
         + bodies.AS_PLANES
@@ -40,12 +40,9 @@ def _body(opset: int) -> str:
         + f"""
     Y_planes = Relu (normal)
     {bodies.restore("Y", "Y_planes", "X", opset)}
-    unbiased_int = Constant <value_int: int = @unbiased> ()
-    is_unbiased = Cast <to = 9> (unbiased_int)
-    nothing_unbiased = Less (unbiased_int, unbiased_int)
 """
-        + running_stats.statements(opset, "mean", "nothing_unbiased", like="scale")
-        + running_stats.statements(opset, "var", "is_unbiased", like="scale")
+        + running_stats.statements(opset, "mean", 0, like="scale")
+        + running_stats.statements(opset, "var", unbiased, like="scale")
     )
 
 
@@ -97,5 +94,6 @@ of the mean.""",
     attributes=(formals.AXIS, formals.EPSILON, formals.MOMENTUM, formals.UNBIASED),
     reference=_reference,
     body=_body,
+    choices=("unbiased",),
     gradient=gradient,
 )

@@ -21,7 +21,8 @@ def _body(opset: int) -> str:
         + bodies.AS_PLANES
         + bodies.planes("X", opset, like="scale")
         + channel_stats.statements(lambda result, count: bodies.count_like(result, count, "scale", opset))
-        + channel_normalize.statements(opset)
+        + channel_normalize.of_deviations(opset)
+        + bodies.restore("Y", "y_planes", "X", opset)
     )
 
 

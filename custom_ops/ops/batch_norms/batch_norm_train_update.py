@@ -35,25 +35,34 @@ def reference(
     )
 
 
-def _body(opset: int) -> str:
+#: Statements from y_planes to floored_planes, where a model has the op with a Relu and without one.
+_PERHAPS_RELU = """
+    relu_int = Constant <value_int: int = @relu> ()
+    is_relu = Cast <to = 9> (relu_int)
+    positive = Relu (y_planes)
+    floored_planes = Where (is_relu, positive, y_planes)
+"""
+
+
+def _body(opset: int, relu: int | None = None, unbiased: int | None = None) -> str:
+    floored, floor = {
+        None: ("floored_planes", _PERHAPS_RELU),
+        0: ("y_planes", ""),
+        1: ("floored_planes", "    floored_planes = Relu (y_planes)\n"),
+    }[relu]
     return (
         bodies.CONSTANTS
         + bodies.AS_PLANES
         + bodies.planes("X", opset, like="scale")
         + channel_stats.statements(lambda result, count: bodies.count_like(result, count, "scale", opset))
-        + channel_normalize.statements(opset).replace(" Y = ", " normal = ")
-        + """
+        + channel_normalize.of_deviations(opset)
+        + f"""
+{floor}
+    {bodies.restore("Y", floored, "X", opset)}
     inv_std = Reciprocal (std)
-    relu_int = Constant <value_int: int = @relu> ()
-    is_relu = Cast <to = 9> (relu_int)
-    positive = Relu (normal)
-    Y = Where (is_relu, positive, normal)
-    unbiased_int = Constant <value_int: int = @unbiased> ()
-    is_unbiased = Cast <to = 9> (unbiased_int)
-    nothing_unbiased = Less (unbiased_int, unbiased_int)
 """
-        + running_stats.statements(opset, "mean", "nothing_unbiased", like="scale")
-        + running_stats.statements(opset, "var", "is_unbiased", like="scale")
+        + running_stats.statements(opset, "mean", 0, like="scale")
+        + running_stats.statements(opset, "var", unbiased, like="scale")
     )
 
 
@@ -101,5 +110,6 @@ OPERATOR = Operator(
     attributes=(formals.AXIS, formals.EPSILON, formals.MOMENTUM, formals.UNBIASED, formals.RELU),
     reference=reference,
     body=_body,
+    choices=("relu", "unbiased"),
     gradient=gradient,
 )

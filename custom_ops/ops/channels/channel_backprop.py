@@ -29,7 +29,7 @@ def reference(
 
 
 def statements(opset: int) -> str:
-    """Statements from dY_planes, x_hat, the sums and count to dX."""
+    """Statements from dY_planes, X_planes without the mean (centred), inv_std, the sums and count to dX."""
     return (
         f"""
     one_scalar = Squeeze (one, zero)
@@ -37,11 +37,12 @@ def statements(opset: int) -> str:
     {bodies.count_like("m", "count_or_one", "scale", opset)}
     mean_bias_grad = Div (bias_grad, m)
     mean_scale_grad = Div (scale_grad, m)
+    slope_of_var = Mul (mean_scale_grad, inv_std)
     coefficient = Mul (scale, inv_std)
 """
-        + bodies.per_channel("mean_bias_grad", "mean_scale_grad", "coefficient")
+        + bodies.per_channel("mean_bias_grad", "slope_of_var", "coefficient")
         + f"""
-    through_var = Mul (x_hat, mean_scale_grad_column)
+    through_var = Mul (centred, slope_of_var_column)
     without_mean = Sub (dY_planes, mean_bias_grad_column)
     without_both = Sub (without_mean, through_var)
     dx_planes = Mul (without_both, coefficient_column)
@@ -56,10 +57,9 @@ def _body(opset: int) -> str:
         + bodies.AS_PLANES
         + bodies.planes("X", opset, like="scale")
         + bodies.planes("dY", opset, like="scale")
-        + bodies.per_channel("mean", "inv_std")
+        + bodies.per_channel("mean")
         + """
     centred = Sub (X_planes, mean_column)
-    x_hat = Mul (centred, inv_std_column)
 """
         + statements(opset)
     )

@@ -22,12 +22,12 @@ def reference(
     return (dY * x_hat).sum(axis=(0, 2)), dY.sum(axis=(0, 2))
 
 
-#: From X_planes, dY_planes, mean_column and inv_std_column to scale_grad and bias_grad.
+#: From X_planes, dY_planes, inv_std and mean_column to scale_grad and bias_grad.
 STATEMENTS = """
     centred = Sub (X_planes, mean_column)
-    x_hat = Mul (centred, inv_std_column)
-    products = Mul (dY_planes, x_hat)
-    scale_grad = ReduceSum <keepdims = 0> (products, other_axes)
+    products = Mul (dY_planes, centred)
+    product_sum = ReduceSum <keepdims = 0> (products, other_axes)
+    scale_grad = Mul (product_sum, inv_std)
     bias_grad = ReduceSum <keepdims = 0> (dY_planes, other_axes)
 """
 
@@ -38,7 +38,7 @@ def _body(opset: int) -> str:
         + bodies.AS_PLANES
         + bodies.planes("X", opset, like="mean")
         + bodies.planes("dY", opset, like="mean")
-        + bodies.per_channel("mean", "inv_std")
+        + bodies.per_channel("mean")
         + STATEMENTS
     )
 

@@ -24,16 +24,42 @@ def reference(
     return (column(scale / np.sqrt(var + epsilon)) * (X - column(mean)) + column(B),)
 
 
-def statements(opset: int) -> str:
-    """Statements from X_planes, scale, B, mean and var to Y."""
-    return (
-        f"""
+def coefficients(opset: int) -> str:
+    """Statements from scale and var to std and coefficient."""
+    return f"""
     epsilon_float = Constant <value_float: float = @epsilon> ()
     {bodies.cast_like("epsilon_u", "epsilon_float", "var", opset)}
     shifted_var = Add (var, epsilon_u)
     std = Sqrt (shifted_var)
     coefficient = Div (scale, std)
 """
+
+
+def of_deviations(opset: int) -> str:
+    """Statements from what `channel_stats.statements` leave, scale and B to std and y_planes.
+
+    They go on with the deviations that are there, for which B makes up for the rest of the mean: one pass less.
+    """
+    return (
+        coefficients(opset)
+        + """
+    shift_of_rest = Mul (rest, coefficient)
+    shift = Sub (B, shift_of_rest)
+"""
+        + bodies.per_channel("coefficient", "shift")
+        + """
+    scaled = Mul (deviations, coefficient_column)
+    y_planes = Add (scaled, shift_column)
+"""
+    )
+
+
+def _body(opset: int) -> str:
+    return (
+        bodies.CONSTANTS
+        + bodies.AS_PLANES
+        + bodies.planes("X", opset, like="scale")
+        + coefficients(opset)
         + bodies.per_channel("mean", "coefficient", "B")
         + f"""
     centred = Sub (X_planes, mean_column)
@@ -42,10 +68,6 @@ def statements(opset: int) -> str:
     {bodies.restore("Y", "y_planes", "X", opset)}
 """
     )
-
-
-def _body(opset: int) -> str:
-    return bodies.CONSTANTS + bodies.AS_PLANES + bodies.planes("X", opset, like="scale") + statements(opset)
 
 
 def gradient(g: Builder, node: Node, dY: Value) -> Gradients:

@@ -21,23 +21,23 @@ def reference(X: np.ndarray, *, layout: Layout) -> Arrays:
 
 
 def statements(cast_count: Callable[[str, str], str]) -> str:
-    """Statements from X_planes to mean, var and count; `cast_count(result, count)` casts to their type."""
-    # A large mean is rounded. `rest` is what the rounding left out; it corrects the variance.
+    """Statements from X_planes to mean, var and count; `cast_count(result, count)` casts to their type.
+
+    On the way, `deviations` are X_planes without a first mean, and `rest` is what that lacks to the mean: a large mean
+    is rounded, and so are sums of large numbers.
+    """
     return f"""
     count_1d = Mul (outer, inner)
     count = Squeeze (count_1d, zero)
     count_or_one = Max (count_1d, one)
     {cast_count("n", "count_or_one")}
     first_sum = ReduceSum <keepdims = 1> (X_planes, other_axes)
-    first_mean = Div (first_sum, n)
-    first_centred = Sub (X_planes, first_mean)
-    correction_sum = ReduceSum <keepdims = 1> (first_centred, other_axes)
-    correction = Div (correction_sum, n)
-    mean_planes = Add (first_mean, correction)
-    mean = Squeeze (mean_planes, other_axes)
-    deviations = Sub (X_planes, mean_planes)
+    first_planes = Div (first_sum, n)
+    first_mean = Squeeze (first_planes, other_axes)
+    deviations = Sub (X_planes, first_planes)
     rest_sum = ReduceSum <keepdims = 0> (deviations, other_axes)
     rest = Div (rest_sum, n)
+    mean = Add (first_mean, rest)
     rest_square = Mul (rest, rest)
     squares = Mul (deviations, deviations)
     squares_sum = ReduceSum <keepdims = 0> (squares, other_axes)

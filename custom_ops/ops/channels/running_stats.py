@@ -25,37 +25,55 @@ def reference(
     return (running * momentum + batch * factor * (1.0 - momentum),)
 
 
-def statements(opset: int, batch: str, is_unbiased: str, like: str) -> str:
-    """Statements from running_{batch}, the batch's value and count to updated_{batch}; is_unbiased names a bool."""
+def statements(opset: int, batch: str, unbiased: int | None, like: str) -> str:
+    """Statements from running_{batch}, the batch's value and count to updated_{batch}.
+
+    `unbiased` is the attribute's value; None where the body reads it.
+    """
+    observed = batch if unbiased == 0 else f"{batch}_observed"
     return f"""
+    {bodies.count_like(f"{batch}_unit", "one_count", like, opset)}
+    {"" if unbiased == 0 else _observed(opset, batch, unbiased, like)}
+    {batch}_momentum_float = Constant <value_float: float = @momentum> ()
+    {bodies.cast_like(f"{batch}_momentum", f"{batch}_momentum_float", like, opset)}
+    {batch}_remainder = Sub ({batch}_unit, {batch}_momentum)
+    {batch}_new_part = Mul ({observed}, {batch}_remainder)
+    {batch}_old_part = Mul (running_{batch}, {batch}_momentum)
+    {batch}_moved = Add ({batch}_old_part, {batch}_new_part)
     {batch}_empty = Less (count, one_count)
+    updated_{batch} = Where ({batch}_empty, running_{batch}, {batch}_moved)
+"""
+
+
+def _observed(opset: int, batch: str, unbiased: int | None, like: str) -> str:
+    """Statements to {batch}_observed: the batch's value, times count / (count - 1) if unbiased."""
+    factor = f"{batch}_bessel"
+    choice = ""
+    if unbiased is None:
+        factor = f"{batch}_factor"
+        choice = f"""
+    {batch}_unbiased_int = Constant <value_int: int = @unbiased> ()
+    {batch}_is_unbiased = Cast <to = 9> ({batch}_unbiased_int)
+    {factor} = Where ({batch}_is_unbiased, {batch}_bessel, {batch}_unit)
+"""
+    return f"""
     {batch}_less_one = Sub (count, one_count)
     {batch}_degrees = Max ({batch}_less_one, one_count)
     {bodies.count_like(f"{batch}_m", "count", like, opset)}
     {bodies.count_like(f"{batch}_d", f"{batch}_degrees", like, opset)}
     {batch}_bessel = Div ({batch}_m, {batch}_d)
-    {bodies.count_like(f"{batch}_unit", "one_count", like, opset)}
-    {batch}_factor = Where ({is_unbiased}, {batch}_bessel, {batch}_unit)
-    {batch}_momentum_float = Constant <value_float: float = @momentum> ()
-    {bodies.cast_like(f"{batch}_momentum", f"{batch}_momentum_float", like, opset)}
-    {batch}_remainder = Sub ({batch}_unit, {batch}_momentum)
-    {batch}_observed = Mul ({batch}, {batch}_factor)
-    {batch}_new_part = Mul ({batch}_observed, {batch}_remainder)
-    {batch}_old_part = Mul (running_{batch}, {batch}_momentum)
-    {batch}_moved = Add ({batch}_old_part, {batch}_new_part)
-    updated_{batch} = Where ({batch}_empty, running_{batch}, {batch}_moved)
+    {choice}
+    {batch}_observed = Mul ({batch}, {factor})
 """
 
 
-def _body(opset: int) -> str:
+def _body(opset: int, unbiased: int | None = None) -> str:
     return (
         bodies.CONSTANTS
         + """
-    unbiased_int = Constant <value_int: int = @unbiased> ()
-    is_unbiased = Cast <to = 9> (unbiased_int)
     running_batch = Identity (running)
 """
-        + statements(opset, "batch", "is_unbiased", like="running")
+        + statements(opset, "batch", unbiased, like="running")
         + """
     updated = Identity (updated_batch)
 """
@@ -98,5 +116,6 @@ its input.""",
     ),
     reference=reference,
     body=_body,
+    choices=("unbiased",),
     gradient=gradient,
 )

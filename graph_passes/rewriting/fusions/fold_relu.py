@@ -18,8 +18,13 @@ class FoldReluPass(InPlacePass):
         Y = Relu(BatchNormTrainUpdate(..., relu=0))  ->  Y = BatchNormTrainUpdate(..., relu=1)
         BatchNormGrad(ReluGrad(dY, Y), X, ...)       ->  BatchNormReluGrad(dY, Y, X, ...)
 
-    Run it after the one-pass replacements; results are bit for bit the same.
+    Run it after the one-pass replacements; results are bit for bit the same. Without `forward` the Relu is left: ops
+    that become function bodies gain nothing by it.
     """
+
+    def __init__(self, *, forward: bool = True) -> None:
+        super().__init__()
+        self._forward = forward
 
     def call(self, model: ir.Model) -> PassResult:
         """Rewrite the model in place."""
@@ -27,7 +32,7 @@ class FoldReluPass(InPlacePass):
         modified = False
         for node in list(all_nodes(model)):
             if node.op_type == "BatchNormTrainUpdate" and node.domain == DOMAIN:
-                modified |= _fold_forward(node)
+                modified |= self._forward and _fold_forward(node)
             elif node.op_type == "BatchNormGrad" and node.domain == DOMAIN:
                 modified |= _fold_backward(node, names, types)
         return PassResult(model, modified)

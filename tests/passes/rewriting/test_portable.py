@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import onnx.compose
+import onnxruntime
 import pytest
 
 import onnx_cbp
@@ -84,3 +86,53 @@ def test_float_statistics_of_double_data_are_named(caplog):
     model = parse(text.replace("float[3]", "double[3]") % 11)
     assert onnx_cbp.rewrite(model, portable=True).functions
     assert SAID not in caplog.text
+
+
+WITH_AND_WITHOUT = """<ir_version: 8, opset_import: ["" : 17, "onnx_cbp" : 1]>
+agraph (float[N, 3, 4] x, float[3] s, float[3] b, float[3] m, float[3] v)
+    => (float[N, 3, 4] y, float[N, 3, 4] z, float[3] um, float[3] uv)
+{ y, a, c, um, uv = onnx_cbp.BatchNormTrainUpdate
+    <axis = 1, epsilon = 1e-5, momentum = 0.9, relu = FIRST, unbiased = 1>
+    (x, s, b, m, v)
+  z, d, e, f, g = onnx_cbp.BatchNormTrainUpdate
+    <axis = 1, epsilon = 1e-5, momentum = 0.9, relu = SECOND, unbiased = 0>
+    (y, s, b, m, v) }"""
+
+
+@pytest.mark.parametrize("relus", [(0, 0), (1, 1), (1, 0)])
+def test_a_body_is_for_the_attributes_that_all_nodes_have(relus):
+    """Choosing when it runs takes passes over the whole data."""
+    model = parse(WITH_AND_WITHOUT.replace("FIRST", str(relus[0])).replace("SECOND", str(relus[1])))
+    portable = onnx_cbp.rewrite(model, portable=True)
+    (body,) = portable.functions
+    assert ("Relu" in {node.op_type for node in body.node}) == (1 in relus)
+    assert ("relu" in references(body)) == (len(set(relus)) == 2)
+    assert "unbiased" in references(body)  # one node has it, the other has not
+    x = np.random.default_rng(7).standard_normal((5, 3, 4), np.float32)
+    feeds = {"x": x, **{n: np.array([v, 1, 2], np.float32) for n, v in zip("sbmv", (0.5, -1, 3, 4), strict=True)}}
+    for own, without_library in zip(run(model, feeds), run(portable, feeds, library=False), strict=True):
+        np.testing.assert_allclose(without_library, own, atol=1e-6)
+    (other,) = (a for a in portable.graph.node[1].attribute if a.name == "relu")
+    other.i = 1 - relus[1]
+    (body,) = onnx_cbp.rewrite(portable, portable=True).functions  # the one that was there is for other nodes
+    assert ("relu" in references(body)) == (relus[0] != other.i)
+
+
+def references(body):
+    return {attribute.ref_attr_name for node in body.node for attribute in node.attribute}
+
+
+def run(model, feeds, library=True):
+    options = onnxruntime.SessionOptions()
+    if library:
+        onnx_cbp.register(options)
+    return onnxruntime.InferenceSession(model.SerializeToString(), options).run(None, feeds)
+
+
+def test_a_relu_before_a_body_is_left_to_the_runtime():
+    """As a part of the body, batch norms without one would pay for it."""
+    model = parse(FORWARD.replace("y, new_mean, new_var =", "n, new_mean, new_var =").rstrip()[:-1] + "y = Relu (n) }")
+    folded = {node.op_type for node in onnx_cbp.rewrite(model).graph.node}
+    kept = {node.op_type for node in onnx_cbp.rewrite(model, portable=True).graph.node}
+    assert "Relu" in kept
+    assert "Relu" not in folded
