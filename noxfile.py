@@ -41,7 +41,8 @@ QUICK_TO_IMPORT = ["ml_dtypes<0.7"]
 #: Extras of the wheel, and what else stands in each environment.
 ENVIRONMENTS = {
     "stock": ("cpu", [*BUILD_TOOLS, *QUICK_TO_IMPORT]),
-    "training": ("training,mpi,demo", ["selenium>=4.20", *QUICK_TO_IMPORT]),
+    # The oldest onnx-ir; newer ones import sympy, for another half a second in each process.
+    "training": ("training,mpi,demo", ["selenium>=4.20", "onnx-ir==0.1.16", *QUICK_TO_IMPORT]),
     "oldest": ("cpu", ["onnxruntime==1.17.3", "numpy==1.26.4", "onnx==1.16.2"]),
 }
 #: The newest Python that each can be had for.
