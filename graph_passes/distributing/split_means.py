@@ -101,7 +101,9 @@ def _share(
     of_value = ir.Shape(shape)
     (own,) = draft.add("Identity", (value,), (("sum", dtype, of_value),))
     n = draft.constant("n", ir.tensor(np.array(1, dtype.numpy())))
-    (mean,) = draft.add("Div", (own, n), (("mean", dtype, of_value),))
+    least = draft.constant("least", ir.tensor(np.array(LEAST, dtype.numpy())))  # if no replica has samples
+    (divisor,) = draft.add("Max", (n, least), (("divisor", dtype, ir.Shape(())),))
+    (mean,) = draft.add("Div", (own, divisor), (("mean", dtype, of_value),))
     for node, index in readers:
         node.replace_input_with(index, mean)
     maker = value.producer()

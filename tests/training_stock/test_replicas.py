@@ -143,6 +143,13 @@ def test_what_counts_samples_is_refused(tmp_path):
             Training(model, tmp_path, rewrite_options=options)
 
 
+#: The positive elements of logits, as exporters write `logits[logits > 0]`.
+CHOSEN = """
+        least = Sub (one, one)
+        are_above = Greater (logits, least)
+        found = NonZero (are_above)
+        where = Transpose (found)
+        chosen = GatherND (logits, where)"""
 #: Losses that the graph itself computes of logits and y.
 OWN = {
     "cross entropy": "own = SoftmaxCrossEntropyLoss <ignore_index = 1> (logits, y, rates)",
@@ -166,6 +173,7 @@ OWN = {
         below = ReduceSum <keepdims = 0> (probabilities)
         quotient = Div (above, below)
         own = Sub (one, quotient)""",
+    "of chosen elements": f"{CHOSEN} own = ReduceMean <keepdims = 0> (chosen)",
     "a mean of losses": """
         entropy = SoftmaxCrossEntropyLoss (logits, y)
         squares = Mul (logits, logits)
@@ -287,11 +295,13 @@ def test_losses_that_take_samples_together_are_refused(own, said, tmp_path):
         "shares = Softmax <axis = 0> (logits) parts = Mul (shares, logits) own = ReduceSum <keepdims = 0> (parts)",
         "some = Slice (logits, zero, two, zero) own = ReduceMean <keepdims = 0> (some)",
         "sums = CumSum (logits, first) own = ReduceMean <keepdims = 0> (sums)",
+        f"{CHOSEN} most, places = TopK (chosen, two) own = ReduceMean (most)",
+        "chosen = Compress (logits, fixed) own = ReduceMean <keepdims = 0> (chosen)",
     ],
-    ids=["the largest", "a batch's mean", "shares of a batch", "the first", "running sums"],
+    ids=["the largest", "a batch's mean", "shares of a batch", "the first", "running sums", "most of some", "some"],
 )
 def test_losses_of_samples_that_others_change_are_refused(own, tmp_path):
-    integers = {"two": np.array([2]), "zero": np.array([0]), "first": np.array(0)}
+    integers = {"two": np.array([2]), "zero": np.array([0]), "first": np.array(0), "fixed": np.array([True, False])}
     said = r"takes '\w+' together over the samples of a batch.* let the loss take samples together last"
     with pytest.raises(OnnxCbpError, match=said):
         Training(_with_own_loss(own, **integers), tmp_path, loss="own", rewrite_options={"data_parallel": True})

@@ -453,9 +453,41 @@ def _scatter(call: _Call) -> _Answer:
     adds = given is not None and given.type == ir.AttributeType.STRING and given.as_string() != "none"
     if not adds or call.axes[0] or rank is None or places is None or more is None:
         return _alike(call)
+    given = call.node.inputs[1]
+    makers = (value.producer() for value in made_of(given)) if given is not None else ()
+    if any(maker is not None and maker.op_type == "NonZero" for maker in makers):
+        return None, False  # perhaps each sample goes back to where it came from
     inside = {axis + rank - more for axis in call.axes[2] if axis >= places - 1}
     together = any(axis < places - 1 for axis in call.axes[1] | call.axes[2])
     return frozenset(inside), together
+
+
+def _non_zero(call: _Call) -> _Answer:
+    """The places of elements, along the second axis."""
+    return frozenset({1}) if call.axes[0] else frozenset(), False
+
+
+def _compress(call: _Call) -> _Answer:
+    """The elements that a condition chooses, along one axis, or of all in one row."""
+    rank = call.rank(0)
+    if rank is None:
+        return None, False
+    data, chosen = call.axes[0], bool(call.axes[1])
+    if "axis" not in call.node.attributes:
+        return frozenset({0}), bool(data) and not chosen
+    axis = call.number("axis", 0) % rank
+    return data | ({axis} if chosen else set()), axis in data and not chosen
+
+
+def _gather_nd(call: _Call) -> _Answer:
+    """Slices from the places that the last axis of the indices gives."""
+    rank, shape = call.rank(0), call.types.shape(call.node.inputs[1]) if call.node.inputs[1] is not None else None
+    if rank is None or not shape or not isinstance(shape[-1], int) or call.number("batch_dims", 0):
+        return None, False
+    indexed, before = shape[-1], len(shape) - 1
+    data, places = call.axes[0], {axis for axis in call.axes[1] if axis < before}
+    behind = {axis - indexed + before for axis in data if axis >= indexed}
+    return frozenset(places | behind), any(axis < indexed for axis in data) and not places
 
 
 def _scan(call: _Call) -> _Answer:
@@ -578,7 +610,10 @@ _RULES: dict[str, Callable[[_Call], _Answer]] = {
     "Pad": _pad,
     "NegativeLogLikelihoodLoss": _loss,
     "MeanVarianceNormalization": _mean_variance,
-    **dict.fromkeys(("NonZero", "Unique", "Compress", "NonMaxSuppression", "GatherND"), _unknown),
+    **dict.fromkeys(("Unique", "NonMaxSuppression"), _unknown),
+    "NonZero": _non_zero,
+    "Compress": _compress,
+    "GatherND": _gather_nd,
     "LRN": _over_channels,
     "Slice": _slice,
     "Einsum": _einsum,
