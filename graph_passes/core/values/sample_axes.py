@@ -453,8 +453,8 @@ def _scatter(call: _Call) -> _Answer:
     adds = given is not None and given.type == ir.AttributeType.STRING and given.as_string() != "none"
     if not adds or call.axes[0] or rank is None or places is None or more is None:
         return _alike(call)
-    given = call.node.inputs[1]
-    makers = (value.producer() for value in made_of(given)) if given is not None else ()
+    indices = call.node.inputs[1]
+    makers = (value.producer() for value in made_of(indices)) if indices is not None else ()
     if any(maker is not None and maker.op_type == "NonZero" for maker in makers):
         return None, False  # perhaps each sample goes back to where it came from
     inside = {axis + rank - more for axis in call.axes[2] if axis >= places - 1}
