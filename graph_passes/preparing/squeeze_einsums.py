@@ -6,11 +6,11 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-from onnx_cbp.graph_passes.core.equations import Equation
 from onnx_cbp.graph_passes.core.inference import infer_shapes
 from onnx_cbp.graph_passes.core.scopes import all_nodes
 from onnx_cbp.graph_passes.core.splice import Names
 from onnx_cbp.graph_passes.core.types import Types
+from onnx_cbp.graph_passes.core.values.equations import Equation
 from onnx_cbp.graph_passes.core.wrong_shapes import drop_wrong_shapes
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from onnx_cbp.graph_passes.core.equations import Equation, unused
+from onnx_cbp.graph_passes.core.values.equations import Equation, unused
 from onnx_cbp.graph_passes.differentiating.attributes import text
 from onnx_cbp.graph_passes.differentiating.builder import Builder, Size
 from onnx_cbp.graph_passes.differentiating.registry import InputGradient, rule
