@@ -93,9 +93,26 @@ def gather_elements(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradie
 def gather_nd(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
     """GatherND: dY is added at the places that were read."""
     X, indices = node.inputs
-    if attribute(node, "batch_dims", 0):
-        raise g.refuse("batch_dims is not supported: put the batch into the indices")
+    indices = _with_batch(g, indices, attribute(node, "batch_dims", 0))
     return [_scatter_add(g, "ScatterND", g.zeros_like(X), indices, dY), ZERO]
+
+
+def _with_batch(g: Builder, indices: Read, batch_dims: int) -> ir.Value:
+    """The indices of a GatherND, after the place of each along the axes that it shares with the data."""
+    indices = g.there(indices)
+    if not batch_dims:
+        return indices
+    rank = g.rank(indices)
+    alone = g.joined([g.sizes_of(indices, list(range(rank - 1))), [1]])  # one number at each place
+    shape = [*g.shape(indices)[:-1], 1]
+    places = []
+    for axis in range(batch_dims):
+        count = g.Squeeze(g.sizes_of(indices, [axis]), [0])
+        along = g.Range(np.array(0, np.int64), count, np.array(1, np.int64), shape=[g.shape(indices)[axis]])
+        places.append(g.Expand(g.column(along, axis, rank), alone, shape=shape))
+    last = g.shape(indices)[-1]
+    more = [*shape[:-1], last + batch_dims if isinstance(last, int) else None]
+    return g.Concat(*places, indices, axis=-1, shape=more)
 
 
 def _scatter_add(
