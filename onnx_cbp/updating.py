@@ -20,6 +20,7 @@ from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes import InlineFunctionsPass, label
 from onnx_cbp.graph_passes.core.batch_norms.counting import counter_of
 from onnx_cbp.graph_passes.core.types import FLOATS, Types
+from onnx_cbp.graph_passes.core.values.ancestry import made_of
 from onnx_cbp.graph_passes.core.wrong_shapes import drop_wrong_shapes
 from onnx_cbp.graph_passes.stepping.training_graph import TrainingGraph
 from onnx_cbp.graph_passes.updating.batch_statistics import (
@@ -84,7 +85,7 @@ def update_bn(
     Raises:
         OnnxCbpError: no batch norm with running statistics, no batches, a batch that does not fit the inputs, or one
             with a single element a channel where variances are unbiased (PyTorch refuses it, too); statistics that are
-            neither in the model nor in the checkpoint, or not finite. Nothing is written then.
+            neither in the model nor in the checkpoint, computed of what is fed, or not finite. Nothing is written then.
     """
     if exact and momentum is not None:
         raise OnnxCbpError("update_bn: momentum and exact exclude each other: an exact average forgets nothing")
@@ -208,11 +209,19 @@ class _Module:
     def check_home(self, parameters: CheckpointParameters) -> None:
         """Raise if new statistics could not be kept."""
         for home in self.homes:
-            if home.is_graph_input() and not home.is_initializer() and home.name not in parameters:
+            if _is_data(home, parameters):
                 where = "the checkpoint does not have it" if parameters else "give the checkpoint that has it"
                 raise OnnxCbpError(
                     f"node '{label(self.layers[0].site.node)}' has the running statistic '{home.name}', which is an "
                     f"input of the graph: {where}"
+                )
+            fed = next((value for value in made_of(home) if value is not home and _is_data(value, parameters)), None)
+            if fed is not None:
+                raise OnnxCbpError(
+                    f"node '{label(self.layers[0].site.node)}' computes its running statistic '{home.name}' of what is "
+                    f"fed to '{fed.name}', as an instance norm with running statistics does (one for each sample), so "
+                    "no tensor could keep it: make it an initializer, or leave the layer out with "
+                    "track_running_stats=False"
                 )
 
     def check_size(self, channels: int, number: int, parameters: CheckpointParameters) -> None:
@@ -276,6 +285,11 @@ class _Module:
                 "unbiased variance: give more data, or use unbiased_running_var=False"
             )
         return [mean, var * (self.seen / (self.seen - 1))]
+
+
+def _is_data(value: ir.Value, parameters: CheckpointParameters) -> bool:
+    """Whether a value is fed to the graph, and is no parameter."""
+    return value.is_graph_input() and not value.is_initializer() and value.name not in parameters
 
 
 def _present(home: ir.Value, parameters: CheckpointParameters) -> np.ndarray:

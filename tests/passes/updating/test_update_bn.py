@@ -576,3 +576,25 @@ agraph (float[N, 2, L] x) => (float[N, 2, L] y)
         OnnxCbpError, match=r"^[^\n]*reads 'var', a statistic that the batch norm [^\n]* updates[^\n]*$"
     ):
         onnx_cbp.update_bn(model, [batch])
+
+
+def test_statistics_that_are_repeated_for_each_sample_are_refused():
+    """So PyTorch's default exporter writes an instance norm with running statistics; as one tensor, they would be those
+    of a single size of batches."""
+    model = parse("""
+<ir_version: 8, opset_import: ["" : 17]>
+agraph (float[N, 2, H, W] x) => (float[N, 2, H, W] y)
+<float[2] s = {1, 2}, float[2] b = {0, 1}, float[2] m = {1, 2}, float[2] v = {1, 3},
+ int64[1] first = {0}, int64[1] second = {1}, int64[4] flat = {1, -1, 4, 5}, int64[4] back = {-1, 2, 4, 5}>
+{
+    sizes = Shape (x)
+    samples = Slice (sizes, first, second)
+    scales = Tile (s, samples) biases = Tile (b, samples) means = Tile (m, samples) vars = Tile (v, samples)
+    r = Reshape (x, flat)
+    n = BatchNormalization (r, scales, biases, means, vars)
+    y = Reshape (n, back)
+}
+""")
+    batches = [np.random.default_rng(0).normal(size=(size, 2, 4, 5)).astype(np.float32) for size in (3, 2)]
+    with pytest.raises(onnx_cbp.OnnxCbpError, match="'n' computes its running statistic 'means' of what is fed to 'x'"):
+        onnx_cbp.update_bn(model, batches)
