@@ -306,3 +306,48 @@ def test_losses_of_samples_that_others_change_are_refused(own, tmp_path):
     with pytest.raises(OnnxCbpError, match=said):
         Training(_with_own_loss(own, **integers), tmp_path, loss="own", rewrite_options={"data_parallel": True})
     assert not list(tmp_path.iterdir())
+
+
+STEPS_FIRST = """
+<ir_version: 8, opset_import: ["" : OPSET]>
+steps_first (float[4, N, 5] x, int64[N] y) => (float own)
+{
+    hidden = MatMul (x, w)
+    BETWEEN
+    own = SoftmaxCrossEntropyLoss (logits, y)
+}"""
+
+
+@pytest.mark.parametrize(
+    ("between", "refused"),
+    [
+        ("logits = ReduceMean <axes = [0], keepdims = 0> (hidden)", False),
+        (
+            "mean = ReduceMean <axes = [1], keepdims = 1> (hidden) centred = Sub (hidden, mean) "
+            "logits = ReduceSum <keepdims = 0> (centred, first)",
+            True,
+        ),
+    ],
+    ids=["of time steps", "of samples"],
+)
+def test_labels_tell_where_samples_lie_behind_time_steps(between, refused, tmp_path):
+    rng = np.random.default_rng(0)
+    model = network(
+        STEPS_FIRST.replace("BETWEEN", between),
+        {"w": rng.standard_normal((5, 3)).astype(np.float32)} | ({"first": np.array([0])} if refused else {}),
+    )
+    given = {"loss": "own", "rewrite_options": {"data_parallel": True}}
+    if refused:
+        with pytest.raises(OnnxCbpError, match="takes 'hidden' together over the samples of a batch"):
+            Training(model, tmp_path, **given)
+        return
+    x, y = rng.standard_normal((4, 6, 5)).astype(np.float32), rng.integers(0, 3, 6)
+    loss, want = Training(model, tmp_path, **given).gradients(x, y)
+
+    def replicate():
+        shard = slice(0, 2) if distributed.rank() == 0 else slice(2, None)
+        return Training.at(tmp_path).gradients(x[:, shard], y[shard])
+
+    for own, got in distributed.run_replicas(replicate, 2):
+        assert own == pytest.approx(loss, rel=1e-5)
+        np.testing.assert_allclose(got["w"], want["w"], atol=1e-6)

@@ -34,7 +34,7 @@ class SampleAxes:
     """Finds where the samples of a batch are in the values of a graph.
 
     Args:
-        model: its main graph is fed with a batch, whose samples lie along the first axis of inputs.
+        model: its main graph is fed with a batch, whose samples lie along the first axis of inputs, if that is open.
         types: shapes and types.
         alike: maps values to another value whose samples lie in the same way, or to None if they have no samples.
     """
@@ -42,14 +42,15 @@ class SampleAxes:
     def __init__(self, model: ir.Model, types: Types, alike: Mapping[ir.Value, ir.Value | None] | None = None) -> None:
         self._types = types
         self._alike = alike or {}
-        self._known: dict[ir.Value, Spread] = {value: Spread(frozenset({0})) for value in _samples(model.graph)}
+        along = _samples(model.graph)
+        self._known: dict[ir.Value, Spread] = {value: Spread(frozenset({axis})) for value, axis in along.items()}
         self._known.update((value, Spread(None)) for value in model.graph.inputs if value.shape is None)
         buffer = "_grad.accumulation.buffer"
         names = [value.name or "" for value in model.graph.inputs]
         self._trained = {name.removesuffix(buffer) for name in names if name.endswith(buffer)}
         self._inputs = set(model.graph.inputs)
-        fed = [types.shape(value) for value in self._known if self._known[value].axes]
-        self._names = {shape[0] for shape in fed if shape and isinstance(shape[0], str)}
+        fed = [(types.shape(value), axis) for value, axis in along.items()]
+        self._names = {size for shape, axis in fed if shape and isinstance(size := shape[axis], str)}
         self._opset = onnx_opset(model.opset_imports)
         self._outside = dict(_entrances(model.graph))
 
@@ -156,17 +157,29 @@ class SampleAxes:
         return named if len(named) == 1 else open_sizes if len(open_sizes) == 1 else []
 
 
-def _samples(graph: ir.Graph) -> list[ir.Value]:
-    """The inputs that are fed with a batch: those whose first size is open; if there are none, those of one size."""
+def _samples(graph: ir.Graph) -> dict[ir.Value, int]:
+    """The inputs that are fed with a batch, and the axis of its samples.
+
+    That is the first axis, if its size is open. Of other inputs it is the axis whose size has the same name as such a
+    first axis: where time steps come before samples, the labels may tell. If no first size is open, all inputs whose
+    first size is that of the first of them are fed with a batch.
+    """
     inputs = [value for value in graph.inputs if not value.is_initializer() and value.shape is not None and value.shape]
     names = {value.name for value in graph.inputs}
     inputs = [value for value in inputs if f"{value.name}_grad.accumulation.buffer" not in names]
-    first = [(value, value.shape[0]) for value in inputs if value.shape is not None]
-    of_any = [value for value, size in first if not isinstance(size, int)]
-    if of_any:
-        return of_any
-    batch = next((size for value, size in first if value.shape is not None and len(value.shape) > 1), None)
-    return [value for value, size in first if size == batch]
+    sizes = [(value, list(value.shape or ())) for value in inputs]
+    if not any(isinstance(shape[0], ir.SymbolicDim) for _, shape in sizes):
+        batch = next((shape[0] for _, shape in sizes if len(shape) > 1), None)
+        return {value: 0 for value, shape in sizes if shape[0] == batch}
+    called = {size.value for _, (size, *_) in sizes if isinstance(size, ir.SymbolicDim)} - {None}
+    found: dict[ir.Value, int] = {}
+    for value, shape in sizes:
+        named = [axis for axis, size in enumerate(shape) if isinstance(size, ir.SymbolicDim) and size.value in called]
+        if isinstance(shape[0], ir.SymbolicDim):
+            found[value] = 0
+        elif len(named) == 1:
+            found[value] = named[0]
+    return found
 
 
 def _entrances(graph: ir.Graph) -> Iterable[tuple[ir.Value, ir.Value]]:
