@@ -7,7 +7,7 @@ exchanged. But the channels of X must stay separate, and the fastest way to do s
 
 - a window of one element: one product of matrices;
 - a depthwise convolution (one channel per group): an op of ours, if such may be written (2 to 20 times as fast as what
-  follows); otherwise a product and a sum for each element of the window, if there are few;
+  follows);
 - one group and small windows: an op of ours, if such may be written and are faster (`direct_conv`);
 - otherwise, without dilation along the last axis: the channels become innermost. The last axis then has W * C elements,
   of which those of one channel lie C apart, so the rank does not grow;
@@ -28,9 +28,6 @@ from onnx_cbp.graph_passes.differentiating import direct_conv
 from onnx_cbp.graph_passes.differentiating.builder import Builder, Read
 from onnx_cbp.graph_passes.differentiating.windows import Windows
 
-#: For up to this many elements of a depthwise window, products and sums are faster than a convolution: by a third for
-#: 3x3. For 5x5 they take up to 4 times as long.
-_FEW = 9
 _END = np.iinfo(np.int64).max
 
 
@@ -51,8 +48,6 @@ def weight_gradient(g: Builder, X: Read, dY: Read, W: Read, windows: Windows, gr
     outputs, channels = shape[:2]
     if groups == 1 and direct_conv.fits(g, X, windows, channels, outputs) and direct_conv.pays(channels, outputs):
         return direct_conv.by_own_op(g, "ConvGradWeight", X, dY, windows, windows.pads)
-    if shape[1] == 1 and shape[0] == groups and math.prod(windows.kernel) <= _FEW:
-        return _depthwise(g, X, dY, windows, shape)
     X, windows = _trimmed(g, X, dY, windows)
     if windows.dilations[-1] == 1:
         return _innermost(g, X, dY, windows, groups, shape)
@@ -82,22 +77,6 @@ def _of_one_element(g: Builder, X: Read, dY: Read, windows: Windows, groups: int
     order = [*range(1 + len(apart)), 2 + len(apart), 1 + len(apart)]
     products = g.MatMul(left, g.Transpose(right, perm=order))
     return g.Reshape(g.sum(products, [0], keepdims=0), list(shape))
-
-
-def _depthwise(g: Builder, X: Read, dY: Read, windows: Windows, shape: Sequence[int]) -> ir.Value:
-    """For each element of the window, the sum of dY times the element of X that it sees."""
-    axes = list(windows.axes)
-    if any(windows.pads):
-        X = g.Pad(X, [0, 0, *windows.before, 0, 0, *windows.after])
-    # How far the windows reach along each axis, for a single element of the window.
-    spans = _covered(g, dY, windows, [1] * len(axes))
-    sums = []
-    for place in np.ndindex(*windows.kernel):
-        first = [int(i) * d for i, d in zip(place, windows.dilations, strict=True)]
-        seen = g.Slice(X, first, g.computed("Add", spans, first), axes, list(windows.strides))
-        sums.append(g.sum(g.Mul(seen, dY), [0, *axes], keepdims=0))
-    together = g.Concat(*(g.Unsqueeze(each, [1]) for each in sums), axis=1) if len(sums) > 1 else sums[0]
-    return g.Reshape(together, list(shape))
 
 
 def _is_plain(windows: Windows) -> bool:
@@ -137,6 +116,8 @@ def _innermost(g: Builder, X: Read, dY: Read, windows: Windows, groups: int, sha
     rows, sizes = g.sizes_of(X, space[:-1]), g.sizes_of(X, space)
     if groups == 1:
         data = g.Transpose(X, perm=[0, *space, 1])
+    elif channels == 1:  # whole planes change places, which is faster than what follows
+        data = g.Transpose(X, perm=[1, 0, *space])
     else:
         split = (None, groups, channels, *windows.size)
         apart = g.Reshape(X, g.joined([[-1, groups, channels], sizes]), shape=split)
