@@ -148,10 +148,16 @@ def feeds_of(case: Case, batch: int, seed: int) -> Arrays:
 def runner(model: onnx.ModelProto, backend: str, *, keeps_float: bool = True) -> Callable[[Arrays], list[np.ndarray]]:
     """Run a model on "reference" or "onnxruntime"."""
     if backend == "reference":
-        for tensor in model.graph.initializer:  # it computes in double what is declared as float, but constants
+        for (
+            tensor
+        ) in model.graph.initializer:  # it computes in double what is declared as float, but constants and casts
             if tensor.data_type == onnx.TensorProto.FLOAT and not keeps_float:
                 wide = onnx.numpy_helper.to_array(tensor).astype(np.float64)
                 tensor.CopyFrom(onnx.numpy_helper.from_array(wide, tensor.name))
+        casts = [a for node in model.graph.node if node.op_type == "Cast" for a in node.attribute if a.name == "to"]
+        for to in casts:
+            if to.i == onnx.TensorProto.FLOAT and not keeps_float:
+                to.i = onnx.TensorProto.DOUBLE
         evaluator = ReferenceEvaluator(model, new_ops=[*EXACT_OPS, *OP_RUNS])
         return lambda feeds: [np.asarray(each) for each in evaluator.run(None, feeds)]
     if any(node.domain == DOMAIN for node in model.graph.node):
