@@ -148,9 +148,8 @@ def feeds_of(case: Case, batch: int, seed: int) -> Arrays:
 def runner(model: onnx.ModelProto, backend: str, *, keeps_float: bool = True) -> Callable[[Arrays], list[np.ndarray]]:
     """Run a model on "reference" or "onnxruntime"."""
     if backend == "reference":
-        for (
-            tensor
-        ) in model.graph.initializer:  # it computes in double what is declared as float, but constants and casts
+        # It computes in double what is declared as float, but constants and casts.
+        for tensor in model.graph.initializer:
             if tensor.data_type == onnx.TensorProto.FLOAT and not keeps_float:
                 wide = onnx.numpy_helper.to_array(tensor).astype(np.float64)
                 tensor.CopyFrom(onnx.numpy_helper.from_array(wide, tensor.name))
