@@ -266,7 +266,7 @@ def test_attributes_that_no_memory_holds_or_that_mean_nothing_are_one_line(nodes
 def test_a_rule_that_refuses_leaves_the_graph_as_it_was():
     text = """
     <ir_version: 8, opset_import: ["" : 18]>
-    agraph (float[3, 3] x) => (float loss)
+    agraph (float[3, 3] x) => (float loss) <float[3, 2] d>
     { y = Exp (x)  m = MeanVarianceNormalization <axes = [0]> (y)
       p = Constant <value_ints = [0, -1, 0, 0]> ()  r = Pad <mode = "edge"> (m, p)
       d = Dropout (r)  loss = ReduceSum <keepdims = 0> (d) }
