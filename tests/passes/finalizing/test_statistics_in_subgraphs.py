@@ -111,3 +111,22 @@ def test_branches_return_no_statistics_any_more(name):
     finished = onnx_cbp.finalize(_model(trains, opset), outputs="y")
     assert op_types(finished) == ["If"]
     assert all(len(attribute.g.output) == 1 for attribute in finished.graph.node[0].attribute)
+
+
+def test_what_only_a_removed_branch_read_goes_with_it():
+    """The product is read by the batch norm alone then, so that is folded."""
+    model = _model(
+        """agraph (float[N, 3] x, bool c) => (float[N, 3] y)
+<float[3, 3] w = {1, 2, 3, 4, 5, 6, 7, 8, 9}, float[3] s = {1, 2, 3}, float[3] z = {0, 0.5, 1},
+ float[3] m = {1, 2, 3}, float[3] v = {1, 2, 4}> {
+    h = MatMul (x, w)
+    y = BatchNormalization (h, s, z, m, v)
+    unread = If (c) <then_branch = t () => (float[N, 3] f) { f = Neg (h) },
+        else_branch = e () => (float[N, 3] g) { g = Neg (x) }>
+    last = Neg (unread) }""",
+        15,
+    )
+    finished = onnx_cbp.finalize(model)
+    assert not {"BatchNormalization", "If"} & set(op_types(finished))
+    assert_same_results(finished, model, {"x": X, "c": YES})
+    assert onnx_cbp.finalize(finished) == finished
