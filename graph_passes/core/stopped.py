@@ -9,14 +9,14 @@ import onnx_ir as ir
 
 #: Where PyTorch's default exporter says which call a node was written for: "%detach_1 : [...] = call_function[target=
 #: torch.ops.aten.detach.default](args = (%mul,), kwargs = {})".
-_CALL = "pkg.torch.onnx.fx_node"
+CALL = "pkg.torch.onnx.fx_node"
 _STOPS = "target=torch.ops.aten.detach.default]"
 _STOPPED = re.compile(r"%(detach(?:_\d+)?)\b")
 
 
 def stops_gradients(node: ir.Node) -> bool:
     """Whether a node is the copy that PyTorch's default exporter writes for `Tensor.detach`."""
-    return (node.domain, node.op_type) == ("", "Identity") and _STOPS in node.metadata_props.get(_CALL, "")
+    return (node.domain, node.op_type) == ("", "Identity") and _STOPS in node.metadata_props.get(CALL, "")
 
 
 def lost_stops(nodes: Iterable[ir.Node]) -> dict[str, ir.Node]:
@@ -24,7 +24,7 @@ def lost_stops(nodes: Iterable[ir.Node]) -> dict[str, ir.Node]:
     read: dict[str, ir.Node] = {}
     kept: set[str] = set()
     for node in nodes:
-        made, _, call = node.metadata_props.get(_CALL, "").partition("](args = ")
+        made, _, call = node.metadata_props.get(CALL, "").partition("](args = ")
         if stops_gradients(node):
             kept.update(_STOPPED.findall(made.partition(" :")[0]))
         for name in _STOPPED.findall(call):

@@ -1,12 +1,16 @@
-"""Reads attributes of nodes that are lists or strings, with their defaults, for gradient rules."""
+"""Reads what gradient rules ask of nodes: attributes that are lists or strings, and what an exporter recorded."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from onnx_cbp.graph_passes.core.stopped import CALL
 from onnx_cbp.graph_passes.dialects._reading import WrongAttributeError
+
+_PADDING = re.compile(r"aten\.embedding\.default\]\(args = \(%\w+, %\w+, (\d+)")
 
 
 def ints(node: ir.Node, name: str, default: Sequence[int]) -> list[int]:
@@ -37,3 +41,9 @@ def text(node: ir.Node, name: str, default: str) -> str:
         return value.as_string()
     except TypeError:
         raise WrongAttributeError(f"attribute '{name}' has type {value.type.name}, expected STRING") from None
+
+
+def padding_of(node: ir.Node) -> int | None:
+    """The `padding_idx` of an embedding that PyTorch's default exporter wrote: its row has no gradient there."""
+    found = _PADDING.search(node.metadata_props.get(CALL, ""))
+    return None if found is None else int(found.group(1))

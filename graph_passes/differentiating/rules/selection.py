@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_cbp.graph_passes.dialects._reading import attribute
-from onnx_cbp.graph_passes.differentiating.attributes import text
+from onnx_cbp.graph_passes.differentiating.attributes import padding_of, text
 from onnx_cbp.graph_passes.differentiating.builder import Builder, Read
 from onnx_cbp.graph_passes.differentiating.registry import ZERO, InputGradient, flat, rule
 
@@ -42,9 +42,14 @@ def one_hot(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
 
 @rule("Gather")
 def gather(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """Gather: dX is zero, plus dY added at the places that were read."""
+    """Gather: dX is zero, plus dY added at the places that were read, but not at the padding of an embedding."""
     X, indices = node.inputs
     axis = attribute(node, "axis", 0) % g.rank(X)
+    padding = padding_of(node)
+    if padding is not None and axis == 0:
+        is_padding = g.Equal(indices, g.scalar(padding, indices))
+        beside = list(range(g.rank(indices), g.rank(dY)))
+        dY = g.Where(g.Unsqueeze(is_padding, beside) if beside else is_padding, g.scalar(0, dY), dY, like=dY)
     known, size = g.known(indices), g.shape(X)[axis]
     if known is not None and known.size == 1 and isinstance(size, int):
         place = int(known.reshape(-1)[0]) % size
