@@ -196,11 +196,7 @@ def deployment(session: nox.Session) -> None:
 @nox.session(requires=["build"])
 def variants(session: nox.Session) -> None:
     """Test what every kind of x86-64 processor would run of the kernels."""
-    if platform.machine() != "x86_64":
-        session.skip("the targets are those of x86-64")
-    stock = _stock(session)
-    _cmake_installed(session, stock)
-    env = {"ONNX_CBP_VARIANTS": str(VARIANTS)}
+    stock, env = _variants(session)
     tests = _given(session) or [*_cases(session, one_in=3), "tests/variants"]
     session.run(*_pytest(stock), *tests, env=env, external=True)
     accuracy = ["tests/ops/test_accuracy.py", "tests/ops/test_agreement.py"]
@@ -211,14 +207,11 @@ def variants(session: nox.Session) -> None:
 @nox.session(requires=["build"])
 def sanitized(session: nox.Session) -> None:
     """Test the kernels for x86-64 under sanitizers: a minute of compiling for what rarely breaks."""
-    if platform.machine() != "x86_64":
-        session.skip("the targets are those of x86-64")
-    stock = _stock(session)
-    _cmake_installed(session, stock)
+    stock, env = _variants(session)
     _cmake(session, stock, ROOT / "tests" / "variants", VARIANTS / "sanitized", *SANITIZED)
     _cmake(session, stock, ROOT / "tests" / "variants", VARIANTS / "threads", *THREADED)
     tests = _given(session) or [*_cases(session), "tests/variants"]
-    session.run(*_pytest(stock), *tests, env={"ONNX_CBP_VARIANTS": str(VARIANTS)}, external=True)
+    session.run(*_pytest(stock), *tests, env=env, external=True)
 
 
 @nox.session(requires=["build"])
@@ -386,6 +379,15 @@ def _cases(session: nox.Session, one_in: int = 1) -> list[str]:
 
 def _ignored(*folders: str) -> list[str]:
     return [f"--ignore=tests/{name}" for name in folders]
+
+
+def _variants(session: nox.Session) -> tuple[Path, dict[str, str]]:
+    """The programs of 'stock', and the variable that tells tests/variants where its programs are: one is built."""
+    if platform.machine() != "x86_64":
+        session.skip("the targets are those of x86-64")
+    stock = _stock(session)
+    _cmake_installed(session, stock)
+    return stock, {"ONNX_CBP_VARIANTS": str(VARIANTS)}
 
 
 def _cmake_installed(session: nox.Session, programs: Path) -> None:
