@@ -11,10 +11,11 @@ import onnx_ir as ir
 from onnx_cbp.errors import OnnxCbpError
 from onnx_cbp.graph_passes.core.sites import label
 from onnx_cbp.graph_passes.core.types import Types
-from onnx_cbp.graph_passes.core.values.ancestry import made_of, read_inside, subgraphs
+from onnx_cbp.graph_passes.core.values.ancestry import made_from, made_of, read_inside, subgraphs
 from onnx_cbp.graph_passes.core.values.constants import RANDOM
 from onnx_cbp.graph_passes.core.values.sample_axes import SampleAxes
 from onnx_cbp.graph_passes.dialects import Reduction, reduction
+from onnx_cbp.graph_passes.dialects._reading import attribute
 
 #: Ops that are allowed between the reductions and the loss: if the values are right, so are their gradients.
 BETWEEN = {"Abs", "Add", "Cast", "Clip", "Concat", "Div", "Exp", "Identity", "Log", "Max", "Min", "Mul", "Neg", "Pow"}
@@ -29,6 +30,10 @@ _NEEDED = (
 )
 
 
+#: Inputs of nodes, as (node, index).
+Readers = list[tuple[ir.Node, int]]
+
+
 @dataclass(frozen=True)
 class LossParts:
     """From what a loss is computed.
@@ -36,10 +41,13 @@ class LossParts:
     Attributes:
         reductions: over a batch, in the graph's order; their gradients may be unknown.
         alike: values that are the same on all replicas, and where the loss reads them, as (node, index).
+        sizes: results of Shape and Size that count samples, and where the loss reads them; and which of their elements
+            do, as 1 and 0.
     """
 
     reductions: list[Reduction]
-    alike: dict[ir.Value, list[tuple[ir.Node, int]]] = field(default_factory=dict)
+    alike: dict[ir.Value, Readers] = field(default_factory=dict)
+    sizes: dict[ir.Value, tuple[Readers, tuple[int, ...]]] = field(default_factory=dict)
 
 
 def loss_parts(
@@ -51,7 +59,8 @@ def loss_parts(
         loss: a value of the main graph.
         model: its model.
         alike: values that are the same on all replicas: what they are made of does not matter.
-        vectors: whether reductions may leave several elements, such as the mean of each class.
+        vectors: whether reductions may leave several elements, such as the mean of each class, and the number of
+            samples may be read.
 
     Raises:
         OnnxCbpError: it is not computed from reductions; one line that names the node.
@@ -68,7 +77,8 @@ def _parts(loss: ir.Value, model: ir.Model, alike: Collection[ir.Value], vectors
     graph, types = model.graph, Types(model)
     samples = SampleAxes(model, types)
     found: dict[ir.Node, Reduction] = {}
-    read: dict[ir.Value, list[tuple[ir.Node, int]]] = {}
+    read: dict[ir.Value, Readers] = {}
+    sizes: dict[ir.Value, tuple[Readers, tuple[int, ...]]] = {}
     seen: set[ir.Value] = set()
     todo: list[tuple[ir.Value, ir.Node | None, int]] = [(loss, None, 0)]
     while todo:
@@ -76,6 +86,10 @@ def _parts(loss: ir.Value, model: ir.Model, alike: Collection[ir.Value], vectors
         if value in alike:
             if reader is not None and (reader, index) not in read.setdefault(value, []):
                 read[value].append((reader, index))
+            continue
+        counting = _counting(value, samples, types) if vectors else None
+        if counting is not None and reader is not None:
+            sizes.setdefault(value, ([], counting))[0].append((reader, index))
             continue
         if value in seen or ir.convenience.get_const_tensor(value) is not None:
             continue
@@ -94,7 +108,53 @@ def _parts(loss: ir.Value, model: ir.Model, alike: Collection[ir.Value], vectors
             raise OnnxCbpError(f"node '{label(node)}' ({node.op_type}) makes the loss: {_NEEDED}")
     if not found:
         raise OnnxCbpError(f"the loss '{loss.name}' depends on no sample of a batch: {_NEEDED}")
-    return LossParts([found[node] for node in graph if node in found], read)
+    reductions = [found[node] for node in graph if node in found]
+    _refuse_shared_sizes([reader for readers, _ in sizes.values() for reader, _ in readers], seen, reductions, graph)
+    return LossParts(reductions, read, sizes)
+
+
+def _refuse_shared_sizes(
+    readers: list[ir.Node], of_loss: set[ir.Value], reductions: list[Reduction], graph: ir.Graph
+) -> None:
+    """Refuse numbers of samples that the loss and others read: there they must stay those of one replica.
+
+    Raises:
+        OnnxCbpError: there is one; one line that names the node which makes it.
+    """
+    computed = made_from(graph, [term.node.outputs[0] for term in reductions])
+    todo, seen = list(readers), set(readers)
+    while todo:
+        node = todo.pop()
+        for value in node.outputs:
+            uses = [] if value in computed else [use.node for use in value.uses()]
+            for reader in uses:
+                if not any(output in of_loss for output in reader.outputs):
+                    raise OnnxCbpError(
+                        f"node '{label(node)}' ({node.op_type}) makes a number of samples that the loss and node "
+                        f"'{label(reader)}' ({reader.op_type}) read: with data_parallel the loss needs that of all "
+                        "replicas, and the other its own: let each compute it by nodes of its own"
+                    )
+                if reader not in seen:
+                    seen.add(reader)
+                    todo.append(reader)
+
+
+def _counting(value: ir.Value, samples: SampleAxes, types: Types) -> tuple[int, ...] | None:
+    """Which elements of a Shape or a Size count samples, as 1 and 0; None if it is none, or others may differ too."""
+    node = value.producer()
+    X = None if node is None or node.domain != "" or node.op_type not in ("Shape", "Size") else node.inputs[0]
+    axes = None if X is None else samples.of(X).axes
+    if node is None or X is None or axes is None or len(axes) != 1:
+        return None
+    if samples.of(X).mixed:
+        return None  # perhaps some of them: their numbers do not add up to that of one process
+    if node.op_type == "Size":
+        return (1,)
+    shape = types.shape(X) or ()
+    kept = range(len(shape))[attribute(node, "start", 0) : attribute(node, "end", len(shape))]
+    if any(axis not in axes and not isinstance(shape[axis], int) for axis in kept):
+        return None
+    return tuple(int(axis in axes) for axis in kept)
 
 
 def _over_batch(node: ir.Node, samples: SampleAxes, types: Types, vectors: bool) -> Reduction | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 import numpy as np
 import onnx_ir as ir
@@ -17,7 +17,7 @@ from onnx_cbp.graph_passes.core.values.ancestry import made_from
 from onnx_cbp.graph_passes.dialects import Reduction
 from onnx_cbp.graph_passes.dialects._reading import attribute, reduced_axes
 from onnx_cbp.graph_passes.distributing.denominator import LEAST, denominator
-from onnx_cbp.graph_passes.distributing.loss_parts import loss_parts
+from onnx_cbp.graph_passes.distributing.loss_parts import Readers, loss_parts
 
 _AXES_INPUT_SINCE = 13
 
@@ -46,6 +46,8 @@ def split_means(model: ir.Model, loss: ir.Value, trained: Collection[ir.Value] =
         sums += _split(term, model, names, types)
     for value, readers in parts.alike.items():
         sums += _share(value, readers, model.graph, Draft(f"{value.name}/alike", names, types), types)
+    for value, (readers, counting) in parts.sizes.items():
+        sums.append(_count_all(value, readers, counting, model.graph, Draft(f"{value.name}/all", names, types)))
     return sums
 
 
@@ -88,9 +90,7 @@ def _split(term: Reduction, model: ir.Model, names: Names, types: Types) -> list
     return sums
 
 
-def _share(
-    value: ir.Value, readers: Sequence[tuple[ir.Node, int]], graph: ir.Graph, draft: Draft, types: Types
-) -> list[ir.Value]:
+def _share(value: ir.Value, readers: Readers, graph: ir.Graph, draft: Draft, types: Types) -> list[ir.Value]:
     """Let nodes read the mean over all replicas of a value that is the same on all; its sum and their number."""
     shape, dtype = types.shape(value), types.of(value)
     if shape is None or dtype is None or not all(isinstance(size, int) for size in shape):
@@ -112,6 +112,22 @@ def _share(
     else:
         graph.insert_after(maker, draft.nodes)
     return [own, n]
+
+
+def _count_all(value: ir.Value, readers: Readers, counting: tuple[int, ...], graph: ir.Graph, draft: Draft) -> ir.Value:
+    """Let nodes read a size with the samples of all replicas; the sum from which it is made."""
+    maker = value.producer()
+    assert maker is not None
+    kind, of_value = ir.DataType.INT64, ir.Shape(() if maker.op_type == "Size" else (len(counting),))
+    counted = np.array(counting, np.int64).reshape(of_value.numpy())
+    of_samples, others = (draft.constant(name, ir.tensor(x)) for name, x in (("is", counted), ("not", 1 - counted)))
+    (own,) = draft.add("Mul", (value, of_samples), (("sum", kind, of_value),))
+    (rest,) = draft.add("Mul", (value, others), (("rest", kind, of_value),))
+    (whole,) = draft.add("Add", (own, rest), (("whole", kind, of_value),))
+    for node, index in readers:
+        node.replace_input_with(index, whole)
+    graph.insert_after(maker, draft.nodes)
+    return own
 
 
 def _elements_left(term: Reduction, types: Types) -> int:

@@ -183,6 +183,18 @@ OWN = {
         losses_1 = Unsqueeze (size, axis)
         losses = Concat <axis = 0> (losses_0, losses_1)
         own = ReduceMean <keepdims = 0> (losses)""",
+    "by numbers of samples": """
+        squares = Mul (logits, logits)
+        total = ReduceSum <keepdims = 0> (squares)
+        sizes = Shape (logits)
+        row = Constant <value_int = 0> ()
+        samples = Gather (sizes, row)
+        as_float = Cast <to = 1> (samples)
+        of_samples = Div (total, as_float)
+        elements = Size (x)
+        more = Cast <to = 1> (elements)
+        of_elements = Div (total, more)
+        own = Add (of_samples, of_elements)""",
     "learned weights": """
         entropy = SoftmaxCrossEntropyLoss (logits, y)
         squares = Mul (logits, logits)
@@ -254,8 +266,13 @@ def test_a_loss_of_the_graph_itself(loss, tmp_path):
             r"\(ReduceMean\) makes the loss: it does not reduce all of its input",
         ),
         ("own = ReduceL2 <keepdims = 0> (w1)", "the loss 'own' depends on no sample of a batch"),
+        (
+            "sizes = Shape (logits) elements = ReduceProd (sizes) flat = Reshape (logits, elements) "
+            "total = ReduceSum <keepdims = 0> (flat) n = Cast <to = 1> (elements) own = Div (total, n)",
+            r"\(ReduceProd\) makes a number of samples that the loss and node '.+' \(Reshape\) read",
+        ),
     ],
-    ids=["the largest of a batch", "means of samples", "no samples"],
+    ids=["the largest of a batch", "means of samples", "no samples", "a shared size"],
 )
 def test_a_loss_that_is_not_made_of_sums_is_refused(own, said, tmp_path):
     with pytest.raises(OnnxCbpError, match=said):
