@@ -226,6 +226,8 @@ def _replace(
 def _typed(site: InferenceSite, statistics: list[ir.Value], opset: int, splice: Splice, types: Types) -> list[ir.Value]:
     """Scale, B, mean and variance in types that the op has in an opset."""
     vectors, dtype = [site.scale, site.B, *statistics], types.of(site.X)
+    if dtype == ir.DataType.DOUBLE:  # ONNX Runtime has no kernel that mixes it with float, and the cast is exact
+        return [splice.cast(value, dtype, "as_X") for value in vectors]
     if dtype is None or opset >= 15:  # each has a type of its own
         return vectors
     if opset == 14 and dtype.itemsize < 4:  # mean and variance have; ONNX Runtime mixes no float with double there

@@ -81,3 +81,16 @@ def test_the_generators_own_evaluation_model(tmp_path):
 @pytest.mark.parametrize("path", sorted(MODELS.glob("*/eval_model.onnx")), ids=lambda path: path.parent.name)
 def test_what_is_repaired_stays_as_it_is(path):
     assert onnx_cbp.rewrite(path) == onnx.load(path)
+
+
+@pytest.mark.parametrize("opset", [15, 18])
+def test_double_data_with_float_statistics_run(opset):
+    """ONNX has such a batch norm, and ONNX Runtime no kernel for it."""
+    model = parse(f"""<ir_version: 8, opset_import: ["" : {opset}]>
+agraph (double[N, 3] x) => (double[N, 3] y, float[3] um, float[3] uv)
+<float[3] s = {{1, 2, 3}}, float[3] b = {{0, 0.5, 1}}, float[3] m = {{1, 2, 3}}, float[3] v = {{1, 2, 4}}> {{
+    y, um, uv = BatchNormalization <training_mode = 1> (x, s, b, m, v) }}""")
+    x = np.random.default_rng(0).normal(1, 2, (4, 3))
+    want = (x - [1, 2, 3]) / np.sqrt(np.array([1, 2, 4]) + float(np.float32(1e-5))) * [1, 2, 3] + [0, 0.5, 1]
+    (y,) = session(onnx_cbp.finalize(model), None).run(None, {"x": x})
+    np.testing.assert_allclose(y, want, rtol=1e-12, atol=1e-12)
