@@ -9,13 +9,15 @@ import onnx_ir as ir
 from onnx_cbp.graph_passes.dialects._reading import attribute, optional_input
 from onnx_cbp.graph_passes.differentiating.attributes import text
 from onnx_cbp.graph_passes.differentiating.builder import Builder, Read
+from onnx_cbp.graph_passes.differentiating.masks import passing
 from onnx_cbp.graph_passes.differentiating.registry import ZERO, InputGradient, rule
 
 
 @rule("Relu")
 def relu(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
-    """Relu: dX = dY where Y is not zero, as a product, which is faster than a comparison and a Where."""
-    return [g.Mul(dY, g.nonzero(node.outputs[0]))]
+    """Relu: dX = dY where Y is not zero, which a Cast tells faster than a comparison."""
+    Y = node.outputs[0]
+    return [passing(g, dY, g.Cast(Y, to=ir.DataType.BOOL.value), Y)]
 
 
 @rule("LeakyRelu")
@@ -35,19 +37,11 @@ def parametric_relu(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradie
 @rule("ThresholdedRelu")
 def thresholded_relu(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
     """ThresholdedRelu: dX = dY where X is above alpha."""
-    return [_passing(g, dY, g.Greater(node.inputs[0], attribute(node, "alpha", 1.0)))]
-
-
-def _passing(g: Builder, dY: ir.Value, mask: ir.Value) -> ir.Value:
-    """DY where the mask is true, else 0.
-
-    As a product: a processor cannot guess what a Where will choose, and takes three to six times as long for it.
-    """
-    return g.Mul(dY, g.Cast(mask, to=g.dtype(dY).value))
+    return [passing(g, dY, g.Greater(node.inputs[0], attribute(node, "alpha", 1.0)), node.outputs[0])]
 
 
 def _slope(g: Builder, is_one: ir.Value, below: Read | float, like: Read) -> ir.Value:
-    """1 where `is_one` is true, else `below`: exact, and by arithmetic, see `_passing`."""
+    """1 where `is_one` is true, else `below`: exact, and by arithmetic, see `passing`."""
     ones = g.Cast(is_one, to=g.dtype(like).value)
     if isinstance(below, float) and 0 <= below <= 1:
         return g.Max(ones, below)
@@ -112,8 +106,8 @@ def celu(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
 def hard_sigmoid(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
     """HardSigmoid: dX = alpha dY where Y is between 0 and 1, which is where Y (1 - Y) is not zero."""
     Y = node.outputs[0]
-    inside = g.nonzero(g.Mul(Y, g.Sub(g.scalar(1, Y), Y)))
-    return [g.Mul(g.Mul(dY, attribute(node, "alpha", 0.2)), inside)]
+    inside = g.Cast(g.Mul(Y, g.Sub(g.scalar(1, Y), Y)), to=ir.DataType.BOOL.value)
+    return [passing(g, g.Mul(dY, attribute(node, "alpha", 0.2)), inside, Y)]
 
 
 @rule("HardSwish")
@@ -181,7 +175,7 @@ def dropout(g: Builder, node: ir.Node, dY: ir.Value, *_: ir.Value | None) -> lis
         return [dY, ZERO]
     mask = g.output(node, 1, ir.DataType.BOOL, g.shape(X))
     kept = g.Sub(g.scalar(1, X), _ratio(g, ratio, X))
-    dX = _passing(g, g.Div(dY, kept), mask)
+    dX = passing(g, g.Div(dY, kept), mask, node.outputs[0])
     if trains is None:
         dX = g.Where(training, dX, dY)
     return [dX]
@@ -197,4 +191,4 @@ def _ratio(g: Builder, ratio: Read, X: Read) -> ir.Value:
 def shrink(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
     """Shrink: dX = dY where |X| is above lambd."""
     beyond = g.Greater(g.Abs(node.inputs[0]), attribute(node, "lambd", 0.5))
-    return [_passing(g, dY, beyond)]
+    return [passing(g, dY, beyond, node.outputs[0])]

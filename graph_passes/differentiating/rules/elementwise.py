@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from onnx_cbp.graph_passes.dialects._reading import attribute, optional_input
 from onnx_cbp.graph_passes.differentiating.builder import Builder
+from onnx_cbp.graph_passes.differentiating.masks import passing
 from onnx_cbp.graph_passes.differentiating.registry import ZERO, InputGradient, flat, rule
 
 flat("Ceil", "Floor", "Round", "Sign")
@@ -67,9 +68,9 @@ def mean(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
 def extreme(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
     """Max, Min: equal elements share the gradient, as in PyTorch's maximum and JAX."""
     Y = node.outputs[0]
-    chosen = [g.Cast(g.Equal(X, Y), to=g.dtype(Y).value) for X in node.inputs]
-    share = dY if len(chosen) == 1 else g.Div(dY, g.Sum(*chosen))
-    return [g.unbroadcast(g.Mul(share, each), X) for each, X in zip(chosen, node.inputs, strict=True)]
+    chosen = [g.Equal(X, Y) for X in node.inputs]
+    share = dY if len(chosen) == 1 else g.Div(dY, g.Sum(*(g.Cast(each, to=g.dtype(Y).value) for each in chosen)))
+    return [g.unbroadcast(passing(g, share, each, Y), X) for each, X in zip(chosen, node.inputs, strict=True)]
 
 
 @rule("Pow")
@@ -247,7 +248,7 @@ def clip(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
     bounds = [None if known is None else known.tolist() for known in (g.known(low), g.known(high))]
     if bounds == [0, 6]:
         inside = g.And(g.Greater(Y, 0.0), g.Less(Y, high))
-        return [g.Mul(dY, g.Cast(inside, to=g.dtype(X).value))]
+        return [passing(g, dY, inside, Y)]
     zero, inside, above = g.scalar(0, X), g.Equal(X, Y), X
     is_low = None if low is None else g.Less(X, low)
     if is_low is not None and high is not None and not _is_in_order(bounds):
@@ -256,7 +257,7 @@ def clip(g: Builder, node: ir.Node, dY: ir.Value) -> list[InputGradient]:
         is_low = g.And(is_low, g.Not(g.Greater(low, high)))  # onnx 1.16 infers no type for LessOrEqual
     d_low = None if is_low is None else g.unbroadcast(g.Where(is_low, dY, zero), low)
     d_high = None if high is None else g.unbroadcast(g.Where(g.Greater(above, high), dY, zero), high)
-    return [g.Mul(dY, g.Cast(inside, to=g.dtype(X).value)), d_low, d_high]
+    return [passing(g, dY, inside, Y), d_low, d_high]
 
 
 def _is_in_order(bounds: Sequence[Any]) -> bool:
