@@ -9,8 +9,8 @@ import onnx_ir as ir
 from onnx_cbp.graph_passes.dialects._reading import attribute, optional_input
 from onnx_cbp.graph_passes.differentiating.attributes import text
 from onnx_cbp.graph_passes.differentiating.builder import Builder, Read
-from onnx_cbp.graph_passes.differentiating.masks import passing
 from onnx_cbp.graph_passes.differentiating.registry import ZERO, InputGradient, rule
+from onnx_cbp.graph_passes.differentiating.rules.masks import passing
 
 
 @rule("Relu")

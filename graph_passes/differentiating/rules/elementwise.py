@@ -10,8 +10,8 @@ import onnx_ir as ir
 
 from onnx_cbp.graph_passes.dialects._reading import attribute, optional_input
 from onnx_cbp.graph_passes.differentiating.builder import Builder
-from onnx_cbp.graph_passes.differentiating.masks import passing
 from onnx_cbp.graph_passes.differentiating.registry import ZERO, InputGradient, flat, rule
+from onnx_cbp.graph_passes.differentiating.rules.masks import passing
 
 flat("Ceil", "Floor", "Round", "Sign")
 
