@@ -67,7 +67,7 @@ def cast_like(result: str, value: str, like: str, opset: int) -> str:
 
 
 def count_like(result: str, value: str, like: str, opset: int) -> str:
-    """An int64 count in the type of `like`."""
+    """An int64 count, or a truth value as 1 or 0, in the type of `like`."""
     if opset >= MIXED_TYPES_OPSET:
         return f"{result} = CastLike ({value}, {like})"
     return f"{result} = Cast <to = 1> ({value})"

@@ -85,9 +85,9 @@ def _is_plain(windows: Windows) -> bool:
     return whole and len(windows.size) <= MOST_AXES and min(windows.pads) >= 0
 
 
-def _covered(g: Builder, dY: Read, windows: Windows, extent: Sequence[int]) -> ir.Value:
+def _covered(g: Builder, dY: Read, windows: Windows) -> ir.Value:
     """How many elements lie from the first element of the first window to the last element of the last window."""
-    more = [e - s for e, s in zip(extent, windows.strides, strict=True)]
+    more = [e - s for e, s in zip(windows.extent, windows.strides, strict=True)]
     return g.computed("Add", g.computed("Mul", g.sizes_of(dY, list(windows.axes)), list(windows.strides)), more)
 
 
@@ -99,7 +99,7 @@ def _trimmed(g: Builder, X: Read, dY: Read, windows: Windows) -> tuple[Read, Win
     if windows.loose or any(n is not None and n + a <= 0 for n, a in zip(windows.size, after, strict=True)):
         if any(windows.pads):
             X = g.Pad(X, [0, 0, *windows.before, 0, 0, *windows.after])
-        X = g.Slice(X, [0] * len(axes), _covered(g, dY, windows, windows.extent), axes)
+        X = g.Slice(X, [0] * len(axes), _covered(g, dY, windows), axes)
         return X, replace(windows, size=(None,) * len(axes), before=nothing, after=nothing)
     size = windows.size
     if any(a < 0 for a in after):

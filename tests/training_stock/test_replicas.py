@@ -143,6 +143,14 @@ def test_what_counts_samples_is_refused(tmp_path):
             Training(model, tmp_path, rewrite_options=options)
 
 
+#: Two losses of a batch, side by side.
+TWO_LOSSES = """entropy = SoftmaxCrossEntropyLoss (logits, y)
+        squares = Mul (logits, logits)
+        size = ReduceMean <keepdims = 0> (squares)
+        axis = Constant <value_ints = [0]> ()
+        losses_0 = Unsqueeze (entropy, axis)
+        losses_1 = Unsqueeze (size, axis)
+        losses = Concat <axis = 0> (losses_0, losses_1)"""
 #: The positive elements of logits, as exporters write `logits[logits > 0]`.
 CHOSEN = """
         least = Sub (one, one)
@@ -174,14 +182,8 @@ OWN = {
         quotient = Div (above, below)
         own = Sub (one, quotient)""",
     "of chosen elements": f"{CHOSEN} own = ReduceMean <keepdims = 0> (chosen)",
-    "a mean of losses": """
-        entropy = SoftmaxCrossEntropyLoss (logits, y)
-        squares = Mul (logits, logits)
-        size = ReduceMean <keepdims = 0> (squares)
-        axis = Constant <value_ints = [0]> ()
-        losses_0 = Unsqueeze (entropy, axis)
-        losses_1 = Unsqueeze (size, axis)
-        losses = Concat <axis = 0> (losses_0, losses_1)
+    "a mean of losses": f"""
+        {TWO_LOSSES}
         own = ReduceMean <keepdims = 0> (losses)""",
     "by numbers of samples": """
         squares = Mul (logits, logits)
@@ -195,14 +197,8 @@ OWN = {
         more = Cast <to = 1> (elements)
         of_elements = Div (total, more)
         own = Add (of_samples, of_elements)""",
-    "learned weights": """
-        entropy = SoftmaxCrossEntropyLoss (logits, y)
-        squares = Mul (logits, logits)
-        size = ReduceMean <keepdims = 0> (squares)
-        axis = Constant <value_ints = [0]> ()
-        losses_0 = Unsqueeze (entropy, axis)
-        losses_1 = Unsqueeze (size, axis)
-        losses = Concat <axis = 0> (losses_0, losses_1)
+    "learned weights": f"""
+        {TWO_LOSSES}
         against = Neg (uncertain)
         precise = Exp (against)
         weighed = Mul (losses, precise)
